@@ -1,0 +1,344 @@
+"""The only module that touches Keras's private state.
+
+Each function names what it uses and the Keras versions it was run on. `tests/test_keras_private.py`
+holds every assumption made here, so that a Keras that moved is found there first.
+
+Keras links a model's layers in both directions: a tensor knows its node by an index into its
+layer's `_inbound_nodes`, and that list holds the node, which holds the tensors. Whatever is made
+from a donor's layers thereby stays on the donor for good, also when it failed or was thrown
+away. The nodes made here are held from the other side only: by the tensors that they give. The
+layer's list gets a `_Entry`, which forgets its node as soon as nobody uses the tensors; its
+place is then taken away, or, between others, used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional, functional_like_constructor  # 3.12 - 3.15
+from keras.src.ops.node import KerasHistory, Node  # 3.12 - 3.15
+from keras.src.ops.symbolic_arguments import SymbolicArguments  # 3.12 - 3.15
+
+# -- reading ------------------------------------------------------------------------------
+
+
+def functional(model: Any) -> Any:
+    """Return the Functional that runs `model`, or None if there is none to read.
+
+    Uses `Sequential._functional` (3.12 - 3.15): a built Sequential delegates to it. A subclass
+    of Functional that overrides `call` does something that its graph does not say.
+    """
+    if isinstance(model, keras.Sequential):
+        model = model._functional if type(model).call is keras.Sequential.call else None
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    return None
+
+
+def is_functional_subclass(model: Any) -> bool:
+    """Whether `model` is Functional at heart, but with a `call` of its own."""
+    return isinstance(model, Functional) and type(model).call is not Functional.call
+
+
+def serializes_as_graph(model: Any) -> bool:
+    """Whether Keras rebuilds `model` from its graph (`functional_like_constructor`, 3.12 - 3.15)."""
+    return functional_like_constructor(type(model))
+
+
+def nodes(model: Any) -> list[Any]:
+    """Return the Keras nodes of a Functional in the order in which it runs them.
+
+    Uses `Function._nodes_by_depth` (3.12 - 3.15).
+    """
+    by_depth = model._nodes_by_depth
+    return [
+        node
+        for depth in sorted(by_depth, reverse=True)
+        for node in by_depth[depth]
+        if not node.is_input
+    ]
+
+
+def arguments(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the recorded call of a Keras node (`Node.arguments`, 3.12 - 3.15)."""
+    return node.arguments.args, node.arguments.kwargs
+
+
+def structures(model: Any) -> tuple[Any, Any]:
+    """Return the nested inputs and outputs (`_inputs_struct`, `_outputs_struct`, 3.12 - 3.15)."""
+    return model._inputs_struct, model._outputs_struct
+
+
+def node_of(tensor: Any) -> Any:
+    """Return the Keras node that gave `tensor` (`KerasTensor._keras_history`, 3.12 - 3.15)."""
+    operation, index, _ = tensor._keras_history
+    return operation._inbound_nodes[index]
+
+
+def call_index(node: Any) -> int:
+    """Return the place of `node` on its operation's `_inbound_nodes` (3.12 - 3.15)."""
+    return node.outputs[0]._keras_history.node_index
+
+
+def mask_of(tensor: Any) -> Any:
+    """Return the mask that Keras hands along with a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def reads_masks(operation: Any) -> bool:
+    """Whether an operation may read the masks of its inputs, or pass them on, unseen.
+
+    Uses `Layer._call_has_mask_arg`, `Layer._layers` (3.12 - 3.15). A layer that contains layers
+    may hand its input, mask and all, to one of them.
+    """
+    return isinstance(operation, keras.Layer) and bool(
+        operation.supports_masking
+        or getattr(operation, "_call_has_mask_arg", False)
+        or getattr(operation, "_layers", None)
+    )
+
+
+def takes_training(operation: Any) -> bool:
+    """Whether `operation` takes a training flag (`_call_context_args`, 3.12 - 3.15)."""
+    return "training" in getattr(operation, "_call_context_args", ())
+
+
+def is_input_tensor(tensor: Any) -> bool:
+    """Whether `tensor` comes from `keras.Input`."""
+    history = getattr(tensor, "_keras_history", None)
+    return history is not None and isinstance(history.operation, keras.layers.InputLayer)
+
+
+def input_layer(tensor: Any) -> Any:
+    """Return the InputLayer of a model's input tensor (`_keras_history`, 3.12 - 3.15)."""
+    return tensor._keras_history.operation
+
+
+# -- building -----------------------------------------------------------------------------
+
+
+class _Real(Node):
+    """A node as Keras wants it, kept alive by its output tensors alone."""
+
+    def __init__(
+        self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Sequence[Any]
+    ) -> None:
+        # Node.__init__ would hang the node on the layers for good.
+        self.operation = operation
+        self.arguments = SymbolicArguments(*args, **kwargs)
+        self.outputs = list(outputs)
+        self.is_input = False
+
+
+class _Entry(Node):
+    """What stands on a layer's `_inbound_nodes` for a `_Real`: it does not keep it alive."""
+
+    def __init__(self, real: _Real, index: int) -> None:
+        operation = self.operation = real.operation
+        self.is_input = False
+        self.index = index
+        self._ref = weakref.ref(real, functools.partial(_Entry._gone, weakref.ref(operation)))
+
+    @staticmethod
+    def _gone(operation: Callable[[], Any], _: Any) -> None:
+        layer = operation()
+        if layer is not None:
+            _trim(layer._inbound_nodes)
+
+    @property
+    def arguments(self) -> Any:  # type: ignore[override]
+        real = self._ref()
+        return SymbolicArguments() if real is None else real.arguments
+
+    @property
+    def outputs(self) -> list[Any]:  # type: ignore[override]
+        real = self._ref()
+        return [] if real is None else real.outputs
+
+    @property
+    def dead(self) -> bool:
+        return self._ref() is None
+
+
+def _trim(entries: list[Any]) -> None:
+    while entries and isinstance(entries[-1], _Entry) and entries[-1].dead:
+        list.pop(entries)  # the list is Keras's TrackedList; a node was never tracked
+
+
+def _place(entries: list[Any], start: int) -> int:
+    """Return the first place from `start` on whose node is gone, or the end of the list."""
+    for index in range(start, len(entries)):
+        entry = entries[index]
+        if isinstance(entry, _Entry) and entry.dead:
+            return index
+    return len(entries)
+
+
+class Builder:
+    """Makes Keras nodes that vanish with the tensors they give.
+
+    Uses `Operation._inbound_nodes`, `KerasTensor._keras_history` (3.12 - 3.15). Nothing is
+    written to `_outbound_nodes`: Keras writes it and never reads it, and through it a trunk
+    would keep the head's weights in memory.
+    """
+
+    def __init__(self) -> None:
+        self._next: dict[int, int] = {}  # places are given in call order, layer by layer
+        self._made: list[tuple[Any, _Entry]] = []
+
+    def node(
+        self,
+        operation: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        outputs: Sequence[Any],
+    ) -> None:
+        """Record the call `operation(*args, **kwargs)` that gives the tensors `outputs`."""
+        real = _Real(operation, args, kwargs, outputs)
+        self._hang(real, outputs)
+
+    def _hang(self, real: _Real, outputs: Sequence[Any]) -> None:
+        operation = real.operation
+        entries = operation._inbound_nodes
+        index = _place(entries, self._next.get(id(operation), 0))
+        entry = _Entry(real, index)
+        if index < len(entries):
+            entries[index] = entry
+        else:
+            list.append(entries, entry)
+            index = entry.index = len(entries) - 1
+        self._next[id(operation)] = index + 1
+        self._made.append((operation, entry))
+        for i, tensor in enumerate(outputs):
+            tensor._keras_history = KerasHistory(operation, index, i)
+            tensor._graft_node = real
+
+    def call(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call `operation` symbolically, shape inference included, and return its outputs."""
+        entries = operation._inbound_nodes
+        before = len(entries)
+        try:
+            result = operation(*args, **kwargs)
+        except BaseException:
+            list.__delitem__(entries, slice(before, None))
+            raise
+        stock = entries[-1]
+        list.__delitem__(entries, slice(before, None))
+        real = _Real(operation, stock.arguments.args, stock.arguments.kwargs, stock.outputs)
+        for tensor in real.arguments.keras_tensors:
+            producer = tensor._keras_history.operation
+            outbound = getattr(producer, "_outbound_nodes", None)
+            if outbound and outbound[-1] is stock:
+                list.pop(outbound)
+        self._hang(real, stock.outputs)
+        return result
+
+    def undo(self) -> None:
+        """Take every node away again: for a build that failed."""
+        for operation, entry in reversed(self._made):
+            real = entry._ref()
+            if real is not None:
+                for tensor in real.outputs:
+                    tensor._graft_node = None
+            entry._ref = _nothing
+            _trim(operation._inbound_nodes)
+        self._made.clear()
+
+
+def _nothing() -> None:
+    return None
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Attach a symbolic mask to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
+    tensor._keras_mask = mask
+
+
+def make_functional(inputs: Any, outputs: Any, name: str, steps: int) -> Any:
+    """Call Keras's Functional constructor, which recurses once for each node in a row.
+
+    Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
+    """
+    with _recursion_limit(4 * steps + 1000):
+        return keras.Model(inputs=inputs, outputs=outputs, name=name)
+
+
+@contextlib.contextmanager
+def _recursion_limit(extra: int) -> Iterator[None]:
+    old = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(old, old + extra))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(old)
+
+
+def set_model_state(model: Any, trainable: bool, dtype_policy: Any) -> None:
+    """Give a new model its own flags without touching those of its layers.
+
+    Uses `Layer._trainable`, `Layer._dtype_policy` (3.12 - 3.15): the public setters pass the
+    flag on to every layer, which the donor shares.
+    """
+    if not trainable:
+        model._trainable = False
+    if dtype_policy is not None:
+        model._dtype_policy = dtype_policy
+
+
+def renamed_op(operation: Any, name: str) -> Any:
+    """Return a keras op (not a layer) that does the same under another name.
+
+    Ops hold no variables; a new object with the same attributes is the same op. Uses
+    `_inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
+    """
+    fresh = object.__new__(type(operation))
+    for key, value in vars(operation).items():
+        fresh.__dict__[key] = value
+    fresh.__dict__.update(name=name, _inbound_nodes=[], _outbound_nodes=[])
+    return fresh
+
+
+def mark(model: Any, role: str, payload: Any) -> None:
+    """Remember on a model what it was made for: see `marked`."""
+    model.__dict__["_keras_graft_" + role] = payload
+
+
+def marked(model: Any, role: str) -> Any:
+    """Return what `mark` was told, or None."""
+    return getattr(model, "__dict__", {}).get("_keras_graft_" + role)
+
+
+# -- traces under a mask --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_residue(operations: Iterable[Any]) -> Iterator[None]:
+    """Take away what symbolic calls inside leave on `operations`.
+
+    Uses `_inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
+    """
+    lists = [
+        entries
+        for op in operations
+        for entries in (op._inbound_nodes, op._outbound_nodes)
+    ]  # fmt: skip
+    lengths = [len(entries) for entries in lists]
+    try:
+        yield
+    finally:
+        for entries, length in zip(lists, lengths, strict=True):
+            list.__delitem__(entries, slice(length, None))
+
+
+def donor_nodes(model: Any) -> int:
+    """Return how many Keras nodes hang on the operations of a model: for tests and benchmarks."""
+    return sum(
+        len(operation._inbound_nodes) + len(operation._outbound_nodes)
+        for operation in model._operations
+    )

@@ -1,0 +1,72 @@
+"""Every error of keras-graft, in one hierarchy.
+
+    GraftError
+    ├── ReadError         a model that cannot be read as a graph
+    ├── GraphError        a graph that is not well formed (cycle, unknown producer)
+    ├── SelectionError    a selector that does not fit
+    │   ├── NothingSelectedError    it matches nothing
+    │   └── AmbiguousError          one was needed, several match
+    ├── CutError          a boundary through which not everything passes
+    ├── JoinError         stages whose ends do not fit
+    ├── BuildError        a graph that Keras cannot make a model of
+    └── NotYetError       announced, and not there yet
+
+Messages follow one order: the culprit, its neighbours, the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class GraftError(ValueError):
+    """The root of all errors that keras-graft raises on purpose."""
+
+
+class ReadError(GraftError):
+    """The model cannot be read as a graph of layer calls."""
+
+
+class GraphError(GraftError):
+    """The graph is not well formed."""
+
+
+class SelectionError(GraftError):
+    """A selector does not fit the model it was used on."""
+
+
+class NothingSelectedError(SelectionError):
+    """A selector matches nothing."""
+
+
+class AmbiguousError(SelectionError):
+    """One node or value was needed, and a selector matches several."""
+
+
+class CutError(GraftError):
+    """A boundary misses values that also cross it.
+
+    Attributes:
+        missing: The values that cross and that the boundary lacks, in graph order.
+        suggestion: The completed boundary, as the labels of its values.
+    """
+
+    def __init__(
+        self, message: str, missing: Sequence[Any] = (), suggestion: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+        self.suggestion = tuple(suggestion)
+
+
+class JoinError(GraftError):
+    """The outputs of one stage do not fit the inputs of the next."""
+
+
+class BuildError(GraftError):
+    """Keras cannot make a model of the graph."""
+
+
+class NotYetError(GraftError, NotImplementedError):
+    """A documented feature that a later version brings."""

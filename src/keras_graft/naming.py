@@ -1,0 +1,71 @@
+"""Names: unique ones, safe ones, and the nearest to a misspelt one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]+")
+
+
+def unique(name: str, taken: Collection[str]) -> str:
+    """Return `name`, or the first of `name_1`, `name_2`, ... that is not taken.
+
+    >>> unique("dense", {"dense", "dense_1"})
+    'dense_2'
+    """
+    if name not in taken:
+        return name
+    number = 1
+    while f"{name}_{number}" in taken:
+        number += 1
+    return f"{name}_{number}"
+
+
+class Names:
+    """Gives out unique names, each in constant time also when thousands clash.
+
+    >>> names = Names()
+    >>> [names.take("relu"), names.take("relu"), names.take("relu_1"), names.take("relu")]
+    ['relu', 'relu_1', 'relu_1_1', 'relu_2']
+    """
+
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        self._taken = set(reserved)
+        self._next: dict[str, int] = {}
+
+    def take(self, name: str) -> str:
+        """Reserve `name` or its first free variant, and return it."""
+        result = name
+        number = self._next.get(name, 1)
+        while result in self._taken:
+            result = f"{name}_{number}"
+            number += 1
+        self._next[name] = number
+        self._taken.add(result)
+        return result
+
+
+def safe(name: str) -> str:
+    """Return `name` with only the characters that every backend takes in a layer's name.
+
+    >>> safe("encoder/shared#1")
+    'encoder_shared_1'
+    """
+    return _UNSAFE.sub("_", name).strip("_") or "value"
+
+
+def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """Return the candidates that `name` may have been meant to be, the nearest first.
+
+    >>> nearest("conv4_blok6_out", ["conv4_block6_out", "conv1_pad", "predictions"])
+    ['conv4_block6_out']
+    """
+    pool = list(dict.fromkeys(candidates))
+    lowered = name.lower()
+    inside = [c for c in pool if lowered and (lowered in c.lower() or c.lower() in lowered)]
+    # difflib is quadratic in the length of a name and linear in their number: fine for
+    # thousands, and a model of more hardly has names that a person typed.
+    close = difflib.get_close_matches(name, pool[:5000], n=count, cutoff=0.6)
+    return list(dict.fromkeys(close + inside))[:count]

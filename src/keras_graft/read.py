@@ -1,0 +1,314 @@
+"""From a Keras model to a `Graph`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import ReadError
+from keras_graft.graph import Entry, Graph, Node, Slot, Spec, Template, Value
+
+tree = keras.tree
+
+
+def read(model: Any) -> Graph:
+    """Read a Keras model as a graph of layer calls.
+
+    The layers are referred to, not copied, and neither they nor the model are changed.
+
+    Args:
+        model: A Functional model, a subclass of it that keeps its `call` (such as a keras_hub
+            backbone), a built Sequential, or a `Graph`, which is returned as it is.
+
+    Returns:
+        The graph. Models inside it are single nodes, whose `nested` is their graph.
+
+    Raises:
+        ReadError: If there is no graph to read: a Sequential that was never built, a model
+            with a `call` of its own, or no model at all.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    >>> kg.read(model)
+    <Graph 'tiny': 1 nodes, 1 operations, 1 inputs, 1 outputs>
+    """
+    if isinstance(model, Graph):
+        return model
+    return _Reader().read(model)
+
+
+def spec_of(tensor: Any) -> Spec:
+    """Return what a KerasTensor says of itself."""
+    if not (tensor.sparse or tensor.ragged):
+        return Spec(tuple(tensor.shape), tensor.dtype)
+    return Spec(
+        tuple(tensor.shape), tensor.dtype, tensor.sparse, tensor.ragged,
+        tensor.ragged_rank, tensor.row_splits_dtype,
+    )  # fmt: skip
+
+
+class _Reader:
+    """Reads a model and the models inside it, each once."""
+
+    def __init__(self) -> None:
+        self._nested: dict[int, Graph | None] = {}
+
+    def read(self, model: Any) -> Graph:
+        functional = _keras.functional(model)
+        if functional is None:
+            raise ReadError(_why_unreadable(model))
+        inputs, outputs = _keras.structures(functional)
+        return _Trace(self, inputs, outputs, _keras.nodes(functional)).graph(model)
+
+    def inside(self, operation: Any) -> Graph | None:
+        """Return the graph of a nested model, None for anything that stays closed."""
+        if not isinstance(operation, keras.Model):
+            return None
+        if id(operation) not in self._nested:
+            functional = _keras.functional(operation)
+            self._nested[id(operation)] = None if functional is None else self.read(operation)
+        return self._nested[id(operation)]
+
+
+class _Trace:
+    """One level of one model, turned into nodes and values."""
+
+    def __init__(self, reader: _Reader, inputs: Any, outputs: Any, steps: list[Any]) -> None:
+        self._reader = reader
+        self._structures = inputs, outputs
+        self._values: dict[int, Value] = {}
+        self._nodes: list[Node] = []
+        self._inputs = tuple(self._input(tensor) for tensor in tree.flatten(inputs))
+        for step in self._in_call_order(steps):
+            self._step(step)
+        # An input's own mask is only known now: a stage may take it as another input.
+        self._inputs = tuple(self._values[id(v.origin)] for v in self._inputs)
+
+    def graph(self, model: Any) -> Graph:
+        inputs, outputs = self._structures
+        flat = [self._values[id(tensor)] for tensor in tree.flatten(outputs)]
+        return Graph(
+            tuple(self._nodes), self._inputs, tuple(flat), _slots(inputs), _slots(outputs),
+            model.name, model.trainable, model.dtype_policy, model,
+        )  # fmt: skip
+
+    def _input(self, tensor: Any) -> Value:
+        layer = _keras.input_layer(tensor)
+        optional = bool(getattr(layer, "optional", False))
+        name = str(getattr(layer, "name", tensor.name))
+        value = self._values[id(tensor)] = Value(spec_of(tensor), name, optional, None, tensor)
+        return value
+
+    def _in_call_order(self, steps: list[Any]) -> Iterator[Any]:
+        """Order Keras nodes so that they can run, each layer's calls as they were made.
+
+        The nodes that only compute masks come along: what Keras hands on unseen is an edge too.
+        """
+        known = {id(value.origin) for value in self._inputs}
+        calls: dict[int, list[Any]] = {}
+        for step in steps:
+            calls.setdefault(id(step.operation), []).append(step)
+        earlier: dict[int, Any] = {}
+        for same in calls.values():
+            if len(same) > 1:
+                same.sort(key=_keras.call_index)
+                earlier.update((id(b), a) for a, b in zip(same, same[1:], strict=False))
+
+        given = {id(out): step for step in steps for out in step.outputs}
+        done: set[int] = set()
+        for root in steps:
+            stack = [] if id(root) in done else [(root, self._before(root, earlier))]
+            while stack:
+                step, before = stack[-1]
+                for item in before:
+                    if item is None:
+                        continue
+                    if isinstance(item, _keras.Node):
+                        found = item
+                    elif id(item) in known:
+                        continue
+                    else:
+                        found = given.get(id(item)) or self._mask_step(item)
+                    if found is None or id(found) in done:
+                        continue
+                    given.update((id(out), found) for out in found.outputs)
+                    done.add(id(found))
+                    stack.append((found, self._before(found, earlier)))
+                    break
+                else:
+                    stack.pop()
+                    done.add(id(step))
+                    yield step
+
+    @staticmethod
+    def _before(step: Any, earlier: dict[int, Any]) -> Iterator[Any]:
+        yield earlier.get(id(step))
+        yield from step.input_tensors
+        yield from map(_keras.mask_of, step.input_tensors)
+        yield from map(_keras.mask_of, step.outputs)
+
+    @staticmethod
+    def _mask_step(tensor: Any) -> Any:
+        if _keras.is_input_tensor(tensor) or not hasattr(tensor, "_keras_history"):
+            return None  # a mask from elsewhere: not ours to follow
+        return _keras.node_of(tensor)
+
+    def _step(self, step: Any) -> None:
+        operation = step.operation
+        if any(id(t) not in self._values for t in step.input_tensors):
+            return  # a mask computed from what this model does not have
+        masked = _keras.marked(operation, "mask")
+        if masked is not None:
+            return self._alias(step)
+        inner = _keras.marked(operation, "alias")
+        if inner is not None:
+            operation = inner
+        inputs: list[Value] = []
+
+        def slot(leaf: Any) -> Any:
+            if not isinstance(leaf, keras.KerasTensor):
+                return leaf
+            inputs.append(self._values[id(leaf)])
+            return Slot(len(inputs) - 1)
+
+        args, kwargs = _keras.arguments(step)
+        if inner is not None:
+            args, kwargs = _unwrap(_keras.marked(step.operation, "call"), args)
+        template = Template(tree.map_structure(slot, args), tree.map_structure(slot, kwargs))
+        outputs = tuple(self._output(tensor) for tensor in step.outputs)
+        hidden: list[tuple[Value, Value]] = []
+        if _keras.reads_masks(operation):
+            for value in dict.fromkeys(inputs):
+                if value.mask is not None and value.mask not in inputs:
+                    hidden.append((value.bare(value.spec), value.mask))
+        nested = self._reader.inside(operation)
+        self._nodes.append(
+            Node(
+                operation,
+                template,
+                tuple(inputs),
+                outputs,
+                tuple(hidden),
+                nested,
+                () if nested is None else _entries(operation, template, inputs, nested),
+                kwargs.get("training"),
+                _keras.takes_training(operation),
+            )
+        )
+
+    def _output(self, tensor: Any) -> Value:
+        mask = _keras.mask_of(tensor)
+        value = Value(
+            spec_of(tensor),
+            tensor.name,
+            mask=None if mask is None else self._values.get(id(mask)),
+            origin=tensor,
+        )
+        self._values[id(tensor)] = value
+        return value
+
+    def _alias(self, step: Any) -> None:
+        """Read a node that only attaches a mask as what it stands for: that mask, on its input."""
+        args, kwargs = _keras.arguments(step)
+        value, mask = self._values[id(args[0])], self._values[id(kwargs["mask"])]
+        with_mask = Value(
+            value.spec, value.name, value.optional, mask, value.origin, value.key
+        )  # fmt: skip
+        self._values[id(args[0])] = self._values[id(step.outputs[0])] = with_mask
+
+
+def _slots(structure: Any) -> Any:
+    count = iter(range(1 << 62))
+    return tree.map_structure(lambda _: Slot(next(count)), structure)
+
+
+def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
+    """Return the call inside a wrapper that gives a layer another name."""
+    flat = tree.flatten(tensors)
+
+    def fill(leaf: Any) -> Any:
+        return flat[leaf.index] if isinstance(leaf, Slot) else leaf
+
+    return tree.map_structure(fill, call.args), tree.map_structure(fill, dict(call.kwargs))
+
+
+def _entries(
+    operation: Any, template: Template, inputs: list[Value], nested: Graph
+) -> tuple[Entry, ...]:
+    """Say which tensor of a call enters a nested model where, as Functional itself matches them."""
+    given = template.args[0] if template.args else template.kwargs["inputs"]
+    structure = nested.input_template
+    if isinstance(given, dict) and not isinstance(structure, dict):
+        # Functional matches a dict to a list of inputs by the inputs' names.
+        given = [given.get(value.name) for value in nested.inputs]
+    flat = tree.flatten(given)
+    entries = []
+    for leaf, inner in zip(flat, nested.inputs, strict=False):
+        if not isinstance(leaf, Slot):
+            entries.append(Entry(None))
+            continue
+        entries.append(Entry(leaf.index, _adapt(inputs[leaf.index], inner)))
+    return tuple(entries)
+
+
+def _adapt(outer: Value, inner: Value) -> tuple[Node, ...]:
+    """Return the cast, squeeze or expansion that Functional applies to an input by itself."""
+    assert outer.spec is not None and inner.spec is not None
+    tensor = keras.KerasTensor(outer.spec.shape, outer.spec.dtype)
+    steps = []
+    if outer.spec.dtype != inner.spec.dtype:
+        tensor = keras.ops.cast(tensor, inner.spec.dtype)
+        steps.append(tensor)
+    rank, wanted = len(outer.spec.shape), len(inner.spec.shape)
+    if rank == wanted + 1:
+        tensor = keras.ops.squeeze(tensor, axis=-1)
+        steps.append(tensor)
+    elif rank == wanted - 1:
+        tensor = keras.ops.expand_dims(tensor, axis=-1)
+        steps.append(tensor)
+    result: list[Node] = []
+    value = outer
+    for step in steps:
+        operation = _keras.node_of(step).operation
+        output = Value(spec_of(step), step.name, origin=step)
+        result.append(Node(operation, Template(), (value.bare(value.spec),), (output,)))
+        value = output
+    return tuple(result)
+
+
+def _why_unreadable(model: Any) -> str:
+    if isinstance(model, keras.Sequential):
+        if type(model).call is not keras.Sequential.call:
+            return (
+                f"{type(model).__name__} {model.name!r} has a `call` of its own, so that its layers "
+                "do not say what it does. Write it as a Functional model to take it apart."
+            )
+        return (
+            f"Sequential {model.name!r} was never built, so that it has no tensors yet. Give it an "
+            "input first: model.build((None, ...)), or start it with keras.Input(...)."
+        )
+    if _keras.is_functional_subclass(model):
+        return (
+            f"{type(model).__name__} {model.name!r} is a Functional model with a `call` of its own, "
+            "so that its graph does not say what it does. Take keras.Model(model.inputs, "
+            "model.outputs), if the graph alone is what you want."
+        )
+    if isinstance(model, keras.Model):
+        return (
+            f"{type(model).__name__} {model.name!r} is a subclassed model: what it does is Python "
+            "code, not a graph. If its `call` works on symbolic tensors, make a Functional of it: "
+            "x = keras.Input(...); keras.Model(x, model.call(x))."
+        )
+    if isinstance(model, keras.Layer):
+        return (
+            f"{type(model).__name__} {model.name!r} is a layer, not a model. Wrap it first: "
+            "x = keras.Input(...); keras.Model(x, layer(x))."
+        )
+    return (
+        "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
+        f"{type(model).__name__}: {str(model)[:80]!r}."
+    )
