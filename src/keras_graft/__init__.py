@@ -1,0 +1,34 @@
+"""keras-graft: take trained Keras 3 networks apart and put them together again."""
+
+from keras_graft.api import cuts, extract, join, select, split, submodel
+from keras_graft.build import build
+from keras_graft.errors import (
+    AmbiguousError,
+    BuildError,
+    CutError,
+    GraftError,
+    GraphError,
+    JoinError,
+    NothingSelectedError,
+    NotYetError,
+    ReadError,
+    SelectionError,
+)
+from keras_graft.graph import Graph, Node, Spec, Value
+from keras_graft.read import read
+from keras_graft.select import Selection
+from keras_graft.subgraph import Cut
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    # look
+    "read", "build", "select", "cuts",
+    # take apart, join
+    "extract", "submodel", "split", "join",
+    # what they give
+    "Graph", "Node", "Value", "Spec", "Selection", "Cut",
+    # what they raise
+    "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
+    "AmbiguousError", "CutError", "JoinError", "BuildError", "NotYetError",
+]  # fmt: skip

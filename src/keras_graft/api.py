@@ -1,0 +1,107 @@
+"""The verbs for users: each takes a Keras model or a `Graph`, and gives back the same kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_graft import select as _select
+from keras_graft import subgraph as _subgraph
+from keras_graft.build import build
+from keras_graft.graph import Graph
+from keras_graft.read import read
+
+
+def select(model: Any, selector: Any) -> _select.Selection:
+    """Find nodes and values of a model by name, path, glob, class, pattern, predicate or object.
+
+    Raises:
+        NothingSelectedError: If nothing matches; the nearest names are given.
+
+    >>> import keras, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="out")])
+    >>> kg.select(model, "o*").labels
+    ['out']
+    """
+    return _select.select(read(model), selector)
+
+
+def extract(model: Any, taps: Any) -> Any:
+    """Return a model from the same inputs to intermediate values.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        taps: A selector. One exact name gives one tensor; a glob, a list or a dict
+            `{"name": selector}` gives a dict of tensors by name.
+
+    Returns:
+        A model that shares the layers it needs with `model`.
+    """
+    return _same_kind(model, _subgraph.extract(read(model), taps))
+
+
+def submodel(model: Any, inputs: Any = None, outputs: Any = None) -> Any:
+    """Return the model between any values; None stands for the model's own ends.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        inputs: A selector of one value, or a list or dict of selectors.
+        outputs: The same.
+
+    Raises:
+        CutError: If the outputs need more than the inputs; every missing value is named.
+    """
+    return _same_kind(model, _subgraph.submodel(read(model), inputs, outputs))
+
+
+def split(model: Any, at: Any, complete: bool = False) -> tuple[Any, ...]:
+    """Cut a model at one boundary, or at a list of boundaries.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        at: A selector of one value; a tuple of them for a boundary of several values; a list
+            of boundaries.
+        complete: Add the values that also cross, instead of refusing.
+
+    Returns:
+        The stages, one more than boundaries. Running them in turn equals the model.
+
+    Raises:
+        CutError: If a boundary misses values that also cross it. The message names each, what
+            needs it, and the call that works.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> trunk, head = kg.split(model, at="h")
+    >>> trunk.count_params() + head.count_params() == model.count_params()
+    True
+    """
+    return tuple(_same_kind(model, stage) for stage in _subgraph.split(read(model), at, complete))
+
+
+def join(*stages: Any) -> Any:
+    """Return one flat model that runs the stages in turn; the inverse of `split`.
+
+    Raises:
+        JoinError: If the outputs of a stage do not fit the inputs of the next.
+    """
+    graph = _subgraph.join(*(read(stage) for stage in stages))
+    return graph if isinstance(stages[0], Graph) else build(graph)
+
+
+def cuts(model: Any) -> _subgraph.Cuts:
+    """Return every single value that separates inputs from outputs, in order.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> print(kg.cuts(keras.Model(x, keras.layers.Dense(2, name="out")(h))))
+    cut  output       bytes/sample  params below  params above
+    h    (?, 3) float32            12            15             8
+    """
+    return _subgraph.cuts(read(model))
+
+
+def _same_kind(model: Any, graph: Graph) -> Any:
+    return graph if isinstance(model, Graph) else build(graph)

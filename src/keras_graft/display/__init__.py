@@ -1,0 +1,1 @@
+"""Graphs and reports as text and HTML."""

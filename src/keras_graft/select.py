@@ -1,0 +1,264 @@
+"""Selectors: one vocabulary for every verb, normalised here to nodes and values."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
+from keras_graft.graph import Graph, Node, Value
+from keras_graft.naming import nearest
+
+Item = Node | Value
+_GLOB = re.compile(r"[*?\[]")
+
+
+class Selection:
+    """What a selector found: nodes, and values where the selector names values.
+
+    It can be counted, iterated, narrowed, printed, and used as a selector itself.
+    """
+
+    def __init__(self, graph: Graph, items: Iterable[Item], what: str = "") -> None:
+        self.graph = graph
+        self.items = tuple(dict.fromkeys(items))
+        self.what = what
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes; of a value, its producer."""
+        found = (i if isinstance(i, Node) else i.producer for i in self.items)
+        return tuple(dict.fromkeys(n for n in found if n is not None))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The values; of a node, all its outputs."""
+        return tuple(
+            dict.fromkeys(
+                v for i in self.items for v in (i.values if isinstance(i, Node) else (i,))
+            )
+        )
+
+    @property
+    def labels(self) -> list[str]:
+        """The path of each item."""
+        return [item.path for item in self.items]
+
+    def expect(self, count: int) -> Selection:
+        """Return this selection if it has `count` items.
+
+        Raises:
+            SelectionError: If it has not; the items are listed.
+        """
+        if len(self.items) != count:
+            raise SelectionError(
+                f"Expected {count} from {self.what}, found {len(self.items)}: {listed(self.labels)}."
+            )
+        return self
+
+    def where(self, predicate: Callable[[Any], bool]) -> Selection:
+        """Return the items for which `predicate(item)` holds."""
+        return Selection(self.graph, (i for i in self.items if predicate(i)), self.what)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
+
+    def __repr__(self) -> str:
+        return f"<Selection of {len(self)} from {self.what}: {listed(self.labels)}>"
+
+    def __str__(self) -> str:
+        from keras_graft.display.text import selection_table
+
+        return selection_table(self)
+
+
+def listed(labels: Iterable[str], most: int = 10) -> str:
+    """Return names as a readable list, cut after `most`."""
+    labels = list(labels)
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return (", ".join(repr(label) for label in labels[:most]) or "nothing") + more
+
+
+def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
+    """Yield all nodes of a graph and of the models inside it, outer before inner."""
+    for node in graph.nodes:
+        here = node._in(graph, scope)
+        yield here
+        if node.nested is not None:
+            yield from everything(node.nested, (*scope, here))
+
+
+def select(graph: Graph, selector: Any) -> Selection:
+    """Find what a selector names; see the design page for its forms.
+
+    Raises:
+        NothingSelectedError: If nothing matches; the nearest names are given.
+        SelectionError: If the selector is of no known form, or belongs to another model.
+    """
+    items = list(_find(graph, selector))
+    if not items:
+        raise NothingSelectedError(_nothing(graph, selector))
+    return Selection(graph, items, repr(selector))
+
+
+def select_value(graph: Graph, selector: Any) -> Value:
+    """Find exactly one value.
+
+    Raises:
+        AmbiguousError: If the selector fits several values; they are listed.
+    """
+    found = select(graph, selector).values
+    if len(found) > 1:
+        raise AmbiguousError(
+            f"One value is needed here, and {selector!r} selects {len(found)}: "
+            f"{listed(v.path for v in found)}. Name one of them."
+        )
+    return found[0]
+
+
+def is_exact(selector: Any) -> bool:
+    """Whether a selector names one thing, rather than whatever matches."""
+    if isinstance(selector, str):
+        return not _GLOB.search(selector)
+    return isinstance(selector, Node | Value) or hasattr(selector, "value")
+
+
+def _find(graph: Graph, selector: Any) -> Iterator[Item]:
+    if isinstance(selector, Selection):
+        selector = list(selector.items)
+    if isinstance(selector, list | tuple):
+        if not selector:
+            raise NothingSelectedError(
+                f"An empty list selects nothing in {graph.name!r}: name at least one node or value."
+            )
+        for part in selector:
+            yield from select(graph, part).items
+    elif isinstance(selector, str):
+        yield from _by_text(graph, selector, ())
+    elif isinstance(selector, Node | Value):
+        yield _own(graph, selector)
+    elif isinstance(selector, re.Pattern):
+        yield from (n for n in everything(graph) if selector.search(n.path))
+    elif isinstance(selector, type):
+        yield from (n for n in everything(graph) if isinstance(n.operation, selector))
+    elif isinstance(getattr(selector, "value", None), Value):
+        yield _own(graph, selector.value)
+    elif hasattr(selector, "_keras_history") or type(selector).__name__ == "KerasTensor":
+        yield _by_tensor(graph, selector)
+    elif hasattr(selector, "get_config") and hasattr(selector, "name"):
+        yield from (n for n in everything(graph) if n.operation is selector)
+    elif callable(selector):
+        yield from (n for n in everything(graph) if selector(n))
+    else:
+        raise SelectionError(
+            f"{selector!r} is no selector: give a name, a glob, a class, a pattern, a predicate, "
+            "a node, a value, a layer, a KerasTensor, or a list of these."
+        )
+
+
+def _own(graph: Graph, item: Item) -> Item:
+    home = item.scope[-1].nested if item.scope else graph
+    if home is None or item not in home and not _holds(home, item):
+        raise SelectionError(
+            f"{item!r} belongs to another model than {graph.name!r}: select it there by its name."
+        )
+    return item._in(home if item.scope else graph, item.scope)
+
+
+def _holds(home: Graph, item: Item) -> bool:
+    bare = item._in(home)
+    return bare in home
+
+
+def _by_tensor(graph: Graph, tensor: Any) -> Value:
+    def search(level: Graph, scope: tuple[Node, ...]) -> Value | None:
+        for value in level._made:
+            if value.origin is tensor:
+                return value._in(level, scope)
+        for node in level.nodes:
+            if node.nested is not None:
+                found = search(node.nested, (*scope, node))
+                if found is not None:
+                    return found
+        return None
+
+    found = search(graph, ())
+    if found is None:
+        raise SelectionError(
+            f"{tensor!r} is a tensor of another model than {graph.name!r}. layer.output is the "
+            "tensor of the layer's first call ever, wherever that was: select by name instead."
+        )
+    return found
+
+
+def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
+    head, slash, rest = text.partition("/")
+    if slash and head == "**":
+        yield from _by_text(graph, rest, scope)
+        for node in graph.nodes:
+            if node.nested is not None:
+                yield from _by_text(node.nested, text, (*scope, node._in(graph, scope)))
+        return
+    if text == "**":
+        yield from everything(graph, scope)
+        return
+    if slash:
+        for item in _level(graph, head, scope):
+            if isinstance(item, Node) and item.nested is not None:
+                yield from _by_text(item.nested, rest, (*scope, item))
+        return
+    yield from _level(graph, text, scope)
+
+
+def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
+    """Match one segment of a path: the exact name first, then call and output, then glob."""
+    exact = [n._in(graph, scope) for n in graph.nodes if graph.name_of(n) == text]
+    exact_inputs = [
+        v._in(graph, scope)
+        for v, name in zip(graph.inputs, graph.input_names, strict=True)
+        if name == text
+    ]
+    if exact or exact_inputs:
+        yield from exact
+        yield from exact_inputs
+        return
+    match = re.fullmatch(r"(.*?)(?:#(\d+))?(?::(\d+))?", text)
+    assert match is not None
+    name, call, output = match.groups()
+    glob = _GLOB.search(name)
+    for node in graph.nodes:
+        own = graph.name_of(node)
+        if own != name and not (glob and fnmatch.fnmatchcase(own, name)):
+            continue
+        if call is not None and node.call != int(call):
+            continue
+        here = node._in(graph, scope)
+        if output is None:
+            yield here
+        elif int(output) < len(node.outputs):
+            yield here.values[int(output)]
+    if glob and call is None and output is None:
+        for value, own in zip(graph.inputs, graph.input_names, strict=True):
+            if fnmatch.fnmatchcase(own, name):
+                yield value._in(graph, scope)
+
+
+def _nothing(graph: Graph, selector: Any) -> str:
+    if not isinstance(selector, str):
+        return f"Nothing in {graph.name!r} fits {selector!r}; print(kg.read(model)) lists its nodes."
+    names = [*graph.input_names, *(n.path for n in everything(graph))]
+    deeper = [n for n in names if n.endswith("/" + selector)]
+    near = deeper or nearest(selector, names)
+    hint = f" Nearest: {listed(near)}." if near else ""
+    return (
+        f"Nothing in {graph.name!r} matches {selector!r}.{hint} print(kg.read(model)) lists "
+        f"its {len(graph)} nodes."
+    )
