@@ -135,7 +135,7 @@ class Value:
         """Which output of its producer (or which input of the graph) this is."""
         producer = self.producer
         pool = self._home().inputs if producer is None else producer.outputs
-        return pool.index(self)
+        return [v.key for v in pool].index(self.key)
 
     @property
     def label(self) -> str:
@@ -376,8 +376,12 @@ class Graph:
 
     def value(self, value: Value) -> Value:
         """Return the handle of `value` in this graph, with the spec known here."""
-        found = self._made.get(value)
+        found = self._made.get(value.bare(None) if value.scope else value)
         return (value if found is None else found[1])._in(self)
+
+    def all_values(self) -> tuple[Value, ...]:
+        """Return the inputs and every node's outputs, in graph order."""
+        return tuple(self._made)
 
     def producer(self, value: Value) -> Node | None:
         """Return the node that gives `value`, None for an input of the graph.
@@ -386,7 +390,7 @@ class Graph:
             GraphError: If the value is not in this graph.
         """
         try:
-            return self._made[value][0]
+            return self._made[value.bare(None) if value.scope else value][0]
         except KeyError:
             raise GraphError(
                 f"A value that was made as {value.name or 'unnamed'!r} is not in graph "
@@ -395,7 +399,7 @@ class Graph:
 
     def consumers(self, value: Value) -> tuple[Node, ...]:
         """Return the nodes that read `value`, in graph order."""
-        return self._used.get(value, ())
+        return self._used.get(value.bare(None) if value.scope else value, ())
 
     def calls(self, operation: Any) -> tuple[Node, ...]:
         """Return all calls of one operation in this graph, in order."""
@@ -412,7 +416,7 @@ class Graph:
 
     def call_of(self, node: Node) -> int:
         """Return which call of its operation `node` is, from 0."""
-        return self._calls[node]
+        return self._calls[node.replace() if node.scope else node]
 
     def label(self, item: Node | Value) -> str:
         """Return the selector of a node or value within this graph.
@@ -425,9 +429,11 @@ class Graph:
             return name if len(self.calls(item.operation)) == 1 else f"{name}#{item.call}"
         node = self.producer(item)
         if node is None:
-            return self.input_names[self.inputs.index(item)]
+            return self.input_names[item.index if item.graph else self.inputs.index(item)]
         label = self.label(node)
-        return label if len(node.outputs) == 1 else f"{label}:{node.outputs.index(item)}"
+        if len(node.outputs) == 1:
+            return label
+        return f"{label}:{[v.key for v in node.outputs].index(item.key)}"
 
     @functools.cached_property
     def input_names(self) -> tuple[str, ...]:

@@ -165,32 +165,40 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
 
 
 def _own(graph: Graph, item: Item) -> Item:
+    """Return the handle in this graph of a node or value that may come from another reading."""
     home = item.scope[-1].nested if item.scope else graph
-    if home is None or item not in home and not _holds(home, item):
+    if home is not None and item._in(home) in home and (not item.scope or item.scope[0] in graph):
+        return item._in(home, item.scope)
+    # The same model read twice gives other identities: its tensors tell that it is the same.
+    value = item.outputs[0] if isinstance(item, Node) else item
+    found = None if value.origin is None else _at_tensor(graph, value.origin, ())
+    if found is None:
         raise SelectionError(
             f"{item!r} belongs to another model than {graph.name!r}: select it there by its name."
         )
-    return item._in(home if item.scope else graph, item.scope)
+    if isinstance(item, Value):
+        return found
+    level = found.graph
+    assert level is not None
+    producer = level.producer(found._in(level))
+    assert producer is not None
+    return producer._in(level, found.scope)
 
 
-def _holds(home: Graph, item: Item) -> bool:
-    bare = item._in(home)
-    return bare in home
+def _at_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...]) -> Value | None:
+    for value in graph.all_values():
+        if value.origin is tensor:
+            return value._in(graph, scope)
+    for node in graph.nodes:
+        if node.nested is not None:
+            found = _at_tensor(node.nested, tensor, (*scope, node._in(graph, scope)))
+            if found is not None:
+                return found
+    return None
 
 
 def _by_tensor(graph: Graph, tensor: Any) -> Value:
-    def search(level: Graph, scope: tuple[Node, ...]) -> Value | None:
-        for value in level._made:
-            if value.origin is tensor:
-                return value._in(level, scope)
-        for node in level.nodes:
-            if node.nested is not None:
-                found = search(node.nested, (*scope, node))
-                if found is not None:
-                    return found
-        return None
-
-    found = search(graph, ())
+    found = _at_tensor(graph, tensor, ())
     if found is None:
         raise SelectionError(
             f"{tensor!r} is a tensor of another model than {graph.name!r}. layer.output is the "
