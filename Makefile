@@ -1,0 +1,21 @@
+.PHONY: demo test lint
+PY = .venv/bin/python
+
+.venv/ready: requirements-test.txt pyproject.toml
+	python3 -m venv .venv
+	$(PY) -m pip install -q -r requirements-test.txt
+	$(PY) -m pip install -q -e .
+	touch $@
+
+demo: .venv/ready
+	KERAS_BACKEND=jax $(PY) examples/digits.py
+
+lint: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+test: lint
+	KERAS_BACKEND=jax $(PY) -m pytest --doctest-modules src tests
+	KERAS_BACKEND=tensorflow $(PY) -m pytest tests
+	KERAS_BACKEND=torch $(PY) -m pytest tests
+	KERAS_BACKEND=jax $(PY) examples/digits.py
