@@ -117,6 +117,7 @@ class _Build:
             attach = keras.Model(
                 inner, keras.layers.Identity()(inner), name=names.take("with_mask")
             )
+            attach.supports_masking = True  # else Keras warns of a mask it does hand on
             _keras.mark(attach, "mask", True)
             output = _tensor(spec_of(tensor), tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])

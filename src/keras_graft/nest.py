@@ -23,7 +23,10 @@ def open_for(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]
             graph, inner = inline_call(graph, call)
             for i, value in enumerate(values):
                 if value.scope and value.scope[0].key is call.key:
-                    rest = tuple(inner_node(inner, node) for node in value.scope[1:2]) + value.scope[2:]
+                    rest = (
+                        tuple(inner_node(inner, node) for node in value.scope[1:2])
+                        + value.scope[2:]
+                    )
                     values[i] = (
                         Value(
                             value.spec, value.name, value.optional, value.mask, value.origin,

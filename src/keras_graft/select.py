@@ -261,7 +261,9 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
 
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
-        return f"Nothing in {graph.name!r} fits {selector!r}; print(kg.read(model)) lists its nodes."
+        return (
+            f"Nothing in {graph.name!r} fits {selector!r}; print(kg.read(model)) lists its nodes."
+        )
     names = [*graph.input_names, *(n.path for n in everything(graph))]
     deeper = [n for n in names if n.endswith("/" + selector)]
     near = deeper or nearest(selector, names)

@@ -48,9 +48,7 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
             )
         head = [n for n in needed if n in inside]
         _refuse(opened, ins, _crossing(opened, head, outs, given), outs, "submodel")
-    return _stage(
-        opened, ins, in_template, outs, out_template, needed, f"{graph.name}_sub"
-    )
+    return _stage(opened, ins, in_template, outs, out_template, needed, f"{graph.name}_sub")
 
 
 def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
@@ -67,9 +65,7 @@ def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
     opened, flat = open_for(graph, [v for values in chosen for v in values])
     values = iter(flat)
     chosen = [list(dict.fromkeys(next(values) for _ in group)) for group in chosen]
-    names = (
-        ("trunk", "head") if len(chosen) == 1 else [f"stage{i}" for i in range(len(chosen) + 1)]
-    )
+    names = ("trunk", "head") if len(chosen) == 1 else [f"stage{i}" for i in range(len(chosen) + 1)]
     stages: list[Graph] = []
     rest = opened
     for boundary, name in zip(chosen, names, strict=False):
@@ -158,8 +154,15 @@ def renewed(graph: Graph) -> Graph:
         mapping.update(zip(node.outputs, outputs, strict=True))
         nodes.append(
             Node(
-                read.operation, read.template, read.inputs, outputs, read.hidden, read.nested,
-                read.entries, read.training, read.trains,
+                read.operation,
+                read.template,
+                read.inputs,
+                outputs,
+                read.hidden,
+                read.nested,
+                read.entries,
+                read.training,
+                read.trains,
             )  # fmt: skip
         )
     return graph.replace(

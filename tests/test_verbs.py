@@ -1,0 +1,282 @@
+import gc
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import (
+    ALL,
+    hidden_mask,
+    masked,
+    multi_output,
+    nested_uint8,
+    residual,
+    sequential,
+    shared,
+    siamese,
+)
+
+import keras_graft as kg
+from keras_graft import _keras
+from keras_graft.testing import assert_same_outputs, random_inputs
+
+each = pytest.mark.parametrize("make", ALL, ids=lambda f: f.__name__)
+
+
+def chain(stages):
+    def run(x):
+        for stage in stages:
+            x = stage(x)
+        return x
+
+    return run
+
+
+@each
+def test_build_of_read_is_the_model(make):
+    model = make()
+    again = kg.build(kg.read(model))
+    assert_same_outputs(model, again)
+    assert [id(w) for w in again.weights] == [id(w) for w in model.weights]
+    if not isinstance(model, keras.Sequential):
+        assert [x.name for x in again.operations] == [x.name for x in model.operations]
+
+
+@each
+def test_every_cut_runs_in_turn_and_joins(make):
+    model = make()
+    for cut in kg.cuts(model):
+        stages = kg.split(model, at=cut)
+        for batch in (1, 3):
+            x = random_inputs(model, batch)
+            assert_same_outputs(model, chain(stages), x)
+            assert_same_outputs(model, kg.join(*stages), x)
+
+
+@each
+def test_every_value_completes_to_a_cut(make, tmp_path):
+    model = make()
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    for number, node in enumerate(graph.nodes):
+        for value in node.values:
+            if not value.consumers or value in graph.outputs:
+                continue
+            trunk, head = kg.split(model, at=value, complete=True)
+            assert_same_outputs(model, chain([trunk, head]), x)
+            assert_same_outputs(model, kg.join(trunk, head), x)
+            if number % 2 == 0:
+                head.save(tmp_path / "head.keras")
+                loaded = keras.models.load_model(tmp_path / "head.keras")
+                middle = trunk(x)
+                assert_same_outputs(head, loaded, middle)
+
+
+@each
+def test_the_donor_keeps_nothing(make):
+    model = make()
+    config = model.get_config()
+    functional = _keras.functional(model)
+    gc.collect()
+    before = _keras.donor_nodes(functional)
+    results = [kg.build(kg.read(model)) for _ in range(3)]
+    results += [s for c in kg.cuts(model) for s in kg.split(model, at=c)]
+    del results[::2]
+    gc.collect()
+    results.append(kg.build(kg.read(model)))
+    assert_same_outputs(model, results[-1])
+    del results
+    gc.collect()
+    assert _keras.donor_nodes(functional) == before
+    assert model.get_config() == config
+
+
+def test_a_result_is_kept_by_its_tensors_alone():
+    model = residual()
+    trunk = kg.split(model, at="add0")[0]
+    inputs, tensor = trunk.input, trunk.output
+    x = random_inputs(trunk)
+    expected = keras.ops.convert_to_numpy(trunk(x))
+    del trunk
+    gc.collect()
+    kept = keras.Model(inputs, layers.Activation("linear")(tensor))
+    assert np.array_equal(keras.ops.convert_to_numpy(kept(x)), expected)
+
+
+def test_no_cut_names_what_crosses():
+    with pytest.raises(kg.CutError) as caught:
+        kg.split(residual(), at="conv0")
+    assert caught.value.suggestion == ("conv0", "stem")
+    text = str(caught.value)
+    assert "'conv0' is no cut of 'residual': 1 other value crosses there" in text
+    assert "'stem', needed by 'bn0', 'add0'" in text
+    assert 'kg.split(model, at=("conv0", "stem"))' in text
+
+
+def test_the_suggested_boundary_works():
+    model = residual()
+    trunk, head = kg.split(model, at=("conv0", "stem"))
+    assert_same_outputs(model, chain([trunk, head]), random_inputs(model))
+
+
+def test_a_mask_is_an_edge():
+    with pytest.raises(kg.CutError, match="'not_equal") as caught:
+        kg.split(masked(), at="embed")
+    assert len(caught.value.missing) == 1
+
+
+def test_a_hidden_mask_is_an_edge_too():
+    with pytest.raises(kg.CutError, match="needed by 'attention'"):
+        kg.split(hidden_mask(), at="embed")
+    trunk, head = kg.split(hidden_mask(), at="embed", complete=True)
+    assert any(isinstance(layer, keras.Model) for layer in head.layers)  # puts the mask back
+    assert len(kg.read(head).nodes) < len(head.operations)  # and reads as what it stands for
+
+
+def test_the_first_call_of_a_shared_layer_is_a_cut():
+    model = shared()
+    assert [c.name for c in kg.cuts(model)] == ["shared#0", "shared#1"]
+    trunk, head = kg.split(model, at="shared#0")
+    assert trunk.count_params() == head.count_params() == model.count_params() == 20
+    assert_same_outputs(model, chain([trunk, head]), random_inputs(model))
+
+
+def test_inside_a_nested_model():
+    model = nested_uint8()
+    x = random_inputs(model)
+    trunk, head = kg.split(model, at="base/r0")
+    assert trunk.output.shape == (None, 7, 7, 4)  # known more closely than inside `base`
+    assert_same_outputs(model, chain([trunk, head]), x)
+    tap = kg.extract(model, "base/r0")
+    assert_same_outputs(trunk, tap, x)
+
+
+def test_inside_one_call_of_a_model_called_twice(tmp_path):
+    model = siamese()
+    x = random_inputs(model)
+    taps = kg.extract(model, ["encoder#1/d0", "out"])
+    result = taps(x)
+    assert list(result) == ["encoder#1/d0", "out"]
+    encoder = model.get_layer("encoder")
+    expected = encoder.get_layer("d0")(x[1])
+    assert np.array_equal(*map(keras.ops.convert_to_numpy, (result["encoder#1/d0"], expected)))
+    taps.save(tmp_path / "taps.keras")
+    assert_same_outputs(taps, keras.models.load_model(tmp_path / "taps.keras"), x)
+
+
+def test_submodel_is_get_outputs_of():
+    model = residual()
+    rest = kg.submodel(model, inputs="add0")
+    middle = kg.extract(model, "add0")
+    x = random_inputs(model)
+    assert_same_outputs(model, chain([middle, rest]), x)
+    assert [x.name for x in rest.layers][1:] == ["bn1", "conv1", "add1", "pool", "out"]
+
+
+def test_submodel_refuses_exchanged_ends():
+    with pytest.raises(kg.CutError, match="are inputs and outputs exchanged"):
+        kg.submodel(residual(), inputs="add1", outputs="add0")
+
+
+def test_two_models_of_the_same_names_join(tmp_path):
+    keras.utils.set_random_seed(1)
+    first = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="d")])
+    second = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="d")])
+    both = kg.join(first, second)
+    x = random_inputs(both)
+    assert_same_outputs(both, chain([first, second]), x)
+    assert [layer.name for layer in both.layers][1:] == ["d", "d_1"]
+    assert first.layers[0].name == second.layers[0].name == "d"
+    assert kg.select(both, "d_1").nodes[0].operation is second.layers[0]
+    both.save(tmp_path / "both.keras")
+    assert_same_outputs(both, keras.models.load_model(tmp_path / "both.keras"), x)
+
+
+def test_a_model_joins_itself():
+    model = shared()
+    twice = kg.join(model, model)
+    assert twice.count_params() == 20
+    assert_same_outputs(twice, chain([model, model]), random_inputs(model))
+
+
+def test_many_verbs_on_a_graph_build_once():
+    model = residual()
+    graph = kg.read(model)
+    trunk, head = kg.split(graph, at="add0")
+    assert isinstance(trunk, kg.Graph)
+    assert_same_outputs(model, kg.build(kg.join(trunk, head)))
+
+
+def test_a_joined_model_trains():
+    model = residual()
+    joined = kg.join(*kg.split(model, at="add0"))
+    joined.compile("sgd", "mse")
+    before = keras.ops.convert_to_numpy(model.get_layer("out").kernel).copy()
+    joined.fit(random_inputs(joined, 4), np.ones((4, 3)), verbose=0)
+    assert not np.array_equal(before, keras.ops.convert_to_numpy(model.get_layer("out").kernel))
+
+
+@pytest.mark.parametrize(
+    ("selector", "labels"),
+    [
+        ("add*", ["add0", "add1"]),
+        (layers.Conv2D, ["stem", "conv0", "conv1"]),
+        (lambda node: node.name.startswith("bn"), ["bn0", "bn1"]),
+        (["out", "stem"], ["out", "stem"]),
+        ("image", ["image"]),
+    ],
+)
+def test_selectors(selector, labels):
+    assert kg.select(residual(), selector).labels == labels
+
+
+def test_selecting_nothing_says_the_nearest():
+    with pytest.raises(kg.NothingSelectedError, match="matches 'con0'. Nearest: 'conv0'"):
+        kg.select(residual(), "con0")
+    with pytest.raises(kg.NothingSelectedError, match="Nearest: 'base/r0'"):
+        kg.select(nested_uint8(), "r0")
+
+
+def test_one_value_is_needed():
+    with pytest.raises(kg.AmbiguousError, match="'lstm:0', 'lstm:1', 'lstm:2'"):
+        kg.split(multi_output(), at="lstm")
+
+
+def test_bad_input_is_refused_by_name():
+    with pytest.raises(kg.ReadError, match="was never built"):
+        kg.read(keras.Sequential([layers.Dense(2)]))
+    with pytest.raises(kg.ReadError, match="Expected a Keras model"):
+        kg.read("model")
+    with pytest.raises(kg.ReadError, match="is a layer, not a model"):
+        kg.read(layers.Dense(2))
+    with pytest.raises(kg.SelectionError, match="another model"):
+        kg.split(residual(), at=residual().get_layer("add0").output)
+    with pytest.raises(kg.SelectionError, match="names no boundary"):
+        kg.split(residual(), at=[])
+    with pytest.raises(kg.CutError, match="in the order in which data passes"):
+        kg.split(residual(), at=["add1", "add0"])
+    with pytest.raises(kg.JoinError, match="is .* takes"):
+        kg.join(sequential(), residual())
+    with pytest.raises(kg.NotYetError, match="load it again"):
+        kg.build(kg.read(residual()), weights="copy")
+
+
+def test_several_boundaries():
+    model = residual()
+    stages = kg.split(model, at=["stem", "add0", "add1"])
+    assert len(stages) == 4
+    assert sum(s.count_params() for s in stages) == model.count_params()
+    assert_same_outputs(model, chain(stages), random_inputs(model))
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "DenseNet121"])
+def test_real_architectures(name):
+    make = getattr(keras.applications, name)
+    model = make(weights=None, input_shape=(32, 32, 3), classes=5)
+    x = random_inputs(model)
+    assert_same_outputs(model, kg.build(kg.read(model)), x)
+    found = kg.cuts(model)
+    for cut in found[:: max(1, len(found) // 5)]:
+        stages = kg.split(model, at=cut)
+        assert_same_outputs(model, chain(stages), x)
+        assert_same_outputs(model, kg.join(*stages), x)
