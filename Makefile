@@ -15,7 +15,7 @@ lint: .venv/ready
 	$(PY) -m ruff format --check .
 
 test: lint
-	KERAS_BACKEND=jax $(PY) -m pytest --doctest-modules src tests
-	KERAS_BACKEND=tensorflow $(PY) -m pytest tests
-	KERAS_BACKEND=torch $(PY) -m pytest tests
+	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --doctest-modules src tests
+	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 tests
+	KERAS_BACKEND=torch $(PY) -m pytest -n 2 tests
 	KERAS_BACKEND=jax $(PY) examples/digits.py

@@ -17,7 +17,7 @@ import contextlib
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -168,7 +168,14 @@ class _Entry(Node):
 
 def _trim(entries: list[Any]) -> None:
     while entries and isinstance(entries[-1], _Entry) and entries[-1].dead:
-        list.pop(entries)  # the list is Keras's TrackedList; a node was never tracked
+        entries.pop()
+
+
+def _shorten(entries: list[Any], length: int) -> None:
+    # One by one, by its own method: the list may be a wrapper of Keras's or of TensorFlow's,
+    # whose contents are elsewhere.
+    while len(entries) > length:
+        entries.pop()
 
 
 def _place(entries: list[Any], start: int) -> int:
@@ -211,7 +218,7 @@ class Builder:
         if index < len(entries):
             entries[index] = entry
         else:
-            list.append(entries, entry)
+            entries.append(entry)
             index = entry.index = len(entries) - 1
         self._next[id(operation)] = index + 1
         self._made.append((operation, entry))
@@ -226,16 +233,16 @@ class Builder:
         try:
             result = operation(*args, **kwargs)
         except BaseException:
-            list.__delitem__(entries, slice(before, None))
+            _shorten(entries, before)
             raise
         stock = entries[-1]
-        list.__delitem__(entries, slice(before, None))
+        _shorten(entries, before)
         real = _Real(operation, stock.arguments.args, stock.arguments.kwargs, stock.outputs)
         for tensor in real.arguments.keras_tensors:
             producer = tensor._keras_history.operation
             outbound = getattr(producer, "_outbound_nodes", None)
             if outbound and outbound[-1] is stock:
-                list.pop(outbound)
+                outbound.pop()
         self._hang(real, stock.outputs)
         return result
 
@@ -314,26 +321,7 @@ def marked(model: Any, role: str) -> Any:
     return getattr(model, "__dict__", {}).get("_keras_graft_" + role)
 
 
-# -- traces under a mask --------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def no_residue(operations: Iterable[Any]) -> Iterator[None]:
-    """Take away what symbolic calls inside leave on `operations`.
-
-    Uses `_inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
-    """
-    lists = [
-        entries
-        for op in operations
-        for entries in (op._inbound_nodes, op._outbound_nodes)
-    ]  # fmt: skip
-    lengths = [len(entries) for entries in lists]
-    try:
-        yield
-    finally:
-        for entries, length in zip(lists, lengths, strict=True):
-            list.__delitem__(entries, slice(length, None))
+# -- measuring ------------------------------------------------------------------------------
 
 
 def donor_nodes(model: Any) -> int:

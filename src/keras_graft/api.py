@@ -97,7 +97,7 @@ def cuts(model: Any) -> _subgraph.Cuts:
     >>> x = keras.Input((4,), name="x")
     >>> h = keras.layers.Dense(3, name="h")(x)
     >>> print(kg.cuts(keras.Model(x, keras.layers.Dense(2, name="out")(h))))
-    cut  output       bytes/sample  params below  params above
+    cut  output          bytes/sample  params below  params above
     h    (?, 3) float32            12            15             8
     """
     return _subgraph.cuts(read(model))
