@@ -222,8 +222,9 @@ class _Trace:
 
 
 def _slots(structure: Any) -> Any:
-    count = iter(range(1 << 62))
-    return tree.map_structure(lambda _: Slot(next(count)), structure)
+    # By identity, not by counting: on PyTorch Keras maps a dict in another order than it flattens.
+    place = {id(tensor): i for i, tensor in enumerate(tree.flatten(structure))}
+    return tree.map_structure(lambda tensor: Slot(place[id(tensor)]), structure)
 
 
 def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
