@@ -151,7 +151,7 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
         yield from (n for n in everything(graph) if isinstance(n.operation, selector))
     elif isinstance(getattr(selector, "value", None), Value):
         yield _own(graph, selector.value)
-    elif hasattr(selector, "_keras_history") or type(selector).__name__ == "KerasTensor":
+    elif type(selector).__name__ == "KerasTensor":
         yield _by_tensor(graph, selector)
     elif hasattr(selector, "get_config") and hasattr(selector, "name"):
         yield from (n for n in everything(graph) if n.operation is selector)
