@@ -91,6 +91,17 @@ def nested_uint8() -> keras.Model:
     return keras.Model(image, layers.Dense(2, name="out")(base(image)), name="nested_uint8")
 
 
+def masked_nested() -> keras.Model:
+    inner = keras.Input((None, 6), name="states")
+    y = layers.Dense(6, name="d0")(inner)
+    y = layers.MultiHeadAttention(2, 3, name="attention")(y, y)
+    y = layers.LSTM(5, return_sequences=True, name="lstm")(y)
+    encoder = keras.Model(inner, layers.GlobalAveragePooling1D(name="mean")(y), name="encoder")
+    ids = keras.Input((7,), dtype="int32", name="ids")
+    x = layers.Embedding(2, 6, mask_zero=True, name="embed")(ids)
+    return keras.Model(ids, layers.Dense(2, name="out")(encoder(x)), name="masked_nested")
+
+
 def mixed() -> keras.Model:
     inputs = keras.Input((6,), name="x")
     y = layers.Dense(5, activation="relu", dtype="mixed_bfloat16", name="half")(inputs)
@@ -100,5 +111,5 @@ def mixed() -> keras.Model:
 
 ALL = [
     residual, shared, siamese, sequential, masked, hidden_mask, several, multi_output,
-    nested_uint8, mixed,
+    nested_uint8, masked_nested, mixed,
 ]  # fmt: skip

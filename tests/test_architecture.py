@@ -6,7 +6,10 @@ from pathlib import Path
 import keras_graft
 
 ROOT = Path(keras_graft.__file__).parent
-PURE = ["errors", "naming", "graph", "select", "nest", "subgraph", "display/text"]
+PURE = [
+    "errors", "naming", "node", "index", "graph", "flow", "select", "nest", "subgraph", "cuts",
+    "display/text",
+]  # fmt: skip
 
 
 def imports(path):

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from keras_graft import GraphError, cuts
-from keras_graft.graph import Graph, Node, Spec, Template, Value
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Spec, Template, Value
 
 
 def chain(length):

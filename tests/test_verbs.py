@@ -8,6 +8,7 @@ from models import (
     ALL,
     hidden_mask,
     masked,
+    masked_nested,
     multi_output,
     nested_uint8,
     residual,
@@ -162,6 +163,25 @@ def test_inside_one_call_of_a_model_called_twice(tmp_path):
     assert np.array_equal(*map(keras.ops.convert_to_numpy, (result["encoder#1/d0"], expected)))
     taps.save(tmp_path / "taps.keras")
     assert_same_outputs(taps, keras.models.load_model(tmp_path / "taps.keras"), x)
+
+
+@pytest.mark.parametrize("at", ["encoder/d0", "encoder/attention", "encoder/lstm"])
+def test_masks_are_edges_inside_a_model_that_gets_one(at, tmp_path):
+    model = masked_nested()
+    donor = model.get_layer("encoder")
+    nodes = _keras.donor_nodes(donor)
+    x = np.array([[1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1, 1]], "int32")
+    with pytest.raises(kg.CutError, match="'not_equal.*', needed by"):
+        kg.split(model, at=at)
+    assert _keras.donor_nodes(donor) == nodes  # reading it meant running it under the mask
+    trunk, head = kg.split(model, at=at, complete=True)
+    assert len(trunk.outputs) == 2
+    assert_same_outputs(model, chain([trunk, head]), x)
+    joined = kg.join(trunk, head)
+    assert_same_outputs(model, joined, x)
+    joined.save(tmp_path / "joined.keras")
+    assert_same_outputs(model, keras.models.load_model(tmp_path / "joined.keras"), x)
+    assert len(kg.select(model, at)) == 1
 
 
 def test_submodel_is_get_outputs_of():

@@ -2,6 +2,7 @@
 
 from keras_graft.api import cuts, extract, join, select, split, submodel
 from keras_graft.build import build
+from keras_graft.cuts import Cut
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
@@ -14,10 +15,10 @@ from keras_graft.errors import (
     ReadError,
     SelectionError,
 )
-from keras_graft.graph import Graph, Node, Spec, Value
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
 from keras_graft.select import Selection
-from keras_graft.subgraph import Cut
 
 __version__ = "0.1.0.dev0"
 

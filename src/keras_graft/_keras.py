@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional, functional_like_constructor  # 3.12 - 3.15
+from keras.src.models.functional import Functional, operation_fn  # 3.12 - 3.15
 from keras.src.ops.node import KerasHistory, Node  # 3.12 - 3.15
 from keras.src.ops.symbolic_arguments import SymbolicArguments  # 3.12 - 3.15
 
@@ -44,11 +44,6 @@ def functional(model: Any) -> Any:
 def is_functional_subclass(model: Any) -> bool:
     """Whether `model` is Functional at heart, but with a `call` of its own."""
     return isinstance(model, Functional) and type(model).call is not Functional.call
-
-
-def serializes_as_graph(model: Any) -> bool:
-    """Whether Keras rebuilds `model` from its graph (`functional_like_constructor`, 3.12 - 3.15)."""
-    return functional_like_constructor(type(model))
 
 
 def nodes(model: Any) -> list[Any]:
@@ -76,9 +71,54 @@ def structures(model: Any) -> tuple[Any, Any]:
 
 
 def node_of(tensor: Any) -> Any:
-    """Return the Keras node that gave `tensor` (`KerasTensor._keras_history`, 3.12 - 3.15)."""
-    operation, index, _ = tensor._keras_history
-    return operation._inbound_nodes[index]
+    """Return the Keras node that gave `tensor`; None for an input, or a tensor from nowhere.
+
+    Uses `KerasTensor._keras_history`, `Operation._inbound_nodes` (3.12 - 3.15).
+    """
+    history = getattr(tensor, "_keras_history", None)
+    if history is None or history.operation is None:
+        return None
+    node = history.operation._inbound_nodes[history.node_index]
+    return None if node.is_input else node
+
+
+def steps_behind(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    """Return the Keras nodes between tensors, masks that are handed on unseen included.
+
+    Uses `Node.arguments` (3.12 - 3.15).
+    """
+    seen = {id(tensor) for tensor in inputs}
+    found: dict[int, Any] = {}
+    stack = list(outputs)
+    while stack:
+        tensor = stack.pop()
+        if tensor is None or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        stack.append(mask_of(tensor))
+        node = node_of(tensor)
+        if node is not None and id(node) not in found:
+            found[id(node)] = node
+            stack.extend(node.arguments.keras_tensors)
+    return list(found.values())
+
+
+def release(steps: Sequence[Any]) -> None:
+    """Take Keras nodes off their operations again, for calls that were only made to be read.
+
+    Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
+    """
+    made = {id(node) for node in steps}
+    operations = {id(node.operation): node.operation for node in steps}
+    for node in steps:
+        for tensor in node.arguments.keras_tensors:
+            giver = tensor._keras_history.operation
+            if giver is not None:
+                operations[id(giver)] = giver
+    for operation in operations.values():
+        for entries in (operation._inbound_nodes, operation._outbound_nodes):
+            while entries and id(entries[-1]) in made:
+                entries.pop()
 
 
 def call_index(node: Any) -> int:
@@ -109,15 +149,25 @@ def takes_training(operation: Any) -> bool:
     return "training" in getattr(operation, "_call_context_args", ())
 
 
-def is_input_tensor(tensor: Any) -> bool:
-    """Whether `tensor` comes from `keras.Input`."""
-    history = getattr(tensor, "_keras_history", None)
-    return history is not None and isinstance(history.operation, keras.layers.InputLayer)
-
-
 def input_layer(tensor: Any) -> Any:
     """Return the InputLayer of a model's input tensor (`_keras_history`, 3.12 - 3.15)."""
     return tensor._keras_history.operation
+
+
+def run_under_masks(
+    functional: Any, tensors: Sequence[Any], masks: Sequence[Any], training: bool | None
+) -> Any:
+    """Run a Functional on symbolic tensors that carry masks, as its `call` does.
+
+    Uses `Function._run_through_graph`, `operation_fn` (3.12 - 3.15). `call` itself would first
+    convert the tensors, which for symbolic ones puts another node into the graph.
+    """
+    for tensor, mask in zip(tensors, masks, strict=True):
+        if mask is not None:
+            set_mask(tensor, mask)
+    return functional._run_through_graph(
+        list(tensors), operation_fn=lambda operation: operation_fn(operation, training=training)
+    )
 
 
 # -- building -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_graft import cuts as _cuts
 from keras_graft import select as _select
 from keras_graft import subgraph as _subgraph
 from keras_graft.build import build
@@ -90,7 +91,7 @@ def join(*stages: Any) -> Any:
     return graph if isinstance(stages[0], Graph) else build(graph)
 
 
-def cuts(model: Any) -> _subgraph.Cuts:
+def cuts(model: Any) -> _cuts.Cuts:
     """Return every single value that separates inputs from outputs, in order.
 
     >>> import keras, keras_graft as kg
@@ -100,7 +101,7 @@ def cuts(model: Any) -> _subgraph.Cuts:
     cut  output          bytes/sample  params below  params above
     h    (?, 3) float32            12            15             8
     """
-    return _subgraph.cuts(read(model))
+    return _cuts.cuts(read(model))
 
 
 def _same_kind(model: Any, graph: Graph) -> Any:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import keras
 
 from keras_graft import _keras, naming
+from keras_graft.call import arguments, fill, filled
 from keras_graft.errors import BuildError, NotYetError
-from keras_graft.graph import Graph, Node, Slot, Spec, Template, Value
-from keras_graft.read import spec_of
-
-tree = keras.tree
+from keras_graft.graph import Graph
+from keras_graft.infer import infer
+from keras_graft.node import Node, Value
+from keras_graft.read import spec_of, tensor_of
 
 
 def build(
@@ -58,8 +59,7 @@ def build(
         )
     if weights != "share":
         raise BuildError(f'weights must be "share", "copy" or "fresh", got {weights!r}.')
-    graph.validate()
-    return _Build(graph, name or graph.name).model
+    return _Build(infer(graph.validate()), name or graph.name).model
 
 
 class _Build:
@@ -71,15 +71,18 @@ class _Build:
         try:
             inputs = self._inputs()
             self._attach_masks()
-            for node in graph.nodes:
+            for node in graph.steps:
                 self._node(node)
-            outputs = self._fill(graph.output_template, graph.outputs)
-            model = _keras.make_functional(inputs, outputs, name, len(graph.nodes))
+            outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
+            model = _keras.make_functional(inputs, outputs, name, len(graph.steps))
         except BaseException:
             self._builder.undo()
             raise
         _keras.set_model_state(model, graph.trainable, graph.dtype_policy)
         self.model = model
+
+    def _tensors_of(self, values: tuple[Value, ...]) -> list[Any]:
+        return [self._tensors[value] for value in values]
 
     def _inputs(self) -> Any:
         tensors = []
@@ -95,10 +98,7 @@ class _Build:
             )  # fmt: skip
             self._tensors[value] = tensor
             tensors.append(tensor)
-        return tree.map_structure(
-            lambda leaf: tensors[leaf.index] if isinstance(leaf, Slot) else leaf,
-            self._graph.input_template,
-        )
+        return fill(self._graph.input_template, tensors.__getitem__)
 
     def _attach_masks(self) -> None:
         """Put masks that cross into the graph unseen back on the inputs they belong to.
@@ -108,11 +108,13 @@ class _Build:
         graph = self._graph
         wanted = {
             value: mask
-            for node in graph.nodes
+            for node in graph.steps
             for value, mask in node.hidden
             if value in graph.inputs and mask in graph.inputs
-        } if any(node.hidden for node in graph.nodes) else {}  # fmt: skip
-        names = naming.Names([*graph.input_names, *(graph.name_of(n) for n in graph.nodes)])
+        }
+        if not wanted:
+            return
+        names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
         for value, mask in wanted.items():
             tensor, mask_tensor = self._tensors[value], self._tensors[mask]
             inner = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name="tensor")
@@ -121,105 +123,58 @@ class _Build:
             )
             attach.supports_masking = True  # else Keras warns of a mask it does hand on
             _keras.mark(attach, "mask", True)
-            output = _tensor(spec_of(tensor), tensor.name)
+            output = tensor_of(spec_of(tensor), tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
             _keras.set_mask(output, mask_tensor)
             self._tensors[value] = output
 
-    def _fill(self, structure: Any, values: tuple[Value, ...]) -> Any:
-        tensors = self._tensors
-        return tree.map_structure(
-            lambda leaf: tensors[values[leaf.index]] if isinstance(leaf, Slot) else leaf, structure
-        )
-
     def _node(self, node: Node) -> None:
-        tensors = self._tensors
-        operation = self._named(node)
-        if operation is not node.operation and isinstance(operation, keras.Model):
-            args, kwargs = ([tensors[v] for v in node.inputs],), {}
-        elif len(node.inputs) == 1 and node.template.args == (Slot(0),):
-            args = (tensors[node.inputs[0]],)
-            kwargs = dict(node.template.kwargs)
-        else:
-            args = self._fill(node.template.args, node.inputs)
-            kwargs = self._fill(dict(node.template.kwargs), node.inputs)
-        known = all(v.spec is not None for v in node.outputs) and all(
-            v.spec == spec_of(tensors[v]) for v in node.inputs
-        )
-        if known:
-            outputs = [_tensor(value.spec, value.name) for value in node.outputs]  # type: ignore
-            self._builder.node(operation, args, kwargs, outputs)
-            for value, tensor in zip(node.outputs, outputs, strict=True):
-                mask = None if value.mask is None else tensors.get(value.mask)
-                if mask is not None:
-                    _keras.set_mask(tensor, mask)
-        else:
-            outputs = tree.flatten(self._call(node, operation, args, kwargs))
+        operation, args, kwargs = self._call(node)
+        outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
+        self._builder.node(operation, args, kwargs, outputs)
         for value, tensor in zip(node.outputs, outputs, strict=True):
-            tensors.setdefault(value, tensor)  # a cut value is an input, not what its node gives
+            mask = None if value.mask is None else self._tensors.get(value.mask)
+            if mask is not None:
+                _keras.set_mask(tensor, mask)
+            self._tensors.setdefault(value, tensor)  # a cut value is an input, not what is made
 
-    def _call(self, node: Node, operation: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            return self._builder.call(operation, args, kwargs)
-        except Exception as error:
-            graph = self._graph
-            lines = []
-            for value in node.inputs:
-                producer = graph.producer(value)
-                source = "an input" if producer is None else f"node {producer.label!r}"
-                found = spec_of(self._tensors[value])
-                lines.append(
-                    f"  {graph.label(value)!r} from {source}: expected {value.spec}, found {found}"
-                )
-            raise BuildError(
-                f"{node.kind} {node.label!r} in graph {graph.name!r} does not take its inputs:\n"
-                + "\n".join(lines)
-                + f"\nKeras says: {error}"
-            ) from error
-
-    def _named(self, node: Node) -> Any:
-        """Return the operation, or what stands for it where its name is already taken."""
+    def _call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Return what stands for the operation in this model, and how it is called."""
+        operation, key = node.operation, id(node.operation)
         name = self._graph.name_of(node)
-        operation = node.operation
+        if isinstance(operation, Graph):
+            if key not in self._stand_ins:
+                self._stand_ins[key] = _Build(operation, name).model
+            reads = [self._tensors[value] for value in node.reads]
+            given = [None if e.source is None else reads[e.source] for e in node.entries]
+            kwargs = {} if node.training is None else {"training": node.training}
+            return (
+                self._stand_ins[key],
+                (fill(operation.input_template, given.__getitem__),),
+                kwargs,
+            )
         if operation.name == name:
-            return operation
-        if not isinstance(operation, keras.Layer):
-            if id(operation) not in self._stand_ins:
-                self._stand_ins[id(operation)] = _keras.renamed_op(operation, name)
-            return self._stand_ins[id(operation)]
-        if id(operation) not in self._stand_ins:
-            self._stand_ins[id(operation)] = _wrap(node, name)
-        return self._stand_ins[id(operation)]
+            return operation, *arguments(node, self._tensors)
+        # Another operation of this name is there, and a donor's layer is not renamed.
+        if isinstance(operation, keras.Layer):
+            if key not in self._stand_ins:
+                self._stand_ins[key] = _wrapped(node, name)
+            return self._stand_ins[key], (self._tensors_of(node.inputs),), {}
+        if key not in self._stand_ins:
+            self._stand_ins[key] = _keras.renamed_op(operation, name)
+        return self._stand_ins[key], *arguments(node, self._tensors)
 
 
-def _tensor(spec: Spec, name: str) -> Any:
-    if not (spec.sparse or spec.ragged):
-        return keras.KerasTensor(spec.shape, spec.dtype, name=name)
-    extra = {} if not spec.ragged else {
-        "ragged_rank": spec.ragged_rank, "row_splits_dtype": spec.row_splits_dtype,
-    }  # fmt: skip
-    return keras.KerasTensor(
-        spec.shape, spec.dtype, sparse=spec.sparse, ragged=spec.ragged, name=name, **extra
-    )
-
-
-def _wrap(node: Node, name: str) -> keras.Model:
+def _wrapped(node: Node, name: str) -> keras.Model:
     """Return a model of one layer: the donor's own layer, under a name that is free."""
     inputs = [
         keras.Input(batch_shape=v.spec.shape, dtype=v.spec.dtype)  # type: ignore[union-attr]
         for v in node.inputs
     ]
-    builder = _keras.Builder()
-    template: Template = node.template
-
-    def fill(leaf: Any) -> Any:
-        return inputs[leaf.index] if isinstance(leaf, Slot) else leaf
-
-    args = tree.map_structure(fill, template.args)
-    kwargs = tree.map_structure(fill, dict(template.kwargs))
-    outputs = [_tensor(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
-    builder.node(node.operation, args, kwargs, outputs)
+    args, kwargs = filled(node.template, inputs)
+    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
+    _keras.Builder().node(node.operation, args, kwargs, outputs)
     wrapper = keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
     _keras.mark(wrapper, "alias", node.operation)
-    _keras.mark(wrapper, "call", template)
+    _keras.mark(wrapper, "call", node.template)
     return wrapper

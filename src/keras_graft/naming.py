@@ -4,23 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]+")
-
-
-def unique(name: str, taken: Collection[str]) -> str:
-    """Return `name`, or the first of `name_1`, `name_2`, ... that is not taken.
-
-    >>> unique("dense", {"dense", "dense_1"})
-    'dense_2'
-    """
-    if name not in taken:
-        return name
-    number = 1
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
 
 
 class Names:
@@ -45,6 +31,17 @@ class Names:
         self._next[name] = number
         self._taken.add(result)
         return result
+
+    def free(self, name: str) -> None:
+        """Let `name` be taken again."""
+        self._taken.discard(name)
+        self._next.pop(name, None)
+
+    def copy(self) -> Names:
+        """Return names that start from the same state."""
+        new = Names(self._taken)
+        new._next = self._next.copy()
+        return new
 
 
 def safe(name: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from keras_graft.graph import Graph, Node, Slot, Template, Value
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Template, Value, copied
 
 
 def open_for(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:
@@ -18,86 +20,67 @@ def open_for(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]
         scoped = next((v for v in values if v.scope), None)
         if scoped is None:
             return graph, [graph.value(v) for v in values]
-        operation = scoped.scope[0].operation
-        for call in graph.calls(operation):
-            graph, inner = inline_call(graph, call)
-            for i, value in enumerate(values):
-                if value.scope and value.scope[0].key is call.key:
-                    rest = (
-                        tuple(inner_node(inner, node) for node in value.scope[1:2])
-                        + value.scope[2:]
-                    )
-                    values[i] = (
-                        Value(
-                            value.spec, value.name, value.optional, value.mask, value.origin,
-                            value.key, value.graph, rest,
-                        )
-                        if rest
-                        else inner[value.key]
-                    )  # fmt: skip
+        graph, moved = inline(graph, graph.calls(scoped.scope[0].operation))
+        values = [_outward(graph, value, moved) for value in values]
 
 
-def inner_node(inner: dict[object, Value], node: Node) -> Node:
-    """Return the copy that inlining made of a nested node."""
-    home = inner[node.outputs[0].key].graph
-    assert home is not None
-    found = home.producer(inner[node.outputs[0].key])
-    assert found is not None
-    return found
-
-
-def inline_call(graph: Graph, call: Node) -> tuple[Graph, dict[object, Value]]:
-    """Put the nodes of one nested call in its place.
+def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[Value, Value]]]:
+    """Put the nodes of nested models in the places of their calls.
 
     Returns:
-        The graph, and for each value of the nested graph the one that took its place.
+        The graph, and for the key of each call the value that took the place of each value of
+        the nested graph.
     """
+    opened = {call: _open(call) for call in calls}
+    gives: dict[Value, Value] = {}
+    moved: dict[Any, dict[Value, Value]] = {}
+    for call, (_, inner) in opened.items():
+        assert call.nested is not None
+        for old, value in zip(call.outputs, call.nested.outputs, strict=True):
+            gives[old] = inner[value.within(None)]
+        moved[call.key] = inner
+    for old in gives:  # a nested model may hand on what another one gave
+        while gives[old] in gives:
+            gives[old] = gives[gives[old]]
+    nodes = {call: [n.reading(gives) for n in new] for call, (new, _) in opened.items()}
+    return graph.spliced(nodes, gives), moved
+
+
+def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
+    """Return the nodes inside one call, in terms of what the call reads."""
     nested = call.nested
     assert nested is not None
-    nodes: list[Node] = []
+    before: list[Node] = []
     mapping: dict[Value, Value] = {}
     for value, entry in zip(nested.inputs, call.entries, strict=True):
         if entry.source is None:
             continue
-        source = call.inputs[entry.source]
+        source = call.reads[entry.source]
         for step in entry.adapt:
-            fresh = Value(step.outputs[0].spec, step.outputs[0].name)
-            nodes.append(Node(step.operation, step.template, (source,), (fresh,)))
-            source = fresh
-        mapping[Value(key=value.key)] = source
-    for node in nested.nodes:
-        made = node.reading(mapping)
-        outputs = tuple(Value(v.spec, v.name, mask=v.mask, origin=v.origin) for v in node.outputs)
-        template = made.template
-        if call.training is not None and node.trains:
-            # The flag of the call reaches every layer inside, over what was recorded there.
-            template = Template(
-                template.args, {**template.kwargs, "training": call.training}
-            )  # fmt: skip
-        made = Node(
-            made.operation, template, made.inputs, outputs, made.hidden, made.nested,
-            made.entries, made.training, made.trains,
-        )  # fmt: skip
-        nodes.append(made)
-        mapping.update(
-            (Value(key=old.key), new) for old, new in zip(node.outputs, outputs, strict=True)
-        )
-    gives = {
-        Value(key=old.key): mapping[Value(key=inner.key)]
-        for old, inner in zip(call.outputs, nested.outputs, strict=True)
-    }
-    result: list[Node] = []
-    for node in graph.nodes:
-        if node.key is call.key:
-            result.extend(nodes)
-        else:
-            result.append(node.reading(gives))
-    graph = graph.replace(
-        nodes=tuple(result), outputs=tuple(gives.get(v, v) for v in graph.outputs)
-    )
-    return graph, {old.key: graph.value(new) for old, new in mapping.items()}
+            made = Value(step.outputs[0].spec, step.outputs[0].name)
+            before.append(Node(step.operation, step.template, (source,), (made,)))
+            source = made
+        mapping[value.within(None)] = source
+
+    def under_flag(node: Node) -> Node:
+        # The flag of the call reaches every layer inside, over what was recorded there.
+        if call.training is None or not node.trains:
+            return node
+        kwargs = {**node.template.kwargs, "training": call.training}
+        return node.replace(template=Template(node.template.args, kwargs))
+
+    nodes, inner = copied(nested.steps, mapping, under_flag)
+    return before + nodes, inner
 
 
-def flat_slots(count: int) -> list[Slot]:
-    """Return a list structure of `count` leaves."""
-    return [Slot(i) for i in range(count)]
+def _outward(graph: Graph, value: Value, moved: dict[Any, dict[Value, Value]]) -> Value:
+    """Return what took the place of a value, one nested level less deep."""
+    if not value.scope or value.scope[0].key not in moved:
+        return value
+    inner = moved[value.scope[0].key]
+    if len(value.scope) == 1:
+        return inner[value.within(None)]
+    # The model that it still lies in was copied along: a node is found by what it gives.
+    outer = graph.producer(inner[value.scope[1].outputs[0]])
+    assert outer is not None
+    return value.within(value.graph, (outer.within(graph), *value.scope[2:]))

@@ -1,15 +1,16 @@
-"""From a Keras model to a `Graph`."""
+"""From Keras to a `Graph`: a whole model, or a function traced on symbolic tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_graft import _keras
 from keras_graft.errors import ReadError
-from keras_graft.graph import Entry, Graph, Node, Slot, Spec, Template, Value
+from keras_graft.graph import Graph
+from keras_graft.node import Entry, Node, Slot, Spec, Template, Value
 
 tree = keras.tree
 
@@ -51,6 +52,39 @@ def spec_of(tensor: Any) -> Spec:
     )  # fmt: skip
 
 
+def tensor_of(spec: Spec, name: str = "") -> Any:
+    """Return a KerasTensor that says `spec` of itself."""
+    if not (spec.sparse or spec.ragged):
+        return keras.KerasTensor(spec.shape, spec.dtype, name=name)
+    extra = {} if not spec.ragged else {
+        "ragged_rank": spec.ragged_rank, "row_splits_dtype": spec.row_splits_dtype,
+    }  # fmt: skip
+    return keras.KerasTensor(
+        spec.shape, spec.dtype, sparse=spec.sparse, ragged=spec.ragged, name=name, **extra
+    )
+
+
+def trace(
+    function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value] | None = None
+) -> Graph:
+    """Run a function on symbolic tensors and return what it did as a graph.
+
+    Keras keeps nothing of it: the calls are taken off the layers again.
+
+    Args:
+        function: Takes one KerasTensor for each input, and returns KerasTensors.
+        inputs: Values whose specs the tensors get.
+        masks: By position in `inputs`, the mask that comes along with an input.
+
+    Returns:
+        The graph; its inputs stand for `inputs`, then for the masks.
+
+    Raises:
+        ReadError: If an output does not come from the inputs, or is no tensor.
+    """
+    return _Reader().trace(function, inputs, masks or {})
+
+
 class _Reader:
     """Reads a model and the models inside it, each once."""
 
@@ -62,7 +96,31 @@ class _Reader:
         if functional is None:
             raise ReadError(_why_unreadable(model))
         inputs, outputs = _keras.structures(functional)
-        return _Trace(self, inputs, outputs, _keras.nodes(functional)).graph(model)
+        levels = _Trace(self, tree.flatten(inputs), _keras.nodes(functional))
+        return levels.graph(
+            inputs, outputs, model.name, model.trainable, model.dtype_policy, model
+        )  # fmt: skip
+
+    def trace(
+        self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
+    ) -> Graph:
+        tensors = [_input_of(value) for value in inputs]
+        mask_tensors = {place: _input_of(mask) for place, mask in masks.items()}
+        for place, mask in mask_tensors.items():
+            _keras.set_mask(tensors[place], mask)
+        given = [*tensors, *mask_tensors.values()]
+        outputs = function(*tensors)
+        steps: list[Any] = []
+        try:
+            for tensor in tree.flatten(outputs):
+                if not isinstance(tensor, keras.KerasTensor):
+                    raise ReadError(
+                        f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
+                    )
+            steps = _keras.steps_behind(tree.flatten(outputs), given)
+            return _Trace(self, given, steps).graph(given, outputs, _name(function))
+        finally:
+            _keras.release(steps)
 
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model, None for anything that stays closed."""
@@ -73,27 +131,73 @@ class _Reader:
             self._nested[id(operation)] = None if functional is None else self.read(operation)
         return self._nested[id(operation)]
 
+    def under_masks(
+        self, operation: Any, plain: Graph, values: Sequence[Value | None],
+        masks: Mapping[int, Value], training: bool | None,
+    ) -> Graph:  # fmt: skip
+        """Return the graph of a nested model as it runs when its inputs carry masks.
+
+        Which layers then read which mask stands nowhere: Keras decides it at every run.
+        """
+        functional = _keras.functional(operation)
+
+        def run(*tensors: Any) -> Any:
+            flat = [t if v is not None else None for t, v in zip(tensors, values, strict=True)]
+            return _keras.run_under_masks(
+                functional, flat, list(map(_keras.mask_of, flat)), training
+            )
+
+        entering = [v or p for v, p in zip(values, plain.inputs, strict=True)]
+        traced = self.trace(run, entering, masks)
+        # A tensor of the model itself is to select here too: calls are matched by their number.
+        origins = {
+            (id(node.operation), plain.call_of(node), i): value.origin
+            for node in plain.steps
+            for i, value in enumerate(node.outputs)
+        }
+        steps = [
+            node.replace(outputs=tuple(
+                v.replace(origin=origins.get((id(node.operation), traced.call_of(node), i)))
+                for i, v in enumerate(node.outputs)
+            ))
+            for node in traced.steps
+        ]  # fmt: skip
+        inputs = [v.replace(origin=p.origin) for v, p in zip(traced.inputs, plain.inputs)]  # noqa: B905
+        inputs += [v.replace() for v in traced.inputs[len(inputs) :]]
+        return traced.replace(
+            nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
+            trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
+        )  # fmt: skip
+
 
 class _Trace:
     """One level of one model, turned into nodes and values."""
 
-    def __init__(self, reader: _Reader, inputs: Any, outputs: Any, steps: list[Any]) -> None:
+    def __init__(self, reader: _Reader, inputs: Sequence[Any], steps: Sequence[Any]) -> None:
         self._reader = reader
-        self._structures = inputs, outputs
         self._values: dict[int, Value] = {}
         self._nodes: list[Node] = []
-        self._inputs = tuple(self._input(tensor) for tensor in tree.flatten(inputs))
-        for step in self._in_call_order(steps):
+        flat = [self._input(tensor) for tensor in inputs]
+        for value in flat:
+            mask = self._values.get(id(_keras.mask_of(value.origin)))
+            if mask is not None:
+                self._values[id(value.origin)] = value.replace(mask=mask)
+        for step in self._in_call_order(steps, inputs):
             self._step(step)
-        # An input's own mask is only known now: a stage may take it as another input.
-        self._inputs = tuple(self._values[id(v.origin)] for v in self._inputs)
+        # The mask of an input may be known only now: a stage takes it as another input.
+        self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
-    def graph(self, model: Any) -> Graph:
-        inputs, outputs = self._structures
+    def graph(
+        self, inputs: Any, outputs: Any, name: str, trainable: bool = True,
+        dtype_policy: Any = None, origin: Any = None,
+    ) -> Graph:  # fmt: skip
+        for tensor in tree.flatten(outputs):
+            if id(tensor) not in self._values:
+                raise ReadError(f"An output of {name!r} does not come from its inputs: {tensor}.")
         flat = [self._values[id(tensor)] for tensor in tree.flatten(outputs)]
         return Graph(
-            tuple(self._nodes), self._inputs, tuple(flat), _slots(inputs), _slots(outputs),
-            model.name, model.trainable, model.dtype_policy, model,
+            self._nodes, self._inputs, flat, _slots(inputs), _slots(outputs),
+            name, trainable, dtype_policy, origin,
         )  # fmt: skip
 
     def _input(self, tensor: Any) -> Value:
@@ -103,12 +207,12 @@ class _Trace:
         value = self._values[id(tensor)] = Value(spec_of(tensor), name, optional, None, tensor)
         return value
 
-    def _in_call_order(self, steps: list[Any]) -> Iterator[Any]:
+    def _in_call_order(self, steps: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
         """Order Keras nodes so that they can run, each layer's calls as they were made.
 
         The nodes that only compute masks come along: what Keras hands on unseen is an edge too.
         """
-        known = {id(value.origin) for value in self._inputs}
+        known = {id(tensor) for tensor in inputs}
         calls: dict[int, list[Any]] = {}
         for step in steps:
             calls.setdefault(id(step.operation), []).append(step)
@@ -132,7 +236,8 @@ class _Trace:
                     elif id(item) in known:
                         continue
                     else:
-                        found = given.get(id(item)) or self._mask_step(item)
+                        # A mask from a place that this model does not have is not followed.
+                        found = given.get(id(item)) or _keras.node_of(item)
                     if found is None or id(found) in done:
                         continue
                     given.update((id(out), found) for out in found.outputs)
@@ -151,22 +256,17 @@ class _Trace:
         yield from map(_keras.mask_of, step.input_tensors)
         yield from map(_keras.mask_of, step.outputs)
 
-    @staticmethod
-    def _mask_step(tensor: Any) -> Any:
-        if _keras.is_input_tensor(tensor) or not hasattr(tensor, "_keras_history"):
-            return None  # a mask from elsewhere: not ours to follow
-        return _keras.node_of(tensor)
-
     def _step(self, step: Any) -> None:
         operation = step.operation
         if any(id(t) not in self._values for t in step.input_tensors):
             return  # a mask computed from what this model does not have
-        masked = _keras.marked(operation, "mask")
-        if masked is not None:
+        if _keras.marked(operation, "mask") is not None:
             return self._alias(step)
         inner = _keras.marked(operation, "alias")
+        args, kwargs = _keras.arguments(step)
         if inner is not None:
             operation = inner
+            args, kwargs = _unwrap(_keras.marked(step.operation, "call"), args)
         inputs: list[Value] = []
 
         def slot(leaf: Any) -> Any:
@@ -175,30 +275,35 @@ class _Trace:
             inputs.append(self._values[id(leaf)])
             return Slot(len(inputs) - 1)
 
-        args, kwargs = _keras.arguments(step)
-        if inner is not None:
-            args, kwargs = _unwrap(_keras.marked(step.operation, "call"), args)
         template = Template(tree.map_structure(slot, args), tree.map_structure(slot, kwargs))
         outputs = tuple(self._output(tensor) for tensor in step.outputs)
         hidden: list[tuple[Value, Value]] = []
         if _keras.reads_masks(operation):
             for value in dict.fromkeys(inputs):
                 if value.mask is not None and value.mask not in inputs:
-                    hidden.append((value.bare(value.spec), value.mask))
+                    hidden.append((value.with_spec(value.spec), value.mask))
+        node = Node(
+            operation, template, tuple(inputs), outputs, tuple(hidden),
+            trains=_keras.takes_training(operation),
+        )  # fmt: skip
         nested = self._reader.inside(operation)
-        self._nodes.append(
-            Node(
-                operation,
-                template,
-                tuple(inputs),
-                outputs,
-                tuple(hidden),
-                nested,
-                () if nested is None else _entries(operation, template, inputs, nested),
-                kwargs.get("training"),
-                _keras.takes_training(operation),
-            )
-        )
+        self._nodes.append(node if nested is None else self._opened(node, nested))
+
+    def _opened(self, node: Node, nested: Graph) -> Node:
+        """Return the call of a nested model with the graph that runs inside at this call."""
+        entries = _entries(node.template, node.inputs, nested)
+        places = _mask_places(node.template, nested)
+        if places:
+            inside = [
+                None if entry.source is None else value.replace(spec=_entering(node, entry))
+                for value, entry in zip(nested.inputs, entries, strict=True)
+            ]
+            masks = {place: node.inputs[source] for place, source in places.items()}
+            nested = self._reader.under_masks(
+                node.operation, nested, inside, masks, node.training
+            )  # fmt: skip
+            entries += tuple(Entry(source) for source in places.values())
+        return node.replace(nested=nested, entries=entries)
 
     def _output(self, tensor: Any) -> Value:
         mask = _keras.mask_of(tensor)
@@ -215,10 +320,37 @@ class _Trace:
         """Read a node that only attaches a mask as what it stands for: that mask, on its input."""
         args, kwargs = _keras.arguments(step)
         value, mask = self._values[id(args[0])], self._values[id(kwargs["mask"])]
-        with_mask = Value(
-            value.spec, value.name, value.optional, mask, value.origin, value.key
-        )  # fmt: skip
+        with_mask = value.replace(mask=mask)
         self._values[id(args[0])] = self._values[id(step.outputs[0])] = with_mask
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "name", None) or getattr(function, "__name__", "function"))
+
+
+def _input_of(value: Value) -> Any:
+    spec = value.spec
+    assert spec is not None
+    return keras.Input(
+        batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse or None, ragged=spec.ragged
+    )
+
+
+def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
+    """Return which inputs of a nested model get a mask, and from which input of the call."""
+    mask = template.kwargs.get("mask")
+    flat = [] if mask is None else tree.flatten(mask)
+    return {
+        place: leaf.index
+        for place, leaf in enumerate(flat[: len(nested.inputs)])
+        if isinstance(leaf, Slot)
+    }
+
+
+def _entering(node: Node, entry: Entry) -> Spec | None:
+    """Return the spec of what enters a nested model, casts and changes of rank included."""
+    assert entry.source is not None
+    return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
 
 
 def _slots(structure: Any) -> Any:
@@ -237,9 +369,7 @@ def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
     return tree.map_structure(fill, call.args), tree.map_structure(fill, dict(call.kwargs))
 
 
-def _entries(
-    operation: Any, template: Template, inputs: list[Value], nested: Graph
-) -> tuple[Entry, ...]:
+def _entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:
     """Say which tensor of a call enters a nested model where, as Functional itself matches them."""
     given = template.args[0] if template.args else template.kwargs["inputs"]
     structure = nested.input_template
@@ -276,7 +406,7 @@ def _adapt(outer: Value, inner: Value) -> tuple[Node, ...]:
     for step in steps:
         operation = _keras.node_of(step).operation
         output = Value(spec_of(step), step.name, origin=step)
-        result.append(Node(operation, Template(), (value.bare(value.spec),), (output,)))
+        result.append(Node(operation, Template(), (value.with_spec(value.spec),), (output,)))
         value = output
     return tuple(result)
 

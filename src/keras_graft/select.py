@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
-from keras_graft.graph import Graph, Node, Value
+from keras_graft.graph import Graph
 from keras_graft.naming import nearest
+from keras_graft.node import Node, Value
 
 Item = Node | Value
 _GLOB = re.compile(r"[*?\[]")
@@ -89,8 +90,8 @@ def listed(labels: Iterable[str], most: int = 10) -> str:
 
 def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
     """Yield all nodes of a graph and of the models inside it, outer before inner."""
-    for node in graph.nodes:
-        here = node._in(graph, scope)
+    for node in graph.steps:
+        here = node.within(graph, scope)
         yield here
         if node.nested is not None:
             yield from everything(node.nested, (*scope, here))
@@ -167,8 +168,8 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
 def _own(graph: Graph, item: Item) -> Item:
     """Return the handle in this graph of a node or value that may come from another reading."""
     home = item.scope[-1].nested if item.scope else graph
-    if home is not None and item._in(home) in home and (not item.scope or item.scope[0] in graph):
-        return item._in(home, item.scope)
+    if home is not None and item.within(None) in home and _stands(graph, item.scope):
+        return item.within(home, item.scope)
     # The same model read twice gives other identities: its tensors tell that it is the same.
     value = item.outputs[0] if isinstance(item, Node) else item
     found = None if value.origin is None else _at_tensor(graph, value.origin, ())
@@ -178,20 +179,29 @@ def _own(graph: Graph, item: Item) -> Item:
         )
     if isinstance(item, Value):
         return found
-    level = found.graph
-    assert level is not None
-    producer = level.producer(found._in(level))
+    producer = found.producer
     assert producer is not None
-    return producer._in(level, found.scope)
+    return producer
+
+
+def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
+    """Whether the models that something lies in are those of `graph` still."""
+    level = graph
+    for node in scope:
+        if node.within(None) not in level or level.steps[level.position(node)].nested is None:
+            return False
+        level = node.nested
+        assert level is not None
+    return True
 
 
 def _at_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...]) -> Value | None:
     for value in graph.all_values():
         if value.origin is tensor:
-            return value._in(graph, scope)
-    for node in graph.nodes:
+            return value.within(graph, scope)
+    for node in graph.steps:
         if node.nested is not None:
-            found = _at_tensor(node.nested, tensor, (*scope, node._in(graph, scope)))
+            found = _at_tensor(node.nested, tensor, (*scope, node.within(graph, scope)))
             if found is not None:
                 return found
     return None
@@ -211,9 +221,9 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
     head, slash, rest = text.partition("/")
     if slash and head == "**":
         yield from _by_text(graph, rest, scope)
-        for node in graph.nodes:
+        for node in graph.steps:
             if node.nested is not None:
-                yield from _by_text(node.nested, text, (*scope, node._in(graph, scope)))
+                yield from _by_text(node.nested, text, (*scope, node.within(graph, scope)))
         return
     if text == "**":
         yield from everything(graph, scope)
@@ -228,9 +238,9 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
 
 def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     """Match one segment of a path: the exact name first, then call and output, then glob."""
-    exact = [n._in(graph, scope) for n in graph.nodes if graph.name_of(n) == text]
+    exact = [n.within(graph, scope) for n in graph.steps if graph.name_of(n) == text]
     exact_inputs = [
-        v._in(graph, scope)
+        v.within(graph, scope)
         for v, name in zip(graph.inputs, graph.input_names, strict=True)
         if name == text
     ]
@@ -242,13 +252,13 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     assert match is not None
     name, call, output = match.groups()
     glob = _GLOB.search(name)
-    for node in graph.nodes:
+    for node in graph.steps:
         own = graph.name_of(node)
         if own != name and not (glob and fnmatch.fnmatchcase(own, name)):
             continue
-        if call is not None and node.call != int(call):
+        if call is not None and graph.call_of(node) != int(call):
             continue
-        here = node._in(graph, scope)
+        here = node.within(graph, scope)
         if output is None:
             yield here
         elif int(output) < len(node.outputs):
@@ -256,7 +266,7 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     if glob and call is None and output is None:
         for value, own in zip(graph.inputs, graph.input_names, strict=True):
             if fnmatch.fnmatchcase(own, name):
-                yield value._in(graph, scope)
+                yield value.within(graph, scope)
 
 
 def _nothing(graph: Graph, selector: Any) -> str:

@@ -25,7 +25,8 @@ def random_inputs(model: Any, batch: int = 2, seed: int = 0) -> Any:
             return rng.integers(0, 2, shape).astype(tensor.dtype)
         return keras.ops.cast(rng.standard_normal(shape).astype("float32"), tensor.dtype)
 
-    return tree.map_structure(draw, model.inputs if _sequential(model) else model.input)
+    inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
+    return tree.map_structure(draw, inputs[0] if inputs is model.inputs else inputs)
 
 
 def assert_same_outputs(
@@ -65,7 +66,3 @@ def assert_same_outputs(
             )
             if not same:
                 raise AssertionError(f"{where} differs by up to {np.nanmax(np.abs(x - y)):g}")
-
-
-def _sequential(model: Any) -> bool:
-    return isinstance(model, keras.Sequential)

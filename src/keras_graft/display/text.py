@@ -58,11 +58,11 @@ def _rows(graph: Graph) -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = [
         (graph.label(v), "Input", v.spec or "?", 0, "") for v in graph.inputs
     ]
-    for node in graph.nodes:
+    for node in graph.steps:
         specs = "; ".join(str(v.spec or "?") for v in node.outputs)
         sources = ", ".join(graph.label(v) for v in node.inputs)
         params = count_parameters([node.operation])
-        rows.append((node.label, node.kind, specs, params, sources))
+        rows.append((graph.label(node), node.kind, specs, params, sources))
     return rows
 
 

@@ -1,0 +1,45 @@
+"""Recorded calls: their arguments, filled with tensors again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_graft.node import Node, Slot, Template, Value
+
+_PLAIN = (str, int, float, bool, type(None), keras.KerasTensor)
+
+
+def fill(structure: Any, get: Callable[[int], Any]) -> Any:
+    """Return a structure with `get(index)` in the place of each slot.
+
+    The plain containers are gone through here: `keras.tree` costs many times as much on some
+    backends, and a large model has thousands of these. Everything else is left to it.
+    """
+    kind = type(structure)
+    if kind is Slot:
+        return get(structure.index)
+    if kind in _PLAIN:
+        return structure
+    if kind is dict:
+        return {key: fill(leaf, get) for key, leaf in structure.items()}
+    if kind is list:
+        return [fill(leaf, get) for leaf in structure]
+    if kind is tuple:
+        return tuple(fill(leaf, get) for leaf in structure)
+    return keras.tree.map_structure(
+        lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf, structure
+    )
+
+
+def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with these tensors in the place of its inputs."""
+    get = tensors.__getitem__
+    return fill(template.args, get), fill(dict(template.kwargs), get)
+
+
+def arguments(node: Node, tensors: Mapping[Value, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a node's call, with a tensor for each value it reads."""
+    return filled(node.template, [tensors[value] for value in node.inputs])

@@ -1,0 +1,115 @@
+"""Where a graph can be cut at a single value, and what that would mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from keras_graft.flow import needed
+from keras_graft.graph import Graph, weights_of
+from keras_graft.node import Value
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One value through which everything between inputs and outputs passes.
+
+    Attributes:
+        value: The value; a cut is itself a selector.
+        bytes_per_sample: What one sample takes there, None where a dimension varies.
+        parameters_below: Parameters on the input side.
+        parameters_above: Parameters on the output side; a shared layer counts on both.
+    """
+
+    value: Value = field(repr=False)
+    bytes_per_sample: int | None
+    parameters_below: int
+    parameters_above: int
+
+    @property
+    def name(self) -> str:
+        """The name that selects this cut."""
+        return self.value.label
+
+    def __repr__(self) -> str:
+        return f"<Cut {self.name!r}: {self.value.spec}>"
+
+
+class Cuts(list[Cut]):
+    """The cuts of a model, in order; prints as a table."""
+
+    def __str__(self) -> str:
+        from keras_graft.display.text import table
+
+        head = ("cut", "output", "bytes/sample", "params below", "params above")
+        return table(head, [
+            (c.name, c.value.spec, c.bytes_per_sample, c.parameters_below, c.parameters_above)
+            for c in self
+        ])  # fmt: skip
+
+
+def cuts(graph: Graph) -> Cuts:
+    """Return every single value that separates the inputs from the outputs.
+
+    Where every node lies on a way from an input to an output, a value is on all ways exactly if
+    in one running order no edge passes over it: from before it to behind it. That is one pass.
+    """
+    nodes = needed(graph, graph.outputs)
+    used = {v for n in nodes for v in n.reads} | set(graph.outputs)
+    place: dict[Value, int] = {}
+    for value in graph.inputs:
+        if value in used:
+            place[value] = len(place) + 1
+    for node in nodes:
+        for value in node.outputs:
+            if value in used and value not in place:
+                place[value] = len(place) + 1
+    end = len(place) + 1
+    over = [0] * (end + 2)
+
+    def edge(start: int, stop: int) -> None:
+        if stop - start > 1:
+            over[start + 1] += 1
+            over[stop] -= 1
+
+    for value in graph.inputs:
+        if value in place:
+            edge(0, place[value])
+    for node in nodes:
+        stops = [place[v] for v in node.outputs if v in place]
+        for value in node.reads:
+            for stop in stops:
+                edge(place[value], stop)
+    for value in graph.outputs:
+        edge(place[value], end)
+
+    sizes: dict[int, int] = {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    weights: dict[int, dict[int, int]] = {}
+    for node in nodes:
+        at = min(place[v] for v in node.outputs if v in place)
+        own = weights.get(id(node.operation))
+        if own is None:
+            own = weights[id(node.operation)] = weights_of(node.operation)
+        sizes.update(own)
+        for key in own:
+            first.setdefault(key, at)
+            last[key] = at
+    below = [0] * (end + 2)
+    above = [0] * (end + 2)
+    for key, size in sizes.items():
+        below[first[key]] += size
+        above[last[key]] += size
+    total = sum(sizes.values())
+    result = Cuts()
+    ends = set(graph.inputs) | set(graph.outputs)
+    crossing = so_far = gone = 0
+    for value, position in place.items():
+        crossing += over[position]
+        so_far += below[position]
+        gone += above[position]
+        if crossing == 0 and value not in ends:
+            bound = graph.value(value)
+            size = bound.spec.bytes_per_sample if bound.spec else None
+            result.append(Cut(bound, size, so_far, total - gone))
+    return result

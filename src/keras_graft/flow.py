@@ -1,0 +1,62 @@
+"""What depends on what: the walks over a graph that the verbs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Value
+
+
+def needed(graph: Graph, outputs: Iterable[Value], stop: Collection[Value] = ()) -> list[Node]:
+    """Return the nodes that `outputs` need when everything in `stop` is given, in order."""
+    stop = set(stop)
+    found: set[Node] = set()
+    seen: set[Value] = set()
+    stack = list(outputs)
+    while stack:
+        value = stack.pop()
+        if value in seen or value in stop:
+            continue
+        seen.add(value)
+        node = graph.producer(value)
+        if node is not None and node not in found:
+            found.add(node)
+            stack.extend(node.reads)
+    return sorted(found, key=graph.position)
+
+
+def after(graph: Graph, values: Iterable[Value]) -> set[Node]:
+    """Return the nodes that depend on any of `values`."""
+    reached = set(values)
+    found: set[Node] = set()
+    for node in graph.steps:
+        if any(v in reached for v in node.reads):
+            found.add(node)
+            reached.update(node.outputs)
+    return found
+
+
+def crossing(
+    graph: Graph, nodes: Sequence[Node], outputs: Sequence[Value], given: Collection[Value]
+) -> list[Value]:
+    """Return what `nodes` and `outputs` use and neither make nor are given, in graph order."""
+    made = {v for n in nodes for v in n.outputs}
+    wanted = [v for n in nodes for v in n.reads] + list(outputs)
+    missing = {v for v in wanted if v not in made and v not in given}
+    rank = {v: i for i, v in enumerate(graph.inputs)}
+    offset = len(rank)
+
+    def order(value: Value) -> tuple[int, int]:
+        node = graph.producer(value)
+        if node is None:
+            return rank[value], 0
+        return offset + graph.position(node), node.outputs.index(value)
+
+    return [graph.value(v) for v in sorted(missing, key=order)]
+
+
+def pruned(graph: Graph) -> Graph:
+    """Return the graph without the nodes that no output needs."""
+    nodes = needed(graph, graph.outputs)
+    return graph if len(nodes) == len(graph.steps) else graph.replace(nodes=nodes)
