@@ -1,8 +1,9 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
-from keras_graft.api import cuts, extract, join, select, split, submodel
+from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.build import build
 from keras_graft.cuts import Cut
+from keras_graft.diff import Diff
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
@@ -19,16 +20,17 @@ from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
 from keras_graft.select import Selection
+from keras_graft.sharing import Sharing
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts",
+    "read", "build", "select", "cuts", "sharing", "diff",
     # take apart, join
     "extract", "submodel", "split", "join",
     # what they give
-    "Graph", "Node", "Value", "Spec", "Selection", "Cut",
+    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "BuildError", "NotYetError",

@@ -358,6 +358,7 @@ def renamed_op(operation: Any, name: str) -> Any:
     for key, value in vars(operation).items():
         fresh.__dict__[key] = value
     fresh.__dict__.update(name=name, _inbound_nodes=[], _outbound_nodes=[])
+    mark(fresh, "alias", operation)
     return fresh
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from keras_graft import cuts as _cuts
+from keras_graft import diff as _diff
 from keras_graft import select as _select
+from keras_graft import sharing as _sharing
 from keras_graft import subgraph as _subgraph
 from keras_graft.build import build
 from keras_graft.graph import Graph
@@ -102,6 +104,46 @@ def cuts(model: Any) -> _cuts.Cuts:
     h    (?, 3) float32            12            15             8
     """
     return _cuts.cuts(read(model))
+
+
+def sharing(model: Any) -> _sharing.Sharing:
+    """Report which operations are called more than once, and which variables several layers use.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> layer = keras.layers.Dense(4, name="d")
+    >>> print(kg.sharing(keras.Model(x, layer(layer(x)))))
+    1 operation is called more than once
+    first call  calls  params
+    d#0             2      20
+    <BLANKLINE>
+    no variable is used by several layers
+    """
+    return _sharing.sharing(read(model))
+
+
+def diff(old: Any, new: Any) -> _diff.Diff:
+    """Report what is shared, new, dropped and changed between two models.
+
+    Operations and variables count as the same if they are the same objects, so a copy shares
+    nothing with its original. Of each output it is said whether the same calls on the same
+    inputs give it (then it cannot differ) or whether it lies downstream of a change.
+
+    Args:
+        old: A Keras model or a `Graph`.
+        new: Another.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> report = kg.diff(model, kg.extract(model, "h"))
+    >>> report.shared_parameters, report.new_parameters, report.dropped_parameters
+    (15, 0, 8)
+    >>> report.same_outputs
+    ('h',)
+    """
+    return _diff.diff(read(old), read(new))
 
 
 def _same_kind(model: Any, graph: Graph) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from keras_graft.flow import needed
 from keras_graft.graph import Graph, weights_of
 from keras_graft.node import Value
+from keras_graft.tabular import Table, Tabular
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,30 @@ class Cut:
         return f"<Cut {self.name!r}: {self.value.spec}>"
 
 
-class Cuts(list[Cut]):
+class Cuts(Tabular, list[Cut]):
     """The cuts of a model, in order; prints as a table."""
 
-    def __str__(self) -> str:
-        from keras_graft.display.text import table
-
+    def tables(self) -> list[Table]:
+        """Return the cuts as a table, one a line."""
         head = ("cut", "output", "bytes/sample", "params below", "params above")
-        return table(head, [
+        return [("", head, [
             (c.name, c.value.spec, c.bytes_per_sample, c.parameters_below, c.parameters_above)
             for c in self
-        ])  # fmt: skip
+        ])]  # fmt: skip
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the cuts as plain data, ready for JSON."""
+        return [
+            {
+                "name": c.name,
+                "shape": list(c.value.spec.shape) if c.value.spec else None,
+                "dtype": c.value.spec.dtype if c.value.spec else None,
+                "bytes_per_sample": c.bytes_per_sample,
+                "parameters_below": c.parameters_below,
+                "parameters_above": c.parameters_above,
+            }
+            for c in self
+        ]
 
 
 def cuts(graph: Graph) -> Cuts:

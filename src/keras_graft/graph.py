@@ -14,6 +14,7 @@ from keras_graft.errors import GraphError
 from keras_graft.index import Index
 from keras_graft.naming import Names
 from keras_graft.node import Node, Slot, Value
+from keras_graft.tabular import Table, Tabular
 
 _FIELDS = (
     "inputs", "outputs", "input_template", "output_template", "name", "trainable",
@@ -21,7 +22,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Graph:
+class Graph(Tabular):
     """A network: nodes in an order in which they can run, with its inputs and outputs.
 
     Args:
@@ -204,15 +205,16 @@ class Graph:
             f"{len(self.inputs)} inputs, {len(self.outputs)} outputs>"
         )
 
+    def tables(self) -> list[Table]:
+        """Return the graph as a table, one node a line."""
+        from keras_graft.display.text import graph_tables  # displays read graphs, not the reverse
+
+        return graph_tables(self)
+
     def __str__(self) -> str:
-        from keras_graft.display.text import graph_table  # displays read graphs, not the reverse
+        from keras_graft.display.text import graph_footer
 
-        return graph_table(self)
-
-    def _repr_html_(self) -> str:
-        from keras_graft.display.text import graph_html
-
-        return graph_html(self)
+        return f"{super().__str__()}\n{graph_footer(self)}"
 
     # -- the one change that every edit is made of ------------------------------------------
 

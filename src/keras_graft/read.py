@@ -266,7 +266,9 @@ class _Trace:
         args, kwargs = _keras.arguments(step)
         if inner is not None:
             operation = inner
-            args, kwargs = _unwrap(_keras.marked(step.operation, "call"), args)
+            call = _keras.marked(step.operation, "call")
+            if call is not None:
+                args, kwargs = _unwrap(call, args)
         inputs: list[Value] = []
 
         def slot(leaf: Any) -> Any:

@@ -11,12 +11,13 @@ from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionEr
 from keras_graft.graph import Graph
 from keras_graft.naming import nearest
 from keras_graft.node import Node, Value
+from keras_graft.tabular import Table, Tabular
 
 Item = Node | Value
 _GLOB = re.compile(r"[*?\[]")
 
 
-class Selection:
+class Selection(Tabular):
     """What a selector found: nodes, and values where the selector names values.
 
     It can be counted, iterated, narrowed, printed, and used as a selector itself.
@@ -75,10 +76,11 @@ class Selection:
     def __repr__(self) -> str:
         return f"<Selection of {len(self)} from {self.what}: {listed(self.labels)}>"
 
-    def __str__(self) -> str:
-        from keras_graft.display.text import selection_table
+    def tables(self) -> list[Table]:
+        """Return the selection as a table, one item a line."""
+        from keras_graft.display.text import selection_tables
 
-        return selection_table(self)
+        return selection_tables(self)
 
 
 def listed(labels: Iterable[str], most: int = 10) -> str:

@@ -1,0 +1,246 @@
+"""What an edit did: shared, new and dropped between two graphs, and which outputs it can reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_graft.graph import Graph, weights_of
+from keras_graft.node import Node, Slot, Spec, Value
+from keras_graft.select import everything
+from keras_graft.sharing import sharing
+from keras_graft.tabular import Table, Tabular
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation in a report.
+
+    Attributes:
+        name: The path of its first call.
+        kind: Its class.
+        parameters: What it holds.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SpecChange:
+    """A call that is in both graphs and gives another spec; or an output that does.
+
+    Attributes:
+        name: The path of the value in the new graph.
+        old: Its spec before.
+        new: Its spec now.
+    """
+
+    name: str
+    old: Spec | None
+    new: Spec | None
+
+
+@dataclass(frozen=True)
+class Diff(Tabular):
+    """The report of `diff`; prints as tables.
+
+    Attributes:
+        shared: Operations in both, models inside opened.
+        new: Operations that only the new graph has.
+        dropped: Operations that only the old graph has.
+        shared_parameters: Parameters in both: the same variables.
+        new_parameters: Parameters that only the new graph has.
+        dropped_parameters: Parameters that only the old graph has.
+        specs: Calls in both whose outputs changed shape or dtype.
+        same_outputs: New outputs that the same calls on the same inputs give as before: they
+            cannot differ.
+        other_outputs: New outputs downstream of a change: they may differ.
+        ties_kept: Variables used by several layers before and now.
+        ties_gone: Variables used by several layers before that are so no more.
+        ties_new: Variables used by several layers now that were not before.
+    """
+
+    shared: tuple[Layer, ...]
+    new: tuple[Layer, ...]
+    dropped: tuple[Layer, ...]
+    shared_parameters: int
+    new_parameters: int
+    dropped_parameters: int
+    specs: tuple[SpecChange, ...]
+    same_outputs: tuple[str, ...]
+    other_outputs: tuple[str, ...]
+    ties_kept: tuple[str, ...]
+    ties_gone: tuple[str, ...]
+    ties_new: tuple[str, ...]
+
+    def tables(self) -> list[Table]:
+        """Return the summary, the layers that changed, and the specs that changed."""
+        summary = [
+            ("shared", len(self.shared), self.shared_parameters),
+            ("new", len(self.new), self.new_parameters),
+            ("dropped", len(self.dropped), self.dropped_parameters),
+        ]
+        result: list[Table] = [("", ("", "operations", "params"), summary)]
+        changed = [("new", x.name, x.kind, x.parameters) for x in self.new]
+        changed += [("dropped", x.name, x.kind, x.parameters) for x in self.dropped]
+        if changed:
+            result.append(("", ("", "operation", "kind", "params"), changed))
+        if self.specs:
+            rows = [(c.name, c.old, c.new) for c in self.specs]
+            result.append(("", ("changed spec", "before", "now"), rows))
+        ties = [("kept", t) for t in self.ties_kept] + [("gone", t) for t in self.ties_gone]
+        ties += [("new", t) for t in self.ties_new]
+        if ties:
+            result.append(("", ("tie", "variable"), ties))
+        outputs = [(name, "same calls on the same inputs: equal") for name in self.same_outputs]
+        outputs += [(name, "downstream of a change: may differ") for name in self.other_outputs]
+        result.append(("", ("output", ""), outputs))
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+
+        def layers(items: Sequence[Layer]) -> list[dict[str, Any]]:
+            return [{"name": x.name, "kind": x.kind, "parameters": x.parameters} for x in items]
+
+        return {
+            "shared": layers(self.shared),
+            "new": layers(self.new),
+            "dropped": layers(self.dropped),
+            "parameters": {
+                "shared": self.shared_parameters,
+                "new": self.new_parameters,
+                "dropped": self.dropped_parameters,
+            },
+            "specs": [{"name": c.name, "old": str(c.old), "new": str(c.new)} for c in self.specs],
+            "outputs": {"same": list(self.same_outputs), "other": list(self.other_outputs)},
+            "ties": {
+                "kept": list(self.ties_kept),
+                "gone": list(self.ties_gone),
+                "new": list(self.ties_new),
+            },
+        }
+
+
+def diff(old: Graph, new: Graph) -> Diff:
+    """Compare two graphs by the identity of their operations and variables."""
+    before, now = _leaves(old), _leaves(new)
+    old_weights, new_weights = _weights(before), _weights(now)
+    same, other = _outputs(old, new)
+    old_ties = {id(v.variable): v.name for v in sharing(old).variables}
+    new_ties = {id(v.variable): v.name for v in sharing(new).variables}
+    return Diff(
+        tuple(_layer(n) for key, n in now.items() if key in before),
+        tuple(_layer(n) for key, n in now.items() if key not in before),
+        tuple(_layer(n) for key, n in before.items() if key not in now),
+        sum(size for key, size in new_weights.items() if key in old_weights),
+        sum(size for key, size in new_weights.items() if key not in old_weights),
+        sum(size for key, size in old_weights.items() if key not in new_weights),
+        _specs(old, new),
+        same,
+        other,
+        tuple(name for key, name in new_ties.items() if key in old_ties),
+        tuple(name for key, name in old_ties.items() if key not in new_ties),
+        tuple(name for key, name in new_ties.items() if key not in old_ties),
+    )
+
+
+def _leaves(graph: Graph) -> dict[int, Node]:
+    """Return the first call of each operation that is not opened, by the operation's identity."""
+    found: dict[int, Node] = {}
+    for node in everything(graph):
+        if node.nested is None:
+            found.setdefault(id(node.operation), node)
+    return found
+
+
+def _weights(leaves: dict[int, Node]) -> dict[int, int]:
+    return {key: size for n in leaves.values() for key, size in weights_of(n.operation).items()}
+
+
+def _layer(node: Node) -> Layer:
+    return Layer(node.path, node.kind, sum(weights_of(node.operation).values()))
+
+
+def _specs(old: Graph, new: Graph) -> tuple[SpecChange, ...]:
+    """Compare each operation's n-th call before with its n-th call now, in models inside too."""
+
+    def values(graph: Graph) -> dict[tuple[int, int, int], Value]:
+        seen: dict[int, int] = {}
+        result = {}
+        for node in everything(graph):
+            number = seen[id(node.operation)] = seen.get(id(node.operation), -1) + 1
+            for i, value in enumerate(node.values):
+                result[id(node.operation), number, i] = value
+        return result
+
+    before = values(old)
+    return tuple(
+        SpecChange(value.path, before[key].spec, value.spec)
+        for key, value in values(new).items()
+        if key in before and before[key].spec != value.spec
+    )
+
+
+def _outputs(old: Graph, new: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell the outputs of `new` that `old` computes too from those that it does not."""
+    numbers: dict[Any, int] = {}
+    known = {_computed(old, numbers)[value] for value in _all(old)}
+    now = _computed(new, numbers)
+    same = [new.label(v) for v in new.outputs if now[v] in known]
+    other = [new.label(v) for v in new.outputs if now[v] not in known]
+    return tuple(dict.fromkeys(same)), tuple(dict.fromkeys(other))
+
+
+def _all(graph: Graph) -> list[Value]:
+    return [*graph.inputs, *(v for node in graph.steps for v in node.outputs)]
+
+
+def _computed(
+    graph: Graph, numbers: dict[Any, int], given: Sequence[int] | None = None
+) -> dict[Value, int]:
+    """Number the values so that equal numbers mean: the same calls on the same inputs.
+
+    This is value numbering, as compilers find common subexpressions with. Models inside are
+    looked through, so that inlining or nesting changes no number.
+    """
+
+    def number(key: Any) -> int:
+        return numbers.setdefault(key, len(numbers))
+
+    if given is None:
+        given = [number(("input", name)) for name in graph.input_names]
+    found = dict(zip(graph.inputs, given, strict=True))
+    for node in graph.steps:
+        reads = [found[value] for value in node.reads]
+        if node.nested is not None:
+            entering = []
+            for entry in node.entries:
+                at = -1 if entry.source is None else reads[entry.source]
+                for step in entry.adapt:
+                    at = number((type(step.operation).__name__, at))
+                entering.append(at)
+            inside = _computed(node.nested, numbers, entering)
+            made = [inside[value] for value in node.nested.outputs]
+        else:
+            call = (id(node.operation), _frozen(node.template.args), _frozen(node.template.kwargs))
+            made = [number((call, tuple(reads), i)) for i in range(len(node.outputs))]
+        for value, at in zip(node.outputs, made, strict=True):
+            found.setdefault(value, at)
+    return found
+
+
+def _frozen(structure: Any) -> Any:
+    """Return recorded arguments in a form that compares by what they say."""
+    if isinstance(structure, Slot):
+        return structure
+    if isinstance(structure, dict):
+        return tuple(sorted((str(k), _frozen(v)) for k, v in structure.items() if v is not None))
+    if isinstance(structure, list | tuple):
+        return tuple(_frozen(v) for v in structure)
+    if isinstance(structure, str | int | float | bool | type(None)):
+        return structure
+    return id(structure)

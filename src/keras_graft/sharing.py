@@ -1,0 +1,128 @@
+"""What is used more than once in a graph: operations called again, variables with two users."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from keras_graft.graph import Graph, count_parameters
+from keras_graft.node import Node
+from keras_graft.select import everything
+from keras_graft.tabular import Table, Tabular
+
+
+@dataclass(frozen=True)
+class SharedOperation:
+    """An operation that is called more than once.
+
+    Attributes:
+        operation: The layer, op or nested model.
+        calls: The path of each call.
+        parameters: What it holds, counted once.
+    """
+
+    operation: Any
+    calls: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class SharedVariable:
+    """A variable that more than one operation uses: a tie.
+
+    Attributes:
+        variable: The variable.
+        name: Its path, as Keras gives it.
+        users: The path of the first call of each operation that uses it.
+        parameters: Its size.
+    """
+
+    variable: Any
+    name: str
+    users: tuple[str, ...]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Sharing(Tabular):
+    """The sharing report of a model; prints as tables.
+
+    Attributes:
+        operations: What is called more than once, in graph order.
+        variables: What more than one operation uses, in graph order.
+    """
+
+    operations: tuple[SharedOperation, ...]
+    variables: tuple[SharedVariable, ...]
+
+    def tables(self) -> list[Table]:
+        """Return a table of operations and one of variables."""
+        operations = [(o.calls[0], len(o.calls), o.parameters) for o in self.operations]
+        variables = [(v.name, ", ".join(v.users), v.parameters) for v in self.variables]
+        return [
+            (
+                _count(len(operations), "operation is", "operations are")
+                + " called more than once",
+                ("first call", "calls", "params"),
+                operations,
+            ),
+            (
+                _count(len(variables), "variable is", "variables are") + " used by several layers",
+                ("variable", "used by", "params"),
+                variables,
+            ),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+        return {
+            "operations": [
+                {"calls": list(o.calls), "parameters": o.parameters} for o in self.operations
+            ],
+            "variables": [
+                {"name": v.name, "used_by": list(v.users), "parameters": v.parameters}
+                for v in self.variables
+            ],
+        }
+
+
+def sharing(graph: Graph) -> Sharing:
+    """Report the operations called more than once and the variables used by several layers.
+
+    Models inside the graph are looked into. A layer that is called once inside a model that is
+    called twice is not listed beside that model.
+    """
+    calls: dict[int, dict[tuple[int, str], Node]] = {}
+    users: dict[int, dict[int, Node]] = {}
+    variables: dict[int, Any] = {}
+    for node in everything(graph):
+        # The calls of one nested model hold the same inner calls.
+        level = id(node.scope[-1].operation) if node.scope else 0
+        calls.setdefault(id(node.operation), {}).setdefault((level, node.label), node)
+        if node.nested is None:
+            for variable in getattr(node.operation, "weights", ()):
+                variables[id(variable)] = variable
+                users.setdefault(id(variable), {}).setdefault(id(node.operation), node)
+    operations = tuple(
+        SharedOperation(
+            first.operation,
+            tuple(n.path for n in found.values()),
+            count_parameters([first.operation]),
+        )
+        for found in calls.values()
+        if len(found) > 1
+        for first in [next(iter(found.values()))]
+    )
+    ties = tuple(
+        SharedVariable(
+            variables[key], str(getattr(variables[key], "path", "variable")),
+            tuple(n.path for n in found.values()), math.prod(variables[key].shape),
+        )
+        for key, found in users.items() if len(found) > 1
+    )  # fmt: skip
+    return Sharing(operations, ties)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number or 'no'} {one if number in (0, 1) else many}"

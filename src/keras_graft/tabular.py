@@ -1,0 +1,69 @@
+"""Tables: the same rows as aligned text, as HTML in a notebook, and as data."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
+
+
+class Tabular:
+    """What prints as tables. A subclass says which: title, head and rows of each."""
+
+    def tables(self) -> list[Table]:
+        """Return the tables, each as (title, head, rows)."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        parts = []
+        for title, head, rows in self.tables():
+            parts.append("\n".join(filter(None, [title, table(head, rows) if rows else ""])))
+        return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            (f"<p>{html.escape(title)}</p>" if title else "")
+            + (html_table(head, rows) if rows else "")
+            for title, head, rows in self.tables()
+        )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as text in aligned columns; numbers stand to the right.
+
+    >>> print(table(["layer", "params"], [["dense", 10], ["out", 3]]))
+    layer  params
+    dense      10
+    out         3
+    """
+    cells = [[_cell(c) for c in row] for row in rows]
+    right = [all(_is_number(row[i]) for row in cells) and bool(cells) for i in range(len(head))]
+    widths = [max([len(h), *(len(row[i]) for row in cells)]) for i, h in enumerate(head)]
+    lines = []
+    for row in [list(head), *cells]:
+        parts = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as an HTML table."""
+    top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(_cell(c))}</td>" for c in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "?"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _is_number(text: str) -> bool:
+    return text == "?" or text.replace(",", "").replace(".", "").isdigit()
