@@ -9,29 +9,33 @@ import keras
 
 from keras_graft.node import Node, Slot, Template, Value
 
-_PLAIN = (str, int, float, bool, type(None), keras.KerasTensor)
+_SCALARS = (str, int, float, bool, type(None))
+_LEAVES = (Slot, keras.KerasTensor)
 
 
-def fill(structure: Any, get: Callable[[int], Any]) -> Any:
-    """Return a structure with `get(index)` in the place of each slot.
+def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
+    """Return recorded arguments with each leaf changed; scalars of Python's own stay.
 
     The plain containers are gone through here: `keras.tree` costs many times as much on some
     backends, and a large model has thousands of these. Everything else is left to it.
     """
     kind = type(structure)
-    if kind is Slot:
-        return get(structure.index)
-    if kind in _PLAIN:
+    if kind in _SCALARS:
         return structure
+    if kind in _LEAVES:
+        return change(structure)
     if kind is dict:
-        return {key: fill(leaf, get) for key, leaf in structure.items()}
+        return {key: mapped(leaf, change) for key, leaf in structure.items()}
     if kind is list:
-        return [fill(leaf, get) for leaf in structure]
+        return [mapped(leaf, change) for leaf in structure]
     if kind is tuple:
-        return tuple(fill(leaf, get) for leaf in structure)
-    return keras.tree.map_structure(
-        lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf, structure
-    )
+        return tuple([mapped(leaf, change) for leaf in structure])
+    return keras.tree.map_structure(change, structure)
+
+
+def fill(structure: Any, get: Callable[[int], Any]) -> Any:
+    """Return a structure with `get(index)` in the place of each slot."""
+    return mapped(structure, lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf)
 
 
 def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
+from keras_graft.call import fill, mapped
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.node import Entry, Node, Slot, Spec, Template, Value
@@ -277,7 +278,7 @@ class _Trace:
             inputs.append(self._values[id(leaf)])
             return Slot(len(inputs) - 1)
 
-        template = Template(tree.map_structure(slot, args), tree.map_structure(slot, kwargs))
+        template = Template(mapped(args, slot), mapped(kwargs, slot))
         outputs = tuple(self._output(tensor) for tensor in step.outputs)
         hidden: list[tuple[Value, Value]] = []
         if _keras.reads_masks(operation):
@@ -363,12 +364,8 @@ def _slots(structure: Any) -> Any:
 
 def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
     """Return the call inside a wrapper that gives a layer another name."""
-    flat = tree.flatten(tensors)
-
-    def fill(leaf: Any) -> Any:
-        return flat[leaf.index] if isinstance(leaf, Slot) else leaf
-
-    return tree.map_structure(fill, call.args), tree.map_structure(fill, dict(call.kwargs))
+    get = tree.flatten(tensors).__getitem__
+    return fill(call.args, get), fill(dict(call.kwargs), get)
 
 
 def _entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:
