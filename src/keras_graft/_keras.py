@@ -221,13 +221,6 @@ def _trim(entries: list[Any]) -> None:
         entries.pop()
 
 
-def _shorten(entries: list[Any], length: int) -> None:
-    # One by one, by its own method: the list may be a wrapper of Keras's or of TensorFlow's,
-    # whose contents are elsewhere.
-    while len(entries) > length:
-        entries.pop()
-
-
 def _place(entries: list[Any], start: int) -> int:
     """Return the first place from `start` on whose node is gone, or the end of the list."""
     for index in range(start, len(entries)):
@@ -275,26 +268,6 @@ class Builder:
         for i, tensor in enumerate(outputs):
             tensor._keras_history = KerasHistory(operation, index, i)
             tensor._graft_node = real
-
-    def call(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call `operation` symbolically, shape inference included, and return its outputs."""
-        entries = operation._inbound_nodes
-        before = len(entries)
-        try:
-            result = operation(*args, **kwargs)
-        except BaseException:
-            _shorten(entries, before)
-            raise
-        stock = entries[-1]
-        _shorten(entries, before)
-        real = _Real(operation, stock.arguments.args, stock.arguments.kwargs, stock.outputs)
-        for tensor in real.arguments.keras_tensors:
-            producer = tensor._keras_history.operation
-            outbound = getattr(producer, "_outbound_nodes", None)
-            if outbound and outbound[-1] is stock:
-                outbound.pop()
-        self._hang(real, stock.outputs)
-        return result
 
     def undo(self) -> None:
         """Take every node away again: for a build that failed."""

@@ -90,10 +90,8 @@ class _Build:
             spec = value.spec
             if spec is None:
                 raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
-            # Keras calls `x * 2.0` sparse (3.15), also where there are no sparse tensors.
-            sparse = spec.sparse and keras.backend.backend() != "torch"
             tensor = keras.Input(
-                batch_shape=spec.shape, dtype=spec.dtype, sparse=sparse, ragged=spec.ragged,
+                batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse, ragged=spec.ragged,
                 name=naming.safe(name) if "/" in name else name, optional=value.optional,
             )  # fmt: skip
             self._tensors[value] = tensor

@@ -46,6 +46,8 @@ class Graph(Tabular):
     trainable: bool
     dtype_policy: Any
     origin: Any
+    stale: tuple[Any, ...] | None
+    """The keys of the nodes whose specs are to be inferred again; None for any."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class Graph(Tabular):
         put["inputs"] = tuple(value.within(self) for value in inputs)
         put.update(
             input_template=input_template, output_template=output_template, name=name,
-            trainable=trainable, dtype_policy=dtype_policy, origin=origin,
+            trainable=trainable, dtype_policy=dtype_policy, origin=origin, stale=None,
         )  # fmt: skip
         put["outputs"] = tuple(value.within(None) for value in outputs)  # seen unbound by `value`
         put["outputs"] = tuple(self.value(value) for value in put["outputs"])
@@ -98,6 +100,10 @@ class Graph(Tabular):
         """Return the place of `node` in the order of the graph."""
         return self._order[node.key]
 
+    def position_of_key(self, key: Any) -> int:
+        """Return the place of the node that has this key."""
+        return self._order[key]
+
     def _ordered(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         return nodes if len(nodes) < 2 else tuple(sorted(nodes, key=self.position))
 
@@ -106,10 +112,14 @@ class Graph(Tabular):
             return item.key in self._order
         return isinstance(item, Value) and item.within(None) in self._index.made
 
+    def known(self, value: Value) -> Value:
+        """Return `value` with the spec and mask known here, in no graph."""
+        found = self._index.made.get(value.within(None))
+        return value.within(None) if found is None else found[1]
+
     def value(self, value: Value) -> Value:
         """Return the handle of `value` in this graph, with the spec known here."""
-        found = self._index.made.get(value.within(None))
-        return (value if found is None else found[1]).within(self)
+        return self.known(value).within(self)
 
     def node(self, node: Node) -> Node:
         """Return the handle of `node` in this graph."""
@@ -268,12 +278,19 @@ class Graph(Tabular):
         )  # fmt: skip
         result = object.__new__(Graph)
         put = result.__dict__
-        put.update({name: getattr(self, name) for name in _FIELDS}, origin=None)
+        put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)
         put["steps"] = tuple(steps)
         put["_index"] = self._index.after(dropped, added)
+        if self.stale is not None:
+            put["stale"] = (*(k for k in self.stale if k not in replaced), *(n.key for n in added))
         put["inputs"] = tuple(v.within(result) for v in self.inputs)
         put["outputs"] = tuple(result.value(v.within(None)) for v in outputs)
         return result
+
+    def settled(self) -> Graph:
+        """Mark all specs of this graph as known, and return it."""
+        self.__dict__["stale"] = ()
+        return self
 
     # -- what holds -----------------------------------------------------------------------
 

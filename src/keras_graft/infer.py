@@ -1,101 +1,160 @@
-"""Specs after an edit: inferred again where they changed, and nowhere else."""
+"""Specs and masks after an edit: inferred again where they changed, and nowhere else."""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Sequence
 from typing import Any
-
-import keras
 
 from keras_graft import _keras
 from keras_graft.call import filled
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
-from keras_graft.node import Node, Spec, Value
-from keras_graft.read import spec_of, tensor_of
+from keras_graft.node import Node, Slot, Spec, Template, Value
+from keras_graft.read import trace
 
 
 def infer(graph: Graph) -> Graph:
-    """Return the graph with the specs of all its values known.
+    """Return the graph with the specs of all its values known, and the masks that go along.
 
-    A node whose inputs have the specs that it was recorded with gives what it gave; the others
-    are called on symbolic tensors, as Keras would.
+    A node whose inputs have the specs and masks that it was recorded with gives what it gave;
+    the others are called on symbolic tensors, as Keras would. An edit says which nodes it made,
+    so that in a large graph only they and what changes behind them are looked at.
 
     Raises:
         BuildError: If an operation does not take its inputs: the message names it, what gives
             them, and the specs.
     """
     graph = _graphs_inside(graph)
-    specs: dict[Value, Spec | None] = {}
-    for node in graph.steps:
-        for value in node.outputs:
-            specs[value] = value.spec
-    specs.update((value, value.spec) for value in graph.inputs)
-    given = set(graph.inputs)
-    nodes: dict[Any, Node] = {}
-    for node in graph.steps:
-        if all(_same(specs[v], v.spec) for v in node.inputs) and all(
-            v.spec is not None for v in node.outputs
-        ):
-            continue
-        inputs = tuple(v.with_spec(specs[v]) for v in node.inputs)
-        found = _outputs(graph, node, inputs)
-        outputs = tuple(v.with_spec(s) for v, s in zip(node.outputs, found, strict=True))
-        nodes[node.key] = node.replace(inputs=inputs, outputs=outputs)
-        specs.update((v, v.spec) for v in outputs if v not in given)
-    if not nodes:
+    if graph.stale == ():
         return graph
-    return graph.replace(
-        nodes=[nodes.get(node.key, node) for node in graph.steps], origin=graph.origin
-    )
+    steps = graph.steps
+    waiting = list(range(len(steps))) if graph.stale is None else [
+        graph.position_of_key(key) for key in graph.stale
+    ]  # fmt: skip
+    heapq.heapify(waiting)
+    now: dict[Value, Value] = {}
+    instead: dict[Node, Sequence[Node]] = {}
+    last = -1
+    while waiting:
+        place = heapq.heappop(waiting)
+        if place == last:
+            continue
+        last = place
+        node = steps[place]
+        inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
+        if isinstance(node.operation, Graph):
+            new = [_model_call(node, inputs)]
+        elif _holds(node, inputs):
+            continue
+        else:
+            new = _called(graph, node, inputs)
+        instead[node] = new
+        changed = next(n for n in new if n.key is node.key)
+        for old, value in zip(node.outputs, changed.outputs, strict=True):
+            if (old.spec == value.spec and old.mask == value.mask) or value in graph.inputs:
+                continue
+            now[value] = value
+            for user in graph.consumers(value):
+                heapq.heappush(waiting, graph.position(user))
+    return graph.spliced(instead, {}).settled() if instead else graph.settled()
 
 
-def _same(a: Spec | None, b: Spec | None) -> bool:
-    return a is not None and (a is b or a == b)
+def _holds(node: Node, inputs: Sequence[Value]) -> bool:
+    """Whether a node gives what it was recorded to give."""
+    if any(value.spec is None for value in node.outputs):
+        return False
+    for old, new in zip(node.inputs, inputs, strict=True):
+        if old.spec is None or (old.spec is not new.spec and old.spec != new.spec):
+            return False
+        if old.mask != new.mask and _keras.reads_masks(node.operation):
+            return False
+    return True
+
+
+def _called(graph: Graph, node: Node, inputs: Sequence[Value]) -> list[Node]:
+    """Call a node again on what it reads now; return it with the nodes that compute its masks."""
+    template = _without_old_masks(node, inputs)
+    masks = {i: v.mask for i, v in enumerate(inputs) if v.mask is not None and v.mask in graph}
+
+    def run(*tensors: Any) -> Any:
+        args, kwargs = filled(template, tensors)
+        return node.operation(*args, **kwargs)
+
+    try:
+        traced = trace(run, inputs, masks)
+    except Exception as error:
+        raise BuildError(_does_not_take(graph, node, inputs, error)) from error
+    mapping = dict(zip(traced.inputs, [*inputs, *masks.values()], strict=True))
+    result = []
+    for step in traced.steps:
+        if step.operation is not node.operation:
+            result.append(step.reading(mapping))
+            continue
+        outputs = []
+        for old, new in zip(node.outputs, step.outputs, strict=True):
+            value = new.masked(mapping)
+            mapping[new] = Value(
+                value.spec, old.name, old.optional, value.mask, old.origin, old.key
+            )
+            outputs.append(mapping[new])
+        step = step.reading(mapping)
+        result.append(step.replace(key=node.key, outputs=tuple(outputs)))
+    return result
+
+
+def _without_old_masks(node: Node, inputs: Sequence[Value]) -> Template:
+    """Return the recorded call without the masks that Keras itself had put there.
+
+    A mask among the arguments that is the very one that came along with an input was filled in;
+    where another comes along now, Keras is to fill that in.
+    """
+    old = {
+        was.mask
+        for was, value in zip(node.inputs, inputs, strict=True)
+        if was.mask is not None and was.mask != value.mask
+    }
+    if not old:
+        return node.template
+    kwargs = {
+        name: None if isinstance(leaf, Slot) and node.inputs[leaf.index] in old else leaf
+        for name, leaf in node.template.kwargs.items()
+    }
+    return Template(node.template.args, kwargs)
 
 
 def _graphs_inside(graph: Graph) -> Graph:
     """Infer the models that were edited and are not built yet; each once, for all its calls."""
-    inside = {id(op): op for op in graph.operations if isinstance(op, Graph)}
-    known = {key: infer(op) for key, op in inside.items()}
-    if all(known[key] is op for key, op in inside.items()):
-        return graph
-    return graph.replace(nodes=[
-        node.replace(operation=known[id(node.operation)], nested=known[id(node.operation)])
-        if id(node.operation) in known else node
-        for node in graph.steps
-    ])  # fmt: skip
-
-
-def _outputs(graph: Graph, node: Node, inputs: tuple[Value, ...]) -> list[Spec]:
-    if isinstance(node.operation, Graph):
-        return _outputs_of_graph(node, inputs)
-    assert all(v.spec is not None for v in inputs)
-    tensors = [tensor_of(v.spec, v.name) for v in inputs]  # type: ignore[arg-type]
-    args, kwargs = filled(node.template, tensors)
-    builder = _keras.Builder()
-    try:
-        outputs = keras.tree.flatten(builder.call(node.operation, args, kwargs))
-    except Exception as error:
-        raise BuildError(_does_not_take(graph, node, inputs, error)) from error
-    finally:
-        builder.undo()
-    return [spec_of(tensor) for tensor in outputs]
-
-
-def _outputs_of_graph(node: Node, inputs: tuple[Value, ...]) -> list[Spec]:
-    nested: Graph = node.operation
-    entering = []
-    for value, entry in zip(nested.inputs, node.entries, strict=True):
-        known = entry.source is not None and not entry.adapt
-        entering.append(value.with_spec(inputs[entry.source].spec) if known else value)  # type: ignore[index]
-    if all(_same(a.spec, b.spec) for a, b in zip(entering, nested.inputs, strict=True)):
-        result = nested
+    if graph.stale is None:
+        nodes = graph.steps
     else:
-        result = infer(nested.replace(inputs=entering))
-    return [value.spec for value in result.outputs]  # type: ignore[misc]
+        nodes = [graph.steps[graph.position_of_key(key)] for key in graph.stale]
+    inside = {id(n.operation): n.operation for n in nodes if isinstance(n.operation, Graph)}
+    known = {key: infer(op) for key, op in inside.items()}
+    instead = {
+        node: [node.replace(operation=known[key], nested=known[key])]
+        for key, op in inside.items() if known[key] is not op
+        for node in graph.calls(op)
+    }  # fmt: skip
+    return graph.spliced(instead, {}) if instead else graph
 
 
-def _does_not_take(graph: Graph, node: Node, inputs: tuple[Value, ...], error: Exception) -> str:
+def _model_call(node: Node, inputs: tuple[Value, ...]) -> Node:
+    """Return the call of a model that is not built yet with the specs that it gives."""
+    nested: Graph = node.operation
+    reads = [*inputs, *(mask for _, mask in node.hidden)]
+    entering = [
+        value if entry.source is None or entry.adapt else value.with_spec(reads[entry.source].spec)
+        for value, entry in zip(nested.inputs, node.entries, strict=True)
+    ]
+    same = all(a.spec == b.spec for a, b in zip(entering, nested.inputs, strict=True))
+    result = nested if same else infer(nested.replace(inputs=entering))
+    specs: list[Spec | None] = [value.spec for value in result.outputs]
+    outputs = [v.with_spec(spec) for v, spec in zip(node.outputs, specs, strict=True)]
+    return node.replace(inputs=inputs, outputs=tuple(outputs))
+
+
+def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exception) -> str:
     lines = []
     for old, new in zip(node.inputs, inputs, strict=True):
         producer = graph.producer(old)

@@ -174,6 +174,20 @@ class Value(_Handle):
             return self
         return Value(spec, self.name, self.optional, self.mask, self.origin, self.key)
 
+    def exchanged(self, mapping: Mapping[Value, Value]) -> Value:
+        """Return what `mapping` says instead of this value, with this one's spec and mask."""
+        mask = None if self.mask is None else mapping.get(self.mask, self.mask)
+        new = mapping.get(self)
+        if new is None:
+            return self if mask is self.mask else self.replace(mask=mask)
+        return Value(self.spec, new.name, new.optional, mask, new.origin, new.key)
+
+    def masked(self, mapping: Mapping[Value, Value]) -> Value:
+        """Return this value with its mask exchanged."""
+        if self.mask is None or self.mask not in mapping:
+            return self
+        return self.replace(mask=mapping[self.mask])
+
     @property
     def producer(self) -> Node | None:
         """The node that this value comes from; None for an input of the graph."""
@@ -256,27 +270,22 @@ class Node(_Handle):
     def reading(self, mapping: Mapping[Value, Value]) -> Node:
         """Return this node with inputs and masks exchanged, also those that it hands on.
 
-        The specs that the inputs were recorded with stay, so that one can see whether the
-        outputs' specs still hold.
+        The specs and masks that the inputs were recorded with stay, so that one can see whether
+        what was inferred from them still holds.
         """
         if not any(v in mapping for v in self.reads):
             return self
-
-        def swap(old: Value) -> Value:
-            new = mapping.get(old)
-            return old if new is None else new.with_spec(old.spec)
-
-        outputs = self.outputs
-        if any(v.mask is not None and v.mask in mapping for v in outputs):
-            outputs = tuple(
-                v if v.mask is None else v.replace(mask=mapping.get(v.mask, v.mask))
-                for v in outputs
-            )
         return self.replace(
-            inputs=tuple(swap(v) for v in self.inputs),
-            outputs=outputs,
-            hidden=tuple((swap(v), swap(m)) for v, m in self.hidden),
+            inputs=tuple(v.exchanged(mapping) for v in self.inputs),
+            outputs=tuple(v.masked(mapping) for v in self.outputs),
+            hidden=tuple((v.exchanged(mapping), m.exchanged(mapping)) for v, m in self.hidden),
         )
+
+    def reading_at(self, place: int, value: Value) -> Node:
+        """Return this node with one of its inputs exchanged."""
+        inputs = list(self.inputs)
+        inputs[place] = inputs[place].exchanged({inputs[place]: value})
+        return self.replace(inputs=tuple(inputs))
 
     @property
     def reads(self) -> tuple[Value, ...]:

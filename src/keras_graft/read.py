@@ -45,10 +45,12 @@ def read(model: Any) -> Graph:
 
 def spec_of(tensor: Any) -> Spec:
     """Return what a KerasTensor says of itself."""
-    if not (tensor.sparse or tensor.ragged):
+    # Keras calls `x * 2.0` sparse (3.15), also where there are no sparse tensors.
+    sparse = tensor.sparse and keras.backend.backend() != "torch"
+    if not (sparse or tensor.ragged):
         return Spec(tuple(tensor.shape), tensor.dtype)
     return Spec(
-        tuple(tensor.shape), tensor.dtype, tensor.sparse, tensor.ragged,
+        tuple(tensor.shape), tensor.dtype, sparse, tensor.ragged,
         tensor.ragged_rank, tensor.row_splits_dtype,
     )  # fmt: skip
 
@@ -199,7 +201,7 @@ class _Trace:
         return Graph(
             self._nodes, self._inputs, flat, _slots(inputs), _slots(outputs),
             name, trainable, dtype_policy, origin,
-        )  # fmt: skip
+        ).settled()  # fmt: skip
 
     def _input(self, tensor: Any) -> Value:
         layer = _keras.input_layer(tensor)
