@@ -83,9 +83,9 @@ def node_of(tensor: Any) -> Any:
 
 
 def steps_behind(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-    """Return the Keras nodes between tensors, masks that are handed on unseen included.
+    """Return the Keras nodes that depend on `inputs` and that `outputs` need.
 
-    Uses `Node.arguments` (3.12 - 3.15).
+    Masks that are handed on unseen count. Uses `Node.arguments` (3.12 - 3.15).
     """
     seen = {id(tensor) for tensor in inputs}
     found: dict[int, Any] = {}
@@ -100,7 +100,18 @@ def steps_behind(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
         if node is not None and id(node) not in found:
             found[id(node)] = node
             stack.extend(node.arguments.keras_tensors)
-    return list(found.values())
+    users: dict[int, list[Any]] = {}
+    for node in found.values():
+        for tensor in node.arguments.keras_tensors:
+            users.setdefault(id(tensor), []).append(node)
+    reached: dict[int, Any] = {}
+    stack = list(inputs)
+    while stack:
+        for node in users.get(id(stack.pop()), ()):
+            if id(node) not in reached:
+                reached[id(node)] = node
+                stack.extend(node.outputs)
+    return list(reached.values())
 
 
 def release(steps: Sequence[Any]) -> None:

@@ -67,10 +67,12 @@ class _Build:
         self._graph = graph
         self._tensors: dict[Value, Any] = {}
         self._stand_ins: dict[int, Any] = {}
+        self._names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
+        self._masked: set[Value] = set()
+        self._unseen: set[Value] = set()
         self._builder = _keras.Builder()
         try:
             inputs = self._inputs()
-            self._attach_masks()
             for node in graph.steps:
                 self._node(node)
             outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
@@ -98,26 +100,19 @@ class _Build:
             tensors.append(tensor)
         return fill(self._graph.input_template, tensors.__getitem__)
 
-    def _attach_masks(self) -> None:
-        """Put masks that cross into the graph unseen back on the inputs they belong to.
+    def _with_masks(self, node: Node) -> None:
+        """Put masks that came into the graph unseen back on the inputs they belong to.
 
         A stock way to do that: a model that hands its input on, called with `mask=`.
         """
-        graph = self._graph
-        wanted = {
-            value: mask
-            for node in graph.steps
-            for value, mask in node.hidden
-            if value in graph.inputs and mask in graph.inputs
-        }
-        if not wanted:
-            return
-        names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
-        for value, mask in wanted.items():
+        for value, mask in node.hidden:
+            if value not in self._graph.inputs or value in self._masked or mask in self._unseen:
+                continue
+            self._masked.add(value)
             tensor, mask_tensor = self._tensors[value], self._tensors[mask]
             inner = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name="tensor")
             attach = keras.Model(
-                inner, keras.layers.Identity()(inner), name=names.take("with_mask")
+                inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
             )
             attach.supports_masking = True  # else Keras warns of a mask it does hand on
             _keras.mark(attach, "mask", True)
@@ -127,6 +122,12 @@ class _Build:
             self._tensors[value] = output
 
     def _node(self, node: Node) -> None:
+        self._unseen.update(mask for mask, _ in node.unseen)
+        if any(value in self._unseen for value in node.inputs):
+            # It computes a mask of one that a closed model makes: Keras will do so unseen.
+            self._unseen.update(node.outputs)
+            return
+        self._with_masks(node)
         operation, args, kwargs = self._call(node)
         outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
         self._builder.node(operation, args, kwargs, outputs)

@@ -75,7 +75,7 @@ def cuts(graph: Graph) -> Cuts:
         if value in used:
             place[value] = len(place) + 1
     for node in nodes:
-        for value in node.outputs:
+        for value in node.gives:
             if value in used and value not in place:
                 place[value] = len(place) + 1
     end = len(place) + 1
@@ -90,7 +90,7 @@ def cuts(graph: Graph) -> Cuts:
         if value in place:
             edge(0, place[value])
     for node in nodes:
-        stops = [place[v] for v in node.outputs if v in place]
+        stops = [place[v] for v in node.gives if v in place]
         for value in node.reads:
             for stop in stops:
                 edge(place[value], stop)
@@ -102,7 +102,7 @@ def cuts(graph: Graph) -> Cuts:
     last: dict[int, int] = {}
     weights: dict[int, dict[int, int]] = {}
     for node in nodes:
-        at = min(place[v] for v in node.outputs if v in place)
+        at = min(place[v] for v in node.gives if v in place)
         own = weights.get(id(node.operation))
         if own is None:
             own = weights[id(node.operation)] = weights_of(node.operation)
@@ -117,7 +117,7 @@ def cuts(graph: Graph) -> Cuts:
         above[last[key]] += size
     total = sum(sizes.values())
     result = Cuts()
-    ends = set(graph.inputs) | set(graph.outputs)
+    ends = {*graph.inputs, *graph.outputs, *(v for n in nodes for v, _ in n.unseen)}
     crossing = so_far = gone = 0
     for value, position in place.items():
         crossing += over[position]

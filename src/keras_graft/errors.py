@@ -8,6 +8,7 @@
     │   └── AmbiguousError          one was needed, several match
     ├── CutError          a boundary through which not everything passes
     ├── JoinError         stages whose ends do not fit
+    ├── EditError         an edit that cannot be made
     ├── BuildError        a graph that Keras cannot make a model of
     └── NotYetError       announced, and not there yet
 
@@ -64,9 +65,17 @@ class JoinError(GraftError):
     """The outputs of one stage do not fit the inputs of the next."""
 
 
+class EditError(GraftError):
+    """An edit that cannot be made: nothing was changed."""
+
+
 class BuildError(GraftError):
     """Keras cannot make a model of the graph."""
 
 
 class NotYetError(GraftError, NotImplementedError):
     """A documented feature that a later version brings."""
+
+
+class GraftWarning(UserWarning):
+    """Something that an edit did and that one may not have meant."""

@@ -33,7 +33,7 @@ def after(graph: Graph, values: Iterable[Value]) -> set[Node]:
     for node in graph.steps:
         if any(v in reached for v in node.reads):
             found.add(node)
-            reached.update(node.outputs)
+            reached.update(node.gives)
     return found
 
 
@@ -41,7 +41,7 @@ def crossing(
     graph: Graph, nodes: Sequence[Node], outputs: Sequence[Value], given: Collection[Value]
 ) -> list[Value]:
     """Return what `nodes` and `outputs` use and neither make nor are given, in graph order."""
-    made = {v for n in nodes for v in n.outputs}
+    made = {v for n in nodes for v in n.gives}
     wanted = [v for n in nodes for v in n.reads] + list(outputs)
     missing = {v for v in wanted if v not in made and v not in given}
     rank = {v: i for i, v in enumerate(graph.inputs)}
@@ -51,7 +51,7 @@ def crossing(
         node = graph.producer(value)
         if node is None:
             return rank[value], 0
-        return offset + graph.position(node), node.outputs.index(value)
+        return offset + graph.position(node), node.gives.index(value)
 
     return [graph.value(v) for v in sorted(missing, key=order)]
 
@@ -60,3 +60,23 @@ def pruned(graph: Graph) -> Graph:
     """Return the graph without the nodes that no output needs."""
     nodes = needed(graph, graph.outputs)
     return graph if len(nodes) == len(graph.steps) else graph.replace(nodes=nodes)
+
+
+def swept(graph: Graph, values: Iterable[Value]) -> Graph:
+    """Return the graph without the nodes that only served values that are used no more.
+
+    Unlike `pruned` it looks at what is behind the values alone.
+    """
+    gone: dict[Node, list[Node]] = {}
+    outputs = set(graph.outputs)
+    stack = [v for v in values if v in graph]
+    while stack:
+        node = graph.producer(stack.pop())
+        if node is None or node in gone:
+            continue
+        users = [n for v in node.gives for n in graph.consumers(v)]
+        if any(n not in gone for n in users) or any(v in outputs for v in node.outputs):
+            continue
+        gone[node] = []
+        stack.extend(node.reads)
+    return graph.spliced(gone, {}) if gone else graph

@@ -182,6 +182,9 @@ class Graph(Tabular):
         if node is None:
             return self.input_names[[v.key for v in self.inputs].index(item.key)]
         label = self.label(node)
+        for value, inside in node.unseen:
+            if value.key is item.key and node.nested is not None:
+                return f"{label}/{node.nested.label(inside)}"
         if len(node.outputs) == 1:
             return label
         return f"{label}:{[v.key for v in node.outputs].index(item.key)}"
@@ -304,7 +307,7 @@ class Graph(Tabular):
         """
         giver: dict[Value, Node] = {}
         for node in self.steps:
-            for value in node.outputs:
+            for value in node.gives:
                 if value in giver:
                     raise GraphError(
                         f"Two nodes give the same value: {self.label(giver[value])!r} and "
@@ -324,7 +327,7 @@ class Graph(Tabular):
                         "nodes."
                     )
                 late.append(node)
-            known.update(node.outputs)
+            known.update(node.gives)
         for value in self.outputs:
             if value.within(None) not in known:
                 raise GraphError(f"An output of graph {self.name!r} is given by none of its nodes.")
@@ -345,7 +348,7 @@ def sort(nodes: Iterable[Node], inputs: Sequence[Value] = ()) -> tuple[Node, ...
     """
     nodes = tuple(nodes)
     cut = {v.within(None) for v in inputs}
-    giver = {v: node for node in nodes for v in node.outputs if v not in cut}
+    giver = {v: node for node in nodes for v in node.gives if v not in cut}
     done: set[Node] = set()
     open_: dict[Node, None] = {}
     result: list[Node] = []

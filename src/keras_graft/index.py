@@ -45,7 +45,7 @@ class Index:
     def _add(self, steps: Iterable[Node]) -> None:
         made, used, calls = self.made, self.used, self.calls
         for node in steps:
-            for value in node.outputs:
+            for value in node.gives:
                 # An input that a node also produces stays an input: that is what cutting means.
                 made.setdefault(value, (node, value))
             reads = node.reads
@@ -62,7 +62,7 @@ class Index:
 
     def _drop(self, nodes: Iterable[Node], staying: set[int]) -> None:
         for node in nodes:
-            for value in node.outputs:
+            for value in node.gives:
                 if self.made[value][0] == node:
                     del self.made[value]
             for value in dict.fromkeys(node.reads):

@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Template, Value, copied
 
 
-def open_for(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:
-    """Inline the nested models that `values` lie in; return the graph and the values in it.
+class Opened:
+    """A graph with some of its nested models inlined, and what took the place of what.
 
-    All calls of such a model are opened, not only the one asked for: Keras cannot load a file in
-    which a layer stands both inside a nested model and beside it.
+    Attributes:
+        graph: The graph now.
     """
-    values = list(values)
-    while True:
-        scoped = next((v for v in values if v.scope), None)
-        if scoped is None:
-            return graph, [graph.value(v) for v in values]
-        graph, moved = inline(graph, graph.calls(scoped.scope[0].operation))
-        values = [_outward(graph, value, moved) for value in values]
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = self._donor = graph
+        self._paths: dict[Any, str] = {}  # of nodes and values that came from inside
+
+    def find(self, values: Iterable[Value]) -> list[Value]:
+        """Open the models that values lie in, and return the values in the graph as it is then.
+
+        All calls of such a model are opened, not only the one asked for: Keras cannot load a
+        file in which a layer stands both inside a nested model and beside it.
+        """
+        values = list(values)
+        while True:
+            scoped = next((v for v in values if v.scope), None)
+            if scoped is None:
+                return [self.graph.value(v) for v in values]
+            values = self.open(self.graph.calls(scoped.scope[0].operation), values)
+
+    def open(self, calls: Sequence[Node], values: Iterable[Value] = ()) -> list[Value]:
+        """Open these calls; return what took the places of `values`."""
+        before = self.graph
+        self.graph, moved = inline(before, calls)
+        for call in calls:
+            self._name(before, call, moved[call.key])
+        gives = {v: moved[call.key][v] for call in calls for v in call.gives}
+        return [_outward(self.graph, value, moved, gives) for value in values]
+
+    def path(self, value: Value) -> str:
+        """Return the name of a value in the graph that was there before anything was opened."""
+        if value.key in self._paths:
+            return self._paths[value.key]
+        return (self._donor if value in self._donor else self.graph).label(value)
+
+    def _name(self, before: Graph, call: Node, inner: Mapping[Value, Value]) -> None:
+        prefix = self._paths.get(call.key) or before.label(call)
+        nested = call.nested
+        assert nested is not None
+        for old in nested.all_values():
+            if old in inner and inner[old] not in before:
+                self._paths.setdefault(inner[old].key, f"{prefix}/{nested.label(old)}")
+        for node in nested.steps:
+            if node.nested is not None:
+                copy = self.graph.producer(inner[node.outputs[0]])
+                assert copy is not None
+                self._paths[copy.key] = f"{prefix}/{nested.label(node)}"
 
 
 def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[Value, Value]]]:
@@ -29,19 +67,22 @@ def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[V
 
     Returns:
         The graph, and for the key of each call the value that took the place of each value of
-        the nested graph.
+        the nested graph, and of what the call gave.
     """
     opened = {call: _open(call) for call in calls}
     gives: dict[Value, Value] = {}
-    moved: dict[Any, dict[Value, Value]] = {}
     for call, (_, inner) in opened.items():
         assert call.nested is not None
         for old, value in zip(call.outputs, call.nested.outputs, strict=True):
             gives[old] = inner[value.within(None)]
-        moved[call.key] = inner
+        gives.update((old, inner[mask.within(None)]) for old, mask in call.unseen)
     for old in gives:  # a nested model may hand on what another one gave
         while gives[old] in gives:
             gives[old] = gives[gives[old]]
+    moved = {}
+    for call, (_, inner) in opened.items():
+        moved[call.key] = {old: gives.get(new, new) for old, new in inner.items()}
+        moved[call.key].update((old, gives[old]) for old in call.gives)
     nodes = {call: [n.reading(gives) for n in new] for call, (new, _) in opened.items()}
     return graph.spliced(nodes, gives), moved
 
@@ -73,9 +114,16 @@ def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
     return before + nodes, inner
 
 
-def _outward(graph: Graph, value: Value, moved: dict[Any, dict[Value, Value]]) -> Value:
+def _outward(
+    graph: Graph,
+    value: Value,
+    moved: Mapping[Any, Mapping[Value, Value]],
+    gives: Mapping[Value, Value],
+) -> Value:
     """Return what took the place of a value, one nested level less deep."""
-    if not value.scope or value.scope[0].key not in moved:
+    if not value.scope:
+        return gives.get(value.within(None), value)
+    if value.scope[0].key not in moved:
         return value
     inner = moved[value.scope[0].key]
     if len(value.scope) == 1:

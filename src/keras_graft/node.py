@@ -240,6 +240,9 @@ class Node(_Handle):
         nested: The graph inside, if the operation is a model that can be opened.
         entries: For a nested model, one `Entry` for each input of `nested`.
         trains: Whether the operation takes a training flag.
+        unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
+            its outputs. The first stands for the second outside: something that other nodes
+            depend on, and that no tensor gives as long as the nested model is closed.
     """
 
     operation: Any
@@ -250,6 +253,7 @@ class Node(_Handle):
     nested: Graph | None = None
     entries: tuple[Entry, ...] = ()
     trains: bool = False
+    unseen: tuple[tuple[Value, Value], ...] = ()
     key: Any = dataclasses.field(default_factory=_Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
@@ -260,7 +264,7 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.key, graph, scope,
+            self.entries, self.trains, self.unseen, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -293,6 +297,13 @@ class Node(_Handle):
         if not self.hidden:
             return self.inputs
         return self.inputs + tuple(mask for _, mask in self.hidden)
+
+    @property
+    def gives(self) -> tuple[Value, ...]:
+        """All values that depend on this node: its outputs, then the masks it makes unseen."""
+        if not self.unseen:
+            return self.outputs
+        return self.outputs + tuple(value for value, _ in self.unseen)
 
     @property
     def training(self) -> bool | None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.call import fill, mapped
+from keras_graft.call import fill, filled, mapped
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.node import Entry, Node, Slot, Spec, Template, Value
@@ -68,7 +68,10 @@ def tensor_of(spec: Spec, name: str = "") -> Any:
 
 
 def trace(
-    function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value] | None = None
+    function: Callable[..., Any],
+    inputs: Sequence[Value],
+    masks: Mapping[int, Value] | None = None,
+    foreign: Callable[[Any], Value | None] = lambda tensor: None,
 ) -> Graph:
     """Run a function on symbolic tensors and return what it did as a graph.
 
@@ -78,6 +81,7 @@ def trace(
         function: Takes one KerasTensor for each input, and returns KerasTensors.
         inputs: Values whose specs the tensors get.
         masks: By position in `inputs`, the mask that comes along with an input.
+        foreign: Gives the value for a KerasTensor that the function took from elsewhere.
 
     Returns:
         The graph; its inputs stand for `inputs`, then for the masks.
@@ -85,7 +89,7 @@ def trace(
     Raises:
         ReadError: If an output does not come from the inputs, or is no tensor.
     """
-    return _Reader().trace(function, inputs, masks or {})
+    return _Reader().trace(function, inputs, masks or {}, foreign)
 
 
 class _Reader:
@@ -105,7 +109,11 @@ class _Reader:
         )  # fmt: skip
 
     def trace(
-        self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Value],
+        masks: Mapping[int, Value],
+        foreign: Callable[[Any], Value | None] = lambda tensor: None,
     ) -> Graph:
         tensors = [_input_of(value) for value in inputs]
         mask_tensors = {place: _input_of(mask) for place, mask in masks.items()}
@@ -121,7 +129,7 @@ class _Reader:
                         f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
-            return _Trace(self, given, steps).graph(given, outputs, _name(function))
+            return _Trace(self, given, steps, foreign).graph(given, outputs, _name(function))
         finally:
             _keras.release(steps)
 
@@ -165,8 +173,16 @@ class _Reader:
             ))
             for node in traced.steps
         ]  # fmt: skip
-        inputs = [v.replace(origin=p.origin) for v, p in zip(traced.inputs, plain.inputs)]  # noqa: B905
-        inputs += [v.replace() for v in traced.inputs[len(inputs) :]]
+        inputs = [
+            v.replace(name=p.name, optional=p.optional, origin=p.origin)
+            for v, p in zip(traced.inputs, plain.inputs, strict=False)
+        ]
+        inputs += [
+            mask.replace(name=f"{plain.inputs[place].name}_mask")
+            for mask, place in zip(traced.inputs[len(inputs) :], masks, strict=True)
+        ]
+        named = {v: v for v in inputs}  # the masks of inputs are inputs too
+        inputs = [v.masked(named) for v in inputs]
         return traced.replace(
             nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
             trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
@@ -176,10 +192,18 @@ class _Reader:
 class _Trace:
     """One level of one model, turned into nodes and values."""
 
-    def __init__(self, reader: _Reader, inputs: Sequence[Any], steps: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        reader: _Reader,
+        inputs: Sequence[Any],
+        steps: Sequence[Any],
+        foreign: Callable[[Any], Value | None] = lambda tensor: None,
+    ) -> None:
         self._reader = reader
+        self._foreign = foreign
         self._values: dict[int, Value] = {}
         self._nodes: list[Node] = []
+        self._unseen: set[Value] = set()  # masks that no symbolic tensor carries
         flat = [self._input(tensor) for tensor in inputs]
         for value in flat:
             mask = self._values.get(id(_keras.mask_of(value.origin)))
@@ -238,9 +262,13 @@ class _Trace:
                         found = item
                     elif id(item) in known:
                         continue
-                    else:
-                        # A mask from a place that this model does not have is not followed.
-                        found = given.get(id(item)) or _keras.node_of(item)
+                    elif (found := given.get(id(item))) is None:
+                        value = self._foreign(item)
+                        if value is not None:
+                            self._values[id(item)] = value
+                            known.add(id(item))
+                            continue
+                        found = _keras.node_of(item)
                     if found is None or id(found) in done:
                         continue
                     given.update((id(out), found) for out in found.outputs)
@@ -262,7 +290,7 @@ class _Trace:
     def _step(self, step: Any) -> None:
         operation = step.operation
         if any(id(t) not in self._values for t in step.input_tensors):
-            return  # a mask computed from what this model does not have
+            return  # a mask computed from what this model does not have: it is not followed
         if _keras.marked(operation, "mask") is not None:
             return self._alias(step)
         inner = _keras.marked(operation, "alias")
@@ -292,23 +320,72 @@ class _Trace:
             trains=_keras.takes_training(operation),
         )  # fmt: skip
         nested = self._reader.inside(operation)
-        self._nodes.append(node if nested is None else self._opened(node, nested))
+        if nested is not None:
+            node = self._opened(node, nested)
+        elif hidden and any(mask in self._unseen for _, mask in hidden):
+            node = self._under_masks(node)
+        self._nodes.append(node)
+        for tensor, value in zip(step.outputs, node.outputs, strict=True):
+            self._values[id(tensor)] = value
 
     def _opened(self, node: Node, nested: Graph) -> Node:
         """Return the call of a nested model with the graph that runs inside at this call."""
         entries = _entries(node.template, node.inputs, nested)
         places = _mask_places(node.template, nested)
+        for place, entry in enumerate(entries):
+            mask = None if entry.source is None else node.inputs[entry.source].mask
+            if mask in self._unseen and place not in places:
+                places[place] = node.reads.index(mask)
         if places:
             inside = [
                 None if entry.source is None else value.replace(spec=_entering(node, entry))
                 for value, entry in zip(nested.inputs, entries, strict=True)
             ]
-            masks = {place: node.inputs[source] for place, source in places.items()}
+            masks = {place: node.reads[source] for place, source in places.items()}
             nested = self._reader.under_masks(
                 node.operation, nested, inside, masks, node.training
             )  # fmt: skip
             entries += tuple(Entry(source) for source in places.values())
-        return node.replace(nested=nested, entries=entries)
+        return self._masking(node.replace(nested=nested, entries=entries), nested)
+
+    def _masking(self, node: Node, nested: Graph) -> Node:
+        """Say which masks come out of a nested model, since symbolic tensors do not."""
+        stands: dict[Value, Value] = {}
+        outputs = []
+        given = {value.within(None): i for i, value in enumerate(nested.inputs)}
+        for value, inner in zip(node.outputs, nested.outputs, strict=True):
+            inside = None if value.mask is not None else inner.mask
+            if inside is not None and inside not in stands:
+                entry = node.entries[given[inside]] if inside in given else None
+                if entry is not None and entry.source is not None:
+                    stands[inside] = node.reads[entry.source]
+                else:
+                    stands[inside] = Value(inside.spec, "mask")
+                self._unseen.add(stands[inside])
+            outputs.append(value if inside is None else value.replace(mask=stands[inside]))
+        unseen = tuple((mask, inside) for inside, mask in stands.items() if inside not in given)
+        return node.replace(outputs=tuple(outputs), unseen=unseen)
+
+    def _under_masks(self, node: Node) -> Node:
+        """Find out what Keras makes of masks that it did not know when this call was recorded."""
+        masks = {i: v.mask for i, v in enumerate(node.inputs) if v.mask is not None}
+
+        def run(*tensors: Any) -> Any:
+            args, kwargs = filled(node.template, tensors)
+            return node.operation(*args, **kwargs)
+
+        traced = self._reader.trace(run, node.inputs, masks)
+        mapping = dict(zip(traced.inputs, [*node.inputs, *masks.values()], strict=True))
+        outputs = node.outputs
+        for step in traced.steps:
+            if step.operation is node.operation:
+                masked = [v.masked(mapping).mask for v in step.outputs]
+                outputs = tuple(v.replace(mask=m) for v, m in zip(outputs, masked, strict=True))
+                mapping.update(zip(step.outputs, outputs, strict=True))
+                self._unseen.update(m for m in masked if m is not None)
+            else:
+                self._nodes.append(step.reading(mapping))
+        return node.replace(outputs=outputs)
 
     def _output(self, tensor: Any) -> Value:
         mask = _keras.mask_of(tensor)

@@ -174,7 +174,7 @@ def _own(graph: Graph, item: Item) -> Item:
         return item.within(home, item.scope)
     # The same model read twice gives other identities: its tensors tell that it is the same.
     value = item.outputs[0] if isinstance(item, Node) else item
-    found = None if value.origin is None else _at_tensor(graph, value.origin, ())
+    found = None if value.origin is None else find_tensor(graph, value.origin)
     if found is None:
         raise SelectionError(
             f"{item!r} belongs to another model than {graph.name!r}: select it there by its name."
@@ -197,20 +197,21 @@ def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
     return True
 
 
-def _at_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...]) -> Value | None:
+def find_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...] = ()) -> Value | None:
+    """Return the value that was read from a KerasTensor, in the models inside too."""
     for value in graph.all_values():
         if value.origin is tensor:
             return value.within(graph, scope)
     for node in graph.steps:
         if node.nested is not None:
-            found = _at_tensor(node.nested, tensor, (*scope, node.within(graph, scope)))
+            found = find_tensor(node.nested, tensor, (*scope, node.within(graph, scope)))
             if found is not None:
                 return found
     return None
 
 
 def _by_tensor(graph: Graph, tensor: Any) -> Value:
-    found = _at_tensor(graph, tensor, ())
+    found = find_tensor(graph, tensor)
     if found is None:
         raise SelectionError(
             f"{tensor!r} is a tensor of another model than {graph.name!r}. layer.output is the "

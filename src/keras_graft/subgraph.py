@@ -9,7 +9,7 @@ from keras_graft.errors import CutError, JoinError, SelectionError
 from keras_graft.flow import after, crossing, needed, pruned
 from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
-from keras_graft.nest import open_for
+from keras_graft.nest import Opened
 from keras_graft.node import Node, Slot, Spec, Value, copied, flat_slots
 from keras_graft.select import Selection, is_exact, listed, select, select_value
 
@@ -23,9 +23,10 @@ def extract(graph: Graph, taps: Any) -> Graph:
         values = list(select(graph, taps).values)
         one = len(values) == 1 and is_exact(taps)
         template = Slot(0) if one else {v.path: Slot(i) for i, v in enumerate(values)}
-    opened, values = open_for(graph, values)
+    opened = Opened(graph)
+    values = opened.find(values)
     return pruned(
-        opened.replace(
+        opened.graph.replace(
             outputs=tuple(values), output_template=template, name=f"{graph.name}_extract"
         )
     )
@@ -35,21 +36,24 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
     """Return the graph from any values to any values; None stands for the graph's own."""
     ins, in_template = _ends(graph, inputs, graph.inputs, graph.input_template)
     outs, out_template = _ends(graph, outputs, graph.outputs, graph.output_template)
-    opened, values = open_for(graph, [*ins, *outs])
+    opened = Opened(graph)
+    values = opened.find([*ins, *outs])
+    inner = opened.graph
     ins, outs = values[: len(ins)], values[len(ins) :]
     given = set(ins)
-    nodes = needed(opened, outs, given)
-    free = [v for v in opened.inputs if v not in given and _reached(nodes, outs, v)]
-    if free:
-        inside = after(opened, given)
-        if not any(n in inside for n in nodes) and not all(o in given for o in outs):
+    nodes = needed(inner, outs, given)
+    if any(v not in given and _reached(nodes, outs, v) for v in inner.inputs):
+        behind = after(inner, given)
+        above = {v for n in needed(inner, ins) for v in n.reads}
+        if any(v in above for v in outs) and not any(n in behind for n in nodes):
             raise CutError(
-                f"{listed(v.label for v in outs)} does not depend on {listed(v.label for v in ins)} "
-                f"in {graph.name!r}: are inputs and outputs exchanged?"
+                f"{listed(map(opened.path, outs))} does not depend on "
+                f"{listed(map(opened.path, ins))} in {graph.name!r}: are inputs and outputs "
+                "exchanged?"
             )
-        head = [n for n in nodes if n in inside]
-        _refuse(opened, ins, crossing(opened, head, outs, given), "submodel")
-    return _stage(opened, ins, in_template, outs, out_template, nodes, f"{graph.name}_sub")
+        head = [n for n in nodes if n in behind]
+        _refuse(opened, ins, crossing(inner, head, outs, given), "submodel")
+    return _stage(inner, ins, in_template, outs, out_template, nodes, f"{graph.name}_sub")
 
 
 def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
@@ -63,26 +67,45 @@ def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
         if not parts:
             raise SelectionError(f"A boundary of {graph.name!r} is an empty tuple.")
         chosen.append([select_value(graph, part) for part in parts])
-    opened, flat = open_for(graph, [v for values in chosen for v in values])
-    values = iter(flat)
-    chosen = [list(dict.fromkeys(next(values) for _ in group)) for group in chosen]
-    names = ("trunk", "head") if len(chosen) == 1 else [f"stage{i}" for i in range(len(chosen) + 1)]
+    opened = Opened(graph)
+    flat = opened.find([v for values in chosen for v in values])
+    while True:
+        groups = iter(flat)
+        chosen = [list(dict.fromkeys(next(groups) for _ in group)) for group in chosen]
+        stages = _stages(opened, chosen, complete)
+        if not isinstance(stages, Node):
+            break
+        # A mask that a nested model makes inside crosses: it becomes a value once that is open.
+        flat = opened.open(opened.graph.calls(stages.operation), [v for g in chosen for v in g])
+    names = ("trunk", "head") if len(stages) == 2 else [f"stage{i}" for i in range(len(stages))]
+    return tuple(
+        s.replace(name=f"{graph.name}_{name}") for s, name in zip(stages, names, strict=True)
+    )
+
+
+def _stages(
+    opened: Opened, boundaries: Sequence[list[Value]], complete: bool
+) -> list[Graph] | Node:
+    """Cut at each boundary; or return the nested call that has to be opened first."""
     stages: list[Graph] = []
-    rest = opened
-    for boundary, name in zip(chosen, names, strict=False):
-        trunk, rest = _split_once(rest, boundary, complete, graph.name)
-        stages.append(trunk.replace(name=f"{graph.name}_{name}"))
-    return (*stages, rest.replace(name=f"{graph.name}_{names[-1]}"))
+    rest = opened.graph
+    for boundary in boundaries:
+        found = _split_once(opened, rest, boundary, complete)
+        if isinstance(found, Node):
+            return found
+        trunk, rest = found
+        stages.append(trunk)
+    return [*stages, rest]
 
 
 def _split_once(
-    graph: Graph, boundary: list[Value], complete: bool, model: str
-) -> tuple[Graph, Graph]:
+    opened: Opened, graph: Graph, boundary: list[Value], complete: bool
+) -> tuple[Graph, Graph] | Node:
     for value in boundary:
         if value not in graph:
             raise CutError(
-                f"Boundary {value.path!r} of {model!r} does not come after the one before it: "
-                "give boundaries in the order in which data passes."
+                f"Boundary {opened.path(value)!r} of {opened.graph.name!r} does not come after "
+                "the one before it: give boundaries in the order in which data passes."
             )
     cut = set(boundary)
     below = set(needed(graph, boundary))
@@ -90,12 +113,16 @@ def _split_once(
     head = [n for n in needed(graph, graph.outputs, cut) if n in behind and n not in below]
     if not head and not any(v in cut for v in graph.outputs):
         raise CutError(
-            f"No output of {model!r} depends on {listed(graph.label(v) for v in boundary)}: "
-            "this boundary has nothing behind it."
+            f"No output of {opened.graph.name!r} depends on "
+            f"{listed(map(opened.path, boundary))}: this boundary has nothing behind it."
         )
     missing = crossing(graph, head, graph.outputs, cut)
     if missing and not complete:
-        _refuse(graph, boundary, missing, "split")
+        _refuse(opened, boundary, missing, "split")
+    for value in missing:
+        producer = graph.producer(value)
+        if producer is not None and any(value == mask for mask, _ in producer.unseen):
+            return producer
     boundary = boundary + missing
     structure: Any = Slot(0) if len(boundary) == 1 else flat_slots(len(boundary))
     trunk = _stage(
@@ -157,14 +184,15 @@ def _reached(nodes: Sequence[Node], outputs: Sequence[Value], value: Value) -> b
     return value in outputs or any(value in n.reads for n in nodes)
 
 
-def _refuse(graph: Graph, boundary: Sequence[Value], missing: Sequence[Value], verb: str) -> None:
-    labels = [graph.label(v) for v in boundary]
+def _refuse(opened: Opened, boundary: Sequence[Value], missing: Sequence[Value], verb: str) -> None:
+    graph = opened.graph
+    labels = [opened.path(v) for v in boundary]
     lines = []
     for value in missing:
-        users = [graph.label(n) for n in graph.consumers(value)]
+        users = [_user(opened, n) for n in graph.consumers(value)]
         need = f"needed by {listed(users, 3)}" if users else "given out as an output"
-        lines.append(f"  {graph.label(value)!r}, {need}")
-    suggestion = tuple(labels + [graph.label(v) for v in missing])
+        lines.append(f"  {opened.path(value)!r}, {need}")
+    suggestion = tuple(labels + [opened.path(v) for v in missing])
     quoted = ", ".join(f'"{label}"' for label in suggestion)
     call = (
         f"kg.split(model, at=({quoted})), or at=... with complete=True"
@@ -179,6 +207,11 @@ def _refuse(graph: Graph, boundary: Sequence[Value], missing: Sequence[Value], v
         missing,
         suggestion,
     )
+
+
+def _user(opened: Opened, node: Node) -> str:
+    path = opened.path(opened.graph.value(node.outputs[0]))
+    return path if len(node.outputs) == 1 else path.rpartition(":")[0]
 
 
 def _ends(

@@ -1,0 +1,228 @@
+"""Change a graph: replace, insert, remove, rewire.
+
+Every edit is a number of places, and at each place some nodes that stand there instead and some
+values that are read instead of others. What goes in is traced elsewhere (it needs Keras) and
+comes here as nodes; so do the specs, which are inferred again where they changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from keras_graft.errors import EditError, GraphError
+from keras_graft.flow import swept
+from keras_graft.graph import Graph, sort
+from keras_graft.node import Node, Value
+from keras_graft.select import listed
+
+Put = Callable[[Graph, Sequence[Value], Node | None], tuple[list[Node], list[Value]]]
+"""Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
+
+Infer = Callable[[Graph], Graph]
+
+
+class _Patch:
+    """Changes that are gathered and made at once, as long as no spec changes on the way."""
+
+    def __init__(self, graph: Graph, infer: Infer) -> None:
+        self.graph = graph
+        self._infer = infer
+        self._instead: dict[Node, list[Node]] = {}
+        self._reads: dict[Value, Value] = {}
+        self._first: list[Node] = []
+        self._dropped: list[Value] = []
+
+    def node(self, node: Node) -> Node:
+        """Return the handle of a node in the graph as it is now."""
+        return self.graph.node(node)
+
+    def now(self, value: Value) -> Value:
+        """Return what is read now where `value` was read."""
+        return self._reads.get(value.within(None)) or self.graph.known(value)
+
+    def put(self, node: Node, instead: Sequence[Node], reads: Mapping[Value, Value]) -> None:
+        """Put nodes in the place of one."""
+        gone = [] if any(n.key is node.key for n in instead) else list(node.reads)
+        self._dropped += gone
+        self._instead[node] = list(instead)
+        self._read(reads)
+
+    def behind(self, value: Value, nodes: Sequence[Node], reads: Mapping[Value, Value]) -> None:
+        """Put nodes behind a value."""
+        producer = self.graph.producer(value)
+        if producer is None:
+            self._first += nodes
+        else:
+            self._instead.setdefault(producer, [producer]).extend(nodes)
+        self._read(reads)
+
+    def before(
+        self, node: Node, nodes: Sequence[Node], places: Sequence[int], value: Value
+    ) -> None:
+        """Put nodes before one, which reads `value` at these places."""
+        *others, current = self._instead.get(node, [node.within(None)])
+        old = current.inputs[places[0]]
+        for place in places:
+            current = current.reading_at(place, value)
+        self._instead[node] = [*others, *nodes, current]
+        if old.spec != value.spec or old.mask != value.mask:
+            self._flush()
+
+    def _read(self, reads: Mapping[Value, Value]) -> None:
+        reads = {old.within(None): new.within(None) for old, new in reads.items() if old != new}
+        for old, new in self._reads.items():
+            self._reads[old] = reads.get(new, new)
+        self._reads.update(reads)
+        for old, new in reads.items():
+            was = self.graph.known(old)
+            if was.spec != new.spec or was.mask != new.mask:
+                return self._flush()  # what comes next is traced under the specs that hold then
+
+    def _flush(self) -> None:
+        graph = self.graph.spliced(self._instead, self._reads, self._first)
+        graph = _in_order(graph, self._instead)
+        self.graph = self._infer(graph)
+        self._instead, self._reads, self._first = {}, {}, []
+
+    def done(self) -> Graph:
+        """Make what is gathered, and return the graph."""
+        if self._instead or self._reads or self._first:
+            self._flush()
+        return swept(self.graph, self._dropped)
+
+
+def _in_order(graph: Graph, instead: Mapping[Node, Sequence[Node]]) -> Graph:
+    """Return the graph with its nodes in an order in which they can run.
+
+    A new node may read a value that comes later than its place: what goes in can use any.
+    """
+    for nodes in instead.values():
+        for node in nodes:
+            for value in node.reads:
+                producer = graph.producer(value) if value in graph else None
+                if producer is not None and graph.position(producer) > graph.position(node):
+                    return graph.replace(nodes=sort(graph.steps, graph.inputs))
+    return graph
+
+
+def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
+    """Put something else in the places of nodes."""
+    patch = _Patch(graph, infer)
+    for old in sorted(nodes, key=graph.position):
+        node = patch.node(old)
+        steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
+        if len(outputs) != len(node.outputs):
+            used = [patch.graph.label(v) for v in node.outputs if _is_used(patch.graph, v)]
+            raise EditError(
+                f"replace {node.label!r}: what comes in gives {len(outputs)} values, the old node "
+                f"gave {len(node.outputs)}, of which {listed(used)} "
+                f"{'is' if len(used) == 1 else 'are'} used. Give one value for each."
+            )
+        patch.put(node, steps, dict(zip(node.outputs, outputs, strict=True)))
+    return patch.done()
+
+
+def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) -> Graph:
+    """Put something behind values: all that read one of them read what comes out."""
+    patch = _Patch(graph, infer)
+    for old in values:
+        value = patch.graph.value(old)
+        # It reads the value itself, so that an insertion never feeds itself.
+        steps, outputs = put(patch.graph, [patch.graph.known(value)], value.producer)
+        (output,) = _one(outputs, f"insert after {value.label!r}")
+        patch.behind(value, steps, {value: output})
+    return patch.done()
+
+
+def insert_before(
+    graph: Graph, edges: Sequence[tuple[Node, Sequence[int]]], put: Put, infer: Infer
+) -> Graph:
+    """Put something before nodes, at one of their inputs each (at several places of one value)."""
+    patch = _Patch(graph, infer)
+    for old, places in edges:
+        node = patch.node(old)
+        value = patch.now(node.inputs[places[0]])
+        steps, outputs = put(patch.graph, [value], node)
+        (output,) = _one(outputs, f"insert before {node.label!r}")
+        patch.before(node, steps, places, output)
+    return patch.done()
+
+
+def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infer: Infer) -> Graph:
+    """Let the consumers of nodes read what these read, at the input that `keep` names.
+
+    Raises:
+        EditError: If it is not clear which input passes through, or if the specs of that input
+            and of the output differ and `keep` does not say that this is meant.
+    """
+    patch = _Patch(graph, infer)
+    for old, place in sorted(
+        zip(nodes, keep, strict=True), key=lambda pair: graph.position(pair[0])
+    ):
+        node = patch.node(old)
+        used = [v for v in node.outputs if _is_used(patch.graph, v)] or [node.outputs[0]]
+        inputs = list(dict.fromkeys(node.inputs))
+        if place is None and len(inputs) > 1:
+            raise EditError(
+                f"remove {node.label!r}: it has {len(inputs)} inputs. Say which one passes "
+                f"through: keep={_names(patch.graph, inputs)}."
+            )
+        if len(used) > 1:
+            raise EditError(
+                f"remove {node.label!r}: {listed(map(patch.graph.label, used))} are used, and one "
+                "input cannot stand for all of them. Use rewire, or replace it by a function."
+            )
+        through = patch.now(node.inputs[place or 0])
+        value = patch.graph.known(used[0])
+        if place is None and through.spec != value.spec:
+            raise EditError(_changes_spec(patch.graph, node, value, through))
+        patch.put(node, [], {value: through})
+    return patch.done()
+
+
+def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
+    """Let the consumers of some values read others.
+
+    Raises:
+        EditError: If that would close a cycle; the message shows its path.
+    """
+    reads = {old: new for old, new in reads.items() if old != new}
+    result = graph.spliced({}, reads)
+    touched = {user: [result.steps[result.position(user)]]
+               for old in reads for user in graph.consumers(old)}  # fmt: skip
+    try:
+        result = _in_order(result, touched)
+    except GraphError as error:
+        pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
+        raise EditError(f"rewire {{{pairs}}}: {error}") from error
+    dropped = [old for old in reads if old not in graph.inputs]
+    return swept(infer(result), dropped)
+
+
+def _is_used(graph: Graph, value: Value) -> bool:
+    return bool(graph.consumers(value)) or value in graph.outputs
+
+
+def _one(outputs: Sequence[Value], where: str) -> Sequence[Value]:
+    if len(outputs) != 1:
+        raise EditError(f"{where}: what comes in gives {len(outputs)} values, and one is needed.")
+    return outputs
+
+
+def _names(graph: Graph, values: Sequence[Value]) -> str:
+    return " or keep=".join(f'"{graph.label(v)}"' for v in values)
+
+
+def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str:
+    users = [graph.label(n) for n in graph.consumers(value)]
+    source = graph.label(node.inputs[0])
+    text = f"remove {node.label!r}: it makes {value.spec} of {through.spec}"
+    if users:
+        return (
+            f"{text}; {listed(users, 5)} would read {source!r} as it is. If that is meant: "
+            f'kg.remove(model, "{node.label}", keep="{source}").'
+        )
+    return (
+        f"{text}, and nothing comes behind it. To drop the end of a model, take what is before: "
+        f'kg.submodel(model, outputs="{source}").'
+    )

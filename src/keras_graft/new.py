@@ -1,0 +1,158 @@
+"""What an edit puts in: a layer, a model or a function, traced at its place."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_graft.call import filled
+from keras_graft.errors import EditError, GraftError, ReadError
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Slot, Template, Value
+from keras_graft.read import trace
+from keras_graft.select import find_tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is put in.
+
+    Attributes:
+        graph: The graph, as it is when it comes to this place.
+        inputs: What is read there, with specs and masks.
+        node: The node that a factory gets: the one that is replaced, or that stands before or
+            behind. None at an input of the graph.
+        verb: The edit, for messages: `"replace 'relu'"`.
+        replaces: Whether the node itself goes: its recorded arguments go along.
+    """
+
+    graph: Graph
+    inputs: tuple[Value, ...]
+    node: Node | None
+    verb: str
+    replaces: bool = False
+
+
+def is_factory(new: Any, exact: bool) -> bool:
+    """Whether `new` is to be asked for each place what goes there.
+
+    A function is a factory if it calls its first parameter `node`, or if the selector may fit
+    several places; else it is a function of tensors.
+    """
+    if isinstance(new, keras.Layer) or not callable(new):
+        return False
+    try:
+        first = next(iter(inspect.signature(new).parameters), None)
+    except (TypeError, ValueError):  # some builtins have no signature
+        first = None
+    return first == "node" or not exact
+
+
+def put_in(new: Any, factory: bool, place: Place) -> tuple[list[Node], list[Value], Any]:
+    """Trace `new` at a place.
+
+    Returns:
+        The nodes that it makes, in terms of the graph's values; the values that it gives; and
+        the layer or model, if it is one.
+
+    Raises:
+        EditError: If it is nothing that can be called, or does not take what is read there.
+    """
+    if factory:
+        new = new(place.node if place.node is not None else place.inputs[0])
+    if isinstance(new, type):
+        raise EditError(
+            f"{place.verb}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
+            f"factory, lambda node: {new.__name__}(...)."
+        )
+    if isinstance(new, Graph) or not callable(new):
+        raise EditError(
+            f"{place.verb}: expected a layer, a model or a function of tensors, got "
+            f"{type(new).__name__}."
+        )
+    graph = place.graph
+    masks = {
+        i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
+    }
+    try:
+        traced = trace(_caller(new, place), place.inputs, masks, lambda t: _here(graph, t))
+    except GraftError as error:
+        raise EditError(f"{place.verb}: {_hint(new, error)}") from error
+    except Exception as error:
+        raise EditError(_does_not_take(new, place, error)) from error
+    mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
+    nodes = [step.reading(mapping) for step in traced.steps]
+    outputs = [
+        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None)
+        for v in traced.outputs
+    ]
+    return nodes, outputs, new if isinstance(new, keras.Layer) else None
+
+
+def _here(graph: Graph, tensor: Any) -> Value | None:
+    """Return the value that a function took from the model around it."""
+    found = find_tensor(graph, tensor)
+    return None if found is None or found.scope else found.within(None)
+
+
+def _caller(new: Any, place: Place) -> Callable[..., Any]:
+    node = place.node
+    if not isinstance(new, keras.Layer):
+
+        def run(*tensors: Any) -> Any:
+            return new(*tensors)
+
+        run.__name__ = str(getattr(new, "__name__", "function"))
+        return run
+    if place.replaces and node is not None and isinstance(node.operation, keras.Layer | Graph):
+        template = _taken(new, node)
+    else:
+        count = len(place.inputs)
+        template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
+
+    def call(*tensors: Any) -> Any:
+        args, kwargs = filled(template, tensors)
+        return new(*args, **kwargs)
+
+    call.__name__ = new.name
+    return call
+
+
+def _taken(new: Any, node: Node) -> Template:
+    """Return the recorded call of `node` with the arguments that `new` takes."""
+    parameters = inspect.signature(new.call).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # `mask` and `training` are Keras's own to fill in where they were not given.
+    kwargs = {
+        name: value
+        for name, value in node.template.kwargs.items()
+        if name in parameters or (any_name and name not in ("mask", "training"))
+    }
+    return Template(node.template.args, kwargs)
+
+
+def _hint(new: Any, error: GraftError) -> str:
+    if isinstance(error, ReadError) and not isinstance(new, keras.Layer):
+        return (
+            f"{error} A function gets one tensor for each input and returns tensors; one that "
+            "returns a layer is a factory: name its parameter `node`."
+        )
+    return str(error)
+
+
+def _does_not_take(new: Any, place: Place, error: Exception) -> str:
+    name = f"{type(new).__name__} {new.name!r}" if isinstance(new, keras.Layer) else repr(new)
+    lines = []
+    for value in place.inputs:
+        producer = place.graph.producer(value) if value in place.graph else None
+        source = "an input" if producer is None else f"node {place.graph.label(producer)!r}"
+        lines.append(f"  {value.spec} from {source}")
+    return (
+        f"{place.verb}: {name} does not take what it would read there:\n"
+        + "\n".join(lines)
+        + f"\nKeras says: {error}"
+    )
