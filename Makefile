@@ -1,4 +1,4 @@
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 PY = .venv/bin/python
 
 .venv/ready: requirements-test.txt pyproject.toml
@@ -13,9 +13,13 @@ demo: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m pyright
 
 test: lint
 	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --doctest-modules src tests
 	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 tests
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 tests
 	KERAS_BACKEND=jax $(PY) examples/digits.py
+
+bench: .venv/ready
+	KERAS_BACKEND=jax $(PY) benchmarks/structure.py

@@ -1,23 +1,61 @@
 """What DESIGN says of the rooms, held by reading the imports."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import keras_graft
 
 ROOT = Path(keras_graft.__file__).parent
+
 PURE = [
-    "errors", "naming", "node", "index", "graph", "flow", "select", "nest", "subgraph", "cuts",
-    "display/text",
+    "errors", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
+    "cuts", "edit", "sharing", "diff", "display/text",
 ]  # fmt: skip
+WITH_KERAS = [
+    "_keras", "call", "symbolic", "level", "read", "infer", "build", "new", "api", "testing", "files", "cli",
+    "__main__",
+]  # fmt: skip
+ROOMS = PURE + WITH_KERAS
+PRIVATE = (
+    "_keras_history", "_inbound_nodes", "_outbound_nodes", "_keras_mask", "_functional",
+    "_nodes_by_depth", "_inputs_struct", "_outputs_struct", "_call_has_mask_arg", "_tracker",
+    "_run_through_graph",
+)  # fmt: skip
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def room_of(path):
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def paths():
+    return [p for p in sorted(ROOT.rglob("*.py")) if p.name != "__init__.py"]
+
+
+def imports(path, deep=True):
+    """Yield the modules that a file imports; without `deep`, only when it is itself imported."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        inner
+        for node in tree.body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree) if deep else tree.body:
+        if node in guarded:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_is_a_room():
+    assert {room_of(p) for p in paths()} <= set(ROOMS)
 
 
 def test_pure_rooms_do_not_import_keras():
@@ -26,12 +64,42 @@ def test_pure_rooms_do_not_import_keras():
         assert not found, f"{room} imports {found}"
 
 
+def test_rooms_import_only_those_above():
+    place = {f"keras_graft.{room.replace('/', '.')}": i for i, room in enumerate(ROOMS)}
+    for path in paths():
+        own = place[f"keras_graft.{room_of(path).replace('/', '.')}"]
+        below = [m for m in imports(path, deep=False) if place.get(m, -1) >= own]
+        assert not below, f"{room_of(path)} imports {below}"
+
+
 def test_private_keras_is_touched_in_one_file():
-    for path in ROOT.rglob("*.py"):
-        if path.name != "_keras.py":
-            assert not [m for m in imports(path) if m.startswith("keras.src")], path
+    for path in paths():
+        if path.name == "_keras.py":
+            continue
+        assert not [m for m in imports(path) if m.startswith("keras.src")], path
+        names = {
+            n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
+        }
+        assert not names & set(PRIVATE), path
 
 
 def test_all_is_what_is_exported():
     public = {n for n, v in vars(keras_graft).items() if not n.startswith("_") and callable(v)}
     assert public == set(keras_graft.__all__)
+
+
+def test_files_are_read_in_one_sitting():
+    long = {room_of(p): n for p in paths() if (n := len(p.read_text().splitlines())) > 400}
+    assert not long, long
+
+
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_importing_brings_in_no_backend_but_the_chosen_one(backend):
+    others = {"jax", "tensorflow", "torch"} - {backend, "jax"}  # TensorFlow itself may import jax
+    code = (
+        f"import os, sys; os.environ['KERAS_BACKEND'] = {backend!r}; import keras;"
+        "before = set(sys.modules); import keras_graft;"
+        f"new = {{m.partition('.')[0] for m in set(sys.modules) - before}};"
+        f"bad = new & {others | {'typer', 'ray', 'safetensors', 'pandas'}!r}; assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

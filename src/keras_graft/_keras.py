@@ -204,7 +204,9 @@ class _Entry(Node):
         operation = self.operation = real.operation
         self.is_input = False
         self.index = index
-        self._ref = weakref.ref(real, functools.partial(_Entry._gone, weakref.ref(operation)))
+        self._ref: Callable[[], _Real | None] = weakref.ref(
+            real, functools.partial(_Entry._gone, weakref.ref(operation))
+        )
 
     @staticmethod
     def _gone(operation: Callable[[], Any], _: Any) -> None:

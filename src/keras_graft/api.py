@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_graft import cuts as _cuts
-from keras_graft import diff as _diff
-from keras_graft import select as _select
-from keras_graft import sharing as _sharing
 from keras_graft import subgraph as _subgraph
 from keras_graft.build import build
+from keras_graft.cuts import Cuts
+from keras_graft.cuts import cuts as _cuts
+from keras_graft.diff import Diff
+from keras_graft.diff import diff as _diff
 from keras_graft.graph import Graph
 from keras_graft.read import read
+from keras_graft.select import Selection
+from keras_graft.select import select as _select
+from keras_graft.sharing import Sharing
+from keras_graft.sharing import sharing as _sharing
 
 
-def select(model: Any, selector: Any) -> _select.Selection:
+def select(model: Any, selector: Any) -> Selection:
     """Find nodes and values of a model by name, path, glob, class, pattern, predicate or object.
 
     Raises:
@@ -25,7 +29,7 @@ def select(model: Any, selector: Any) -> _select.Selection:
     >>> kg.select(model, "o*").labels
     ['out']
     """
-    return _select.select(read(model), selector)
+    return _select(read(model), selector)
 
 
 def extract(model: Any, taps: Any) -> Any:
@@ -93,7 +97,7 @@ def join(*stages: Any) -> Any:
     return graph if isinstance(stages[0], Graph) else build(graph)
 
 
-def cuts(model: Any) -> _cuts.Cuts:
+def cuts(model: Any) -> Cuts:
     """Return every single value that separates inputs from outputs, in order.
 
     >>> import keras, keras_graft as kg
@@ -103,10 +107,10 @@ def cuts(model: Any) -> _cuts.Cuts:
     cut  output          bytes/sample  params below  params above
     h    (?, 3) float32            12            15             8
     """
-    return _cuts.cuts(read(model))
+    return _cuts(read(model))
 
 
-def sharing(model: Any) -> _sharing.Sharing:
+def sharing(model: Any) -> Sharing:
     """Report which operations are called more than once, and which variables several layers use.
 
     >>> import keras, keras_graft as kg
@@ -119,10 +123,10 @@ def sharing(model: Any) -> _sharing.Sharing:
     <BLANKLINE>
     no variable is used by several layers
     """
-    return _sharing.sharing(read(model))
+    return _sharing(read(model))
 
 
-def diff(old: Any, new: Any) -> _diff.Diff:
+def diff(old: Any, new: Any) -> Diff:
     """Report what is shared, new, dropped and changed between two models.
 
     Operations and variables count as the same if they are the same objects, so a copy shares
@@ -143,7 +147,7 @@ def diff(old: Any, new: Any) -> _diff.Diff:
     >>> report.same_outputs
     ('h',)
     """
-    return _diff.diff(read(old), read(new))
+    return _diff(read(old), read(new))
 
 
 def _same_kind(model: Any, graph: Graph) -> Any:

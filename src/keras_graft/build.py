@@ -12,7 +12,7 @@ from keras_graft.errors import BuildError, NotYetError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.node import Node, Value
-from keras_graft.read import spec_of, tensor_of
+from keras_graft.symbolic import spec_of, tensor_of
 
 
 def build(

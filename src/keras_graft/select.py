@@ -124,7 +124,7 @@ def select_value(graph: Graph, selector: Any) -> Value:
             f"One value is needed here, and {selector!r} selects {len(found)}: "
             f"{listed(v.path for v in found)}. Name one of them."
         )
-    return found[0]
+    return next(iter(found))
 
 
 def is_exact(selector: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_graft.errors import CutError, JoinError, SelectionError
+from keras_graft.errors import CutError, JoinError, NothingSelectedError, SelectionError
 from keras_graft.flow import after, crossing, needed, pruned
 from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
@@ -17,6 +17,8 @@ from keras_graft.select import Selection, is_exact, listed, select, select_value
 def extract(graph: Graph, taps: Any) -> Graph:
     """Return a graph from the same inputs to the taps, with the nodes they need."""
     if isinstance(taps, dict):
+        if not taps:
+            raise NothingSelectedError(f"An empty dict names no tap of {graph.name!r}.")
         values = [select_value(graph, selector) for selector in taps.values()]
         template: Any = {name: Slot(i) for i, name in enumerate(taps)}
     else:
@@ -220,6 +222,8 @@ def _ends(
     if chosen is None:
         return list(default), template
     if isinstance(chosen, dict):
+        if not chosen:
+            raise NothingSelectedError(f"An empty dict names no value of {graph.name!r}.")
         values = [select_value(graph, s) for s in chosen.values()]
         return values, {name: Slot(i) for i, name in enumerate(chosen)}
     if isinstance(chosen, list | tuple) and chosen:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_graft.call import mapped
+from keras_graft.graph import Graph
+from keras_graft.node import Node, Slot
+from keras_graft.read import read
 
 tree = keras.tree
 
@@ -66,3 +74,88 @@ def assert_same_outputs(
             )
             if not same:
                 raise AssertionError(f"{where} differs by up to {np.nanmax(np.abs(x - y)):g}")
+
+
+def assert_same_graph(a: Any, b: Any, same_layers: bool = False) -> None:
+    """Assert that two models make the same calls on the same values.
+
+    Compared are inputs and outputs with their structure, and for each node its name, class,
+    recorded arguments, what it reads (masks too) and the specs of what it gives, in nested models
+    as well. The order in which independent nodes stand does not matter. Names count: two models
+    made by the same code have the same names for their ops if `keras.utils.clear_session()` comes
+    before each.
+
+    Args:
+        a: A Keras model or a `Graph`.
+        b: Another.
+        same_layers: Also require that each node calls the very same object; else that layers
+            have equal configurations.
+
+    Raises:
+        AssertionError: If they differ: it lists what only one of them has.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    >>> assert_same_graph(model, kg.build(kg.read(model)), same_layers=True)
+    """
+    left, right = (list(_described(read(m), same_layers)) for m in (a, b))
+    only_a, only_b = set(left) - set(right), set(right) - set(left)
+    if only_a or only_b or len(left) != len(right):
+        lines = [f"- {line}" for line in left if line in only_a]
+        lines += [f"+ {line}" for line in right if line in only_b]
+        raise AssertionError(
+            f"The graphs differ in {len(only_a)} and {len(only_b)} places:\n"
+            + "\n".join(lines[:20])
+        )
+
+
+def _described(graph: Graph, same_layers: bool, scope: str = "") -> Iterator[str]:
+    """Yield one line for each thing that two equal graphs have in common."""
+    for value, name in zip(graph.inputs, graph.input_names, strict=True):
+        yield f"{scope}input {name}: {value.spec}{' optional' if value.optional else ''}"
+    for node in graph.nodes:
+        reads = [graph.label(v) for v in node.inputs]
+        args = mapped(
+            (node.template.args, dict(node.template.kwargs)),
+            lambda leaf, reads=reads: (
+                f"<{reads[leaf.index]}>" if isinstance(leaf, Slot) else _plain(leaf)
+            ),
+        )
+        masks = [graph.label(mask) for _, mask in node.hidden]
+        specs = ", ".join(str(v.spec) for v in node.outputs)
+        yield (
+            f"{scope}{node.label}: {node.kind} {args} masks {masks} -> {specs} "
+            f"{_operation(node, same_layers)}"
+        )
+        if node.nested is not None:
+            yield from _described(node.nested, same_layers, f"{scope}{node.label}/")
+    for what, template, values in (
+        ("inputs", graph.input_template, graph.inputs),
+        ("outputs", graph.output_template, graph.outputs),
+    ):
+        labels = [graph.label(v) for v in values]
+        structure = mapped(template, lambda slot, labels=labels: labels[slot.index])
+        yield f"{scope}{what}: {structure}"
+
+
+def _plain(leaf: Any) -> Any:
+    """Return an argument as text that is equal for equal arguments."""
+    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
+        data = np.asarray(keras.ops.convert_to_numpy(leaf))
+        digest = hashlib.sha256(data.tobytes()).hexdigest()[:12]
+        return f"array {data.shape} {data.dtype} {digest}"
+    return leaf
+
+
+def _operation(node: Node, same_layers: bool) -> str:
+    operation = node.operation
+    if same_layers:
+        return f"object {id(operation)}"
+    if node.nested is not None or not isinstance(operation, keras.Layer):
+        return ""  # a model is compared by what is inside; an op is its arguments
+    try:
+        config: Any = keras.saving.serialize_keras_object(operation)
+        return json.dumps(config["config"], sort_keys=True)
+    except Exception:  # a layer of the user's that cannot be written: its class has to do
+        return ""
