@@ -1,0 +1,138 @@
+"""Models from files and back, for the command: said plainly what is wrong, nothing left half done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_graft.errors import GraftError
+from keras_graft.naming import nearest
+
+
+class FileError(GraftError):
+    """A file or name that no model can be taken from, or that is not to be written over."""
+
+
+def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
+    """Return the model of a `.keras` or `.h5` file, or of `app:NAME` with fresh weights.
+
+    Files are loaded in Keras's safe mode, without the compilation.
+
+    Raises:
+        FileError: If there is no such file or architecture, or if it cannot be loaded.
+    """
+    if source.startswith("app:"):
+        return _application(source.removeprefix("app:"), input_shape)
+    path = Path(source)
+    if not path.is_file():
+        raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise FileError(f"{source!r} is no readable .keras file: truncated, empty, or no zip.")
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise FileError(f"{source!r} is neither a .keras nor an .h5 file.")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise FileError(f"{source!r} cannot be loaded: {_plain(error)}") from error
+
+
+def _plain(error: Exception) -> str:
+    text = str(error)
+    if "python lambda" in text.lower() or "safe_mode" in text:
+        return (
+            "it holds Python code (a Lambda), which safe mode does not run. Load it in Python, if "
+            "you trust it, with keras.saving.load_model(path, safe_mode=False), and use keras_graft "
+            "there."
+        )
+    if "Could not locate" in text:
+        at = text.index("Could not locate")
+        return (
+            f"{text[at:].split('.')[0]}: it needs code of its own. Import that code in Python, and "
+            "use keras_graft there."
+        )
+    if isinstance(error, zipfile.BadZipFile | OSError | json.JSONDecodeError | KeyError):
+        return f"the file is damaged ({type(error).__name__}: {_first_line(text)})"
+    return _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.strip("'\" \n").splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no reason given"
+
+
+def _application(name: str, input_shape: tuple[int, ...] | None) -> Any:
+    names = {
+        key: make
+        for key, make in vars(keras.applications).items()
+        if callable(make) and not key.startswith("_")
+    }
+    if name not in names:
+        near = nearest(name, names)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        raise FileError(f"keras.applications has no {name!r}.{hint}")
+    shape = {} if input_shape is None else {"input_shape": input_shape}
+    try:
+        return names[name](weights=None, **shape)
+    except Exception as error:
+        raise FileError(f"app:{name} cannot be built: {_first_line(str(error))}") from error
+
+
+def check_free(paths: Mapping[str, Path], force: bool) -> None:
+    """Refuse to write over files, before anything is computed.
+
+    Raises:
+        FileError: If one is there and `force` is not set, if its folder is not, or if it is no
+            `.keras` file.
+    """
+    for path in paths.values():
+        if path.suffix != ".keras":
+            raise FileError(f"{str(path)!r}: models are written as .keras files.")
+        if not (path.parent.is_dir() or path.parent.parent.is_dir()):
+            raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
+        if path.exists() and not force:
+            raise FileError(f"{str(path)!r} is there already; --force writes over it.")
+
+
+@contextlib.contextmanager
+def _beside(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
+    """Give a temporary path beside each, that is gone afterwards if it was not renamed."""
+    made: dict[str, Path] = {}
+    try:
+        for key, path in paths.items():
+            handle, name = tempfile.mkstemp(".keras", f".{path.stem}-", path.parent)
+            os.close(handle)
+            made[key] = Path(name)
+        yield made
+    finally:
+        for path in made.values():
+            path.unlink(missing_ok=True)
+
+
+def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
+    """Save models all or none: each beside its place, and renamed once all are written.
+
+    A folder that is not there is made.
+    """
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+    with _beside(paths) as made:
+        for key, model in models.items():
+            model.save(made[key])
+            mode = 0o666 & ~_umask()
+            made[key].chmod(mode)  # mkstemp makes it private
+        for key, path in paths.items():
+            os.replace(made[key], path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
