@@ -12,10 +12,14 @@ import os
 
 import keras
 import numpy as np
+import pytest
 
-FULL = os.environ.get("KERAS_GRAFT_FULL", "") == "1" or keras.backend.backend() == "torch"
-"""All architectures, ten cuts each. Eager PyTorch starts fastest, so CI does it there; the other
-backends get a sample, since there every shape of every op is compiled once."""
+FULL = os.environ.get("KERAS_GRAFT_FULL", "") == "1"
+"""Ten cuts of every architecture, and every cut of three: hours on two cores, for a release."""
+
+ALL = FULL or keras.backend.backend() == "torch"
+"""All architectures, or a sample. CI takes all on one backend: eager PyTorch, which compiles
+nothing; the others compile every shape of every op once."""
 
 SAMPLE = {"ResNet50", "MobileNetV3Small", "DenseNet121", "InceptionV3", "EfficientNetB0"}
 
@@ -58,7 +62,12 @@ def application(name: str) -> keras.Model:
     size = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}.get(name, 32)
     with cheap_weights():
         make = getattr(keras.applications, name)
-        return make(weights=None, input_shape=(size, size, 3), classes=3)
+        try:
+            return make(weights=None, input_shape=(size, size, 3), classes=3)
+        except ValueError as error:
+            if "is not available with the" in str(error):
+                pytest.skip(str(error))
+            raise
 
 
 def backbones() -> dict:
@@ -91,7 +100,7 @@ def backbones() -> dict:
         "GPT2": lambda: hub.GPT2Backbone(**bert),
         "OPT": lambda: hub.OPTBackbone(**bert),
         "Bloom": lambda: hub.BloomBackbone(**heads, max_sequence_length=16),
-        "GPTNeoX": lambda: hub.GPTNeoXBackbone(**heads, max_sequence_length=16),
+        "GPTNeoX": lambda: hub.GPTNeoXBackbone(**heads, rotary_percentage=0.5, max_sequence_length=16),
         "Llama": lambda: hub.LlamaBackbone(**decoder),
         "Mistral": lambda: hub.MistralBackbone(**decoder, sliding_window=8),
         "Phi3": lambda: hub.Phi3Backbone(**decoder),
@@ -106,7 +115,7 @@ def backbones() -> dict:
             mlp_dim=16,
         ),
         "ResNet": lambda: hub.ResNetBackbone(
-            input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[8, 16],
+            input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
             stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
             image_shape=(16, 16, 3),
         ),
@@ -115,7 +124,7 @@ def backbones() -> dict:
         ),
         "CSPDarkNet": lambda: hub.CSPNetBackbone(
             stem_filters=8, stem_kernel_size=3, stem_strides=1, stackwise_depth=[1, 1],
-            stackwise_strides=[2, 2], stackwise_num_filters=[8, 16], block_type="dark_block",
+            stackwise_strides=[2, 2], stackwise_num_filters=[8, 16], block_type="dark",
             image_shape=(16, 16, 3),
         ),
     }  # fmt: skip

@@ -5,14 +5,21 @@ import gc
 import keras
 import numpy as np
 import pytest
-from architectures import FULL, SAMPLE, application, applications, backbones, cheap_weights, sampled
+from architectures import ALL, FULL, SAMPLE, application, applications, backbones, sampled
 from keras import layers
 
 import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.testing import assert_same_outputs, random_inputs
 
-EVERY = {"ResNet50", "MobileNetV2"} if FULL else set()  # every cut; all others: a sample
+EVERY = {"ResNet50", "MobileNetV2", "Bert"} if FULL else {"Bert"}  # every cut, not a sample
+
+
+def places(name, parameters=0):
+    """Return how many cuts are tried; None for all."""
+    if name in EVERY:
+        return None
+    return 10 if FULL or (ALL and parameters < 5_000_000) else 2
 
 
 def numpy(structure):
@@ -63,7 +70,7 @@ def check(model, count, tmp_path):
             head.save(tmp_path / "head.keras")
             equal(expected, keras.models.load_model(tmp_path / "head.keras")(middle))
         del trunk, head, joined
-    if not found:  # then any boundary completes to one
+    if len(found) == 0:  # then any boundary completes to one
         node = kg.read(model).nodes[len(kg.read(model)) // 2]
         equal(expected, run(kg.split(model, at=node.values[0], complete=True), x))
         del node
@@ -73,17 +80,17 @@ def check(model, count, tmp_path):
     return found
 
 
-@pytest.mark.parametrize("name", applications() if FULL else sorted(SAMPLE))
+@pytest.mark.parametrize("name", applications() if ALL else sorted(SAMPLE))
 def test_applications(name, tmp_path):
     model = application(name)
-    assert check(model, None if name in EVERY else 10 if FULL else 3, tmp_path)
+    assert check(model, places(name, model.count_params()), tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(backbones()))
 def test_hub_backbones(name, tmp_path):
     keras.utils.set_random_seed(3)
     model = backbones()[name]()
-    check(model, None if name == "Bert" and FULL else 10 if FULL else 2, tmp_path)
+    check(model, places(name), tmp_path)
 
 
 def unet():
@@ -115,10 +122,6 @@ def test_a_boundary_that_misses_values_names_exactly_them(make, at, missing):
     with pytest.raises(kg.CutError) as caught:
         kg.split(model, at=at)
     labels = [v.label for v in caught.value.missing]
-    if at == "conv3_block1_3_bn":
-        # The shortcut branches off before: whichever of its values is there is what is missing.
-        labels = [label for label in labels if label in ("conv2_block3_out", *missing)]
-        missing = ["conv2_block3_out"]
     assert labels == missing
     assert all(repr(label) in str(caught.value) for label in missing)
     x = random_inputs(model)
@@ -132,7 +135,7 @@ def test_an_inception_branch_misses_the_other_branches():
     mixed = kg.select(graph, "mixed1").nodes[0]
     branch = mixed.inputs[1]
     with pytest.raises(kg.CutError) as caught:
-        kg.split(model, at=branch)
+        kg.split(graph, at=branch)
     # Brute force: what is used behind the branch and does not depend on it.
     behind = {n for n in graph.nodes if _depends(graph, n, branch)}
     needed = {v for n in behind for v in n.inputs if _known(graph, v, branch)} - {branch}
@@ -181,20 +184,16 @@ def test_ten_taps_cost_one_forward_pass(monkeypatch):
 
 
 def test_two_loads_of_one_file_join(tmp_path):
-    with cheap_weights():
-        model = application("MobileNetV3Small")
-    trunk, head = kg.split(model, at=kg.cuts(model)[len(kg.cuts(model)) // 2])
+    model = application("MobileNetV3Small")
     model.save(tmp_path / "m.keras")
     first = keras.models.load_model(tmp_path / "m.keras")
     second = keras.models.load_model(tmp_path / "m.keras")
-    at = trunk.output_names[0] if hasattr(trunk, "output_names") else None
-    cut = next(c.name for c in kg.cuts(first) if c.value.spec.shape == tuple(trunk.output.shape))
+    cut = kg.cuts(first)[len(kg.cuts(first)) // 2].name
     mixed = kg.join(kg.split(first, at=cut)[0], kg.split(second, at=cut)[1])
     x = random_inputs(model)
     equal(model(x), mixed(x))
     names = [layer.name for layer in first.layers]
-    assert names == [layer.name for layer in second.layers] == [x.name for x in model.layers], at
+    assert names == [layer.name for layer in second.layers] == [x.name for x in model.layers]
     mixed.save(tmp_path / "mixed.keras")
     assert_same_outputs(mixed, keras.models.load_model(tmp_path / "mixed.keras"), x)
-    stacked_at = kg.join(kg.split(first, at=cut)[0], kg.split(second, at=cut)[1])
-    assert stacked_at.count_params() == model.count_params()
+    assert mixed.count_params() == model.count_params()

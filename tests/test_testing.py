@@ -76,5 +76,5 @@ def test_random_inputs_are_what_the_model_takes():
     )
     drawn = random_inputs(keras.Model(inputs, y), 5)
     assert np.shape(drawn["a"]) == (5, 8, 3)
-    assert drawn["b"].dtype == "int32"
-    assert set(np.unique(drawn["b"])) <= {0, 1}
+    assert keras.backend.standardize_dtype(drawn["b"].dtype) == "int32"
+    assert set(np.unique(keras.ops.convert_to_numpy(drawn["b"]))) <= {0, 1}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,6 +133,18 @@ def release(steps: Sequence[Any]) -> None:
                 entries.pop()
 
 
+def name_plainly(steps: Sequence[Any]) -> None:
+    """Take Keras's running number off the names of ops that were made for these calls.
+
+    Else the same model would be read with other names every time. An op that was there before
+    has another node besides. Uses `Operation._inbound_nodes` (3.12 - 3.15).
+    """
+    for step in steps:
+        operation = step.operation
+        if not isinstance(operation, keras.Layer) and len(operation._inbound_nodes) == 1:
+            operation.name = re.sub(r"_\d+$", "", operation.name)
+
+
 def call_index(node: Any) -> int:
     """Return the place of `node` on its operation's `_inbound_nodes` (3.12 - 3.15)."""
     return node.outputs[0]._keras_history.node_index
@@ -156,8 +169,11 @@ def reads_masks(operation: Any) -> bool:
 
 
 def takes_training(operation: Any) -> bool:
-    """Whether `operation` takes a training flag (`_call_context_args`, 3.12 - 3.15)."""
-    return "training" in getattr(operation, "_call_context_args", ())
+    """Whether the `call` of `operation` takes a training flag.
+
+    Uses `Layer._call_has_training_arg` (3.12 - 3.15).
+    """
+    return bool(getattr(operation, "_call_has_training_arg", False))
 
 
 def input_layer(tensor: Any) -> Any:

@@ -106,6 +106,7 @@ class _Reader:
                         f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
+            _keras.name_plainly(steps)
             return Level(self, given, steps, foreign).graph(given, outputs, _name(function))
         finally:
             _keras.release(steps)

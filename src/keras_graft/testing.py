@@ -19,7 +19,7 @@ tree = keras.tree
 
 
 def random_inputs(model: Any, batch: int = 2, seed: int = 0) -> Any:
-    """Return random inputs of the structure, shapes and dtypes that `model` takes.
+    """Return random tensors of the structure, shapes and dtypes that `model` takes.
 
     Integers are 0 or 1, which every vocabulary and every mask has; a dimension that may vary
     is 8.
@@ -30,8 +30,10 @@ def random_inputs(model: Any, batch: int = 2, seed: int = 0) -> Any:
         shape = [batch if tensor.shape[0] is None else tensor.shape[0]]
         shape += [8 if d is None else d for d in tensor.shape[1:]]
         if tensor.dtype == "bool" or "int" in tensor.dtype:
-            return rng.integers(0, 2, shape).astype(tensor.dtype)
-        return keras.ops.cast(rng.standard_normal(shape).astype("float32"), tensor.dtype)
+            drawn = rng.integers(0, 2, shape).astype(tensor.dtype)
+        else:
+            drawn = rng.standard_normal(shape).astype("float32")
+        return keras.ops.cast(keras.ops.convert_to_tensor(drawn), tensor.dtype)
 
     inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
     return tree.map_structure(draw, inputs[0] if inputs is model.inputs else inputs)
@@ -150,10 +152,12 @@ def _plain(leaf: Any) -> Any:
 
 def _operation(node: Node, same_layers: bool) -> str:
     operation = node.operation
+    if not isinstance(operation, keras.Layer):
+        return ""  # an op holds nothing: it is its arguments
     if same_layers:
         return f"object {id(operation)}"
-    if node.nested is not None or not isinstance(operation, keras.Layer):
-        return ""  # a model is compared by what is inside; an op is its arguments
+    if node.nested is not None:
+        return ""  # a model is compared by what is inside
     try:
         config: Any = keras.saving.serialize_keras_object(operation)
         return json.dumps(config["config"], sort_keys=True)

@@ -1,0 +1,25 @@
+"""The examples run and print what they promise; digits.py, which trains, is run by `make test`."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WORDS = {
+    "share_a_layer": "whole 72 parameters, trunk 72, head 72: the same ones",
+    "model_as_a_layer": "encoder#1/hidden",
+    "intermediate_outputs": "Nearest: 'expanded_conv_4_add'",
+    "cut_in_the_middle": "'conv4_block2_out', needed by 'conv4_block3_1_conv', 'conv4_block3_add'",
+    "join_models": "head of the second: equal to the bit",
+}
+
+
+def test_every_example_is_tested():
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {*WORDS, "digits"}
+
+
+@pytest.mark.parametrize("name", sorted(WORDS))
+def test_example(name, capsys):
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    assert WORDS[name] in capsys.readouterr().out

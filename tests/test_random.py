@@ -1,0 +1,145 @@
+"""Random models under every verb: equal to the bit, and the donor left as it was."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import FLAT, STEPWISE, interpret, plans
+
+import keras_graft as kg
+from keras_graft import _keras
+from keras_graft.select import everything
+from keras_graft.testing import assert_same_graph, random_inputs
+
+# The whole number of examples is drawn where a model starts fastest; the same properties hold on
+# all three backends.
+COUNT = {"torch": 120, "tensorflow": 25, "jax": 25}[keras.backend.backend()]
+bounded = settings(
+    max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+def numpy(structure):
+    return [keras.ops.convert_to_numpy(t) for t in keras.tree.flatten(structure)]
+
+
+def equal(left, right):
+    keras.tree.assert_same_structure(left, right)
+    for a, b in zip(numpy(left), numpy(right), strict=True):
+        assert a.dtype == b.dtype
+        # The mean over a wholly masked sample is no number, on both sides.
+        assert np.array_equal(a, b, equal_nan=True), f"differs by {np.abs(a - b).max()}"
+
+
+def flatly(left, right):
+    for a, b in zip(numpy(left), numpy(right), strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
+
+
+@bounded
+@given(plans())
+def test_read_and_build(plan):
+    model = interpret(plan)
+    config = model.get_config()
+    gc.collect()
+    nodes = _keras.donor_nodes(model)
+    x = random_inputs(model, 3)
+    again = kg.build(kg.read(model).validate())
+    equal(model(x), again(x))
+    assert [id(w) for w in again.weights] == [id(w) for w in model.weights]
+    assert_same_graph(model, again, same_layers=True)
+    del again
+    gc.collect()
+    assert _keras.donor_nodes(model) == nodes
+    assert model.get_config() == config
+
+
+@bounded
+@given(plans(), st.data())
+def test_any_value_completes_to_a_cut(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    reachable = [v.path for n in everything(graph) for v in n.values]
+    path = data.draw(st.sampled_from(reachable or list(graph.input_names)))
+    x = random_inputs(model, 3)
+    try:
+        trunk, head = kg.split(model, at=path, complete=True)
+    except kg.CutError as error:
+        assert "nothing behind it" in str(error)
+        return
+    equal(model(x), head(trunk(x)))
+    equal(model(x), kg.join(trunk, head)(x))
+    shared = {id(w) for m in (trunk, head) for w in m.weights}
+    assert shared <= {id(w) for w in model.weights}
+
+
+@bounded
+@given(plans())
+def test_cuts_are_exactly_the_values_that_split_takes(plan):
+    model = interpret(plan)
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    found = {c.name for c in kg.cuts(graph)}
+    for node in graph.nodes:
+        for value in node.values:
+            if value in graph.outputs:
+                continue
+            try:
+                trunk, head = kg.split(model, at=value)
+            except kg.CutError:
+                assert value.label not in found
+            else:
+                assert value.label in found, value
+                equal(model(x), head(trunk(x)))
+
+
+@bounded
+@given(plans(), st.data())
+def test_extract_gives_what_keras_gives(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    values = [v for n in graph.nodes for v in n.values] or list(graph.inputs)
+    taps = data.draw(st.lists(st.sampled_from(values), min_size=1, max_size=3, unique_by=id))
+    x = random_inputs(model, 3)
+    extractor = kg.extract(model, taps)
+    result = extractor(x)
+    assert set(result) == {v.path for v in taps}
+    expected = keras.Model(model.input, {v.path: v.origin for v in taps})(x)
+    for name in result:
+        flatly(result[name], expected[name])
+    inner = kg.submodel(model, outputs=taps)
+    flatly([result[v.path] for v in taps], inner(x))
+
+
+@settings(bounded, max_examples=max(8, COUNT // 8))
+@given(plans())
+def test_what_is_built_is_saved_and_loaded(tmp_path_factory, plan):
+    model = interpret(plan)
+    found = kg.cuts(model)
+    x = random_inputs(model, 3)
+    stages = kg.split(model, at=found[len(found) // 2]) if found else [kg.build(kg.read(model))]
+    path = tmp_path_factory.mktemp("saved")
+    y = x
+    for i, stage in enumerate(stages):
+        stage.save(path / f"{i}.keras")
+        loaded = keras.models.load_model(path / f"{i}.keras")
+        equal(stage(y), loaded(y))
+        y = stage(y)
+    equal(model(x), y)
+
+
+@pytest.mark.parametrize("kind", ["flat", "dict", "nested"])
+def test_the_strategy_reaches_its_corners(kind):
+    plan = {
+        "inputs": "x+ids", "structure": "dict", "out_structure": kind, "outputs": list(range(30)),
+        "calls": [(what, i, i + 1) for i, what in enumerate(FLAT + STEPWISE)],
+    }  # fmt: skip
+    model = interpret(plan)
+    graph = kg.read(model)
+    assert any(n.nested is not None for n in kg.select(graph, "**").nodes)
+    assert any(n.hidden for n in graph.nodes) and any(v.mask for v in graph.all_values())
+    equal(model(random_inputs(model)), kg.build(graph)(random_inputs(model)))
