@@ -115,7 +115,7 @@ def backbones() -> dict:
             mlp_dim=16,
         ),
         "ResNet": lambda: hub.ResNetBackbone(
-            input_conv_filters=[8], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
+            input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
             stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block",
             image_shape=(16, 16, 3),
         ),
@@ -124,7 +124,7 @@ def backbones() -> dict:
         ),
         "CSPDarkNet": lambda: hub.CSPNetBackbone(
             stem_filters=8, stem_kernel_size=3, stem_strides=1, stackwise_depth=[1, 1],
-            stackwise_strides=[2, 2], stackwise_num_filters=[8, 16], block_type="dark",
+            stackwise_strides=[2, 2], stackwise_num_filters=[8, 16], stage_type="dark", block_type="dark_block",
             image_shape=(16, 16, 3),
         ),
     }  # fmt: skip
