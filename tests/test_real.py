@@ -5,21 +5,20 @@ import gc
 import keras
 import numpy as np
 import pytest
-from architectures import ALL, FULL, SAMPLE, application, applications, backbones, sampled
+from architectures import ALL, SAMPLE, application, applications, backbones, sampled
 from keras import layers
 
 import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.testing import assert_same_outputs, random_inputs
 
-EVERY = {"ResNet50", "MobileNetV2", "Bert"} if FULL else {"Bert"}  # every cut, not a sample
+# Where every cut is tried, not ten spread over the model.
+EVERY = {"ResNet50", "MobileNetV2", "Bert"} if ALL else {"Bert"}
 
 
-def places(name, parameters=0):
+def places(name):
     """Return how many cuts are tried; None for all."""
-    if name in EVERY:
-        return None
-    return 10 if FULL or (ALL and parameters < 5_000_000) else 2
+    return None if name in EVERY else 10 if ALL else 2
 
 
 def numpy(structure):
@@ -49,7 +48,9 @@ def check(model, count, tmp_path):
     nodes = _keras.donor_nodes(functional)
     again = kg.build(kg.read(model))
     equal(expected, again(x))
-    assert [id(w) for w in again.weights] == [id(w) for w in functional.weights]
+    # As a set: a backbone that sets attributes before it is a model has an order of its own.
+    assert {id(w) for w in again.weights} == {id(w) for w in functional.weights}
+    assert len(again.weights) == len(functional.weights)
     own = {id(w): int(np.prod(w.shape)) for w in functional.weights}
     found = kg.cuts(model)
     chosen = found if count is None else sampled(found, count)
@@ -83,7 +84,7 @@ def check(model, count, tmp_path):
 @pytest.mark.parametrize("name", applications() if ALL else sorted(SAMPLE))
 def test_applications(name, tmp_path):
     model = application(name)
-    assert check(model, places(name, model.count_params()), tmp_path)
+    assert check(model, places(name), tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(backbones()))
