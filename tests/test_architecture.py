@@ -16,7 +16,7 @@ PURE = [
     "cuts", "edit", "sharing", "diff", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras", "call", "symbolic", "level", "read", "infer", "build", "new", "api", "testing", "files", "cli",
+    "_keras", "call", "symbolic", "level", "read", "infer", "build", "new", "edits", "api", "testing", "files", "cli",
     "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS

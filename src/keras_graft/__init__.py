@@ -4,10 +4,12 @@ from keras_graft.api import cuts, diff, extract, join, select, sharing, split, s
 from keras_graft.build import build
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
+from keras_graft.edits import inline, insert, remove, replace, rewire
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
     CutError,
+    EditError,
     GraftError,
     GraphError,
     JoinError,
@@ -29,9 +31,11 @@ __all__ = [
     "read", "build", "select", "cuts", "sharing", "diff",
     # take apart, join
     "extract", "submodel", "split", "join",
+    # edit
+    "replace", "insert", "remove", "rewire", "inline",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
-    "AmbiguousError", "CutError", "JoinError", "BuildError", "NotYetError",
+    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "NotYetError",
 ]  # fmt: skip

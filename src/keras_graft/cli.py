@@ -233,7 +233,7 @@ def demo() -> Any:
     joined = kg.join(trunk, head)
     x = np.random.default_rng(0).random((2, 64, 64, 3), "float32") * 255
     whole, parts, again = (
-        keras.ops.convert_to_numpy(y) for y in (model(x), head(trunk(x)), joined(x))
+        np.asarray(keras.ops.convert_to_numpy(y)) for y in (model(x), head(trunk(x)), joined(x))
     )
     rows = [
         ("places to cut at a single value", len(found)),

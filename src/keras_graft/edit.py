@@ -15,7 +15,8 @@ from keras_graft.graph import Graph, sort
 from keras_graft.node import Node, Value
 from keras_graft.select import listed
 
-Put = Callable[[Graph, Sequence[Value], Node | None], tuple[list[Node], list[Value]]]
+Made = tuple[list[Node], list[Value]]
+Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
 
 Infer = Callable[[Graph], Graph]

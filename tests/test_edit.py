@@ -1,0 +1,164 @@
+"""Edits: exact where no arithmetic changed, on the donor's own layers, refused by name."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from models import ALL, multi_output, residual, sequential, shared, siamese
+
+import keras_graft as kg
+from keras_graft import _keras
+from keras_graft.testing import assert_same_graph, assert_same_outputs, random_inputs
+
+each = pytest.mark.parametrize("make", ALL, ids=lambda f: f.__name__)
+
+
+def linear(node):
+    return layers.Activation("linear", dtype=getattr(node.operation, "dtype_policy", None))
+
+
+def places(graph):
+    return [v for n in graph.nodes for v in n.values if v.spec.dtype != "bool"]
+
+
+@each
+def test_linear_activations_everywhere_change_nothing(make, tmp_path):
+    model = make()
+    functional = _keras.functional(model)
+    gc.collect()
+    nodes, config = _keras.donor_nodes(functional), model.get_config()
+    x = random_inputs(model, 3)
+    graph = kg.read(model)
+    for value in places(graph):
+        edited = kg.insert(model, layers.Activation("linear"), after=value)
+        assert len(kg.read(edited)) == len(graph) + 1
+        assert_same_outputs(model, edited, x)
+    edited = kg.insert(model, linear, after=places(graph))
+    assert len(kg.read(edited)) == len(graph) + len(places(graph))
+    assert_same_outputs(model, edited, x)
+    assert [id(w) for w in edited.weights] == [id(w) for w in model.weights]
+    edited.save(tmp_path / "edited.keras")
+    assert_same_outputs(edited, keras.models.load_model(tmp_path / "edited.keras"), x)
+    back = kg.remove(edited, lambda n: n.kind == "Activation" and n.name.startswith("activation"))
+    assert_same_graph(model, back, same_layers=True)
+    del edited, back
+    gc.collect()
+    assert _keras.donor_nodes(functional) == nodes and model.get_config() == config
+
+
+@each
+def test_replacing_a_layer_by_itself_changes_nothing(make):
+    model = make()
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    for node in graph.nodes:
+        if isinstance(node.operation, keras.Layer):
+            edited = kg.replace(model, node, node.operation)
+            assert_same_outputs(model, edited, x)
+            assert [id(w) for w in edited.weights] == [id(w) for w in model.weights]
+
+
+def test_many_edits_one_build():
+    model = residual()
+    graph = kg.read(model)
+    graph = kg.insert(
+        graph, lambda node: layers.Dropout(0.5, name=f"drop_{node.name}"), after="add*"
+    )
+    graph = kg.replace(graph, "pool", layers.GlobalMaxPooling2D(name="top"))
+    edited = kg.build(graph)
+    names = [layer.name for layer in edited.layers]
+    assert "drop_add0" in names and "drop_add1" in names and "top" in names and "pool" not in names
+    report = kg.diff(model, edited)
+    assert report.shared_parameters == model.count_params() and report.other_outputs == ("out",)
+    edited.compile("sgd", "mse")
+    edited.fit(random_inputs(edited, 4), np.ones((4, 3)), verbose=0)
+
+
+def test_one_call_of_a_shared_layer():
+    model = shared()
+    edited = kg.replace(model, "shared#1", layers.Dense(4, name="own"))
+    assert [n.label for n in kg.read(edited).nodes] == ["shared#0", "own", "shared#1"]
+    assert edited.count_params() == 40
+
+
+def test_a_change_of_shape_is_carried_on():
+    edited = kg.replace(
+        residual(), "stem", layers.Conv2D(4, 3, strides=2, padding="same", name="s")
+    )
+    assert kg.select(edited, "add1").values[0].spec.shape == (None, 4, 4, 4)
+    assert edited.output.shape == (None, 3)
+
+
+def test_batch_normalization_before_the_first_activation():
+    edited = kg.insert(sequential(), layers.BatchNormalization(name="norm"), before="s1")
+    assert [layer.name for layer in edited.layers] == ["x", "s0", "drop", "norm", "s1"]
+
+
+def test_on_one_edge_only():
+    model = residual()
+    for how in ({"between": ("stem", "add0")}, {"before": "add0:0"}):
+        edited = kg.read(kg.insert(model, layers.ReLU(name="edge"), **how))
+        assert {n.label for n in kg.select(edited, "stem").values[0].consumers} == {"edge", "bn0"}
+        assert [n.label for n in kg.select(edited, "edge").nodes[0].consumers] == ["add0"]
+
+
+def test_a_function_is_traced_in_place():
+    model = residual()
+    edited = kg.insert(model, lambda t: t * 2.0, after="pool")
+    x = random_inputs(model)
+    expected = model.get_layer("out")(kg.extract(model, "pool")(x) * 2.0)
+    assert np.array_equal(*map(keras.ops.convert_to_numpy, (edited(x), expected)))
+
+
+def test_rewire_drops_what_is_used_no_more():
+    model = residual()
+    edited = kg.rewire(model, {"add1": "add0"})
+    assert [layer.name for layer in edited.layers][-3:] == ["add0", "pool", "out"]
+
+
+@pytest.mark.parametrize("make", [siamese])
+def test_inline(make):
+    model = make()
+    edited = kg.inline(model)
+    assert all(n.nested is None for n in kg.read(edited).nodes)
+    assert_same_outputs(model, edited, random_inputs(model, 3))
+    assert edited.count_params() == model.count_params()
+
+
+REFUSALS = [
+    (residual, lambda m: kg.replace(m, "add*", layers.Add()), "2 places and one Add"),
+    (residual, lambda m: kg.replace(m, "pool", layers.Dense), "Dense is a class; give a layer"),
+    (residual, lambda m: kg.replace(m, "pool", 3), "expected a layer, a model or a function"),
+    (residual, lambda m: kg.replace(m, "add0", layers.Dense(4)), "replace 'add0': Dense .*Keras says"),
+    (residual, lambda m: kg.replace(m, "conv0", layers.Conv2D(5, 3, padding="same")),
+     "Add 'add0' in graph 'residual' does not take its inputs:.*expected .* 4.*found .* 5"),
+    (multi_output, lambda m: kg.replace(m, "lstm", layers.LSTM(4)), "gives 1 values, the old node gave 3"),
+    (residual, lambda m: kg.insert(m, layers.ReLU()), "give one of after"),
+    (residual, lambda m: kg.insert(m, layers.ReLU(), before="add0"), 'before="add0:0"'),
+    (residual, lambda m: kg.insert(m, layers.ReLU(), before="add0:2"), "has 2 inputs"),
+    (multi_output, lambda m: kg.insert(m, layers.ReLU(), after="lstm"), "'lstm:0', 'lstm:1'"),
+    (residual, lambda m: kg.insert(m, layers.ReLU(), between=("stem", "pool")), "does not read the first"),
+    (residual, lambda m: kg.remove(m, "add0"), 'keep="stem" or keep="conv0"'),
+    (residual, lambda m: kg.remove(m, "out"), 'kg.submodel\\(model, outputs="pool"\\)'),
+    (residual, lambda m: kg.remove(m, "add0", keep="bn0"), "is none of its inputs 'stem', 'conv0'"),
+    (residual, lambda m: kg.rewire(m, {"stem": "add1"}), "rewire .* has a cycle"),
+    (siamese, lambda m: kg.replace(m, "encoder#0/d0", layers.Dense(5)), "kg.inline\\(model"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "attempt", "words"), REFUSALS, ids=range(len(REFUSALS)))
+def test_what_cannot_be_edited_is_refused_and_changes_nothing(make, attempt, words):
+    model = make()
+    graph, config = kg.read(model), model.get_config()
+    functional = _keras.functional(model)
+    gc.collect()
+    nodes = _keras.donor_nodes(functional)
+    with pytest.raises(kg.GraftError, match="(?s)" + words) as caught:
+        attempt(model)
+    del caught
+    gc.collect()
+    assert _keras.donor_nodes(functional) == nodes
+    assert model.get_config() == config
+    assert_same_graph(model, graph, same_layers=True)
