@@ -307,3 +307,32 @@ def test_real_architectures(name):
         stages = kg.split(model, at=cut)
         assert_same_outputs(model, chain(stages), x)
         assert_same_outputs(model, kg.join(*stages), x)
+
+
+def test_an_optional_input_stays_optional():
+    x = keras.Input((3,), name="x")
+    extra = keras.Input((3,), name="extra", optional=True)
+
+    class AddMaybe(layers.Layer):
+        def call(self, x, extra=None):
+            return x if extra is None else x + extra
+
+    y = layers.Dense(3, name="d")(AddMaybe(name="maybe")(x, extra))
+    model = keras.Model([x, extra], layers.ReLU(name="r")(y))
+    data = np.ones((2, 3), "float32")
+    again = kg.build(kg.read(model))
+    trunk, head = kg.split(model, at="maybe")
+    for given in ([data, None], [data, data]):
+        assert_same_outputs(model, again, given)
+        assert_same_outputs(model, chain([trunk, head]), given)
+
+
+def test_flags_and_policies_of_model_and_layers_stay():
+    model = residual()
+    model.get_layer("stem").trainable = False
+    trunk, head = kg.split(model, at="add0")
+    assert len(trunk.trainable_weights) == len(trunk.weights) - 2 - 2
+    model.trainable = False
+    again = kg.build(kg.read(model))
+    assert not again.trainable and again.trainable_weights == []
+    assert again.dtype_policy == model.dtype_policy

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from keras_graft import subgraph as _subgraph
-from keras_graft.build import build
+from keras_graft.build import like
 from keras_graft.cuts import Cuts
 from keras_graft.cuts import cuts as _cuts
 from keras_graft.diff import Diff
 from keras_graft.diff import diff as _diff
-from keras_graft.graph import Graph
 from keras_graft.read import read
 from keras_graft.select import Selection
 from keras_graft.select import select as _select
@@ -43,7 +42,7 @@ def extract(model: Any, taps: Any) -> Any:
     Returns:
         A model that shares the layers it needs with `model`.
     """
-    return _same_kind(model, _subgraph.extract(read(model), taps))
+    return like(model, _subgraph.extract(read(model), taps))
 
 
 def submodel(model: Any, inputs: Any = None, outputs: Any = None) -> Any:
@@ -57,7 +56,7 @@ def submodel(model: Any, inputs: Any = None, outputs: Any = None) -> Any:
     Raises:
         CutError: If the outputs need more than the inputs; every missing value is named.
     """
-    return _same_kind(model, _subgraph.submodel(read(model), inputs, outputs))
+    return like(model, _subgraph.submodel(read(model), inputs, outputs))
 
 
 def split(model: Any, at: Any, complete: bool = False) -> tuple[Any, ...]:
@@ -84,7 +83,7 @@ def split(model: Any, at: Any, complete: bool = False) -> tuple[Any, ...]:
     >>> trunk.count_params() + head.count_params() == model.count_params()
     True
     """
-    return tuple(_same_kind(model, stage) for stage in _subgraph.split(read(model), at, complete))
+    return tuple(like(model, stage) for stage in _subgraph.split(read(model), at, complete))
 
 
 def join(*stages: Any) -> Any:
@@ -94,7 +93,7 @@ def join(*stages: Any) -> Any:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
     """
     graph = _subgraph.join(*(read(stage) for stage in stages))
-    return graph if isinstance(stages[0], Graph) else build(graph)
+    return like(stages[0], graph)
 
 
 def cuts(model: Any) -> Cuts:
@@ -148,7 +147,3 @@ def diff(old: Any, new: Any) -> Diff:
     ('h',)
     """
     return _diff(read(old), read(new))
-
-
-def _same_kind(model: Any, graph: Graph) -> Any:
-    return graph if isinstance(model, Graph) else build(graph)

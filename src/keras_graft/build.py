@@ -62,6 +62,11 @@ def build(
     return _Build(infer(graph.validate()), name or graph.name).model
 
 
+def like(model: Any, graph: Graph) -> Any:
+    """Return what a verb gives back for `model`: the graph for a graph, else a model of it."""
+    return graph if isinstance(model, Graph) else build(graph)
+
+
 class _Build:
     def __init__(self, graph: Graph, name: str) -> None:
         self._graph = graph

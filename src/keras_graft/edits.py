@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_graft import edit as _edit
-from keras_graft.build import build
+from keras_graft.build import like
 from keras_graft.errors import EditError, NotYetError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
@@ -56,7 +56,7 @@ def replace(model: Any, target: Any, new: Any) -> Any:
         verb = f"replace {node.label!r}"
         return put_in(new, factory, Place(graph, tuple(inputs), node, verb, True))[:2]
 
-    return _same_kind(model, _edit.replace(graph, nodes, put, infer))
+    return like(model, _edit.replace(graph, nodes, put, infer))
 
 
 def insert(
@@ -107,7 +107,7 @@ def insert(
         edges = _edges_before(graph, before) if between is None else [_edge(graph, *between)]
         _one_place_only(new, factory, len(edges), "insert")
         result = _edit.insert_before(graph, edges, put, infer)
-    return _same_kind(model, result)
+    return like(model, result)
 
 
 def remove(model: Any, target: Any, keep: Any = None) -> Any:
@@ -141,7 +141,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
                     f"{listed(map(graph.label, node.inputs))}."
                 )
             places[i] = found[0]
-    return _same_kind(model, _edit.remove(graph, nodes, places, infer))
+    return like(model, _edit.remove(graph, nodes, places, infer))
 
 
 def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
@@ -161,7 +161,7 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
     pairs = {select_value(graph, old): select_value(graph, new) for old, new in reads.items()}
     for value in [*pairs, *pairs.values()]:
         _top(graph, [value], "rewire")
-    return _same_kind(model, _edit.rewire(graph, pairs, infer))
+    return like(model, _edit.rewire(graph, pairs, infer))
 
 
 def inline(model: Any, target: Any = "*") -> Any:
@@ -186,7 +186,7 @@ def inline(model: Any, target: Any = "*") -> Any:
             n for n in graph.nodes if n.nested is not None and id(n.operation) in chosen | inside
         ]
         if not calls:
-            return _same_kind(model, graph)
+            return like(model, graph)
         for call in calls:
             assert call.nested is not None
             inside |= {id(n.operation) for n in call.nested.steps}
@@ -260,7 +260,3 @@ def _edge(graph: Graph, start: Any, stop: Any) -> tuple[Node, list[int]]:
             f"first; it reads {listed(map(graph.label, nodes[0].inputs))}."
         )
     return nodes[0], places
-
-
-def _same_kind(model: Any, graph: Graph) -> Any:
-    return graph if isinstance(model, Graph) else build(graph)

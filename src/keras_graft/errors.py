@@ -75,7 +75,3 @@ class BuildError(GraftError):
 
 class NotYetError(GraftError, NotImplementedError):
     """A documented feature that a later version brings."""
-
-
-class GraftWarning(UserWarning):
-    """Something that an edit did and that one may not have meant."""
