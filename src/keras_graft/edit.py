@@ -175,7 +175,7 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
             )
         through = patch.now(node.inputs[place or 0])
         value = patch.graph.known(used[0])
-        if place is None and through.spec != value.spec:
+        if place is None and not _alike(through, value):
             raise EditError(_changes_spec(patch.graph, node, value, through))
         patch.put(node, [], {value: through})
     return patch.done()
@@ -198,6 +198,12 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         raise EditError(f"rewire {{{pairs}}}: {error}") from error
     dropped = [old for old in reads if old not in graph.inputs]
     return swept(infer(result), dropped)
+
+
+def _alike(one: Value, other: Value) -> bool:
+    if one.spec is None or other.spec is None:
+        return one.spec is other.spec
+    return one.spec.holds_as(other.spec)
 
 
 def _is_used(graph: Graph, value: Value) -> bool:

@@ -61,7 +61,15 @@ class Spec:
 
     def __str__(self) -> str:
         shape = ", ".join("?" if d is None else str(d) for d in self.shape)
-        return f"({shape}) {self.dtype}"
+        kind = " sparse" if self.sparse else " ragged" if self.ragged else ""
+        return f"({shape}) {self.dtype}{kind}"
+
+    def holds_as(self, other: Spec) -> bool:
+        """Whether one can be read for the other; sparse counts as dense, as layers take both.
+
+        Keras itself calls what `x * 2.0` gives sparse, which it hardly is.
+        """
+        return dataclasses.replace(self, sparse=False) == dataclasses.replace(other, sparse=False)
 
 
 @dataclass(frozen=True, slots=True)
