@@ -1,4 +1,5 @@
 import gc
+import re
 
 import keras
 import numpy as np
@@ -336,3 +337,44 @@ def test_flags_and_policies_of_model_and_layers_stay():
     again = kg.build(kg.read(model))
     assert not again.trainable and again.trainable_weights == []
     assert again.dtype_policy == model.dtype_policy
+
+
+def test_every_form_of_selector():
+    model, nested, several = residual(), siamese(), multi_output()
+    add0 = model.get_layer("add0")
+    for selector in (re.compile("^add0$"), add0, add0.output, kg.select(model, "add0"), ("add0",)):
+        assert kg.select(model, selector).labels == ["add0"], selector
+    assert kg.select(nested, "**/d*").labels == [
+        "encoder#0/d0", "encoder#0/d1", "encoder#1/d0", "encoder#1/d1",
+    ]  # fmt: skip
+    assert kg.select(nested, "encoder/d0").labels == ["encoder#0/d0", "encoder#1/d0"]
+    assert kg.select(nested, "encoder#1/d0").labels == ["encoder#1/d0"]
+    assert kg.select(several, "lstm:2").values[0].spec.shape == (None, 4)
+    assert kg.select(shared(), "shared#1").labels == ["shared#1"]
+    assert kg.select(model, "*").where(lambda n: n.name == "add0").labels == ["add0"]
+    assert (
+        "add0" in str(kg.select(model, "add*"))
+        and "<table>" in kg.select(model, "add*")._repr_html_()
+    )
+
+
+def test_a_cut_of_a_cut():
+    model = residual()
+    x = random_inputs(model)
+    trunk, head = kg.split(model, at="add1")
+    first, second = kg.split(trunk, at="add0")
+    again = kg.extract(kg.submodel(first, outputs="stem"), "stem")
+    assert_same_outputs(model, chain([first, second, head]), x)
+    assert_same_outputs(kg.extract(model, "stem"), again, x)
+
+
+def test_two_cuts_at_one_value_stand_in_one_model(tmp_path):
+    model = residual()
+    one, two = kg.submodel(model, inputs="add0"), kg.submodel(model, inputs="add0", outputs="pool")
+    middle = keras.Input(one.input.shape[1:], name="middle")
+    both = kg.inline(keras.Model(middle, [one(middle), two(middle)], name="both"))
+    x = random_inputs(both)
+    assert_same_outputs(both, lambda x: [one(x), two(x)], x)
+    assert both.count_params() == one.count_params()
+    both.save(tmp_path / "both.keras")
+    assert_same_outputs(both, keras.models.load_model(tmp_path / "both.keras"), x)

@@ -55,7 +55,11 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
             )
         head = [n for n in nodes if n in behind]
         _refuse(opened, ins, crossing(inner, head, outs, given), "submodel")
-    return _stage(inner, ins, in_template, outs, out_template, nodes, f"{graph.name}_sub")
+    # The name says what it is: Keras takes no two models of one name as layers of a third.
+    name = graph.name
+    name += "" if inputs is None else "_from_" + "_".join(safe(opened.path(v)) for v in ins[:2])
+    name += "" if outputs is None else "_to_" + "_".join(safe(opened.path(v)) for v in outs[:2])
+    return _stage(inner, ins, in_template, outs, out_template, nodes, name)
 
 
 def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
