@@ -102,6 +102,9 @@ def test_on_one_edge_only():
         edited = kg.read(kg.insert(model, layers.ReLU(name="edge"), **how))
         assert {n.label for n in kg.select(edited, "stem").values[0].consumers} == {"edge", "bn0"}
         assert [n.label for n in kg.select(edited, "edge").nodes[0].consumers] == ["add0"]
+    for how in ({"between": ("conv0", "add0")}, {"before": "add0:1"}):
+        edited = kg.read(kg.insert(model, layers.ReLU(name="edge"), **how))
+        assert [n.label for n in kg.select(edited, "add0").nodes[0].producers] == ["stem", "edge"]
 
 
 def test_a_function_is_traced_in_place():
@@ -116,6 +119,8 @@ def test_rewire_drops_what_is_used_no_more():
     model = residual()
     edited = kg.rewire(model, {"add1": "add0"})
     assert [layer.name for layer in edited.layers][-3:] == ["add0", "pool", "out"]
+    graph = kg.rewire(kg.read(model), {"add1": "add0"})
+    assert [n.label for n in graph.nodes] == ["stem", "bn0", "conv0", "add0", "pool", "out"]
 
 
 @pytest.mark.parametrize("make", [siamese])

@@ -207,6 +207,13 @@ def test_submodel_is_get_outputs_of():
     assert [x.name for x in rest.layers][1:] == ["bn1", "conv1", "add1", "pool", "out"]
 
 
+def test_only_what_the_taps_need_is_there():
+    graph = kg.read(residual())
+    assert [n.label for n in kg.extract(graph, ["bn0", "conv0"]).nodes] == ["stem", "bn0", "conv0"]
+    assert [n.label for n in kg.submodel(graph, "add0", "conv1").nodes] == ["bn1", "conv1"]
+    assert [n.label for n in kg.join(kg.extract(graph, "stem")).nodes] == ["stem"]
+
+
 def test_submodel_refuses_exchanged_ends():
     with pytest.raises(kg.CutError, match="are inputs and outputs exchanged"):
         kg.submodel(residual(), inputs="add1", outputs="add0")
