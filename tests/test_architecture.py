@@ -16,8 +16,8 @@ PURE = [
     "cuts", "edit", "sharing", "diff", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras", "call", "symbolic", "level", "read", "infer", "build", "new", "edits", "api", "testing", "files", "cli",
-    "__main__",
+    "_keras", "call", "symbolic", "level", "read", "infer", "build", "depth", "copies", "new", "edits",
+    "blocks", "api", "testing", "files", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS
 PRIVATE = (

@@ -1,10 +1,11 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
+from keras_graft.blocks import inline
 from keras_graft.build import build
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
-from keras_graft.edits import inline, insert, remove, replace, rewire
+from keras_graft.edits import insert, remove, replace, rewire
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,

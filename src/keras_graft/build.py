@@ -146,17 +146,6 @@ class _Build:
         """Return what stands for the operation in this model, and how it is called."""
         operation, key = node.operation, id(node.operation)
         name = self._graph.name_of(node)
-        if isinstance(operation, Graph):
-            if key not in self._stand_ins:
-                self._stand_ins[key] = _Build(operation, name).model
-            reads = [self._tensors[value] for value in node.reads]
-            given = [None if e.source is None else reads[e.source] for e in node.entries]
-            kwargs = {} if node.training is None else {"training": node.training}
-            return (
-                self._stand_ins[key],
-                (fill(operation.input_template, given.__getitem__),),
-                kwargs,
-            )
         if operation.name == name:
             return operation, *arguments(node, self._tensors)
         # Another operation of this name is there, and a donor's layer is not renamed.

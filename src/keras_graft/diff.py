@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,23 @@ class SpecChange:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Trained values that went over to a new layer.
+
+    Attributes:
+        source: The layer they come from.
+        weights: Those that went over, by their names within the layer.
+        dropped: Those of the old layer that the new one does not have.
+        fresh: Those of the new layer that the old one did not have.
+    """
+
+    source: str
+    weights: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Diff(Tabular):
     """The report of `diff`; prints as tables.
 
@@ -61,6 +79,7 @@ class Diff(Tabular):
         ties_kept: Variables used by several layers before and now.
         ties_gone: Variables used by several layers before that are so no more.
         ties_new: Variables used by several layers now that were not before.
+        kept: New layers, by name, that took over trained values (`weights="keep"`).
     """
 
     shared: tuple[Layer, ...]
@@ -75,6 +94,7 @@ class Diff(Tabular):
     ties_kept: tuple[str, ...]
     ties_gone: tuple[str, ...]
     ties_new: tuple[str, ...]
+    kept: tuple[tuple[str, Kept], ...] = ()
 
     def tables(self) -> list[Table]:
         """Return the summary, the layers that changed, and the specs that changed."""
@@ -88,6 +108,12 @@ class Diff(Tabular):
         changed += [("dropped", x.name, x.kind, x.parameters) for x in self.dropped]
         if changed:
             result.append(("", ("", "operation", "kind", "params"), changed))
+        if self.kept:
+            rows = [
+                (name, k.source, *(", ".join(part) for part in (k.weights, k.dropped, k.fresh)))
+                for name, k in self.kept
+            ]
+            result.append(("", ("new layer", "from", "kept", "dropped", "fresh"), rows))
         if self.specs:
             rows = [(c.name, c.old, c.new) for c in self.specs]
             result.append(("", ("changed spec", "before", "now"), rows))
@@ -122,6 +148,7 @@ class Diff(Tabular):
                 "gone": list(self.ties_gone),
                 "new": list(self.ties_new),
             },
+            "kept": [{"name": name} | dataclasses.asdict(k) for name, k in self.kept],
         }
 
 
@@ -145,6 +172,11 @@ def diff(old: Graph, new: Graph) -> Diff:
         tuple(name for key, name in new_ties.items() if key in old_ties),
         tuple(name for key, name in old_ties.items() if key not in new_ties),
         tuple(name for key, name in new_ties.items() if key not in old_ties),
+        tuple(
+            (n.path, n.operation.__dict__["_keras_graft_kept"])
+            for key, n in now.items()
+            if key not in before and "_keras_graft_kept" in getattr(n.operation, "__dict__", {})
+        ),
     )
 
 

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 
 from keras_graft import edit as _edit
 from keras_graft.build import like
-from keras_graft.errors import EditError, NotYetError
+from keras_graft.copies import carry, match_weights
+from keras_graft.depth import Place, at_depth, by_level
+from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
-from keras_graft.nest import inline as _inline
-from keras_graft.new import Place, is_factory, put_in
+from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.read import read
-from keras_graft.select import is_exact, listed, select, select_value
+from keras_graft.select import is_exact, listed, select
 
 
-def replace(model: Any, target: Any, new: Any) -> Any:
+class _New:
+    """What goes in, at one place or at several."""
+
+    def __init__(self, new: Any, exact: bool, verb: str) -> None:
+        self._new = new
+        self._factory = is_factory(new, exact)
+        self._verb = verb
+        self._places: list[str] = []
+
+    def one_place_only(self, labels: Iterable[str]) -> None:
+        self._places += labels
+        if len(self._places) > 1 and not self._factory and isinstance(self._new, keras.Layer):
+            raise EditError(
+                f"{self._verb}: {len(self._places)} places, {listed(self._places)}, and one "
+                f"{type(self._new).__name__} {self._new.name!r}. Give a factory, lambda node: ..., "
+                "that makes one for each; or lambda node: layer, if all are to share this one."
+            )
+
+    def put(self, at: At) -> tuple[list[Node], list[Value], Any]:
+        return put_in(self._new, self._factory, at)
+
+
+def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None = None) -> Any:
     """Put something else in the places of nodes.
 
     The recorded arguments of a call go along where the new layer takes them.
@@ -29,13 +52,17 @@ def replace(model: Any, target: Any, new: Any) -> Any:
         target: A selector of nodes: all calls of a layer, or one (`"shared#1"`).
         new: A layer, a model or a function of tensors for one place. For several, a factory: a
             function that gets the node and returns one of these.
+        weights: `"keep"`: trained values go over from the weights of the old layer to those of the
+            same names in the new one. None: the new layer's values are its own. `kg.diff` says
+            what was kept.
 
     Returns:
         What `model` is, with all other layers shared.
 
     Raises:
         EditError: If what comes in does not take what is read there, gives another number of
-            values, or is one layer for several places.
+            values, or is one layer for several places; if `weights="keep"` finds no weight of the
+            same name, or one of another shape.
         BuildError: If what stands behind does not take what it gives.
 
     >>> import keras, keras_graft as kg
@@ -46,17 +73,32 @@ def replace(model: Any, target: Any, new: Any) -> Any:
     >>> [layer.name for layer in new.layers], new.get_layer("d") is model.get_layer("d")
     (['x', 'd', 'gelu'], True)
     """
+    if weights not in (None, "keep"):
+        raise EditError(f'replace: weights must be "keep" or None, got {weights!r}.')
     graph = read(model)
-    nodes = _top(graph, select(graph, target).nodes, "replace")
-    factory = is_factory(new, is_exact(target))
-    _one_place_only(new, factory, len(nodes), "replace")
+    what = _New(new, is_exact(target), "replace")
+    keep: dict[int, Any] = {}
 
-    def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
-        assert node is not None
-        verb = f"replace {node.label!r}"
-        return put_in(new, factory, Place(graph, tuple(inputs), node, verb, True))[:2]
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        nodes = [level.node(node) for (node,) in places]  # type: ignore[arg-type]
+        what.one_place_only(node.label for node in nodes)
 
-    return like(model, _edit.replace(graph, nodes, put, infer))
+        def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
+            assert node is not None
+            verb = f"replace {node.label!r}"
+            steps, outputs, layer = what.put(At(graph, tuple(inputs), node, verb, True))
+            if weights and layer is not node.operation:
+                if layer is None:
+                    raise EditError(f'{verb}: weights="keep" needs a layer, not a function.')
+                keep[id(layer)] = layer, *match_weights(node.operation, layer, verb)
+            return steps, outputs
+
+        return _edit.replace(level, nodes, put, infer)
+
+    graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
+    for layer, report, pairs in keep.values():
+        carry(layer, report, pairs)
+    return like(model, graph)
 
 
 def insert(
@@ -91,23 +133,34 @@ def insert(
         raise EditError("insert: give one of after=..., before=... and between=(value, node).")
     graph = read(model)
     exact = is_exact(before if after is None else after) or between is not None
-    factory = is_factory(new, exact)
+    what = _New(new, exact, "insert")
+    side = "before" if after is None else "after"
 
     def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
-        side = "after" if after is not None else "before"
         where = graph.label(inputs[0]) if node is None or side == "after" else node.label
-        place = Place(graph, tuple(inputs), node, f"insert {side} {where!r}")
-        return put_in(new, factory, place)[:2]
+        return what.put(At(graph, tuple(inputs), node, f"insert {side} {where!r}"))[:2]
 
+    def behind(level: Graph, places: list[Place]) -> Graph:
+        values = [level.value(value) for (value,) in places]  # type: ignore[arg-type]
+        what.one_place_only(value.label for value in values)
+        return _edit.insert_after(level, values, put, infer)
+
+    def in_front(level: Graph, places: list[Place]) -> Graph:
+        edges = [_edge(level, place, number) for place in places]
+        what.one_place_only(level.label(node) for node, _ in edges)
+        return _edit.insert_before(level, edges, put, infer)
+
+    number = None
     if after is not None:
-        values = _values_after(graph, after)
-        _one_place_only(new, factory, len(values), "insert")
-        result = _edit.insert_after(graph, values, put, infer)
+        return like(model, at_depth(graph, _behind(graph, after), behind))
+    if between is not None:
+        places = _pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
     else:
-        edges = _edges_before(graph, before) if between is None else [_edge(graph, *between)]
-        _one_place_only(new, factory, len(edges), "insert")
-        result = _edit.insert_before(graph, edges, put, infer)
-    return like(model, result)
+        if isinstance(before, str) and ":" in before and before.rpartition(":")[2].isdigit():
+            before, _, text = before.rpartition(":")
+            number = int(text)
+        places = [(node,) for node in select(graph, before).nodes]
+    return like(model, at_depth(graph, places, in_front))
 
 
 def remove(model: Any, target: Any, keep: Any = None) -> Any:
@@ -129,19 +182,29 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
     ['x', 'd']
     """
     graph = read(model)
-    nodes = _top(graph, select(graph, target).nodes, "remove")
-    places: list[int | None] = [None] * len(nodes)
+    nodes = select(graph, target).nodes
+    places: list[Place] = [(node,) for node in nodes]
     if keep is not None:
-        kept = set(select(graph, keep).values)
-        for i, node in enumerate(nodes):
-            found = [place for place, value in enumerate(node.inputs) if value in kept]
-            if not found:
+        kept = select(graph, keep).values
+        places = []
+        for node in nodes:
+            inputs = [v for v in kept if v.scope == node.scope and v.within(None) in node.inputs]
+            if not inputs:
                 raise EditError(
                     f"remove {node.label!r}: keep={keep!r} is none of its inputs "
-                    f"{listed(map(graph.label, node.inputs))}."
+                    f"{listed(map(node.home.label, node.inputs))}."
                 )
-            places[i] = found[0]
-    return like(model, _edit.remove(graph, nodes, places, infer))
+            places.append((node, inputs[0]))
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        nodes = [level.node(node) for node, *_ in places]  # type: ignore[arg-type]
+        numbers = [
+            node.inputs.index(kept[0].within(None)) if kept else None  # type: ignore[arg-type]
+            for node, (_, *kept) in zip(nodes, places, strict=True)
+        ]
+        return _edit.remove(level, nodes, numbers, infer)
+
+    return like(model, at_depth(graph, places, edit))
 
 
 def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
@@ -158,105 +221,67 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
     ['x', 'b']
     """
     graph = read(model)
-    pairs = {select_value(graph, old): select_value(graph, new) for old, new in reads.items()}
-    for value in [*pairs, *pairs.values()]:
-        _top(graph, [value], "rewire")
-    return like(model, _edit.rewire(graph, pairs, infer))
+    places = [
+        place
+        for old, new in reads.items()
+        for place in _pairs(graph, old, new, "rewire", select(graph, new).values)
+    ]
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        pairs = {level.value(old): level.value(new) for old, new in places}  # type: ignore
+        return _edit.rewire(level, pairs, infer)
+
+    return like(model, at_depth(graph, places, edit))
 
 
-def inline(model: Any, target: Any = "*") -> Any:
-    """Put the layers of nested models in the places of their calls, at every depth.
-
-    Args:
-        model: A Keras model or a `Graph`.
-        target: A selector of nested models; all by default. All calls of one are opened.
-
-    >>> import keras, keras_graft as kg
-    >>> inner = keras.Input((4,), name="inner")
-    >>> encoder = keras.Model(inner, keras.layers.Dense(3, name="d")(inner), name="encoder")
-    >>> x = keras.Input((4,), name="x")
-    >>> [layer.name for layer in kg.inline(keras.Model(x, encoder(x))).layers]
-    ['x', 'd']
-    """
-    graph = read(model)
-    chosen = {id(n.operation) for n in _top(graph, select(graph, target).nodes, "inline")}
-    inside: set[int] = set()
-    while True:
-        calls = [
-            n for n in graph.nodes if n.nested is not None and id(n.operation) in chosen | inside
-        ]
-        if not calls:
-            return like(model, graph)
-        for call in calls:
-            assert call.nested is not None
-            inside |= {id(n.operation) for n in call.nested.steps}
-        graph = _inline(graph, calls)[0]
-
-
-def _top(graph: Graph, items: Sequence[Any], verb: str) -> Sequence[Any]:
-    for item in items:
-        if item.scope:
-            outer = item.scope[0].label
-            raise NotYetError(
-                f"{verb}: {item.path!r} lies inside the nested model {outer!r}, and edits inside "
-                f'nested models are not there yet. Open it first: kg.inline(model, "{outer}").'
+def _pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) -> list[Place]:
+    """Pair two selectors of one thing each, at every level where both are."""
+    places = []
+    for values, others in by_level(select(graph, start).values, stops):
+        if len(values) != 1 or len(others) != 1:
+            raise EditError(
+                f"{verb}: {start!r} and {stop!r} are to name one thing each in the same model; "
+                f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
             )
-    return items
+        places.append((values[0], others[0]))
+    return places
 
 
-def _one_place_only(new: Any, factory: bool, count: int, verb: str) -> None:
-    if count > 1 and not factory and isinstance(new, keras.Layer):
-        raise EditError(
-            f"{verb}: {count} places and one {type(new).__name__} {new.name!r}. Give a factory, "
-            "lambda node: ..., that makes one for each; or lambda node: layer, if all are to share "
-            "this one."
-        )
-
-
-def _values_after(graph: Graph, selector: Any) -> list[Value]:
-    values: list[Value] = []
-    for item in _top(graph, select(graph, selector).items, "insert"):
+def _behind(graph: Graph, selector: Any) -> list[Place]:
+    values: list[Place] = []
+    for item in select(graph, selector).items:
         found = item.values if isinstance(item, Node) else (item,)
         if len(found) > 1:
             raise EditError(
-                f"insert after {item.label!r}: it gives {listed(v.label for v in found)}. Name one."
+                f"insert after {item.path!r}: it gives {listed(v.path for v in found)}. Name one."
             )
-        values += found
+        values += [(value,) for value in found]
     return values
 
 
-def _edges_before(graph: Graph, selector: Any) -> list[tuple[Node, list[int]]]:
-    if isinstance(selector, str) and selector.rpartition(":")[2].isdigit() and ":" in selector:
-        name, _, number = selector.rpartition(":")
-        edges = []
-        for node in _top(graph, select(graph, name).nodes, "insert"):
-            if int(number) >= len(node.inputs):
-                raise EditError(
-                    f"insert before {selector!r}: {node.label!r} has {len(node.inputs)} inputs: "
-                    f"{listed(map(graph.label, node.inputs))}."
-                )
-            edges.append((node, [int(number)]))
-        return edges
-    edges = []
-    for node in _top(graph, select(graph, selector).nodes, "insert"):
-        if len(set(node.inputs)) > 1:
+def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[int]]:
+    """Return a node and the numbers of its inputs that are to read something else."""
+    *values, end = place
+    node = graph.node(end)  # type: ignore[arg-type]
+    inputs = [graph.label(v) for v in node.inputs]
+    if values:
+        places = [i for i, read in enumerate(node.inputs) if read == values[0].within(None)]
+        if not places:
             raise EditError(
-                f"insert before {node.label!r}: it has {len(node.inputs)} inputs, "
-                f"{listed(map(graph.label, node.inputs))}. Name one by its number, such as "
-                f'before="{node.label}:0".'
+                f"insert between {graph.label(values[0])!r} and {node.label!r}: the second does "
+                f"not read the first; it reads {listed(inputs)}."
             )
-        edges.append((node, list(range(len(node.inputs)))))
-    return edges
-
-
-def _edge(graph: Graph, start: Any, stop: Any) -> tuple[Node, list[int]]:
-    value = select_value(graph, start)
-    nodes = select(graph, stop).expect(1).nodes
-    _top(graph, [value, *nodes], "insert")
-    places = [place for place, read in enumerate(nodes[0].inputs) if read == value]
-    if not places:
+        return node, places
+    if number is not None:
+        if number >= len(inputs):
+            raise EditError(
+                f'insert before "{node.label}:{number}": {node.label!r} has {len(inputs)} inputs: '
+                f"{listed(inputs)}."
+            )
+        return node, [number]
+    if len(set(node.inputs)) > 1:
         raise EditError(
-            f"insert between {value.label!r} and {nodes[0].label!r}: the second does not read the "
-            f"first; it reads {listed(map(graph.label, nodes[0].inputs))}."
+            f"insert before {node.label!r}: it has {len(inputs)} inputs, {listed(inputs)}. Name "
+            f'one by its number, such as before="{node.label}:0".'
         )
-    return nodes[0], places
+    return node, list(range(len(inputs)))

@@ -201,11 +201,6 @@ class Graph(Tabular):
         found = {id(w): w for op in self.operations for w in getattr(op, "weights", ())}
         return list(found.values())
 
-    @property
-    def kind(self) -> str:
-        """What a model of this graph is called in tables."""
-        return "Functional"
-
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 

@@ -10,7 +10,7 @@ from keras_graft import _keras
 from keras_graft.call import filled
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
-from keras_graft.node import Node, Slot, Spec, Template, Value
+from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.read import trace
 
 
@@ -25,7 +25,6 @@ def infer(graph: Graph) -> Graph:
         BuildError: If an operation does not take its inputs: the message names it, what gives
             them, and the specs.
     """
-    graph = _graphs_inside(graph)
     if graph.stale == ():
         return graph
     steps = graph.steps
@@ -43,12 +42,9 @@ def infer(graph: Graph) -> Graph:
         last = place
         node = steps[place]
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
-        if isinstance(node.operation, Graph):
-            new = [_model_call(node, inputs)]
-        elif _holds(node, inputs):
+        if _holds(node, inputs):
             continue
-        else:
-            new = _called(graph, node, inputs)
+        new = _called(graph, node, inputs)
         instead[node] = new
         changed = next(n for n in new if n.key is node.key)
         for old, value in zip(node.outputs, changed.outputs, strict=True):
@@ -99,8 +95,20 @@ def _called(graph: Graph, node: Node, inputs: Sequence[Value]) -> list[Node]:
             )
             outputs.append(mapping[new])
         step = step.reading(mapping)
-        result.append(step.replace(key=node.key, outputs=tuple(outputs)))
+        nested = _inside(node, step)
+        result.append(step.replace(key=node.key, outputs=tuple(outputs), nested=nested))
     return result
+
+
+def _inside(node: Node, step: Node) -> Graph | None:
+    """Return the graph inside a nested model: the known one, whose nodes others may refer to.
+
+    Unless this call runs it under masks: what happens then is another graph.
+    """
+    known, now = node.nested, step.nested
+    if known is None or now is None or step.unseen or len(known.inputs) != len(now.inputs):
+        return now
+    return known if len(known.inputs) == len(step.operation.inputs) else now
 
 
 def _without_old_masks(node: Node, inputs: Sequence[Value]) -> Template:
@@ -121,37 +129,6 @@ def _without_old_masks(node: Node, inputs: Sequence[Value]) -> Template:
         for name, leaf in node.template.kwargs.items()
     }
     return Template(node.template.args, kwargs)
-
-
-def _graphs_inside(graph: Graph) -> Graph:
-    """Infer the models that were edited and are not built yet; each once, for all its calls."""
-    if graph.stale is None:
-        nodes = graph.steps
-    else:
-        nodes = [graph.steps[graph.position_of_key(key)] for key in graph.stale]
-    inside = {id(n.operation): n.operation for n in nodes if isinstance(n.operation, Graph)}
-    known = {key: infer(op) for key, op in inside.items()}
-    instead = {
-        node: [node.replace(operation=known[key], nested=known[key])]
-        for key, op in inside.items() if known[key] is not op
-        for node in graph.calls(op)
-    }  # fmt: skip
-    return graph.spliced(instead, {}) if instead else graph
-
-
-def _model_call(node: Node, inputs: tuple[Value, ...]) -> Node:
-    """Return the call of a model that is not built yet with the specs that it gives."""
-    nested: Graph = node.operation
-    reads = [*inputs, *(mask for _, mask in node.hidden)]
-    entering = [
-        value if entry.source is None or entry.adapt else value.with_spec(reads[entry.source].spec)
-        for value, entry in zip(nested.inputs, node.entries, strict=True)
-    ]
-    same = all(a.spec == b.spec for a, b in zip(entering, nested.inputs, strict=True))
-    result = nested if same else infer(nested.replace(inputs=entering))
-    specs: list[Spec | None] = [value.spec for value in result.outputs]
-    outputs = [v.with_spec(spec) for v, spec in zip(node.outputs, specs, strict=True)]
-    return node.replace(inputs=inputs, outputs=tuple(outputs))
 
 
 def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exception) -> str:

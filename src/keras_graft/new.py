@@ -18,7 +18,7 @@ from keras_graft.select import find_tensor
 
 
 @dataclass(frozen=True)
-class Place:
+class At:
     """Where something is put in.
 
     Attributes:
@@ -52,7 +52,7 @@ def is_factory(new: Any, exact: bool) -> bool:
     return first == "node" or not exact
 
 
-def put_in(new: Any, factory: bool, place: Place) -> tuple[list[Node], list[Value], Any]:
+def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value], Any]:
     """Trace `new` at a place.
 
     Returns:
@@ -99,7 +99,7 @@ def _here(graph: Graph, tensor: Any) -> Value | None:
     return None if found is None or found.scope else found.within(None)
 
 
-def _caller(new: Any, place: Place) -> Callable[..., Any]:
+def _caller(new: Any, place: At) -> Callable[..., Any]:
     node = place.node
     if not isinstance(new, keras.Layer):
 
@@ -108,7 +108,7 @@ def _caller(new: Any, place: Place) -> Callable[..., Any]:
 
         run.__name__ = str(getattr(new, "__name__", "function"))
         return run
-    if place.replaces and node is not None and isinstance(node.operation, keras.Layer | Graph):
+    if place.replaces and node is not None and isinstance(node.operation, keras.Layer):
         template = _taken(new, node)
     else:
         count = len(place.inputs)
@@ -144,7 +144,7 @@ def _hint(new: Any, error: GraftError) -> str:
     return str(error)
 
 
-def _does_not_take(new: Any, place: Place, error: Exception) -> str:
+def _does_not_take(new: Any, place: At, error: Exception) -> str:
     name = f"{type(new).__name__} {new.name!r}" if isinstance(new, keras.Layer) else repr(new)
     lines = []
     for value in place.inputs:

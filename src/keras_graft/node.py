@@ -238,7 +238,7 @@ class Node(_Handle):
     """One call of an operation.
 
     Args:
-        operation: The Keras layer or op, opaque; or a `Graph`: a model that is yet to be built.
+        operation: The Keras layer or op, opaque.
         template: The recorded arguments, with slots for the tensors.
         inputs: The tensors among the arguments, in the order of the slots. Their specs are
             those under which the outputs' specs were inferred.
@@ -321,7 +321,7 @@ class Node(_Handle):
     @property
     def kind(self) -> str:
         """The class of the operation, such as `"Conv2D"`."""
-        return getattr(self.operation, "kind", None) or type(self.operation).__name__
+        return type(self.operation).__name__
 
     @property
     def name(self) -> str:
@@ -375,6 +375,8 @@ def copied(
     result = []
     for node in nodes:
         reading = node.reading(mapping)
+        for old, _ in node.unseen:
+            mapping[old] = Value(old.spec, old.name)
         for old in node.outputs:
             mask = None if old.mask is None else mapping.get(old.mask, old.mask)
             mapping[old] = Value(old.spec, old.name, old.optional, mask, old.origin)
@@ -390,6 +392,7 @@ def copied(
                     node.nested,
                     node.entries,
                     node.trains,
+                    tuple((mapping[old], inside) for old, inside in node.unseen),
                 )  # fmt: skip
             )
         )

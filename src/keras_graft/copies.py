@@ -1,0 +1,96 @@
+"""Layers made again from their configuration, and trained values that go over to a new layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft.diff import Kept
+from keras_graft.errors import EditError
+from keras_graft.select import listed
+
+
+def again(operation: Any, name: str, **changes: Any) -> Any:
+    """Return a layer of the same configuration under another name, not built yet.
+
+    An op holds nothing: it is returned as it is.
+
+    Args:
+        operation: A layer, a model or an op.
+        name: The name of the new one.
+        changes: Entries of the configuration that differ.
+    """
+    if not isinstance(operation, keras.Layer):
+        return operation
+    try:
+        return type(operation).from_config({**operation.get_config(), **changes, "name": name})
+    except Exception as error:
+        raise EditError(
+            f"{type(operation).__name__} {operation.name!r} cannot be made again from its "
+            f"configuration, as a copy of it needs: {error}"
+        ) from error
+
+
+def copy_weights(old: Any, new: Any) -> None:
+    """Give the weights of a layer to one of the same configuration."""
+    for source, target in zip(old.weights, new.weights, strict=True):
+        assign(target, source)
+
+
+def assign(target: Any, source: Any) -> None:
+    """Set a variable to a value or to that of another variable, and share no memory with it."""
+    # On JAX a training step gives away the memory of what it updates, so never the donor's.
+    target.assign(np.array(keras.ops.convert_to_numpy(source)))
+
+
+def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, Any]]]:
+    """Pair the weights of two layers that have the same name within their layer.
+
+    Returns:
+        What is kept, for the report; and the pairs (new variable, old variable).
+
+    Raises:
+        EditError: If a pair differs in shape, or if there is none.
+    """
+    before, now = _by_name(old), _by_name(new)
+    pairs = [(name, now[name], before[name]) for name in now if name in before]
+    if not pairs:
+        raise EditError(
+            f'{verb}: weights="keep", and {type(new).__name__} {new.name!r} has none of the '
+            f"weights of {old.name!r}: {listed(now)} against {listed(before)}."
+        )
+    for name, target, source in pairs:
+        if tuple(target.shape) != tuple(source.shape):
+            raise EditError(
+                f'{verb}: weights="keep", and {name!r} is {tuple(source.shape)} in {old.name!r} '
+                f"and {tuple(target.shape)} in {new.name!r}. Give it the same shape, or leave "
+                "weights= out."
+            )
+    report = Kept(
+        old.name,
+        tuple(name for name, _, _ in pairs),
+        tuple(name for name in before if name not in now),
+        tuple(name for name in now if name not in before),
+    )
+    return report, [(target, source) for _, target, source in pairs]
+
+
+def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
+    """Let the trained values go over, and remember on the layer what it got."""
+    for target, source in pairs:
+        assign(target, source)
+    _keras.mark(new, "kept", report)
+
+
+def _by_name(layer: Any) -> dict[str, Any]:
+    """Return the weights by their path after the layer's own name: `"query/kernel"`."""
+    found: dict[str, Any] = {}
+    for weight in layer.weights:
+        parts = weight.path.split("/")
+        inner = parts[parts.index(layer.name) + 1 :] if layer.name in parts else parts
+        name = "/".join(inner)
+        found[weight.path if name in found else name] = weight
+    return found
