@@ -13,7 +13,7 @@ ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
     "errors", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
-    "cuts", "edit", "sharing", "diff", "display/text",
+    "cuts", "block", "edit", "sharing", "diff", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
     "_keras", "call", "symbolic", "level", "read", "infer", "build", "depth", "copies", "new", "edits",

@@ -1,7 +1,7 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
-from keras_graft.blocks import inline
+from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
@@ -33,7 +33,7 @@ __all__ = [
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
-    "replace", "insert", "remove", "rewire", "inline",
+    "replace", "insert", "remove", "rewire", "repeat", "inline", "nest",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from keras_graft import nest as _nest
-from keras_graft.build import like
-from keras_graft.depth import Place, at_depth
+from keras_graft import _keras
+from keras_graft import block as _block
+from keras_graft.build import build, like
+from keras_graft.copies import again, copy_weights
+from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
-from keras_graft.node import Node
+from keras_graft.infer import infer
+from keras_graft.naming import Names
+from keras_graft.nest import Opened
+from keras_graft.nest import inline as in_place
+from keras_graft.node import Entry, Node, Slot, Template, Value
 from keras_graft.read import read
 from keras_graft.select import listed, select
+from keras_graft.subgraph import ends, part, renewed
 
 
 def inline(model: Any, target: Any = "**") -> Any:
@@ -40,7 +47,7 @@ def inline(model: Any, target: Any = "**") -> Any:
             f"inline: {target!r} names no nested model that can be opened: it names "
             f"{listed(f'{n.path} ({n.kind})' for n in found)}."
         )
-    opened = _nest.Opened(graph)
+    opened = Opened(graph)
     while here := [value for value in left if not value.scope]:
         calls = [
             c
@@ -53,7 +60,175 @@ def inline(model: Any, target: Any = "**") -> Any:
     def edit(level: Graph, places: list[Place]) -> Graph:
         nodes = [level.node(node) for (node,) in places if isinstance(node, Node)]
         calls = [call for node in nodes for call in level.calls(node.operation)]
-        return _nest.inline(level, list(dict.fromkeys(calls)))[0]
+        return in_place(level, list(dict.fromkeys(calls)))[0]
 
     places: list[Place] = [(node,) for value in left if (node := value.producer) is not None]
     return like(model, at_depth(opened.graph, places, edit))
+
+
+def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
+    """Fold the block between values into a model of its own; the inverse of `inline`.
+
+    The layers are the same; the block becomes one node, called once, with a name of its own. A
+    mask that comes along with a value and crosses an end of the block is an input or output of
+    the new model too.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        inputs: What enters the block: a selector of one value, or a list or dict of selectors;
+            None for the inputs of the model.
+        outputs: What leaves it; None for the outputs of the model.
+        name: The name of the new model, which no other operation may have.
+
+    Raises:
+        CutError: If the block reads other values too; each is named with what needs it.
+        EditError: If something outside reads a value from within, if the ends lie in different
+            models or lie the wrong way round, or if the name is taken.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> y = keras.layers.Dense(4, name="b")(keras.layers.Dense(4, name="a")(x))
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(y), name="tiny")
+    >>> nested = kg.nest(model, "x", "b", name="encoder")
+    >>> [layer.name for layer in nested.layers]
+    ['x', 'encoder', 'out']
+    >>> nested.get_layer("encoder").get_layer("a") is model.get_layer("a")
+    True
+    """
+    graph = read(model)
+    ins, in_template = ends(graph, inputs, graph.inputs, graph.input_template)
+    outs, out_template = ends(graph, outputs, graph.outputs, graph.output_template)
+    place: Place = (*ins, *outs)
+    if len({value.scope for value in place}) > 1:
+        raise EditError(
+            f"nest {name!r}: the ends of a block lie in one model, and these do not: "
+            f"{listed(value.path for value in place)}."
+        )
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        (values,) = places
+        return _folded(
+            level, values[: len(ins)], in_template, values[len(ins) :], out_template, name
+        )
+
+    return like(model, at_depth(graph, [place], edit))
+
+
+def _folded(
+    graph: Graph, ins: Any, in_template: Any, outs: Any, out_template: Any, name: str
+) -> Graph:
+    verb = f"nest {name!r}"
+    taken = [n for n in graph.nodes if n.name == name] or [
+        n for n in graph.input_names if n == name
+    ]
+    if taken:
+        raise EditError(f"{verb}: {taken[0]!r} has this name already. Choose another.")
+    found = _block.block(graph, ins, outs, verb)
+    given = _with_masks(in_template, found.inputs, len(set(ins)))
+    gives = _with_masks(out_template, found.outputs, len(set(outs)))
+    inside = renewed(part(graph, found.inputs, given, found.outputs, gives, found.nodes, name))
+    folded = build(inside)
+    if any(value.mask is not None for value in found.inputs):
+        folded.supports_masking = True  # else Keras warns of masks that it does hand on
+    node = Node(
+        folded,
+        Template((given,)),
+        found.inputs,
+        found.outputs,
+        nested=inside,
+        entries=tuple(Entry(i) for i in range(len(found.inputs))),
+        trains=_keras.takes_training(folded),
+    )
+    return _block.folded(graph, found, node)
+
+
+def _with_masks(template: Any, values: tuple[Value, ...], plain: int) -> Any:
+    """Return the structure of a block's end with the masks that cross it added."""
+    if len(values) == plain:
+        return template
+    if isinstance(template, dict):
+        extra = {f"mask_{i}": Slot(i) for i in range(plain, len(values))}
+        return {**template, **extra}
+    return [template if plain == 1 else Slot(i) for i in range(plain)] + [
+        Slot(i) for i in range(plain, len(values))
+    ]
+
+
+def repeat(
+    model: Any,
+    start: Any,
+    stop: Any,
+    times: int,
+    weights: Literal["share", "copy", "fresh"] = "share",
+) -> Any:
+    """Run a block several times in a row.
+
+    With shared weights this is recurrence in depth. With copies it is how a deeper transformer is
+    made of a trained one: `repeat(model, "layer_1", "layer_3", 2, weights="copy")` runs layers 2
+    and 3 twice, as `layer_replication=[[0, 4], [2, 5]]` does in PEFT.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        start: A selector of the value that enters the block. Other values that the block reads,
+            such as a padding mask, are read by each repetition.
+        stop: A selector of the value that leaves it, of the same shape and dtype.
+        times: How often the block runs in all; 1 changes nothing.
+        weights: `"share"`: each repetition calls the same layers. `"copy"`: it has layers of its
+            own with the same values. `"fresh"`: of its own, newly initialized. New layers are
+            called `name_repeat`, `name_repeat_1` and so on.
+
+    Raises:
+        EditError: If the block does not give what it takes, if something outside reads a value
+            from within, if a layer cannot be made again from its configuration, or if `times` is
+            no positive number.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(4, name="d")(x), name="tiny")
+    >>> kg.repeat(model, "x", "d", 3).count_params()
+    20
+    >>> [n.label for n in kg.read(kg.repeat(model, "x", "d", 3, weights="copy"))]
+    ['d', 'd_repeat', 'd_repeat_1']
+    """
+    if weights not in ("share", "copy", "fresh"):
+        raise EditError(f'repeat: weights must be "share", "copy" or "fresh", got {weights!r}.')
+    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+        raise EditError(
+            f"repeat: times says how often the block runs in all, from 1 on; got {times!r}."
+        )
+    graph = read(model)
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        for start, stop in places:
+            level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
+        return level
+
+    places = pairs(graph, start, stop, "repeat", select(graph, stop).values)
+    return like(model, at_depth(graph, places, edit))
+
+
+def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str) -> Graph:
+    names = Names([*graph.input_names, *map(graph.name_of, graph.steps)])
+    made: dict[tuple[int, int], Any] = {}
+    donors: dict[int, Any] = {}
+
+    def own(node: Node, number: int) -> Node:
+        donor = node.operation
+        key = id(donor), number
+        if key not in made:
+            name = names.take(f"{graph.name_of(node)}_repeat")
+            made[key] = again(donor, name)
+            donors[id(made[key])] = donor
+        if made[key] is donor:  # an op holds nothing
+            return node
+        # Not known until it is called: that builds the new layer.
+        outputs = tuple(value.with_spec(None) for value in node.outputs)
+        return node.replace(operation=made[key], nested=None, entries=(), outputs=outputs)
+
+    change = own if weights != "share" else lambda node, number: node
+    result = infer(_block.repeated(graph, start, stop, times, change))
+    if weights == "copy":
+        for (_, _), new in made.items():
+            if new is not donors[id(new)]:
+                copy_weights(donors[id(new)], new)
+    return result

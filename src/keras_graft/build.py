@@ -80,6 +80,7 @@ class _Build:
             inputs = self._inputs()
             for node in graph.steps:
                 self._node(node)
+            self._set_masks()
             outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
             model = _keras.make_functional(inputs, outputs, name, len(graph.steps))
         except BaseException:
@@ -137,10 +138,15 @@ class _Build:
         outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
         self._builder.node(operation, args, kwargs, outputs)
         for value, tensor in zip(node.outputs, outputs, strict=True):
-            mask = None if value.mask is None else self._tensors.get(value.mask)
-            if mask is not None:
-                _keras.set_mask(tensor, mask)
             self._tensors.setdefault(value, tensor)  # a cut value is an input, not what is made
+
+    def _set_masks(self) -> None:
+        """Attach the masks that values carry: once all are there, as one may be made later."""
+        for node in self._graph.steps:
+            for value in node.outputs:
+                mask = None if value.mask is None else self._tensors.get(value.mask)
+                if mask is not None and value not in self._graph.inputs:
+                    _keras.set_mask(self._tensors[value], mask)
 
     def _call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         """Return what stands for the operation in this model, and how it is called."""

@@ -18,6 +18,7 @@ from keras_graft.infer import infer
 from keras_graft.nest import Opened
 from keras_graft.node import Node, Value
 from keras_graft.read import read
+from keras_graft.select import listed, select
 
 Item = Node | Value
 Place = tuple[Item, ...]
@@ -46,13 +47,26 @@ def at_depth(graph: Graph, places: Sequence[Place], edit: Edit) -> Graph:
     return _Descent(edit).run(graph, places)
 
 
-def by_level(*groups: Sequence[Item]) -> list[tuple[list[Any], ...]]:
+def _by_level(*groups: Sequence[Item]) -> list[tuple[list[Any], ...]]:
     """Sort items by the level they lie on: one tuple for each level that has any, a list a group."""
     levels: dict[tuple[Node, ...], tuple[list[Any], ...]] = {}
     for number, items in enumerate(groups):
         for item in items:
             levels.setdefault(item.scope, tuple([] for _ in groups))[number].append(item)
     return list(levels.values())
+
+
+def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) -> list[Place]:
+    """Pair two selectors of one thing each, at every level where both are."""
+    places = []
+    for values, others in _by_level(select(graph, start).values, stops):
+        if len(values) != 1 or len(others) != 1:
+            raise EditError(
+                f"{verb}: {start!r} and {stop!r} are to name one thing each in the same model; "
+                f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
+            )
+        places.append((values[0], others[0]))
+    return places
 
 
 class _Descent:

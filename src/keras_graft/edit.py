@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from keras_graft.errors import EditError, GraphError
-from keras_graft.flow import swept
-from keras_graft.graph import Graph, sort
+from keras_graft.flow import in_order, swept
+from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
 from keras_graft.select import listed
 
@@ -81,7 +81,7 @@ class _Patch:
 
     def _flush(self) -> None:
         graph = self.graph.spliced(self._instead, self._reads, self._first)
-        graph = _in_order(graph, self._instead)
+        graph = in_order(graph, self._instead)
         self.graph = self._infer(graph)
         self._instead, self._reads, self._first = {}, {}, []
 
@@ -90,20 +90,6 @@ class _Patch:
         if self._instead or self._reads or self._first:
             self._flush()
         return swept(self.graph, self._dropped)
-
-
-def _in_order(graph: Graph, instead: Mapping[Node, Sequence[Node]]) -> Graph:
-    """Return the graph with its nodes in an order in which they can run.
-
-    A new node may read a value that comes later than its place: what goes in can use any.
-    """
-    for nodes in instead.values():
-        for node in nodes:
-            for value in node.reads:
-                producer = graph.producer(value) if value in graph else None
-                if producer is not None and graph.position(producer) > graph.position(node):
-                    return graph.replace(nodes=sort(graph.steps, graph.inputs))
-    return graph
 
 
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
@@ -192,7 +178,7 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
     touched = {user: [result.steps[result.position(user)]]
                for old in reads for user in graph.consumers(old)}  # fmt: skip
     try:
-        result = _in_order(result, touched)
+        result = in_order(result, touched)
     except GraphError as error:
         pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
         raise EditError(f"rewire {{{pairs}}}: {error}") from error

@@ -10,7 +10,7 @@ import keras
 from keras_graft import edit as _edit
 from keras_graft.build import like
 from keras_graft.copies import carry, match_weights
-from keras_graft.depth import Place, at_depth, by_level
+from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
@@ -96,8 +96,8 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
         return _edit.replace(level, nodes, put, infer)
 
     graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
-    for layer, report, pairs in keep.values():
-        carry(layer, report, pairs)
+    for layer, report, matched in keep.values():
+        carry(layer, report, matched)
     return like(model, graph)
 
 
@@ -154,7 +154,7 @@ def insert(
     if after is not None:
         return like(model, at_depth(graph, _behind(graph, after), behind))
     if between is not None:
-        places = _pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
+        places = pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
     else:
         if isinstance(before, str) and ":" in before and before.rpartition(":")[2].isdigit():
             before, _, text = before.rpartition(":")
@@ -224,7 +224,7 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
     places = [
         place
         for old, new in reads.items()
-        for place in _pairs(graph, old, new, "rewire", select(graph, new).values)
+        for place in pairs(graph, old, new, "rewire", select(graph, new).values)
     ]
 
     def edit(level: Graph, places: list[Place]) -> Graph:
@@ -232,19 +232,6 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
         return _edit.rewire(level, pairs, infer)
 
     return like(model, at_depth(graph, places, edit))
-
-
-def _pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) -> list[Place]:
-    """Pair two selectors of one thing each, at every level where both are."""
-    places = []
-    for values, others in by_level(select(graph, start).values, stops):
-        if len(values) != 1 or len(others) != 1:
-            raise EditError(
-                f"{verb}: {start!r} and {stop!r} are to name one thing each in the same model; "
-                f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
-            )
-        places.append((values[0], others[0]))
-    return places
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:

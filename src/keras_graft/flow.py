@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from keras_graft.graph import Graph
+from keras_graft.graph import Graph, sort
 from keras_graft.node import Node, Value
 
 
@@ -80,3 +80,20 @@ def swept(graph: Graph, values: Iterable[Value]) -> Graph:
         gone[node] = []
         stack.extend(node.reads)
     return graph.spliced(gone, {}) if gone else graph
+
+
+def in_order(graph: Graph, changed: Mapping[Node, Sequence[Node]]) -> Graph:
+    """Return the graph with its nodes in an order in which they can run.
+
+    Only `changed` is looked at: a new node may read a value that comes later than its place.
+
+    Raises:
+        GraphError: If they close a cycle; the message shows its path.
+    """
+    for nodes in changed.values():
+        for node in nodes:
+            for value in node.reads:
+                producer = graph.producer(value) if value in graph else None
+                if producer is not None and graph.position(producer) > graph.position(node):
+                    return graph.replace(nodes=sort(graph.steps, graph.inputs))
+    return graph

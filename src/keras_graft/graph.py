@@ -231,7 +231,7 @@ class Graph(Tabular):
         instead: Mapping[Node, Sequence[Node]],
         reads: Mapping[Value, Value],
         first: Sequence[Node] = (),
-        only: Collection[Node] | None = None,
+        keep: Collection[Node] = (),
     ) -> Graph:
         """Return the graph with other nodes in the places of some, and values read elsewhere.
 
@@ -243,15 +243,16 @@ class Graph(Tabular):
             reads: For each value that is to be read no more, the one to read in its stead. New
                 nodes read what they say: an insertion does not feed itself.
             first: New nodes before all others.
-            only: The nodes whose reading changes; all of them, and the outputs, if None.
+            keep: Nodes that go on reading what they read.
         """
         replaced = {node.key: tuple(n.within(None) for n in new) for node, new in instead.items()}
         reads = {old.within(None): new.within(None) for old, new in reads.items()}
         new_keys = {n.key for n in first} | {n.key for new in replaced.values() for n in new}
-        chosen = None if only is None else {node.key for node in only}
+        kept = {node.key for node in keep}
         for value in reads:
-            for node in self._index.used.get(value, ()):
-                if chosen is not None and node.key not in chosen:
+            users = self._index.used.get(value, ()), self._index.carried.get(value, ())
+            for node in (*users[0], *users[1]):
+                if node.key in kept:
                     continue
                 if node.key in replaced:
                     # A node that stays where it is, beside new ones, reads anew like any other.
@@ -271,9 +272,7 @@ class Graph(Tabular):
                 dropped.append(node)
                 added.extend(new)
                 steps.extend(new)
-        outputs = self.outputs if only is not None else tuple(
-            reads.get(v.within(None), v) for v in self.outputs
-        )  # fmt: skip
+        outputs = [reads.get(v.within(None), v) for v in self.outputs]
         result = object.__new__(Graph)
         put = result.__dict__
         put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)

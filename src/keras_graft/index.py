@@ -15,15 +15,18 @@ class Index:
     Attributes:
         made: Each value with the node that gives it (None for an input) and its spec here.
         used: Each value with the nodes that read it; in no particular order after an edit.
+        carried: Each mask with the nodes that give it along with what they give, and do not read
+            it: an `Embedding` does not read the mask that comes with its output.
         calls: The calls of each operation, by its identity; in no particular order after an edit.
         names: The name of each operation, by its identity.
     """
 
-    __slots__ = ("_taken", "calls", "made", "names", "used")
+    __slots__ = ("_taken", "calls", "carried", "made", "names", "used")
 
     def __init__(self, inputs: Iterable[Value], steps: Iterable[Node]) -> None:
         self.made: dict[Value, tuple[Node | None, Value]] = {v: (None, v) for v in inputs}
         self.used: dict[Value, tuple[Node, ...]] = {}
+        self.carried: dict[Value, tuple[Node, ...]] = {}
         self.calls: dict[int, tuple[Node, ...]] = {}
         self.names: dict[int, str] = {}
         self._taken = Names()
@@ -36,6 +39,7 @@ class Index:
         """
         new = object.__new__(Index)
         new.made, new.used = self.made.copy(), self.used.copy()
+        new.carried = self.carried.copy()
         new.calls, new.names = self.calls.copy(), self.names.copy()
         new._taken = self._taken.copy()
         new._drop(dropped, {id(node.operation) for node in added})
@@ -51,6 +55,8 @@ class Index:
             reads = node.reads
             for value in reads if len(reads) == 1 else dict.fromkeys(reads):
                 used[value] = (*used.get(value, ()), node)
+            for mask in carries(node):
+                self.carried[mask] = (*self.carried.get(mask, ()), node)
             operation: Any = node.operation
             key = id(operation)
             if key in calls:
@@ -67,6 +73,8 @@ class Index:
                     del self.made[value]
             for value in dict.fromkeys(node.reads):
                 self.used[value] = tuple(n for n in self.used[value] if n.key is not node.key)
+            for mask in carries(node):
+                self.carried[mask] = tuple(n for n in self.carried[mask] if n.key is not node.key)
             key = id(node.operation)
             left = tuple(n for n in self.calls[key] if n.key is not node.key)
             if left:
@@ -75,3 +83,9 @@ class Index:
             del self.calls[key]
             if key not in staying:
                 self._taken.free(self.names.pop(key))
+
+
+def carries(node: Node) -> list[Value]:
+    """Return the masks that a node hands along with its outputs and does not read."""
+    masks = [v.mask for v in node.outputs if v.mask is not None]
+    return [mask for mask in dict.fromkeys(masks) if mask not in node.reads] if masks else masks

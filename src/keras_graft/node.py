@@ -285,7 +285,7 @@ class Node(_Handle):
         The specs and masks that the inputs were recorded with stay, so that one can see whether
         what was inferred from them still holds.
         """
-        if not any(v in mapping for v in self.reads):
+        if not any(v in mapping or v.mask in mapping for v in (*self.reads, *self.outputs)):
             return self
         return self.replace(
             inputs=tuple(v.exchanged(mapping) for v in self.inputs),

@@ -36,8 +36,8 @@ def extract(graph: Graph, taps: Any) -> Graph:
 
 def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
     """Return the graph from any values to any values; None stands for the graph's own."""
-    ins, in_template = _ends(graph, inputs, graph.inputs, graph.input_template)
-    outs, out_template = _ends(graph, outputs, graph.outputs, graph.output_template)
+    ins, in_template = ends(graph, inputs, graph.inputs, graph.input_template)
+    outs, out_template = ends(graph, outputs, graph.outputs, graph.output_template)
     opened = Opened(graph)
     values = opened.find([*ins, *outs])
     inner = opened.graph
@@ -59,7 +59,7 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
     name = graph.name
     name += "" if inputs is None else "_from_" + "_".join(safe(opened.path(v)) for v in ins[:2])
     name += "" if outputs is None else "_to_" + "_".join(safe(opened.path(v)) for v in outs[:2])
-    return _stage(inner, ins, in_template, outs, out_template, nodes, name)
+    return part(inner, ins, in_template, outs, out_template, nodes, name)
 
 
 def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
@@ -131,13 +131,11 @@ def _split_once(
             return producer
     boundary = boundary + missing
     structure: Any = Slot(0) if len(boundary) == 1 else flat_slots(len(boundary))
-    trunk = _stage(
+    trunk = part(
         graph, graph.inputs, graph.input_template, boundary, structure,
         needed(graph, boundary), graph.name,
     )  # fmt: skip
-    rest = _stage(
-        graph, boundary, structure, graph.outputs, graph.output_template, head, graph.name
-    )
+    rest = part(graph, boundary, structure, graph.outputs, graph.output_template, head, graph.name)
     return trunk, rest
 
 
@@ -178,6 +176,7 @@ def join(*stages: Graph) -> Graph:
 def renewed(graph: Graph) -> Graph:
     """Return the same graph with new identities, so that it can stand twice in another."""
     inputs = {v: Value(v.spec, v.name, v.optional, v.mask, v.origin) for v in graph.inputs}
+    inputs = {old: new.masked(inputs) for old, new in inputs.items()}
     nodes, mapping = copied(graph.steps, inputs)
     return graph.replace(
         nodes=nodes,
@@ -220,9 +219,10 @@ def _user(opened: Opened, node: Node) -> str:
     return path if len(node.outputs) == 1 else path.rpartition(":")[0]
 
 
-def _ends(
+def ends(
     graph: Graph, chosen: Any, default: Sequence[Value], template: Any
 ) -> tuple[list[Value], Any]:
+    """Return the values that a selector, or a list or dict of selectors, names as ends of a part."""
     if chosen is None:
         return list(default), template
     if isinstance(chosen, dict):
@@ -239,7 +239,7 @@ def _ends(
     return values, {v.path: Slot(i) for i, v in enumerate(values)}
 
 
-def _stage(
+def part(
     graph: Graph, inputs: Sequence[Value], input_template: Any, outputs: Sequence[Value],
     output_template: Any, nodes: Sequence[Node], name: str,
 ) -> Graph:  # fmt: skip
