@@ -108,7 +108,7 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
     def edit(level: Graph, places: list[Place]) -> Graph:
         (values,) = places
         return _folded(
-            level, values[: len(ins)], in_template, values[len(ins) :], out_template, name
+            infer(level), values[: len(ins)], in_template, values[len(ins) :], out_template, name
         )
 
     return like(model, at_depth(graph, [place], edit))
@@ -199,6 +199,7 @@ def repeat(
     graph = read(model)
 
     def edit(level: Graph, places: list[Place]) -> Graph:
+        level = infer(level)
         for start, stop in places:
             level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
         return level

@@ -25,7 +25,10 @@ Place = tuple[Item, ...]
 """What one change is about: nodes and values of one level."""
 
 Edit = Callable[[Graph, list[Any]], Graph]
-"""Makes the changes at places that are all of this graph's own level."""
+"""Makes the changes at places that are all of this graph's own level.
+
+Where models inside changed, specs are not inferred yet: what stands behind may be about to go.
+"""
 
 _Step = tuple[int, int]  # an operation, by its identity, and which of its calls
 _Mark = tuple[tuple[_Step, ...], _Step | None, int | None]
@@ -84,9 +87,9 @@ class _Descent:
             outputs = tuple(value.with_spec(None) for value in call.outputs)
             instead[call] = [call.replace(operation=model, nested=nested, outputs=outputs)]
         if instead:
-            graph = infer(graph.spliced(instead, {}))
+            graph = graph.spliced(instead, {})
         here = [place for place in places if not place[0].scope]
-        return self._edit(graph, here) if here else graph
+        return infer(self._edit(graph, here) if here else graph)
 
     def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph]:
         model = call.operation

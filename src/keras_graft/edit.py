@@ -19,11 +19,16 @@ Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
 
-Infer = Callable[[Graph], Graph]
+Infer = Callable[..., Graph]
+"""Infers the specs of a graph anew where they changed, up to a position if one is given."""
 
 
 class _Patch:
-    """Changes that are gathered and made at once, as long as no spec changes on the way."""
+    """Changes that are gathered and made at once, as long as no spec changes on the way.
+
+    Where one does, specs are inferred up to the next place and no further: what stands there may
+    be about to go, and would not take what it reads now.
+    """
 
     def __init__(self, graph: Graph, infer: Infer) -> None:
         self.graph = graph
@@ -34,8 +39,16 @@ class _Patch:
         self._dropped: list[Value] = []
 
     def node(self, node: Node) -> Node:
-        """Return the handle of a node in the graph as it is now."""
+        """Return the handle of a node in the graph as it is now, what it reads being known."""
+        self.graph = self._infer(self.graph, self.graph.position(node))
         return self.graph.node(node)
+
+    def value(self, value: Value) -> Value:
+        """Return the handle of a value in the graph as it is now, with its spec known."""
+        producer = self.graph.producer(value)
+        if producer is not None:
+            self.graph = self._infer(self.graph, self.graph.position(producer) + 1)
+        return self.graph.value(value)
 
     def now(self, value: Value) -> Value:
         """Return what is read now where `value` was read."""
@@ -81,15 +94,14 @@ class _Patch:
 
     def _flush(self) -> None:
         graph = self.graph.spliced(self._instead, self._reads, self._first)
-        graph = in_order(graph, self._instead)
-        self.graph = self._infer(graph)
+        self.graph = in_order(graph, self._instead)
         self._instead, self._reads, self._first = {}, {}, []
 
     def done(self) -> Graph:
         """Make what is gathered, and return the graph."""
         if self._instead or self._reads or self._first:
             self._flush()
-        return swept(self.graph, self._dropped)
+        return self._infer(swept(self.graph, self._dropped))
 
 
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
@@ -113,7 +125,7 @@ def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) 
     """Put something behind values: all that read one of them read what comes out."""
     patch = _Patch(graph, infer)
     for old in values:
-        value = patch.graph.value(old)
+        value = patch.value(old)
         # It reads the value itself, so that an insertion never feeds itself.
         steps, outputs = put(patch.graph, [patch.graph.known(value)], value.producer)
         (output,) = _one(outputs, f"insert after {value.label!r}")

@@ -284,9 +284,9 @@ class Graph(Tabular):
         put["outputs"] = tuple(result.value(v.within(None)) for v in outputs)
         return result
 
-    def settled(self) -> Graph:
-        """Mark all specs of this graph as known, and return it."""
-        self.__dict__["stale"] = ()
+    def settled(self, stale: Iterable[Any] = ()) -> Graph:
+        """Mark the specs of this graph as known, but for the nodes of these keys, and return it."""
+        self.__dict__["stale"] = tuple(stale)
         return self
 
     # -- what holds -----------------------------------------------------------------------

@@ -14,12 +14,17 @@ from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.read import trace
 
 
-def infer(graph: Graph) -> Graph:
+def infer(graph: Graph, until: int | None = None) -> Graph:
     """Return the graph with the specs of all its values known, and the masks that go along.
 
     A node whose inputs have the specs and masks that it was recorded with gives what it gave;
     the others are called on symbolic tensors, as Keras would. An edit says which nodes it made,
     so that in a large graph only they and what changes behind them are looked at.
+
+    Args:
+        graph: The graph.
+        until: A position in the graph: nodes from there on wait for another time. What is about to
+            be replaced need not take what it would read now.
 
     Raises:
         BuildError: If an operation does not take its inputs: the message names it, what gives
@@ -35,7 +40,8 @@ def infer(graph: Graph) -> Graph:
     now: dict[Value, Value] = {}
     instead: dict[Node, Sequence[Node]] = {}
     last = -1
-    while waiting:
+    limit = len(steps) if until is None else until
+    while waiting and waiting[0] < limit:
         place = heapq.heappop(waiting)
         if place == last:
             continue
@@ -53,7 +59,9 @@ def infer(graph: Graph) -> Graph:
             now[value] = value
             for user in graph.consumers(value):
                 heapq.heappush(waiting, graph.position(user))
-    return graph.spliced(instead, {}).settled() if instead else graph.settled()
+    if instead:
+        graph = graph.spliced(instead, {})
+    return graph.settled(dict.fromkeys(steps[place].key for place in waiting))
 
 
 def _holds(node: Node, inputs: Sequence[Value]) -> bool:
