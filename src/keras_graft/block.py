@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keras_graft.errors import CutError, EditError
 from keras_graft.flow import after, crossing, in_order, needed
-from keras_graft.graph import Graph
+from keras_graft.graph import Graph, weights_of
 from keras_graft.node import Node, Value, copied
 from keras_graft.select import listed
 
@@ -57,7 +57,6 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             + "].",
             others,
         )
-    made = {v for node in nodes for v in node.gives}
     inner = set(nodes)
     used = [
         v
@@ -76,6 +75,15 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             + ", ".join(f'"{graph.label(v)}"' for v in (*ends[1], *others))
             + "]."
         )
+    shared = [n for n in nodes if any(c not in inner for c in graph.calls(n.operation))]
+    shared = [n for n in shared if weights_of(n.operation)]
+    if shared:
+        where = listed(graph.label(c) for c in graph.calls(shared[0].operation) if c not in inner)
+        raise EditError(
+            f"{verb}: {graph.label(shared[0])!r} lies in the block, and its layer is called outside "
+            f"it too: {where}. Keras cannot load a file in which a layer stands both inside a nested "
+            "model and beside it. Take a block that holds all of its calls or none."
+        )
     back = [n for n in needed(graph, [*given, *masks]) if n in inner]
     if back:
         raise EditError(
@@ -92,7 +100,6 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
                 f"{verb}: a mask that the nested model {name!r} makes inside crosses the end of "
                 f'the block, and no tensor carries it. Open it first: kg.inline(model, "{name}").'
             )
-    assert not made & set(given)
     return Block(tuple(nodes), (*given, *masks), (*map(graph.known, ends[1]), *handed))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
+
+import keras
 
 from keras_graft import _keras
 from keras_graft import block as _block
 from keras_graft.build import build, like
+from keras_graft.call import fill
 from keras_graft.copies import again, copy_weights
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
@@ -99,6 +103,9 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
     ins, in_template = ends(graph, inputs, graph.inputs, graph.input_template)
     outs, out_template = ends(graph, outputs, graph.outputs, graph.output_template)
     place: Place = (*ins, *outs)
+    twice = [value for value in place if place.count(value) > 1]
+    if twice:
+        raise EditError(f"nest {name!r}: {twice[0].path!r} is named twice among the ends.")
     if len({value.scope for value in place}) > 1:
         raise EditError(
             f"nest {name!r}: the ends of a block lie in one model, and these do not: "
@@ -124,34 +131,40 @@ def _folded(
     if taken:
         raise EditError(f"{verb}: {taken[0]!r} has this name already. Choose another.")
     found = _block.block(graph, ins, outs, verb)
-    given = _with_masks(in_template, found.inputs, len(set(ins)))
-    gives = _with_masks(out_template, found.outputs, len(set(outs)))
-    inside = renewed(part(graph, found.inputs, given, found.outputs, gives, found.nodes, name))
+    taking, given = _flat(in_template, found.inputs, len(ins))
+    giving, gives = _flat(out_template, found.outputs, len(outs))
+    inside = renewed(part(graph, taking, given, giving, gives, found.nodes, name))
     folded = build(inside)
-    if any(value.mask is not None for value in found.inputs):
+    if any(value.mask is not None for value in taking):
         folded.supports_masking = True  # else Keras warns of masks that it does hand on
     node = Node(
         folded,
         Template((given,)),
-        found.inputs,
-        found.outputs,
+        taking,
+        giving,
         nested=inside,
-        entries=tuple(Entry(i) for i in range(len(found.inputs))),
+        entries=tuple(Entry(i) for i in range(len(taking))),
         trains=_keras.takes_training(folded),
     )
     return _block.folded(graph, found, node)
 
 
-def _with_masks(template: Any, values: tuple[Value, ...], plain: int) -> Any:
-    """Return the structure of a block's end with the masks that cross it added."""
-    if len(values) == plain:
-        return template
-    if isinstance(template, dict):
-        extra = {f"mask_{i}": Slot(i) for i in range(plain, len(values))}
-        return {**template, **extra}
-    return [template if plain == 1 else Slot(i) for i in range(plain)] + [
-        Slot(i) for i in range(plain, len(values))
-    ]
+def _flat(template: Any, values: Sequence[Value], plain: int) -> tuple[tuple[Value, ...], Any]:
+    """Return the values of a block's end as Keras orders them, and their structure.
+
+    Args:
+        template: The structure that was asked for.
+        values: Its values, and behind them the masks that cross with them.
+        plain: How many of `values` are no masks.
+    """
+    masks = [Slot(i) for i in range(plain, len(values))]
+    if masks and isinstance(template, dict):
+        template = {**template, **{f"mask_{i}": mask for i, mask in enumerate(masks)}}
+    elif masks:
+        template = [Slot(i) for i in range(plain)] + masks
+    order = [slot.index for slot in keras.tree.flatten(template)]  # of a dict: by its keys
+    place = {index: i for i, index in enumerate(order)}
+    return tuple(values[i] for i in order), fill(template, lambda index: Slot(place[index]))
 
 
 def repeat(
