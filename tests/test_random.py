@@ -132,6 +132,81 @@ def test_what_is_built_is_saved_and_loaded(tmp_path_factory, plan):
     equal(model(x), y)
 
 
+def same_weights(model, edited):
+    assert {id(w) for w in edited.weights} == {id(w) for w in model.weights}
+
+
+def linear(node):
+    policy = getattr(node.operation, "dtype_policy", None)
+    return keras.layers.Activation("linear", dtype=policy)
+
+
+@bounded
+@given(plans(), st.data())
+def test_an_edit_at_any_depth_that_changes_no_arithmetic(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    values = [v for n in everything(graph) for v in n.values if "float" in v.spec.dtype]
+    if not values:
+        return
+    value = data.draw(st.sampled_from(values))
+    try:
+        edited = kg.insert(model, linear, after=[value])
+    except kg.EditError as error:  # a node that computes the mask of one call is no place
+        assert "only computes the mask of one call" in str(error)
+        return
+    equal(model(x), edited(x))
+    same_weights(model, edited)
+    nodes = [n for n in everything(graph) if isinstance(n.operation, keras.Layer)]
+    node = data.draw(st.sampled_from(nodes))
+    edited = kg.replace(model, [node], lambda node: node.operation)
+    equal(model(x), edited(x))
+    same_weights(model, edited)
+    everywhere = kg.insert(graph, linear, after=[v for v in values if not v.scope] or values)
+    equal(model(x), kg.build(everywhere)(x))
+
+
+@bounded
+@given(plans(), st.data())
+def test_any_block_nests_and_opens_again_or_is_refused(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    values = graph.all_values()
+    start, stop = (data.draw(st.sampled_from(values)) for _ in range(2))
+    try:
+        nested = kg.nest(graph, start, stop, name="block")
+    except kg.GraftError as error:
+        assert str(error).startswith("nest 'block': ")
+    else:
+        equal(model(x), kg.build(nested)(x))
+        assert_same_graph(graph, kg.inline(nested, "block"), same_layers=True)
+    flat = kg.inline(model)
+    assert all(n.nested is None for n in kg.read(flat).nodes)
+    equal(model(x), flat(x))
+    same_weights(model, flat)
+
+
+@bounded
+@given(plans(), st.data())
+def test_repeats_of_copies_equal_repeats_of_the_same(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    x = random_inputs(model, 3)
+    values = graph.all_values()
+    start, stop = (data.draw(st.sampled_from(values)) for _ in range(2))
+    try:
+        shared = kg.repeat(graph, start, stop, 3)
+    except kg.EditError as error:
+        assert str(error).startswith("repeat ")
+        return
+    assert_same_graph(graph, kg.repeat(graph, start, stop, 1), same_layers=True)
+    result = kg.build(shared)
+    same_weights(model, result)
+    equal(result(x), kg.repeat(model, start, stop, 3, weights="copy")(x))
+
+
 @pytest.mark.parametrize("kind", ["flat", "dict", "nested"])
 def test_the_strategy_reaches_its_corners(kind):
     plan = {
