@@ -321,7 +321,7 @@ def normalized(same=False):
         x = bn(x)
         for layer in (adapted, bn):
             for v in layer.weights:
-                if v.shape:
+                if len(v.shape):
                     v.assign(np.full(3, 0.7) if same else np.linspace(0.5, 1.5, 3))
         adapted.finalize_state()
         return layers.Conv2D(4, 3, name="first")(x)
