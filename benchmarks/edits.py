@@ -1,7 +1,7 @@
 """What edits cost, side by side in one process, as multiples of `keras.Model(inputs, outputs)`.
 
-    KERAS_BACKEND=jax python benchmarks/edits.py            # writes docs/benchmarks-edits.md
-    KERAS_BACKEND=jax python benchmarks/edits.py --quick    # one small model, to the screen
+KERAS_BACKEND=jax python benchmarks/edits.py            # writes docs/benchmarks-edits.md
+KERAS_BACKEND=jax python benchmarks/edits.py --quick    # one small model, to the screen
 """
 
 from __future__ import annotations

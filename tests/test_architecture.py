@@ -17,7 +17,7 @@ PURE = [
 ]  # fmt: skip
 WITH_KERAS = [
     "_keras", "call", "symbolic", "level", "read", "infer", "build", "depth", "copies", "new", "edits",
-    "blocks", "api", "testing", "files", "cli", "__main__",
+    "blocks", "channels", "trial", "refit", "reinput", "api", "testing", "files", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS
 PRIVATE = (

@@ -5,8 +5,8 @@ import gc
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from models import ALL, multi_output, residual, sequential, shared, siamese
+from keras import layers, ops
+from models import ALL, masked, multi_output, residual, sequential, shared, siamese
 
 import keras_graft as kg
 from keras_graft import _keras
@@ -94,6 +94,18 @@ def test_a_change_of_shape_is_carried_on():
 def test_batch_normalization_before_the_first_activation():
     edited = kg.insert(sequential(), layers.BatchNormalization(name="norm"), before="s1")
     assert [layer.name for layer in edited.layers] == ["x", "s0", "drop", "norm", "s1"]
+
+
+def test_a_mask_that_is_made_anew_is_handed_on():
+    model = masked()
+    graph = kg.insert(kg.read(model), lambda t: ops.concatenate([t, t], axis=1), after="ids")
+    (mask,) = [v for v in kg.select(graph, "lstm").nodes[0].reads if v.spec.dtype == "bool"]
+    assert mask.spec.shape == (None, 14) and mask.within(graph).producer is not None
+    x = np.array([[1, 1, 0, 0, 1, 0, 0]], "int32")
+    y = ops.convert_to_tensor(np.concatenate([x, x], axis=1))
+    for name in ("embed", "lstm", "mean", "out"):
+        y = model.get_layer(name)(y)
+    assert np.array_equal(*map(keras.ops.convert_to_numpy, (kg.build(graph)(x), y)))
 
 
 def test_on_one_edge_only():

@@ -22,6 +22,7 @@ from keras_graft.errors import (
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
+from keras_graft.reinput import reinput
 from keras_graft.select import Selection
 from keras_graft.sharing import Sharing
 
@@ -33,7 +34,7 @@ __all__ = [
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
-    "replace", "insert", "remove", "rewire", "repeat", "inline", "nest",
+    "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise

@@ -40,14 +40,14 @@ class _Patch:
 
     def node(self, node: Node) -> Node:
         """Return the handle of a node in the graph as it is now, what it reads being known."""
-        self.graph = self._infer(self.graph, self.graph.position(node))
+        self.graph = self._infer(self.graph, until=self.graph.position(node))
         return self.graph.node(node)
 
     def value(self, value: Value) -> Value:
         """Return the handle of a value in the graph as it is now, with its spec known."""
         producer = self.graph.producer(value)
         if producer is not None:
-            self.graph = self._infer(self.graph, self.graph.position(producer) + 1)
+            self.graph = self._infer(self.graph, until=self.graph.position(producer) + 1)
         return self.graph.value(value)
 
     def now(self, value: Value) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_graft import _keras
@@ -13,8 +13,11 @@ from keras_graft.graph import Graph
 from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.read import trace
 
+Fit = Callable[[Graph, Node, Sequence[Value]], Node]
+"""Gives a node another operation for what it reads now, where it needs one."""
 
-def infer(graph: Graph, until: int | None = None) -> Graph:
+
+def infer(graph: Graph, fit: Fit | None = None, until: int | None = None) -> Graph:
     """Return the graph with the specs of all its values known, and the masks that go along.
 
     A node whose inputs have the specs and masks that it was recorded with gives what it gave;
@@ -23,6 +26,7 @@ def infer(graph: Graph, until: int | None = None) -> Graph:
 
     Args:
         graph: The graph.
+        fit: Asked for every node before it is called again.
         until: A position in the graph: nodes from there on wait for another time. What is about to
             be replaced need not take what it would read now.
 
@@ -50,8 +54,15 @@ def infer(graph: Graph, until: int | None = None) -> Graph:
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
         if _holds(node, inputs):
             continue
-        new = _called(graph, node, inputs)
+        # A mask may be one that was made anew on the way, of which the graph knows nothing yet.
+        masks = {
+            i: now.get(v.mask) or graph.known(v.mask)
+            for i, v in enumerate(inputs)
+            if v.mask is not None and (v.mask in now or v.mask in graph)
+        }
+        new = _called(graph, node if fit is None else fit(graph, node, inputs), inputs, masks)
         instead[node] = new
+        now.update((v, v) for step in new if step.key is not node.key for v in step.outputs)
         changed = next(n for n in new if n.key is node.key)
         for old, value in zip(node.outputs, changed.outputs, strict=True):
             if (old.spec == value.spec and old.mask == value.mask) or value in graph.inputs:
@@ -76,10 +87,11 @@ def _holds(node: Node, inputs: Sequence[Value]) -> bool:
     return True
 
 
-def _called(graph: Graph, node: Node, inputs: Sequence[Value]) -> list[Node]:
+def _called(
+    graph: Graph, node: Node, inputs: Sequence[Value], masks: Mapping[int, Value]
+) -> list[Node]:
     """Call a node again on what it reads now; return it with the nodes that compute its masks."""
     template = _without_old_masks(node, inputs)
-    masks = {i: v.mask for i, v in enumerate(inputs) if v.mask is not None and v.mask in graph}
 
     def run(*tensors: Any) -> Any:
         args, kwargs = filled(template, tensors)
@@ -88,7 +100,7 @@ def _called(graph: Graph, node: Node, inputs: Sequence[Value]) -> list[Node]:
     try:
         traced = trace(run, inputs, masks)
     except Exception as error:
-        raise BuildError(_does_not_take(graph, node, inputs, error)) from error
+        raise BuildError(_does_not_take(graph, graph.node(node), inputs, error)) from error
     mapping = dict(zip(traced.inputs, [*inputs, *masks.values()], strict=True))
     result = []
     for step in traced.steps:
