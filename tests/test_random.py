@@ -16,7 +16,7 @@ from keras_graft.testing import assert_same_graph, random_inputs
 
 # The whole number of examples is drawn where a model starts fastest; the same properties hold on
 # all three backends.
-COUNT = {"torch": 120, "tensorflow": 25, "jax": 25}[keras.backend.backend()]
+COUNT = {"torch": 60, "tensorflow": 15, "jax": 15}[keras.backend.backend()]
 bounded = settings(
     max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
     suppress_health_check=list(HealthCheck),
@@ -159,10 +159,11 @@ def test_an_edit_at_any_depth_that_changes_no_arithmetic(plan, data):
     equal(model(x), edited(x))
     same_weights(model, edited)
     nodes = [n for n in everything(graph) if isinstance(n.operation, keras.Layer)]
-    node = data.draw(st.sampled_from(nodes))
-    edited = kg.replace(model, [node], lambda node: node.operation)
-    equal(model(x), edited(x))
-    same_weights(model, edited)
+    if nodes:
+        node = data.draw(st.sampled_from(nodes))
+        edited = kg.replace(model, [node], lambda node: node.operation)
+        equal(model(x), edited(x))
+        same_weights(model, edited)
     everywhere = kg.insert(graph, linear, after=[v for v in values if not v.scope] or values)
     equal(model(x), kg.build(everywhere)(x))
 

@@ -177,8 +177,11 @@ def takes_training(operation: Any) -> bool:
 
 
 def input_layer(tensor: Any) -> Any:
-    """Return the InputLayer of a model's input tensor (`_keras_history`, 3.12 - 3.15)."""
-    return tensor._keras_history.operation
+    """Return the InputLayer of a model's input tensor, None for a tensor from nowhere.
+
+    Uses `KerasTensor._keras_history` (3.12 - 3.15).
+    """
+    return getattr(getattr(tensor, "_keras_history", None), "operation", None)
 
 
 def run_under_masks(

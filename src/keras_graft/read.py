@@ -12,7 +12,7 @@ from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.level import Level
 from keras_graft.node import Value
-from keras_graft.symbolic import input_of
+from keras_graft.symbolic import tensor_of
 
 tree = keras.tree
 
@@ -92,8 +92,9 @@ class _Reader:
         masks: Mapping[int, Value],
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
     ) -> Graph:
-        tensors = [input_of(value) for value in inputs]
-        mask_tensors = {place: input_of(mask) for place, mask in masks.items()}
+        # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
+        tensors = [tensor_of(value.spec) for value in inputs]
+        mask_tensors = {place: tensor_of(mask.spec) for place, mask in masks.items()}
         for place, mask in mask_tensors.items():
             _keras.set_mask(tensors[place], mask)
         given = [*tensors, *mask_tensors.values()]

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_graft.node import Spec, Value
+from keras_graft.node import Spec
 
 
 def spec_of(tensor: Any) -> Spec:
@@ -21,8 +21,9 @@ def spec_of(tensor: Any) -> Spec:
     )  # fmt: skip
 
 
-def tensor_of(spec: Spec, name: str = "") -> Any:
+def tensor_of(spec: Spec | None, name: str = "") -> Any:
     """Return a KerasTensor that says `spec` of itself."""
+    assert spec is not None
     if not (spec.sparse or spec.ragged):
         return keras.KerasTensor(spec.shape, spec.dtype, name=name)
     extra = {} if not spec.ragged else {
@@ -30,13 +31,4 @@ def tensor_of(spec: Spec, name: str = "") -> Any:
     }  # fmt: skip
     return keras.KerasTensor(
         spec.shape, spec.dtype, sparse=spec.sparse, ragged=spec.ragged, name=name, **extra
-    )
-
-
-def input_of(value: Value) -> Any:
-    """Return the tensor of a new input that has the spec of `value`."""
-    spec = value.spec
-    assert spec is not None
-    return keras.Input(
-        batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse or None, ragged=spec.ragged
     )
