@@ -264,14 +264,16 @@ class Graph(Tabular):
         steps: list[Node] = [n.within(None) for n in first]
         dropped: list[Node] = []
         added: list[Node] = list(steps)
-        for node in self.steps:
-            new = replaced.get(node.key)
-            if new is None:
-                steps.append(node)
-            else:
-                dropped.append(node)
-                added.extend(new)
-                steps.extend(new)
+        kept_from = 0
+        for position in sorted(self._order[key] for key in replaced if key in self._order):
+            node = self.steps[position]
+            new = replaced[node.key]
+            dropped.append(node)
+            added.extend(new)
+            steps += self.steps[kept_from:position]
+            steps += new
+            kept_from = position + 1
+        steps += self.steps[kept_from:]
         outputs = [reads.get(v.within(None), v) for v in self.outputs]
         result = object.__new__(Graph)
         put = result.__dict__
