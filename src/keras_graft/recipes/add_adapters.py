@@ -43,21 +43,23 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     """
     if not isinstance(size, int) or size < 1:
         raise kg.EditError(f"add_adapters: size must be a whole number above 0, got {size!r}.")
+    graph = kg.read(model)
     if after is None:
-        graph = kg.read(model)
         after = [node for node in kg.select(graph, "**").nodes if _is_residual(node)]
         if not after:
+            label = graph.nodes[-1].label if len(graph) else "..."
             raise kg.NothingSelectedError(
                 f"add_adapters: {graph.name!r} has no residual addition that can be reached. Say "
-                'where they go: after="encoder_layer_*".'
+                f'where they go, such as after="{label}".'
             )
 
-    def adapter(node: kg.Node) -> Any:
-        label = getattr(node, "label", "input").replace("#", "_").replace(":", "_")
+    def adapter(node: Any) -> Any:
+        # Behind an input of the model there is no node: the value itself comes.
+        label = node.label if isinstance(node, kg.Node) else node.name
         policy = getattr(getattr(node, "operation", None), "dtype_policy", None)
 
         def bottleneck(x: Any) -> Any:
-            name, dtype = f"adapter_{label}", policy or x.dtype
+            name, dtype = f"adapter_{label.replace('#', '_')}", policy or x.dtype
             y = keras.layers.Dense(size, activation, name=f"{name}_down", dtype=dtype)(x)
             y = keras.layers.Dense(
                 x.shape[-1], kernel_initializer="zeros", name=f"{name}_up", dtype=dtype
@@ -66,7 +68,9 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 
         return bottleneck
 
-    return kg.insert(model, adapter, after=after)
+    # A frozen model stays so layer by layer; as a whole it would freeze the adapters too.
+    graph = kg.insert(graph, adapter, after=after).replace(trainable=True)
+    return graph if isinstance(model, kg.Graph) else kg.build(graph)
 
 
 def _is_residual(node: kg.Node) -> bool:

@@ -46,13 +46,15 @@ def add_dropout(
     def dropout(node: Any) -> Any:
         nonlocal count
         count += 1
+        # Behind an input of the model there is no node: the value itself comes.
         label = node.label if isinstance(node, kg.Node) else node.name
         policy = getattr(getattr(node, "operation", None), "dtype_policy", None)
+        spec: Any = (node.outputs[0] if isinstance(node, kg.Node) else node).spec
         return kind(
             rate,
             seed=None if seed is None else seed + count - 1,
             name=f"dropout_{label.replace('#', '_')}",
-            dtype=policy or node.outputs[0].spec.dtype,
+            dtype=policy or spec.dtype,
         )
 
     return kg.insert(model, dropout, after=after)

@@ -144,12 +144,14 @@ def _why_not(node: kg.Node, calls: dict[int, set[Any]]) -> str:
         return f"{name!r} has an activation, {layer.activation.__name__}"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return f"{name!r} is quantized or has LoRA weights"
-    rank = len(given.spec.shape)
+    gives: Any = given.spec
+    wants: Any = node.outputs[0].spec
+    rank = len(gives.shape)
     first = getattr(layer, "data_format", None) == "channels_first"
     if norm.axis % rank != (1 if first else rank - 1):
         return f"it normalizes axis {norm.axis}, not the channels of {name!r}"
-    if given.spec.dtype != node.outputs[0].spec.dtype:
-        return f"{name!r} gives {given.spec.dtype}, it gives {node.outputs[0].spec.dtype}"
+    if gives.dtype != wants.dtype:
+        return f"{name!r} gives {gives.dtype}, it gives {wants.dtype}"
     return ""
 
 

@@ -52,7 +52,8 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
     graph = kg.submodel(graph, outputs=features)
     if isinstance(head, int):
         head = _dense(head, activation, pool=at is not None)
-    graph = kg.insert(graph, head, after=graph.outputs[0])
+    # A frozen model stays so layer by layer; as a whole it would freeze the head too.
+    graph = kg.insert(graph, head, after=graph.outputs[0]).replace(trainable=True)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
 
 

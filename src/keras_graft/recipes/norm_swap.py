@@ -39,7 +39,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     if not isinstance(groups, int) or groups < 1:
         raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
     graph = kg.read(model)
-    kg.select(graph, keras.layers.BatchNormalization)  # refuses if there is none
+    found = kg.select(graph, keras.layers.BatchNormalization).nodes
     made: dict[int, Any] = {}
 
     def group_norm(node: kg.Node) -> Any:
@@ -47,25 +47,18 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
         old = node.operation
         if id(old) not in made:
             config = old.get_config()
-            channels = node.inputs[0].spec.shape[old.axis]
-            if channels is None:
-                raise kg.EditError(
-                    f"norm_swap: axis {old.axis} of what {node.path!r} reads, "
-                    f"{node.inputs[0].spec}, has no fixed size to make groups of."
-                )
+            # Its weights are as long as its axis, so that this has a fixed size.
+            channels = old.moving_mean.shape[0]
             taken = keras.layers.GroupNormalization().get_config().keys() & config.keys()
             made[id(old)] = keras.layers.GroupNormalization(
                 groups=math.gcd(groups, channels), **{key: config[key] for key in taken}
             )
         return made[id(old)]
 
-    for weights in (None, "keep"):
-
-        def concerned(node: kg.Node, weights: str | None = weights) -> bool:
-            if not isinstance(node.operation, keras.layers.BatchNormalization):
-                return False
-            return (node.operation.center or node.operation.scale) == (weights == "keep")
-
-        if any(concerned(node) for node in kg.select(graph, "**").nodes):
-            graph = kg.replace(graph, concerned, group_norm, weights=weights)
+    trained = {id(n.operation) for n in found if n.operation.center or n.operation.scale}
+    bare = {id(n.operation) for n in found} - trained
+    if bare:
+        graph = kg.replace(graph, lambda node: id(node.operation) in bare, group_norm)
+    if trained:
+        graph = kg.replace(graph, lambda node: id(node.operation) in trained, group_norm, "keep")
     return graph if isinstance(model, kg.Graph) else kg.build(graph)

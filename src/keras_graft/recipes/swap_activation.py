@@ -19,7 +19,8 @@ def swap_activation(
 
     Three forms are found: layers and ops that are nothing but the function (`ReLU`,
     `keras.ops.relu`), `Activation` layers, and layers with the function as their `activation=`,
-    also inside a wrapper such as `TimeDistributed`. Gates (`recurrent_activation=`) stay.
+    also inside a wrapper such as `TimeDistributed`. Gates (`recurrent_activation=`) stay, and so
+    does what a layer's code applies without a word of it in its configuration.
 
     Names stay, so that selectors fit as before. A layer with weights is made again from its
     configuration, and trained values are copied to it; one that is called several times becomes
@@ -48,8 +49,10 @@ def swap_activation(
     graph = kg.read(model)
     name = _name(old)
     keras.activations.get(new)  # refuses what is no activation, before anything else
-    names = {id(n.operation): list(_activations(n.operation)) for n in kg.select(graph, "**").nodes}
-    if not any(name in found for found in names.values()):
+    operations = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
+    names = {key: list(_activations(operation)) for key, operation in operations.items()}
+    concerned = [key for key, found in names.items() if name in found]
+    if not concerned:
         there = Counter(text for found in names.values() for text in found if text != "linear")
         raise kg.NothingSelectedError(
             f"swap_activation: nothing in {graph.name!r} is {name!r}. It has "
@@ -64,14 +67,12 @@ def swap_activation(
             made[id(node.operation)] = _with_new(node, name, new)
         return made[id(node.operation)]
 
-    for weights in (None, "keep"):
-
-        def concerned(node: kg.Node, weights: str | None = weights) -> bool:
-            has = bool(getattr(node.operation, "weights", ()))
-            return name in names.get(id(node.operation), ()) and has == (weights == "keep")
-
-        if any(concerned(node) for node in kg.select(graph, "**").nodes):
-            graph = kg.replace(graph, concerned, renewed, weights=weights)
+    trained = {key for key in concerned if getattr(operations[key], "weights", ())}
+    bare = set(concerned) - trained
+    if bare:
+        graph = kg.replace(graph, lambda node: id(node.operation) in bare, renewed)
+    if trained:
+        graph = kg.replace(graph, lambda node: id(node.operation) in trained, renewed, "keep")
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
 
 
@@ -106,7 +107,7 @@ def _activations(operation: Any) -> Iterator[str]:
 def _config(layer: Any) -> dict[str, Any]:
     try:
         return layer.get_config()
-    except NotImplementedError:  # a layer that cannot be made again, and says so when asked to
+    except Exception:  # a layer that cannot be made again: an error if it is concerned
         return {"activation": layer.activation} if hasattr(layer, "activation") else {}
 
 
@@ -124,7 +125,8 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
     config = _config(operation) if isinstance(operation, keras.Layer) else {}
     found = [inner for inner in _configs(config) if _name(inner["activation"]) == name]
     if not found:
-        policy = getattr(operation, "dtype_policy", node.outputs[0].spec.dtype)
+        spec = node.outputs[0].spec
+        policy = getattr(operation, "dtype_policy", spec and spec.dtype)
         return keras.layers.Activation(new, name=operation.name, dtype=policy)
     for inner in found:
         inner["activation"] = new

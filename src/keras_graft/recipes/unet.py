@@ -49,7 +49,7 @@ def unet(
     (None, 15, 15, 2)
     """
     graph = kg.read(encoder)
-    image = graph.inputs[0].spec
+    image: Any = graph.inputs[0].spec
     if len(graph.inputs) != 1 or image is None or len(image.shape) != 4 or None in image.shape[1:]:
         raise kg.EditError(
             f"unet: {graph.name!r} is to have one image of a fixed size as its input, it has "
@@ -70,9 +70,10 @@ def unet(
 
 def _pyramid(graph: kg.Graph) -> list[Any]:
     """Return the last value at each resolution before it is halved, and the deepest one."""
-    passing = [cut.value for cut in kg.cuts(graph)]
+    passing: list[Any] = [cut.value for cut in kg.cuts(graph)]
     result: list[Any] = []
-    last = graph.inputs[0]
+    last: Any = graph.inputs[0]
+    channels = last.spec.shape[-1]
     for value in [*passing, *graph.outputs]:
         shape = value.spec.shape if value.spec else ()
         producer = value.producer
@@ -87,7 +88,7 @@ def _pyramid(graph: kg.Graph) -> list[Any]:
             result.append(last)
         last = value
     # What has the channels of the image is the image, scaled perhaps, and nothing learned.
-    result = [v for v in result if v.spec.shape[-1] != graph.inputs[0].spec.shape[-1]]
+    result = [v for v in result if v.spec.shape[-1] != channels]
     if not result or last in graph.inputs:
         raise kg.EditError(
             f"unet: no value of {graph.name!r} through which everything passes is halved in size "
@@ -97,7 +98,7 @@ def _pyramid(graph: kg.Graph) -> list[Any]:
 
 
 def _one(graph: kg.Graph, tap: Any) -> Any:
-    found = kg.select(graph, tap).values
+    found: Any = kg.select(graph, tap).values
     shapes = [v.spec.shape for v in found if v.spec]
     if len(found) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
         raise kg.EditError(
