@@ -121,16 +121,18 @@ def _configs(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _with_new(node: kg.Node, name: str, new: Any) -> Any:
-    operation = node.operation
+    operation: Any = node.operation
     config = _config(operation) if isinstance(operation, keras.Layer) else {}
     found = [inner for inner in _configs(config) if _name(inner["activation"]) == name]
-    if not found:
+    if not found:  # it is the function and nothing else
         spec = node.outputs[0].spec
         policy = getattr(operation, "dtype_policy", spec and spec.dtype)
         return keras.layers.Activation(new, name=operation.name, dtype=policy)
-    for inner in found:
-        inner["activation"] = new
     try:
+        config = operation.get_config()
+        for inner in _configs(config):
+            if _name(inner["activation"]) == name:
+                inner["activation"] = new
         return type(operation).from_config(config)
     except Exception as error:
         raise kg.EditError(
