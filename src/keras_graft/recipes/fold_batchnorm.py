@@ -133,7 +133,7 @@ def _why_not(node: kg.Node, calls: dict[int, set[Any]]) -> str:
     if type(layer) not in KERNELS:
         return f"it reads {name!r} ({before.kind})"
     if len(calls[id(layer)]) > 1:
-        return f"{name!r} is called {len(calls[id(layer)])} times"
+        return f"{before.name!r} is called {len(calls[id(layer)])} times"
     given = before.values[0]
     if any(out.key is given.key for out in node.home.outputs):
         return f"{name!r} is an output too"

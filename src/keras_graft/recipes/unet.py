@@ -116,7 +116,7 @@ def _decoder(
     *skips, x = inputs
     layers = keras.layers
     steps = [(shape[:2], skip) for (_, shape, _), skip in zip(maps, skips, strict=False)][::-1]
-    if steps[-1][0] != size:
+    if (steps[-1][0] if steps else maps[-1][1][:2]) != size:
         steps.append((size, None))
     for i, ((height, width), skip) in enumerate(steps):
         name = f"decoder{i}"
