@@ -366,6 +366,19 @@ def test_unet(donor, named, tmp_path):
         lives(new, tmp_path)
 
 
+def test_unet_passes_over_padding_and_stops_before_global_pooling():
+    x = y = keras.Input((16, 16, 3), name="x")
+    for i in range(2):
+        y = layers.ZeroPadding2D(1, name=f"pad{i}")(y)
+        y = layers.Conv2D(4, 3, strides=2, name=f"conv{i}")(y)
+    y = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(y)
+    model = keras.Model(x, layers.Flatten()(layers.Conv2D(5, 1, name="logits")(y)))
+    new = recipes.unet(model, filters=(4,))
+    names = [layer.name for layer in new.layers]
+    assert names[1:6] == ["pad0", "conv0", "pad1", "conv1", "decoder0_resize"]
+    assert [t.shape[1] for t in new.get_layer("decoder0_concat").input] == [8, 8]
+
+
 @pytest.mark.parametrize(
     "attempt, error, words",
     [
@@ -533,8 +546,9 @@ def test_dtype_policies_stay():
         dtypes = {v.spec.dtype for n in kg.read(new).nodes for v in n.outputs}
         assert dtypes == {"bfloat16"}, new.layers
         assert {w.dtype for w in new.weights} == {"float32"}
-    decoder = recipes.unet(model, taps=["conv", "add"], filters=(4,))
-    assert decoder.get_layer("decoder0_conv1").compute_dtype == model.compute_dtype
+    graph = kg.read(model).replace(dtype_policy=keras.DTypePolicy("mixed_bfloat16"))
+    decoder = kg.build(recipes.unet(graph, taps=["conv", "add"], filters=(4,)))
+    assert decoder.get_layer("decoder0_conv1").output.dtype == "bfloat16"
     assert decoder.get_layer("mask").output.dtype == "float32"
     # One map of the size of the input has nothing to go up to.
     assert [n.kind for n in kg.read(recipes.unet(model, taps=["add"])).nodes][-1] == "Conv2D"
