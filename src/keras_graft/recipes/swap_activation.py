@@ -79,7 +79,7 @@ def swap_activation(
 def _name(function: Any) -> str:
     try:
         function = keras.activations.get(function)
-    except ValueError:  # a name that only a layer's settings give: "relu(max_value=6.0)"
+    except (ValueError, TypeError):  # what only settings give, such as "relu(max_value=6.0)"
         return str(function)
     return str(getattr(function, "__name__", function))
 
