@@ -288,9 +288,9 @@ def test_add_adapters(donor, tmp_path):
 def test_an_addition_of_other_shapes_is_no_residual_one():
     x = keras.Input((3, 4), name="x")
     y = layers.Add(name="scaled")([x, layers.Dense(1, name="gate")(x)])
-    new = recipes.add_adapters(keras.Model(x, layers.Add(name="add")([x, y]) + 1.0), size=2)
+    new = recipes.add_adapters(keras.Model(x, layers.Add(name="total")([x, y]) + 1.0), size=2)
     names = [layer.name for layer in new.layers if layer.name.endswith("_sum")]
-    assert names == ["adapter_add_sum"]
+    assert names == ["adapter_total_sum"]
 
 
 def test_adapters_and_heads_of_a_frozen_model_train():
