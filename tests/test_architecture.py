@@ -17,7 +17,9 @@ PURE = [
 ]  # fmt: skip
 WITH_KERAS = [
     "_keras", "call", "symbolic", "level", "read", "infer", "build", "depth", "copies", "new", "edits",
-    "blocks", "channels", "trial", "refit", "reinput", "api", "testing", "files", "cli", "__main__",
+    "blocks", "channels", "trial", "refit", "reinput", "api", "recipes/swap_activation",
+    "recipes/norm_swap", "recipes/fold_batchnorm", "recipes/add_adapters", "recipes/add_dropout",
+    "recipes/new_head", "recipes/unet", "testing", "files", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS
 PRIVATE = (
@@ -85,7 +87,37 @@ def test_private_keras_is_touched_in_one_file():
 
 def test_all_is_what_is_exported():
     public = {n for n, v in vars(keras_graft).items() if not n.startswith("_") and callable(v)}
-    assert public == set(keras_graft.__all__)
+    assert public == set(keras_graft.__all__) - {"recipes"}
+    recipes = vars(keras_graft.recipes).items()
+    public = {n for n, v in recipes if not n.startswith("_") and callable(v)}
+    assert public == set(keras_graft.recipes.__all__)
+
+
+def test_recipes_are_written_with_the_public_verbs_alone():
+    """So that a reader can write another one: the verbs under `kg`, and the tables of reports."""
+    standard = {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "inspect",
+        "itertools",
+        "math",
+        "typing",
+    }
+    found = sorted((ROOT / "recipes").glob("[!_]*.py"))
+    assert {p.stem for p in found} == set(keras_graft.recipes.__all__) - {"Folded"}
+    for path in found:
+        assert len(path.read_text().splitlines()) < 180, path
+        for module in imports(path):
+            if module.startswith("keras_graft"):
+                assert module == "keras_graft" or module.startswith("keras_graft.tabular"), module
+            else:
+                assert module.split(".")[0] in standard | {"keras", "numpy"}, (path, module)
+        tree = ast.walk(ast.parse(path.read_text()))
+        used = {
+            n.attr for n in tree if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "kg"
+        }
+        assert used <= set(keras_graft.__all__), (path, used)
 
 
 def test_files_are_read_in_one_sitting():

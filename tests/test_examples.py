@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from architectures import cheap_weights
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WORDS = {
@@ -12,6 +13,13 @@ WORDS = {
     "intermediate_outputs": "Nearest: 'expanded_conv_4_add'",
     "cut_in_the_middle": "'conv4_block2_out', needed by 'conv4_block3_1_conv', 'conv4_block3_add'",
     "another_input": 'kg.submodel(model, outputs="last_pool")',
+    "recipe_swap_activation": "49 layers exchanged, 16 with trained values kept",
+    "recipe_norm_swap": "bn_Conv1: 8 groups of 32 channels",
+    "recipe_fold_batchnorm": "kept: it reads 'pool' (MaxPooling2D)",
+    "recipe_add_adapters": "6 adapters: 5,896 parameters train, of 1,539,964",
+    "recipe_add_dropout": "the same predictions, to the bit",
+    "recipe_new_head": 'at="global_average_pooling2d',
+    "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
     "join_models": "head of the second: equal to the bit",
 }
 
@@ -22,5 +30,6 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("name", sorted(WORDS))
 def test_example(name, capsys):
-    runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    with cheap_weights():
+        runpy.run_path(str(EXAMPLES / f"{name}.py"))
     assert WORDS[name] in capsys.readouterr().out

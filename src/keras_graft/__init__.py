@@ -1,5 +1,6 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
+from keras_graft import recipes
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
@@ -35,6 +36,8 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
+    # whole jobs, each a readable file
+    "recipes",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -47,7 +48,7 @@ def assign(target: Any, source: Any) -> None:
 
 
 def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, Any]]]:
-    """Pair the weights of two layers that have the same name within their layer.
+    """Pair the weights of two layers: in order if they are alike, else by name within the layer.
 
     Returns:
         What is kept, for the report; and the pairs (new variable, old variable).
@@ -56,6 +57,10 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
         EditError: If a pair differs in shape, or if there is none.
     """
     before, now = _by_name(old), _by_name(new)
+    if _plainly(before) == _plainly(now):
+        # The same weights in the same order. Keras numbers the layers inside one that have no
+        # names: the second of the old layer may have the name of the first of the new one.
+        now = dict(zip(before, now.values(), strict=True))
     pairs = [(name, now[name], before[name]) for name in now if name in before]
     if not pairs:
         raise EditError(
@@ -83,6 +88,11 @@ def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
     for target, source in pairs:
         assign(target, source)
     _keras.mark(new, "kept", report)
+
+
+def _plainly(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names without the numbers that Keras gives, and shapes."""
+    return [(re.sub(r"_\d+(?=/|$)", "", name), tuple(w.shape)) for name, w in weights.items()]
 
 
 def _by_name(layer: Any) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""Another classifier on the same features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+import keras_graft as kg
+
+
+def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> Any:
+    """Drop the classifier of a network and put another head on its features.
+
+    The features are what the last `Dense` reads: the last layer with weights, behind which only
+    softmax, dropout, reshaping and the like may come. If it is inside a nested model, that one is
+    opened. All layers up to there are shared with the donor.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        head: The number of classes, for a `Dense` of the name `"head"`; or a layer, a model or a
+            function of one tensor.
+        at: A selector of the features, where the network does not end with a `Dense`, or to cut
+            deeper. Where they have more than two axes, a number as `head` averages over those in
+            the middle first.
+        activation: That of the `Dense`. None: the model gives logits.
+
+    Returns:
+        What `model` is.
+
+    Raises:
+        EditError: If it does not say what to drop; the way out is named.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> y = keras.layers.Dense(10, activation="softmax")(keras.layers.Dense(3, name="h")(x))
+    >>> new = kg.recipes.new_head(keras.Model(x, y), 5)
+    >>> [layer.name for layer in new.layers], new.output_shape
+    (['x', 'h', 'head'], (None, 5))
+    """
+    graph = kg.read(model)
+    if at is None:
+        graph, features = _features(graph)
+    else:
+        found = kg.select(graph, at).values
+        if len(found) != 1:
+            raise kg.AmbiguousError(
+                f"new_head: at={at!r} is to name one value, and it names "
+                f"{', '.join(repr(v.path) for v in found)}."
+            )
+        features = found[0]
+    graph = kg.submodel(graph, outputs=features)
+    if isinstance(head, int):
+        head = _dense(head, activation, pool=at is not None)
+    # A frozen model stays so layer by layer; as a whole it would freeze the head too.
+    graph = kg.insert(graph, head, after=graph.outputs[0]).replace(trainable=True)
+    return graph if isinstance(model, kg.Graph) else kg.build(graph)
+
+
+def _dense(units: int, activation: Any, pool: bool) -> Any:
+    def dense(x: Any) -> Any:
+        rank = len(x.shape)
+        if pool and rank > 2:
+            average = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+            x = average(name="head_pool", dtype=x.dtype)(x)
+        return keras.layers.Dense(units, activation, name="head")(x)
+
+    return dense
+
+
+def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
+    """Return what the last `Dense` reads, and the graph in which that is a value of its own."""
+    if len(graph.outputs) != 1:
+        raise kg.EditError(
+            f"new_head: {graph.name!r} has {len(graph.outputs)} outputs, "
+            f"{', '.join(repr(v.label) for v in graph.outputs)}. Say which features get the head: "
+            "at=..."
+        )
+    node = graph.outputs[0].producer
+    while node is not None and node.kind != "Dense":
+        if node.nested is not None:
+            graph = kg.inline(graph, node)
+            node = graph.outputs[0].producer
+        elif len(node.inputs) == 1 and not getattr(node.operation, "weights", ()):
+            node = next(iter(node.producers), None)
+        else:
+            break
+    if node is not None and node.kind == "Dense":
+        return graph, graph.value(node.inputs[0])
+    what = "has no layer with weights" if node is None else f"ends in {node.label!r} ({node.kind})"
+    pools = [n.label for n in graph.nodes if n.kind.startswith("Global")]
+    place = pools[-1] if pools else graph.label(graph.outputs[0])
+    raise kg.EditError(
+        f"new_head: {graph.name!r} {what}, not in a Dense, so it is not clear what to drop. Name "
+        f'the features: kg.recipes.new_head(model, ..., at="{place}").'
+    )

@@ -1,0 +1,64 @@
+"""Exchange batch normalization for group normalization (Wu and He, 2018)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+import keras_graft as kg
+
+
+def norm_swap(model: Any, groups: int = 32) -> Any:
+    """Put a `GroupNormalization` in the place of every `BatchNormalization`, at every depth.
+
+    For training with batches too small for batch statistics. Gamma and beta are copied; the
+    moving statistics are gone, so the outputs change and the network wants some training. Axis,
+    epsilon, initializers, regularizers, constraints, name, dtype policy and `trainable` stay. A
+    layer that is called several times becomes one that is called as often.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        groups: The number of groups. Where the channels are no multiple of it, the greatest
+            common divisor is taken: 8 of 32 for 24 channels. A layer with as many groups as
+            channels normalizes each alone; take less if the network has narrow layers.
+
+    Returns:
+        What `model` is.
+
+    Raises:
+        NothingSelectedError: If there is no `BatchNormalization`.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((8, 8, 24), name="x")
+    >>> model = keras.Model(x, keras.layers.BatchNormalization(name="bn")(x))
+    >>> kg.recipes.norm_swap(model, groups=32).get_layer("bn").groups
+    8
+    """
+    if not isinstance(groups, int) or groups < 1:
+        raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
+    graph = kg.read(model)
+    found = kg.select(graph, keras.layers.BatchNormalization).nodes
+    made: dict[int, Any] = {}
+
+    def group_norm(node: kg.Node) -> Any:
+        """Return the new layer: the same one for all calls of an old one."""
+        old = node.operation
+        if id(old) not in made:
+            config = old.get_config()
+            # Its weights are as long as its axis, so that this has a fixed size.
+            channels = old.moving_mean.shape[0]
+            taken = keras.layers.GroupNormalization().get_config().keys() & config.keys()
+            made[id(old)] = keras.layers.GroupNormalization(
+                groups=math.gcd(groups, channels), **{key: config[key] for key in taken}
+            )
+        return made[id(old)]
+
+    trained = {id(n.operation) for n in found if n.operation.center or n.operation.scale}
+    bare = {id(n.operation) for n in found} - trained
+    if bare:
+        graph = kg.replace(graph, lambda node: id(node.operation) in bare, group_norm)
+    if trained:
+        graph = kg.replace(graph, lambda node: id(node.operation) in trained, group_norm, "keep")
+    return graph if isinstance(model, kg.Graph) else kg.build(graph)
