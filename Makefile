@@ -23,3 +23,4 @@ test: lint
 
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py
+	KERAS_BACKEND=jax $(PY) benchmarks/edits.py
