@@ -1,5 +1,6 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
+from keras_graft import layers
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline
 from keras_graft.build import build
@@ -19,6 +20,7 @@ from keras_graft.errors import (
     ReadError,
     SelectionError,
 )
+from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
@@ -34,6 +36,8 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "inline",
+    # for training a head
+    "freeze",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
