@@ -17,7 +17,10 @@ PURE = [
 ]  # fmt: skip
 WITH_KERAS = [
     "_keras", "_views", "layers/frozen", "call", "symbolic", "level", "read", "infer", "build", "depth", "copies", "new", "edits",
-    "blocks", "freeze", "api", "testing", "files", "cli", "__main__",
+    "blocks", "freeze", "api", "features/folder",
+    "features/shards", "features/manifest", "features/store", "features/fingerprint",
+    "features/fixed", "features/data", "features/pipeline", "features/compute", "features/dataset",
+    "features/advise", "features/fit_head", "testing", "files", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS
 PRIVATE = (

@@ -1,6 +1,7 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
-from keras_graft import layers
+from keras_graft import features as features
+from keras_graft import layers as layers
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline
 from keras_graft.build import build
@@ -12,6 +13,7 @@ from keras_graft.errors import (
     BuildError,
     CutError,
     EditError,
+    FeatureError,
     GraftError,
     GraphError,
     JoinError,
@@ -42,5 +44,6 @@ __all__ = [
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
-    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "NotYetError",
+    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",
+    "NotYetError",
 ]  # fmt: skip
