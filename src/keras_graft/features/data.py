@@ -71,7 +71,9 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
             yield _standard(whole[start : start + batch_size])
         return
     for item in _items(data):
-        yield _standard(Batch(*_parts(item)))
+        # A DataLoader makes lists of tuples.
+        parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
+        yield _standard(Batch(*_parts(parts)))
 
 
 def _items(data: Any) -> Iterator[Any]:
@@ -110,8 +112,8 @@ def _is_array(item: Any) -> bool:
 
 
 def _parts(item: Any) -> tuple[Any, Any, Any]:
-    """Return x, y and weights; a list of two or three is what a DataLoader makes of a tuple."""
-    if isinstance(item, tuple) or (isinstance(item, list) and len(item) <= 3):
+    """Return x, y and weights."""
+    if isinstance(item, tuple):
         if len(item) > 3:
             raise FeatureError(f"A batch is x, (x, y) or (x, y, weights), got {len(item)} things.")
         return (*item, *(None,) * (3 - len(item)))  # type: ignore[return-value]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -12,28 +14,29 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.store import FeatureStore
 
-_LEAST_AHEAD = 2
+_AHEAD = 2
 
 
 class FeatureDataset(keras.utils.PyDataset):
     """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
 
-    Rows are gathered from memory-mapped shards, and the next batches are prepared in threads
+    Rows are gathered from memory-mapped shards, and the next batches are prepared in a thread
     while the step runs. Features kept as bfloat16 are given as float32.
+
+    Give `fit(..., shuffle=False)`: samples are shuffled here, each time in the order that the seed
+    says. By default Keras shuffles the batches besides, and does not say which comes next.
 
     Args:
         store: A `FeatureStore` or its path; a list of them stands side by side: the features of
             the same samples from several trunks, as a dict by name.
         batch_size: Samples in a batch.
-        shuffle: Shuffle the samples anew in each epoch. `fit(..., shuffle=True)` shuffles batches
-            besides.
+        shuffle: Shuffle the samples anew in each epoch.
         seed: Of the shuffling. The same seed gives the same order, epoch by epoch.
         validation_split: The share that belongs to the subset `"validation"`: the last samples of
             those in `indices`.
         subset: `"training"` or `"validation"`.
         indices: Only these samples.
         names: For several stores, what to call the features of each; by default `"0"`, `"1"`, ...
-        workers: Threads that prepare batches; 0 for none.
 
     Raises:
         FeatureError: If a store is not complete, or if stores do not hold the same samples.
@@ -60,9 +63,9 @@ class FeatureDataset(keras.utils.PyDataset):
         subset: str | None = None,
         indices: Any = None,
         names: Sequence[str] | None = None,
-        workers: int = _LEAST_AHEAD,
     ) -> None:
-        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4)
+        # Keras's own threads would hand batches of one epoch over to the next.
+        super().__init__(workers=1)
         several = isinstance(store, list | tuple)
         opened = [_opened(s) for s in (store if several else [store])]
         self._stores = opened
@@ -77,6 +80,10 @@ class FeatureDataset(keras.utils.PyDataset):
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._epoch = 0
         self._order = self._shuffled()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: dict[int, Future[tuple[Any, ...]]] = {}
+        self._given: set[int] = set()
+        self._lock = threading.Lock()
 
     def _shuffled(self) -> np.ndarray:
         if not self._shuffle:
@@ -85,8 +92,11 @@ class FeatureDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         """Shuffle anew; Keras calls it."""
-        self._epoch += 1
-        self._order = self._shuffled()
+        with self._lock:
+            self._pending.clear()
+            self._given.clear()
+            self._epoch += 1
+            self._order = self._shuffled()
 
     @property
     def num_batches(self) -> int:
@@ -97,8 +107,24 @@ class FeatureDataset(keras.utils.PyDataset):
         return self.num_batches
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, asked was number {index}.")
+        with self._lock:
+            ready = self._pending.pop(index, None)
+            self._given.add(index)
+            # One that is asked for out of turn stays ready until its turn: none is read twice.
+            for ahead in range(index + 1, min(index + 1 + _AHEAD, len(self))):
+                if len(self._pending) == _AHEAD:
+                    break
+                if ahead not in self._pending and ahead not in self._given:
+                    self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
+                    self._pending[ahead] = self._pool.submit(self._rows, self._batch(ahead))
+            rows = self._batch(index)
+        return self._rows(rows) if ready is None else ready.result()
+
+    def _batch(self, index: int) -> np.ndarray:
         start = index * self._batch_size
-        return self._rows(self._order[start : start + self._batch_size])
+        return self._order[start : start + self._batch_size]
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
         kinds = ("features", "targets", "weights")

@@ -44,9 +44,9 @@ def fingerprint(trunk: Any) -> dict[str, str]:
         weights = graph.weights
     values = hashlib.sha256()
     for weight in weights:
-        array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
+        array: Any = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
         values.update(f"{array.shape} {array.dtype};".encode())
-        values.update(memoryview(array.reshape(-1).view(np.uint8)))
+        values.update(array.reshape(-1).view(np.uint8))
     return {"structure": structure.hexdigest()[:16], "weights": values.hexdigest()[:16]}
 
 

@@ -29,7 +29,7 @@ class Checksums:
             data = np.ascontiguousarray(leaf)
             if data.dtype.hasobject:
                 raise FeatureError("An input holds Python objects, which is no array of numbers.")
-            flat = memoryview(data.reshape(-1).view(np.uint8))
+            flat: Any = data.reshape(-1).view(np.uint8)
             self._values[i] = zlib.crc32(flat, self._values.get(i, 0))
 
     @property
