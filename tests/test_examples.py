@@ -11,6 +11,7 @@ WORDS = {
     "model_as_a_layer": "encoder#1/hidden",
     "intermediate_outputs": "Nearest: 'expanded_conv_4_add'",
     "cut_in_the_middle": "'conv4_block2_out', needed by 'conv4_block3_1_conv', 'conv4_block3_add'",
+    "features_store": "joined, it gives what the head gave on the store",
     "join_models": "head of the second: equal to the bit",
 }
 
