@@ -304,6 +304,18 @@ def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
         FeatureStore(store.path)
 
 
+def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
+    from keras_graft.features import shards
+
+    monkeypatch.setattr(shards, "_OPEN", 2)
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path, shard_bytes=1)
+    assert len(store.manifest.shards) == 7
+    order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
+    assert store.take(order)["targets"].tolist() == order.tolist()
+    assert len(store._rows._open) == 2
+
+
 def test_two_writers_at_once_are_refused(trunk, tmp_path):
     from keras_graft.features.folder import Folder
 
@@ -470,13 +482,13 @@ def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
     model.compile("adam", "mse")
     x, _ = images()
     data = (x, np.zeros((50, 4)))
-    store = run(kg.freeze(kg.split(model, at="pool")[0]), data, tmp_path, dtype="float32")
+    run(kg.freeze(kg.split(model, at="pool")[0]), data, tmp_path, dtype="float32")
     path = tmp_path / "store" / "shard-00000.safetensors"
-    from keras_graft.features.shards import Shard, encode
+    from safetensors.numpy import load_file, save_file
 
-    columns = dict(Shard(store._folder, path.name).columns)
+    columns = load_file(path)
     columns["features/"] = columns["features/"] + 1
-    path.write_bytes(encode(columns))
+    save_file(columns, path)
     with pytest.raises(kg.FeatureError, match=r"joined model differs from the head[\s\S]*verify"):
         kg.features.fit_head(
             model, "pool", data, store=tmp_path / "store", dtype="float32", progress=False,

@@ -20,7 +20,7 @@ from keras_graft.features.pipeline import Ahead, Checksums, Writer, coded
 from keras_graft.features.shards import DTYPES, dtype_of
 from keras_graft.features.store import FeatureStore
 
-_SHARD = 64 << 20
+_SHARD = 32 << 20
 
 
 def compute(

@@ -20,7 +20,7 @@ _AHEAD = 2
 class FeatureDataset(keras.utils.PyDataset):
     """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
 
-    Rows are gathered from memory-mapped shards, and the next batches are prepared in a thread
+    Only the rows that are needed are read, and the next batches are prepared in a thread
     while the step runs. Features kept as bfloat16 are given as float32.
 
     Give `fit(..., shuffle=False)`: samples are shuffled here, each time in the order that the seed

@@ -5,8 +5,8 @@ The one interface for it: another place (an object store) needs these methods an
 
 from __future__ import annotations
 
-import mmap
 import os
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,33 @@ except ImportError:  # Windows: two writers at once are not noticed there
     fcntl = None
 
 _TEMPORARY = ".part"
+
+
+class Parts:
+    """An open file of which parts are read, by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._lock = threading.Lock()
+
+    def read_into(self, start: int, buffer: Any) -> None:
+        """Fill a buffer with what stands in the file from `start` on.
+
+        Not from a memory map: Linux maps two megabytes around a touched page, so shuffled rows
+        would soon count the whole store as resident.
+        """
+        if hasattr(os, "preadv"):
+            count = os.preadv(self._file.fileno(), [buffer], start)
+        else:
+            with self._lock:
+                self._file.seek(start)
+                count = self._file.readinto(buffer)
+        if count != memoryview(buffer).nbytes:
+            raise OSError(f"{self._file.name} ends before byte {start + memoryview(buffer).nbytes}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 class Folder:
@@ -78,10 +105,9 @@ class Folder:
                 total = zlib.crc32(piece, total)
         return total
 
-    def map(self, name: str) -> mmap.mmap:
-        """Map a file into memory, to be read only."""
-        with open(self.path / name, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def open(self, name: str) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more."""
+        return Parts(self.path / name)
 
     def names(self) -> list[str]:
         """Return the names of all files."""

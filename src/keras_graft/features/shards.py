@@ -1,9 +1,8 @@
-"""Shards: safetensors files, written whole, read row by row from memory maps."""
+"""Shards: safetensors files, written whole, read row by row."""
 
 from __future__ import annotations
 
 import json
-import mmap
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +18,8 @@ _DTYPES = {
     "F64": "float64",
 }  # fmt: skip
 DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
-_BUDGET = 128 << 20
-_AROUND = 64 << 10  # Linux maps this much around each touched page
+_OPEN = 200
+"""Files that are open at once: systems allow a thousand or so."""
 
 
 def bfloat16() -> Any:
@@ -52,29 +51,37 @@ def encode(columns: Mapping[str, np.ndarray]) -> bytes:
 
 
 class Shard:
-    """One shard, memory-mapped: columns of rows.
+    """One shard, open: columns of rows.
 
-    safetensors' own reader copies whole tensors; rows are taken here from the map. The format:
-    8 bytes of length, a JSON header of that length, the data.
+    safetensors' own reader copies whole tensors; here single rows are read. The format: 8 bytes
+    of length, a JSON header of that length, the data.
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self._map = folder.map(name)
-        length = int.from_bytes(self._map[:8], "little")
-        header = json.loads(self._map[8 : 8 + length])
+        self._parts = folder.open(name)
+        length = np.empty(1, "<u8")
+        self._parts.read_into(0, length)
+        text = np.empty(int(length[0]), np.uint8)
+        self._parts.read_into(8, text)
+        header = json.loads(bytes(text))
         header.pop("__metadata__", None)
-        self.columns: dict[str, np.ndarray] = {}
+        self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {}
         for key, entry in header.items():
-            start, stop = entry["data_offsets"]
             dtype = bfloat16() if entry["dtype"] == "BF16" else np.dtype(_DTYPES[entry["dtype"]])
-            count = (stop - start) // dtype.itemsize
-            flat = np.frombuffer(self._map, dtype, count, 8 + length + start)
-            self.columns[key] = flat.reshape(entry["shape"])
+            start = 8 + int(length[0]) + entry["data_offsets"][0]
+            self.columns[key] = dtype, tuple(entry["shape"][1:]), start
 
-    def let_go(self) -> None:
-        """Give the memory of the map back; what is needed again comes from the page cache."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def read(self, name: str, rows: np.ndarray, into: np.ndarray) -> None:
+        """Read rows, whose numbers ascend, into an array of bytes, one row a line."""
+        start = self.columns[name][2]
+        width = into.shape[1]
+        if not width or not len(rows):
+            return
+        # Neighbours are read at once.
+        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        firsts = rows[edges[:-1]].tolist()
+        for first, low, high in zip(firsts, edges, edges[1:], strict=False):
+            self._parts.read_into(start + first * width, into[low:high])
 
 
 class Rows:
@@ -90,54 +97,41 @@ class Rows:
         self._names = [name for name, _ in shards]
         self._starts = np.cumsum([0, *(rows for _, rows in shards)])
         self._open: dict[int, Shard] = {}
-        self._touched = 0
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            if number not in self._open:
-                self._open[number] = Shard(self._folder, self._names[number])
-            return self._open[number]
+            shard = self._open.pop(number, None) or Shard(self._folder, self._names[number])
+            self._open[number] = shard
+            if len(self._open) > _OPEN:  # the one that was not used for longest
+                self._open.pop(next(iter(self._open)))
+            return shard
 
     def take(self, indices: np.ndarray, columns: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""
-        # In the order of the files: neighbours share pages.
-        order = np.argsort(indices, kind="stable")
+        order = np.argsort(indices, kind="stable")  # in the order of the files
         ordered = indices[order]
         homes = np.searchsorted(self._starts, ordered, side="right") - 1
-        edges = np.flatnonzero(np.diff(homes)) + 1
-        result: dict[str, np.ndarray] = {}
-        start = 0
-        for stop in [*edges.tolist(), len(ordered)]:
-            if start == stop:
-                continue
-            number = int(homes[start])
-            shard = self._shard(number)
-            local = ordered[start:stop] - self._starts[number]
+        edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(ordered)]
+        sorted_rows: dict[str, np.ndarray] = {}
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
+        for start, stop in zip(edges, edges[1:], strict=False):
+            shard = self._shard(int(homes[start]))
+            local = ordered[start:stop] - self._starts[homes[start]]
             for name in columns:
-                source = shard.columns[name]
-                if name not in result:
-                    result[name] = np.empty((len(indices), *source.shape[1:]), source.dtype)
-                result[name][order[start:stop]] = source[local]
-                row = source.itemsize * int(np.prod(source.shape[1:]))
-                self._count(len(local) * max(row, _AROUND))
-            start = stop
+                dtype, shape, _ = shard.columns[name]
+                if name not in sorted_rows:
+                    width = dtype.itemsize * int(np.prod(shape))
+                    sorted_rows[name] = np.empty((len(indices), width), np.uint8)
+                    kinds[name] = dtype, shape
+                shard.read(name, local, sorted_rows[name][start:stop])
+        result = {}
+        ascending = bool((order[1:] > order[:-1]).all())
+        for name, rows in sorted_rows.items():
+            dtype, shape = kinds[name]
+            if not ascending:
+                back = np.empty_like(rows)
+                back[order] = rows
+                rows = back
+            result[name] = rows.reshape(-1).view(dtype).reshape(len(indices), *shape)
         return result
-
-    def span(self, start: int, stop: int, columns: list[str]) -> dict[str, np.ndarray]:
-        """Return the rows from `start` to `stop`."""
-        return self.take(np.arange(start, stop), columns)
-
-    def _count(self, touched: int) -> None:
-        """Keep what counts as resident below a budget."""
-        with self._lock:
-            self._touched += touched
-            if self._touched < _BUDGET:
-                return
-            self._touched = 0
-            shards = list(self._open.values())
-        for shard in shards:
-            shard.let_go()
