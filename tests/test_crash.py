@@ -144,6 +144,12 @@ def test_a_full_tmpfs(tmp_path, expected):
         subprocess.run(["umount", "-l", disk], check=True)
 
 
+def test_what_a_killed_writer_left_is_swept_away(tmp_path, expected):
+    for name in ("shard-00077.safetensors", "shard-00078.safetensors.part"):
+        (tmp_path / name).write_bytes(b"left")
+    assert_whole(crash_writer.run(tmp_path), expected)
+
+
 def test_data_that_breaks_off_is_said_and_goes_on(tmp_path, expected):
     crash_writer.without_keras_models()
 

@@ -347,6 +347,16 @@ def test_a_dataset_gives_every_sample_once_an_epoch_in_a_new_order(trunk, tmp_pa
     assert y.tolist() == [48, 49] and f.shape == (2, 6)
 
 
+def test_what_was_read_ahead_is_not_given_in_the_next_epoch(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    stopped, whole = FeatureDataset(store, 8), FeatureDataset(store, 8)
+    stopped[0]  # batches 1 and 2 are being read
+    for dataset in (stopped, whole):
+        dataset.on_epoch_end()
+    assert stopped[1][1].tolist() == whole[1][1].tolist()
+    assert stopped[5][1].tolist() == whole[5][1].tolist()  # out of turn, as fit(shuffle=True) asks
+
+
 def test_parts_of_a_store(trunk, tmp_path):
     x, _ = images()
     store = run(trunk, (x, np.arange(50)), tmp_path)
