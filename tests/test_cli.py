@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 from models import masked, residual, sequential
@@ -184,3 +185,33 @@ def test_the_demo_and_the_module_run():
         [sys.executable, "-m", "keras_graft", "--help"], capture_output=True, text=True
     )
     assert all(name in done.stdout for name in ("show", "cuts", "extract", "split", "join", "demo"))
+
+
+def test_features(saved, tmp_path):
+    model, path = saved
+    x = random_inputs(model, 20)
+    x = np.asarray(keras.ops.convert_to_numpy(x))
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(len(x)))
+    store = tmp_path / "store"
+    args = ("features", "compute", path, tmp_path / "d.npz", "--at", "pool", "-o", store)
+    data = json.loads(run(*args, "--dtype", "float16", "--json").stdout)
+    assert data["samples"] == len(x) and data["columns"]["features"] == [[4], "float16"]
+    assert "(?, 4) float16" in run("features", "info", store).stdout
+    assert "all as written" in run("features", "verify", store).stdout
+    kept = kg.features.FeatureStore(store).to_numpy()
+    expected = kg.extract(model, "pool").predict(x, verbose=0)
+    np.testing.assert_allclose(kept["features"], expected, rtol=1e-2, atol=1e-3)
+    assert "float16, now (?, 4) float32" in run(*args, code=1).stderr
+    shard = store / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
+    result = run("features", "verify", store, code=1)
+    assert "the checksum of 'shard-00000.safetensors'" in result.stderr and not result.stdout
+    run(*args, "--force")
+    run("features", "verify", store)
+    assert "no store of features" in run("features", "info", tmp_path, code=1).stderr
+    np.savez(tmp_path / "other.npz", images=x)
+    result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
+    assert "no array 'x': it has images" in result.stderr
+    (tmp_path / "text.npy").write_text("no array")
+    result = run("features", "compute", path, tmp_path / "text.npy", "-o", store, code=2)
+    assert "is no readable .npy or .npz file" in result.stderr

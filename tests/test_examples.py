@@ -20,6 +20,7 @@ WORDS = {
     "recipe_add_dropout": "the same predictions, to the bit",
     "recipe_new_head": 'at="global_average_pooling2d',
     "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
+    "features_store": "joined, it gives what the head gave on the store",
     "join_models": "head of the second: equal to the bit",
 }
 

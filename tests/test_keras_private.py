@@ -9,7 +9,7 @@ import keras
 import pytest
 from keras import layers, ops
 
-from keras_graft import _keras
+from keras_graft import _keras, _views
 
 
 @pytest.fixture
@@ -171,3 +171,57 @@ def test_the_recursion_limit_is_lifted_only_around_keras(monkeypatch):
     with pytest.raises(RuntimeError):
         _keras.make_functional([], [], "m", 5000)
     assert seen[0] > 20_000 and sys.getrecursionlimit() == before
+
+
+def test_a_variable_keeps_its_value_and_flag_in_two_attributes():
+    variable = keras.Variable([1.0, 2.0])
+    assert "_value" in vars(variable) and vars(variable)["_trainable"], "see View"
+    view = _views.view(variable)
+    assert _views.view(variable) is view and _views.view(view) is view
+    assert not view.trainable and view.path == variable.path and view.shape == variable.shape
+    variable.assign([3.0, 4.0])
+    assert keras.ops.convert_to_numpy(view).tolist() == [3, 4], "see View"
+    view.assign([5.0, 6.0])
+    assert keras.ops.convert_to_numpy(variable).tolist() == [5, 6], "see View"
+    view.trainable = True
+    assert variable.trainable and not view.trainable, "see View"
+
+
+def test_a_view_goes_with_its_last_user():
+    variable = keras.Variable([1.0])
+    kept = id(variable)
+    view = _views.view(variable)
+    assert kept in _views._made
+    del view, variable
+    gc.collect()
+    assert kept not in _views._made
+
+
+def test_a_training_flag_leaks_in_a_call_context():
+    class Flags(layers.Layer):
+        def call(self, x, training=None):
+            seen.append(training)
+            return x
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.after = Flags(), Flags()
+
+        def call(self, x, training=None):
+            with _views.own_call_context():
+                x = self.inner(x, training=False)
+            return self.after(x)
+
+    seen = []
+    Outer()(ops.ones((1, 2)), training=True)
+    assert seen[-2:] == [False, True], "see own_call_context()"
+
+
+def test_layers_and_seeds_inside_a_layer_are_known():
+    both = layers.Bidirectional(layers.LSTM(2, dropout=0.5))
+    assert [type(layer).__name__ for layer in _views.sublayers(both)] == ["LSTM", "LSTM"], (
+        "see sublayers()"
+    )
+    assert _views.own_seeds(layers.Dropout(0.5)), "see own_seeds()"
+    assert not _views.own_seeds(layers.Dropout(0.0)), "see own_seeds()"

@@ -1,5 +1,7 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
+from keras_graft import features as features
+from keras_graft import layers as layers
 from keras_graft import recipes
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline, nest, repeat
@@ -12,6 +14,7 @@ from keras_graft.errors import (
     BuildError,
     CutError,
     EditError,
+    FeatureError,
     GraftError,
     GraphError,
     JoinError,
@@ -20,6 +23,7 @@ from keras_graft.errors import (
     ReadError,
     SelectionError,
 )
+from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
@@ -38,9 +42,12 @@ __all__ = [
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     # whole jobs, each a readable file
     "recipes",
+    # for training a head
+    "freeze",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
-    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "NotYetError",
+    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",
+    "NotYetError",
 ]  # fmt: skip

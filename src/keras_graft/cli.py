@@ -23,6 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+features = typer.Typer(
+    help="Run a trunk once over data, and keep what it gives.", no_args_is_help=True
+)
+app.add_typer(features, name="features")
+
 Model = Annotated[str, typer.Argument(help="A .keras or .h5 file, or app:ResNet50.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Force = Annotated[bool, typer.Option("--force", help="Write over files that are there.")]
@@ -41,10 +46,10 @@ def _output_kept_clean() -> Iterator[None]:
         sys.stdout = out
 
 
-def _command(function: Callable[..., Any]) -> Callable[..., None]:
+def _command(function: Callable[..., Any], group: typer.Typer = app) -> Callable[..., None]:
     """Turn a function that returns what to print into a command with exit codes."""
 
-    @app.command()
+    @group.command(function.__name__.rpartition("features_")[2])
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         from keras_graft.files import FileError
@@ -214,6 +219,92 @@ def join(
     paths = {"model": out}
     check_free(paths, force)
     return _written({"model": kg.join(*(_load(stage) for stage in stages))}, paths, as_json)
+
+
+def _of_features(function: Callable[..., Any]) -> Callable[..., None]:
+    return _command(function, features)
+
+
+Store = Annotated[str, typer.Argument(help="The folder of a store.")]
+
+
+@_of_features
+def features_compute(
+    model: Model,
+    data: Annotated[str, typer.Argument(help="A .npy of inputs, or a .npz of x, y and w.")],
+    store: Annotated[str, typer.Option("--out", "-o", help="The folder of the store.")],
+    at: Annotated[
+        list[str] | None, typer.Option(help="Where to cut; several taps are kept by name.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="float16, bfloat16 or float32.")] = None,
+    input_shape: Shape = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> Any:
+    """Write or go on with a store: keras-graft features compute m.keras x.npz --at pool -o store.
+
+    The model is frozen first: in inference mode, as a trunk is.
+    """
+    import keras_graft as kg
+
+    arrays = _arrays(data)
+    source = _load(model, input_shape)
+    taps = at[0] if at and len(at) == 1 else at
+    trunk = kg.freeze(kg.extract(source, taps) if taps else source)
+    made = kg.features.compute(
+        trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
+        progress=not as_json,
+    )  # fmt: skip
+    return _told(made, as_json)
+
+
+def _arrays(path: str) -> Any:
+    """Return x, (x, y) or (x, y, w) of a file of NumPy."""
+    import numpy as np
+
+    from keras_graft.files import FileError
+
+    try:
+        loaded = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path!r} is no readable .npy or .npz file: {error}") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    if "x" not in loaded:
+        raise FileError(f"{path!r} has no array 'x': it has {', '.join(loaded.files)}.")
+    return tuple(loaded.get(name) for name in ("x", "y", "w"))
+
+
+def _told(store: Any, as_json: bool) -> Any:
+    if not as_json:
+        return str(store)
+    columns = {k.rstrip("/"): [list(c.shape), c.dtype] for k, c in store.manifest.columns.items()}
+    return {
+        "path": store.path, "samples": len(store), "bytes": store.bytes,
+        "complete": store.complete, "shards": len(store.manifest.shards), "columns": columns,
+        "trunk": store.manifest.trunk, "versions": store.manifest.versions,
+    }  # fmt: skip
+
+
+@_of_features
+def features_info(store: Store, as_json: Json = False) -> Any:
+    """Say what a store holds: keras-graft features info store."""
+    from keras_graft.features.store import FeatureStore
+
+    return _told(FeatureStore(store), as_json)
+
+
+@_of_features
+def features_verify(store: Store, as_json: Json = False) -> Any:
+    """Read all shards again and compare checksums: keras-graft features verify store."""
+    from keras_graft.features.store import FeatureStore
+
+    opened = FeatureStore(store)
+    read = opened.verify()
+    if as_json:
+        return {"path": opened.path, "bytes": read, "ok": True}
+    return f"{opened.path}: {len(opened.manifest.shards)} shards, {read:,} bytes, all as written"
 
 
 @_command

@@ -10,6 +10,7 @@
     ├── JoinError         stages whose ends do not fit
     ├── EditError         an edit that cannot be made
     ├── BuildError        a graph that Keras cannot make a model of
+    ├── FeatureError      a trunk, data or a store from which no features can be taken
     └── NotYetError       announced, and not there yet
 
 Messages follow one order: the culprit, its neighbours, the way out.
@@ -71,6 +72,10 @@ class EditError(GraftError):
 
 class BuildError(GraftError):
     """Keras cannot make a model of the graph."""
+
+
+class FeatureError(GraftError):
+    """A trunk, data or a store from which no features can be taken."""
 
 
 class NotYetError(GraftError, NotImplementedError):

@@ -1,0 +1,90 @@
+"""Private state of Keras for frozen layers: a variable that is another one, and calls apart.
+
+As `_keras.py`, each use of Keras's private state is in its own function, with the versions it was
+run on, and is tested in `tests/test_keras_private.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state  # 3.12 - 3.15
+
+
+class View(keras.Variable):
+    """A variable that is never trained and whose value is that of another, whatever that becomes.
+
+    The flag `trainable` belongs to a variable, and a model collects its variables by that flag.
+    A model in which a layer is frozen, and the donor in which it is not, need two variables for
+    one value. Uses `Variable._value`, `_trainable` (3.12 - 3.15): every backend keeps the value
+    in the first, and the second is what `trainable` reads.
+    """
+
+    def __init__(self, source: Any) -> None:
+        # The constructor would make a value.
+        for key, value in vars(source).items():
+            if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+                self.__dict__[key] = value
+        self.__dict__.update(_trainable=False, source=source)
+
+    @property
+    def _value(self) -> Any:
+        return self.source._value
+
+    @_value.setter
+    def _value(self, value: Any) -> None:
+        self.source._value = value
+
+    @property
+    def trainable(self) -> bool:  # type: ignore[override]
+        """Never."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        """Nothing: on PyTorch the flag would reach the donor's parameter."""
+
+
+_made: weakref.WeakValueDictionary[int, View] = weakref.WeakValueDictionary()
+
+
+def view(variable: Any) -> View:
+    """Return the view of a variable, always the same one: models know variables by identity.
+
+    JAX refuses a training step to which one value is handed twice.
+    """
+    if isinstance(variable, View):
+        return variable
+    found = _made.get(id(variable))
+    if found is None or found.source is not variable:
+        found = _made[id(variable)] = View(variable)
+    return found
+
+
+@contextlib.contextmanager
+def own_call_context() -> Iterator[None]:
+    """Call a layer as if from outside: the flags it is given stay with it.
+
+    Keras hands a flag on to all layers that are called later in the same call of a model. Uses
+    the global attribute `"current_call_ctx"` (3.12 - 3.15).
+    """
+    before = global_state.get_global_attribute("current_call_ctx")
+    global_state.set_global_attribute("current_call_ctx", None)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("current_call_ctx", before)
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers directly inside a layer (`Layer._layers`, 3.12 - 3.15)."""
+    return list(getattr(layer, "_layers", ()))
+
+
+def own_seeds(layer: Any) -> list[Any]:
+    """Return the seed generators of a layer's own (`Layer._seed_generators`, 3.12 - 3.15)."""
+    return list(getattr(layer, "_seed_generators", ()))

@@ -1,0 +1,11 @@
+"""Features: run a frozen trunk once, keep what it gives, train a head on it, join."""
+
+from keras_graft.features.advise import Advice, advise
+from keras_graft.features.compute import compute
+from keras_graft.features.dataset import FeatureDataset
+from keras_graft.features.fit_head import Fitted, fit_head
+from keras_graft.features.store import FeatureStore, keep
+
+__all__ = [
+    "Advice", "FeatureDataset", "FeatureStore", "Fitted", "advise", "compute", "fit_head", "keep",
+]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Where to cut: what a store would take at each place, and what it would save."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_graft.cuts import Cut, cuts
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import count
+from keras_graft.flow import needed
+from keras_graft.node import Node
+from keras_graft.read import read
+from keras_graft.tabular import Table, Tabular
+
+
+@dataclass(frozen=True)
+class Advice(Tabular):
+    """What each cut of a model would cost and save; prints as a table.
+
+    Attributes:
+        samples: For how many samples.
+        rows: For each cut: the cut, bytes a sample in float16, bytes in all, and the share of the
+            multiplications that lies below it, and so is done once only.
+    """
+
+    samples: int
+    rows: tuple[tuple[Cut, int | None, int | None, float], ...]
+
+    def tables(self) -> list[Table]:
+        """Return the cuts as a table, one a line."""
+        head = ("cut", "output", "bytes/sample", "bytes in all", "compute saved")
+        return [(f"{self.samples:,} samples, kept as float16", head, [
+            (cut.name, cut.value.spec, each, total, f"{share:.1%}")
+            for cut, each, total, share in self.rows
+        ])]  # fmt: skip
+
+
+def advise(model: Any, data: Any) -> Advice:
+    """Say for each cut of a model what a store of its features takes and what it saves.
+
+    The share of compute is an estimate: multiplications with weights, convolutions and dense
+    layers at all places of their outputs.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        data: How many samples, or the data itself, as `kg.features.compute` takes it.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((8,), name="x")
+    >>> h = keras.layers.Dense(4, name="h")(x)
+    >>> print(kg.features.advise(keras.Model(x, keras.layers.Dense(8, name="out")(h)), 1000))
+    1,000 samples, kept as float16
+    cut  output          bytes/sample  bytes in all  compute saved
+    h    (?, 4) float32             8         8,000  50.0%
+    """
+    samples = data if isinstance(data, int) else count(data)
+    if samples is None:
+        raise FeatureError(
+            "The data does not say how many samples it has: give their number, "
+            "kg.features.advise(model, 50_000)."
+        )
+    graph = read(model)
+    work = {node.key: _work(node) for node in needed(graph, graph.outputs)}
+    whole = sum(work.values()) or 1
+    rows = []
+    below, before = 0, graph.inputs
+    for cut in cuts(graph):
+        # Each cut separates the next one from the inputs.
+        below += sum(work[n.key] for n in needed(graph, (cut.value,), before))
+        before = (cut.value,)
+        spec = cut.value.spec
+        each = cut.bytes_per_sample
+        if each is not None and spec is not None and spec.dtype == "float32":
+            each //= 2
+        rows.append((cut, each, None if each is None else each * samples, below / whole))
+    return Advice(samples, tuple(rows))
+
+
+def _work(node: Node) -> int:
+    """Return about how many multiplications with weights one sample takes at this call."""
+    if node.nested is not None:
+        return sum(map(_work, node.nested.steps))
+    if isinstance(node.operation, keras.layers.Embedding):
+        return 0  # it looks up
+    total = 0
+    spec = node.outputs[0].spec
+    places = 1
+    if spec is not None:
+        places = math.prod(d for d in spec.shape[1:-1] if d is not None)
+        if getattr(node.operation, "data_format", None) == "channels_first":
+            places = math.prod(d for d in spec.shape[2:] if d is not None)
+    for weight in getattr(node.operation, "weights", ()):
+        if len(weight.shape) >= 2:
+            total += math.prod(weight.shape)
+    return total * max(places, 1)

@@ -1,0 +1,141 @@
+"""One form for all data: batches of NumPy arrays, in a fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.errors import FeatureError
+
+tree = keras.tree
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples: inputs, and what belongs to them.
+
+    Attributes:
+        x: Inputs, nested as the trunk takes them.
+        y: Targets, or None.
+        w: Sample weights, or None.
+    """
+
+    x: Any
+    y: Any = None
+    w: Any = None
+
+    def __len__(self) -> int:
+        return len(tree.flatten(self.x)[0])
+
+    def __getitem__(self, rows: slice) -> Batch:
+        return Batch(*(
+            None if part is None else tree.map_structure(lambda a: a[rows], part)
+            for part in (self.x, self.y, self.w)
+        ))  # fmt: skip
+
+
+def count(data: Any) -> int | None:
+    """Return how many samples there are, None if only reading them tells."""
+    if _is_arrays(data):
+        return len(tree.flatten(_parts(data)[0])[0])
+    dataset = getattr(data, "dataset", None)  # a DataLoader
+    if dataset is not None and hasattr(dataset, "__len__") and not getattr(data, "drop_last", True):
+        return len(dataset)
+    samples = getattr(data, "samples", None)
+    return samples if isinstance(samples, int) else None
+
+
+def batches(data: Any, batch_size: int) -> Iterator[Batch]:
+    """Yield the batches of any data that Keras takes.
+
+    Args:
+        data: Arrays, or a dict or list of them for several inputs, or a tuple (x, y) or
+            (x, y, weights) of these; a `tf.data.Dataset`, a torch `DataLoader`, a Keras
+            `PyDataset`, or any iterable of batches.
+        batch_size: For arrays; the others come in batches of their own.
+
+    Raises:
+        FeatureError: If it has no end, if it is not in batches, or holds what is no array.
+    """
+    if _is_arrays(data):
+        whole = Batch(*_parts(data))
+        rows = {len(leaf) for part in (whole.x, whole.y, whole.w) for leaf in tree.flatten(part) if
+                leaf is not None}  # fmt: skip
+        if len(rows) != 1:
+            raise FeatureError(f"The arrays have different numbers of samples: {sorted(rows)}.")
+        for start in range(0, len(whole), batch_size):
+            yield _standard(whole[start : start + batch_size])
+        return
+    for item in _items(data):
+        # A DataLoader makes lists of tuples.
+        parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
+        yield _standard(Batch(*_parts(parts)))
+
+
+def _items(data: Any) -> Iterator[Any]:
+    if isinstance(data, keras.utils.PyDataset):
+        if data.num_batches is None:
+            raise FeatureError("The PyDataset has no end: num_batches is None.")
+        yield from (data[i] for i in range(data.num_batches))
+        return
+    cardinality = getattr(data, "cardinality", None)
+    if callable(cardinality) and int(cardinality()) == -1:  # type: ignore[call-overload]
+        raise FeatureError("The dataset has no end: take .repeat() away.")
+    try:
+        yield from data
+    except TypeError as error:
+        if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
+            raise
+        raise FeatureError(
+            f"{type(data).__name__} is no data: give arrays, (x, y), a tf.data.Dataset, a torch "
+            "DataLoader, a PyDataset or an iterable of batches."
+        ) from error
+
+
+def _is_arrays(data: Any) -> bool:
+    """Whether these are whole arrays, and not something that gives batches."""
+    if isinstance(data, tuple):
+        return 0 < len(data) <= 3 and all(_is_arrays(d) or d is None for d in data)
+    if isinstance(data, Mapping):
+        return bool(data) and all(_is_array(d) for d in data.values())
+    if isinstance(data, list):
+        return bool(data) and all(_is_array(d) for d in data)
+    return _is_array(data)
+
+
+def _is_array(item: Any) -> bool:
+    return hasattr(item, "shape") and hasattr(item, "dtype")
+
+
+def _parts(item: Any) -> tuple[Any, Any, Any]:
+    """Return x, y and weights."""
+    if isinstance(item, tuple):
+        if len(item) > 3:
+            raise FeatureError(f"A batch is x, (x, y) or (x, y, weights), got {len(item)} things.")
+        return (*item, *(None,) * (3 - len(item)))  # type: ignore[return-value]
+    return item, None, None
+
+
+def _standard(batch: Batch) -> Batch:
+    def plain(part: Any) -> Any:
+        return None if part is None else tree.map_structure(_array, part)
+
+    return Batch(plain(batch.x), plain(batch.y), plain(batch.w))
+
+
+def _array(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, np.ndarray):
+        if not _is_array(leaf):
+            raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is no array.")
+        leaf = np.asarray(keras.ops.convert_to_numpy(leaf) if not hasattr(leaf, "numpy") else
+                          leaf.numpy())  # fmt: skip
+    if leaf.ndim == 0:
+        raise FeatureError(
+            "What the data gives is one sample, not a batch of samples: add .batch(n), or "
+            "batch_size=n."
+        )
+    return leaf

@@ -1,0 +1,243 @@
+"""Batches from stores, for `fit` on every backend."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store import FeatureStore
+
+_AHEAD = 2
+
+
+class FeatureDataset(keras.utils.PyDataset):
+    """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
+
+    Only the rows that are needed are read, and the next batches are prepared in a thread
+    while the step runs. Features kept as bfloat16 are given as float32.
+
+    Give `fit(..., shuffle=False)`: samples are shuffled here, each time in the order that the seed
+    says. By default Keras shuffles the batches besides, and does not say which comes next.
+
+    Args:
+        store: A `FeatureStore` or its path; a list of them stands side by side: the features of
+            the same samples from several trunks, as a dict by name.
+        batch_size: Samples in a batch.
+        shuffle: Shuffle the samples anew in each epoch.
+        seed: Of the shuffling. The same seed gives the same order, epoch by epoch.
+        validation_split: The share that belongs to the subset `"validation"`: the last samples of
+            those in `indices`.
+        subset: `"training"` or `"validation"`.
+        indices: Only these samples.
+        names: For several stores, what to call the features of each; by default `"0"`, `"1"`, ...
+
+    Raises:
+        FeatureError: If a store is not complete, or if stores do not hold the same samples.
+
+    >>> import keras, numpy as np, keras_graft as kg, tempfile
+    >>> trunk = kg.freeze(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+    >>> head = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> head.compile("sgd", "mse")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data = np.ones((10, 4), "float32"), np.ones((10, 1))
+    ...     store = kg.features.compute(trunk, data, folder, progress=False)
+    ...     history = head.fit(kg.features.FeatureDataset(store, 4), epochs=2, verbose=0)
+    >>> len(history.history["loss"])
+    2
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore | str | os.PathLike[str] | Sequence[Any],
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        validation_split: float = 0.0,
+        subset: str | None = None,
+        indices: Any = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        # Keras's own threads would hand batches of one epoch over to the next.
+        super().__init__(workers=1)
+        several = isinstance(store, list | tuple)
+        opened = [_opened(s) for s in (store if several else [store])]
+        self._stores = opened
+        self._names = None if not several else [*(names or map(str, range(len(opened))))]
+        _check_together(opened, self._names)
+        if batch_size < 1:
+            raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
+        chosen = np.arange(len(opened[0])) if indices is None else np.asarray(indices)
+        if chosen.dtype == bool:
+            chosen = np.flatnonzero(chosen)
+        self.indices = _part(chosen, validation_split, subset)
+        self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
+        self._epoch = 0
+        self._order = self._shuffled()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: dict[int, Future[tuple[Any, ...]]] = {}
+        self._given: set[int] = set()
+        self._lock = threading.Lock()
+
+    def _shuffled(self) -> np.ndarray:
+        if not self._shuffle:
+            return self.indices
+        return np.random.default_rng([self._seed, self._epoch]).permutation(self.indices)
+
+    def on_epoch_end(self) -> None:
+        """Shuffle anew; Keras calls it."""
+        with self._lock:
+            self._pending.clear()
+            self._given.clear()
+            self._epoch += 1
+            self._order = self._shuffled()
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch, the last one perhaps smaller."""
+        return -(-len(self.indices) // self._batch_size)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches, asked was number {index}.")
+        with self._lock:
+            ready = self._pending.pop(index, None)
+            self._given.add(index)
+            # One that is asked for out of turn stays ready until its turn: none is read twice.
+            for ahead in range(index + 1, min(index + 1 + _AHEAD, len(self))):
+                if len(self._pending) == _AHEAD:
+                    break
+                if ahead not in self._pending and ahead not in self._given:
+                    self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
+                    self._pending[ahead] = self._pool.submit(self._rows, self._batch(ahead))
+            rows = self._batch(index)
+        return self._rows(rows) if ready is None else ready.result()
+
+    def _batch(self, index: int) -> np.ndarray:
+        start = index * self._batch_size
+        return self._order[start : start + self._batch_size]
+
+    def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
+        kinds = ("features", "targets", "weights")
+        found = self._stores[0].take(indices, *kinds)
+        x = _given(found["features"])
+        if self._names is not None:
+            others = [_given(s.take(indices, "features")["features"]) for s in self._stores[1:]]
+            x = _side_by_side(self._names, [x, *others])
+        if "targets" not in found:
+            return (x,)
+        if "weights" not in found:
+            return x, found["targets"]
+        return x, found["targets"], found["weights"]
+
+    def to_numpy(self) -> tuple[Any, ...]:
+        """Return all samples in their own order, as `(x, y, weights)` as far as there are any."""
+        return self._rows(self.indices)
+
+    def as_tf(self) -> Any:
+        """Return a `tf.data.Dataset` of the batches, in a new order in each pass."""
+        import tensorflow as tf
+
+        def spec(array: np.ndarray) -> Any:
+            return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+        signature = keras.tree.map_structure(spec, self._rows(self.indices[:1]))
+        made = tf.data.Dataset.from_generator(self._pass, output_signature=signature)
+        return made.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
+
+    def as_torch(self) -> Any:
+        """Return a torch `DataLoader` of the batches, in a new order in each pass."""
+        import torch
+
+        dataset = self
+
+        class Passes(torch.utils.data.IterableDataset):
+            def __iter__(self) -> Any:
+                for batch in dataset._pass():
+                    yield keras.tree.map_structure(torch.from_numpy, batch)
+
+            def __len__(self) -> int:
+                return len(dataset)
+
+        return torch.utils.data.DataLoader(Passes(), batch_size=None)
+
+    def _pass(self) -> Any:
+        for i in range(len(self)):
+            yield self[i]
+        self.on_epoch_end()
+
+
+def _opened(store: Any) -> FeatureStore:
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    if not opened.complete:
+        raise FeatureError(
+            f"{opened.path} is not complete: {len(opened)} samples so far. Go on with "
+            "kg.features.compute and the same data."
+        )
+    return opened
+
+
+def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
+    if not stores:
+        raise FeatureError("No store was given.")
+    if names is not None and (len(names) != len(stores) or len(set(names)) != len(names)):
+        raise FeatureError(f"{len(stores)} stores and the names {names}: give one for each.")
+    first = stores[0]
+    for other in stores[1:]:
+        if len(other) != len(first):
+            raise FeatureError(
+                f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: side by side "
+                "stand features of the same samples."
+            )
+        ours, theirs = (_inputs(s) for s in (first, other))
+        if ours and theirs and ours != theirs:
+            raise FeatureError(
+                f"{first.path} and {other.path} were made of other inputs, or in another order."
+            )
+
+
+def _inputs(store: FeatureStore) -> Any:
+    """Return the checksums of the inputs, if the stores are cut in the same places."""
+    return [(s.rows, s.inputs) for s in store.manifest.shards]
+
+
+def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
+    if not 0 <= split < 1 or subset not in (None, "training", "validation"):
+        raise FeatureError(
+            'validation_split lies between 0 and 1, and subset is "training" or "validation".'
+        )
+    if bool(split) != (subset is not None):
+        raise FeatureError(
+            "validation_split and subset belong together: validation_split=0.2, "
+            'subset="training" and the same with subset="validation".'
+        )
+    edge = len(chosen) - round(len(chosen) * split)
+    return chosen[edge:] if subset == "validation" else chosen[:edge]
+
+
+def _given(features: Any) -> Any:
+    """Not every backend takes a NumPy array of bfloat16."""
+    return keras.tree.map_structure(
+        lambda a: a.astype("float32") if a.dtype.name == "bfloat16" else a, features
+    )
+
+
+def _side_by_side(names: Sequence[str], features: list[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, own in zip(names, features, strict=True):
+        if isinstance(own, dict):
+            found.update((f"{name}/{key}", value) for key, value in own.items())
+        elif isinstance(own, list):
+            found.update((f"{name}/{i}", value) for i, value in enumerate(own))
+        else:
+            found[name] = own
+    return found

@@ -1,0 +1,98 @@
+"""What tells one trunk from another: its structure and its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.call import mapped
+from keras_graft.errors import ReadError
+from keras_graft.graph import Graph
+from keras_graft.layers.frozen import Frozen
+from keras_graft.node import Slot
+from keras_graft.read import read
+
+_NAMING = ("name", "trainable", "build_config", "shared_object_id", "registered_name", "seed")
+
+
+def fingerprint(trunk: Any) -> dict[str, str]:
+    """Return digests of the structure and of the weights of a model.
+
+    Names do not count, nor do flags: a trunk is the same frozen or not, and built again by the
+    same code in another session.
+
+    >>> import keras, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> fingerprint(model) == fingerprint(kg.freeze(model))
+    True
+    """
+    structure = hashlib.sha256()
+    try:
+        graph = read(trunk)
+    except ReadError:  # a model with a `call` of its own
+        structure.update(_config(trunk).encode())
+        weights = trunk.weights
+    else:
+        for line in _lines(graph):
+            structure.update(line.encode())
+        weights = graph.weights
+    values = hashlib.sha256()
+    for weight in weights:
+        array: Any = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
+        values.update(f"{array.shape} {array.dtype};".encode())
+        values.update(array.reshape(-1).view(np.uint8))
+    return {"structure": structure.hexdigest()[:16], "weights": values.hexdigest()[:16]}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that features may depend on."""
+    return {
+        "keras-graft": importlib.metadata.version("keras-graft"),
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+
+
+def _lines(graph: Graph) -> Iterator[str]:
+    place = {value.within(None): f"in{i}" for i, value in enumerate(graph.inputs)}
+    first: dict[int, int] = {}
+    for value in graph.inputs:
+        yield f"input {value.spec}\n"
+    for number, node in enumerate(graph.steps):
+        layer = node.operation.layer if isinstance(node.operation, Frozen) else node.operation
+        same = first.setdefault(id(layer), number)
+        kwargs = {k: v for k, v in node.template.kwargs.items() if k != "training"}
+        reads = [place.get(v, "?") for v in node.inputs]
+        call = mapped(
+            (node.template.args, kwargs),
+            lambda leaf, reads=reads: reads[leaf.index] if isinstance(leaf, Slot) else str(leaf),
+        )
+        inside = "" if node.nested is None else "".join(_lines(node.nested))
+        config = _config(layer) if node.nested is None else ""
+        yield f"{number} as {same} {type(layer).__name__} {config} {call}\n{inside}"
+        place.update((value, f"{number}:{i}") for i, value in enumerate(node.outputs))
+    yield f"outputs {[place.get(v.within(None), '?') for v in graph.outputs]}\n"
+
+
+def _config(layer: Any) -> str:
+    if not isinstance(layer, keras.Layer):  # an op is its attributes
+        plain = (bool, int, float, str, tuple, list, type(None))
+        own = {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
+        return str(sorted((k, v) for k, v in own.items() if k != "name" and k[0] != "_"))
+    try:
+        config: Any = keras.saving.serialize_keras_object(layer)
+        return json.dumps(_plain(config["config"]), sort_keys=True, default=str)
+    except Exception:  # a layer of the user's that cannot be written: class and weights have to do
+        return ""
+
+
+def _plain(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {k: _plain(v) for k, v in config.items() if k not in _NAMING}
+    return [_plain(v) for v in config] if isinstance(config, list | tuple) else config

@@ -1,0 +1,207 @@
+"""The whole way in one call: split, freeze, compute, train the head, join, prove."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_graft.api import join, split
+from keras_graft.errors import FeatureError
+from keras_graft.features.compute import compute
+from keras_graft.features.data import batches
+from keras_graft.features.dataset import FeatureDataset
+from keras_graft.features.store import FeatureStore
+from keras_graft.freeze import freeze
+from keras_graft.tabular import Table, Tabular
+
+tree = keras.tree
+
+_CLOSE = {"float16": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Fitted(Tabular):
+    """A head trained from a store, joined to its trunk; prints as a table.
+
+    Attributes:
+        model: The joined model: the frozen trunk, with the donor's weights, and the head.
+        head: The head alone.
+        history: What `head.fit` returned.
+        store: The store.
+        compute_seconds: What it took to compute the store, or to find that it was there.
+        epoch_seconds: An epoch from the store, on average.
+        whole_seconds: The trunk's forward pass over the same samples: an epoch through the whole
+            model takes longer than that.
+        difference: How far the joined model's outputs are from those of the head on the store's
+            features, at most, on `checked` samples.
+        checked: How many samples were compared.
+    """
+
+    model: Any
+    head: Any
+    history: Any
+    store: FeatureStore
+    compute_seconds: float
+    epoch_seconds: float
+    whole_seconds: float
+    difference: float
+    checked: int
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster an epoch is than through the whole model, at least."""
+        return self.whole_seconds / self.epoch_seconds
+
+    def tables(self) -> list[Table]:
+        """Return the report as a table."""
+        rows = [
+            ("samples", f"{len(self.store):,}"),
+            ("bytes in the store", f"{self.store.bytes:,}"),
+            ("seconds to compute the store", f"{self.compute_seconds:.2f}"),
+            ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
+            ("seconds an epoch through the whole model, more than", f"{self.whole_seconds:.2f}"),
+            ("times faster, more than", f"{self.speed_up:.1f}"),
+            (f"largest difference of the joined model, {self.checked} samples",
+             f"{self.difference:.3g}"),
+        ]  # fmt: skip
+        return [("", ("the head, trained from the store", ""), rows)]
+
+
+def fit_head(
+    model: Any,
+    at: Any,
+    data: Any,
+    *,
+    store: str | os.PathLike[str],
+    head: Any = None,
+    complete: bool = False,
+    compile: Mapping[str, Any] | None = None,
+    epochs: int = 1,
+    batch_size: int = 32,
+    validation_split: float = 0.0,
+    dtype: Literal["float16", "bfloat16", "float32"] | None = "float16",
+    seed: int = 0,
+    progress: bool = True,
+    **fit: Any,
+) -> Fitted:
+    """Train the part of a model above a cut, from features that the rest gives once.
+
+    The donor is left as it was: the head that is trained is a copy of its own, or `head`.
+
+    Args:
+        model: The donor.
+        at: Where to cut, as `kg.split` takes it.
+        data: With targets, as `kg.features.compute` takes it.
+        store: The folder for the features; what is there is used if it is of this trunk and data.
+        head: A model of the features to train instead of the donor's own head.
+        complete: Add values that also cross the cut, instead of refusing.
+        compile: Arguments for `head.compile`; by default those of the donor or of `head`.
+        epochs: Times through the store.
+        batch_size: Samples in a batch, for computing and for training.
+        validation_split: The share of the samples, the last ones, to validate on.
+        dtype: What features are kept as.
+        seed: Of the order of the samples.
+        progress: Show bars.
+        **fit: Whatever else `fit` takes.
+
+    Returns:
+        The joined model, the history, and a report of times and bytes.
+
+    Raises:
+        FeatureError: If the data has no targets, if nothing says how to compile, or if the joined
+            model does not give what the head gave.
+        CutError: If a value is missing at the cut.
+    """
+    trunk, own = split(model, at, complete)
+    trunk = freeze(trunk)
+    new = _copied(own) if head is None else head
+    _compile(new, model, compile)
+    computed, compute_seconds = _timed(
+        lambda: compute(
+            trunk, data, store, batch_size=batch_size, dtype=dtype, progress=progress
+        )
+    )  # fmt: skip
+    if "targets" not in computed.manifest.layout:
+        raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
+    parts = {
+        subset: FeatureDataset(
+            computed, batch_size, shuffle=subset != "validation", seed=seed,
+            validation_split=validation_split, subset=subset,
+        )
+        for subset in (["training", "validation"] if validation_split else [None])
+    }  # fmt: skip
+    training = parts.get("training") or parts[None]
+    history, seconds = _timed(
+        lambda: new.fit(
+            training, validation_data=parts.get("validation"), epochs=epochs,
+            verbose="auto" if progress else 0, **{"shuffle": False, **fit},
+        )
+    )  # fmt: skip
+    joined = join(trunk, new)
+    difference, checked, per_sample = _proved(joined, new, trunk, computed, data, batch_size)
+    return Fitted(
+        joined, new, history, computed, compute_seconds, seconds / max(epochs, 1),
+        per_sample * len(training.indices), difference, checked,
+    )  # fmt: skip
+
+
+def _timed(run: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    return run(), time.perf_counter() - start
+
+
+def _copied(head: Any) -> Any:
+    """Return the head with layers of its own, so that the donor's are not trained."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "head.keras"
+        head.save(path)
+        # The file is our own, so what Lambda layers hold in it may run.
+        return keras.saving.load_model(path, compile=False, safe_mode=False)
+
+
+def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None:
+    if arguments is not None:
+        head.compile(**arguments)
+    elif not getattr(head, "compiled", False):
+        if not getattr(model, "compiled", False):
+            raise FeatureError(
+                "Nothing says how to train the head. Give compile={'optimizer': 'adam', 'loss': "
+                "'sparse_categorical_crossentropy'}, or compile the head."
+            )
+        head.compile_from_config(model.get_compile_config())
+
+
+def _proved(
+    joined: Any, head: Any, trunk: Any, store: FeatureStore, data: Any, batch_size: int
+) -> tuple[float, int, float]:
+    """Compare the joined model with the head on the store, on the first batch."""
+    batch = next(iter(batches(data, batch_size)))
+    rows = store.take(np.arange(len(batch)), "features")["features"]
+    rows = tree.map_structure(lambda a: a.astype("float32") if a.dtype.kind in "fV" else a, rows)
+    trunk.predict_on_batch(batch.x)  # compiled before it is timed
+    _, seconds = _timed(lambda: trunk.predict_on_batch(batch.x))
+    whole = tree.flatten(joined.predict_on_batch(batch.x))
+    parts = tree.flatten(head.predict_on_batch(rows))
+    worst = max(
+        float(np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")).max())
+        for a, b in zip(whole, parts, strict=True)
+    )
+    scale = max(1.0, *(float(np.abs(np.asarray(b, "float64")).max()) for b in parts))
+    kinds = {c.dtype for n, c in store.manifest.columns.items() if n.startswith("features/")}
+    close = max((_CLOSE.get(kind, 1e-4) for kind in kinds), default=1e-4)
+    if not worst <= close * scale:
+        raise FeatureError(
+            f"The joined model differs from the head on the store by up to {worst:g}: the store "
+            f"in {store.path} does not hold what the trunk gives. kg.features.FeatureStore("
+            f"{store.path!r}).verify() checks the shards; if they are whole, the features vary "
+            "more than their dtype can hold: dtype='float32'."
+        )
+    return worst, len(batch), seconds / len(batch)

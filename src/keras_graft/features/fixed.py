@@ -1,0 +1,109 @@
+"""Whether a trunk is a fixed function: its features are worth keeping only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_graft import _views
+from keras_graft.errors import FeatureError, ReadError
+from keras_graft.graph import Graph
+from keras_graft.layers.frozen import Frozen
+from keras_graft.read import read
+from keras_graft.select import listed
+
+_RATES = (
+    "rate", "stddev", "dropout", "recurrent_dropout", "dropout_rate", "_dropout",
+    "attention_dropout",
+)  # fmt: skip
+
+
+def check_fixed(trunk: Any, frozen: bool) -> None:
+    """Refuse a trunk that training would change, or that gives something else in training.
+
+    Args:
+        trunk: A Keras model.
+        frozen: The caller says that no weight of it will change.
+
+    Raises:
+        FeatureError: It names the layers and the way out.
+    """
+    noisy, moving, stateful, trained = [], [], [], []
+    for path, layer in _layers(trunk):
+        if isinstance(layer, Frozen):
+            continue
+        if draws(layer):
+            noisy.append(path)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            moving.append(path)
+        if getattr(layer, "stateful", False):
+            stateful.append(path)
+        if _own(layer.trainable_variables, layer):
+            trained.append(path)
+    reasons = []
+    if noisy:
+        reasons.append(f"{listed(noisy)} draw random numbers in training")
+    if moving:
+        reasons.append(f"{listed(moving)} move their averages in training")
+    if trained and not frozen:
+        reasons.append(f"{listed(trained)} have weights that training would change")
+    if stateful:
+        raise FeatureError(
+            f"{trunk.name!r} is no fixed function: {listed(stateful)} keep a state from batch to "
+            "batch. Make them with stateful=False."
+        )
+    if reasons:
+        says = ", or say that its weights will not change: frozen=True" if trained and not (
+            noisy or moving
+        ) else ""  # fmt: skip
+        raise FeatureError(
+            f"{trunk.name!r} is no fixed function, so the head would be trained on features that "
+            f"the joined model does not give: {'; '.join(reasons)}. Freeze it (the weights stay "
+            f"shared): trunk = kg.freeze(trunk){says}."
+        )
+
+
+def draws(layer: Any) -> bool:
+    """Whether a layer itself draws random numbers in training: dropout, noise, augmentation.
+
+    One with a seed generator and a rate of zero does not; a cell of an RNN counts as its RNN.
+    """
+    if not _views.own_seeds(layer):
+        return False
+    owner = getattr(layer, "cell", layer)
+    rates = [getattr(owner, name) for name in _RATES if hasattr(owner, name)]
+    return not rates or any(rate != 0 for rate in rates)
+
+
+def _own(variables: list[Any], layer: Any) -> bool:
+    inner = {id(v) for sub in _views.sublayers(layer) for v in sub.variables}
+    return any(id(v) not in inner for v in variables)
+
+
+def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every layer once, those inside others too, with the path that names it."""
+    seen: set[int] = set()
+
+    def inside(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for sub in _views.sublayers(layer):
+            yield from inside(f"{path}/{sub.name}", sub)
+
+    def graph_layers(graph: Graph, prefix: str) -> Iterator[tuple[str, Any]]:
+        for node in graph.nodes:
+            if node.nested is not None:
+                yield from graph_layers(node.nested, f"{prefix}{node.name}/")
+            elif isinstance(node.operation, keras.Layer):
+                yield from inside(prefix + node.name, node.operation)
+
+    try:
+        graph = read(trunk)
+    except ReadError:  # a model with a `call` of its own
+        yield from inside(trunk.name, trunk)
+    else:
+        yield from graph_layers(graph, "")

@@ -1,0 +1,136 @@
+"""Where shards are written: whole files, durably, or not at all.
+
+The one interface for it: another place (an object store) needs these methods and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers at once are not noticed there
+    fcntl = None
+
+_TEMPORARY = ".part"
+
+
+class Parts:
+    """An open file of which parts are read, by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._lock = threading.Lock()
+
+    def read_into(self, start: int, buffer: Any) -> None:
+        """Fill a buffer with what stands in the file from `start` on.
+
+        Not from a memory map: Linux maps two megabytes around a touched page, so shuffled rows
+        would soon count the whole store as resident.
+        """
+        if hasattr(os, "preadv"):
+            count = os.preadv(self._file.fileno(), [buffer], start)
+        else:
+            with self._lock:
+                self._file.seek(start)
+                count = self._file.readinto(buffer)
+        if count != memoryview(buffer).nbytes:
+            raise OSError(f"{self._file.name} ends before byte {start + memoryview(buffer).nbytes}")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class Folder:
+    """A folder of files, each written beside its place, synced, and renamed.
+
+    Args:
+        path: The folder; made by the first write.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file; when this returns, it is on the disk, and before, the old one is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        beside = self.path / f"{name}{_TEMPORARY}"
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path / name)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._sync()
+
+    def _sync(self) -> None:
+        """Let a rename itself reach the disk."""
+        if os.name == "posix":
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def read(self, name: str) -> bytes | None:
+        """Return what a file holds, None if there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def size(self, name: str) -> int | None:
+        """Return how long a file is, None if there is none."""
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def checksum(self, name: str) -> int:
+        """Return the CRC-32 of a file, read anew and in pieces."""
+        total = 0
+        with open(self.path / name, "rb") as file:
+            while piece := file.read(1 << 22):
+                total = zlib.crc32(piece, total)
+        return total
+
+    def open(self, name: str) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more."""
+        return Parts(self.path / name)
+
+    def names(self) -> list[str]:
+        """Return the names of all files."""
+        return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+
+    def sweep(self, keep: set[str]) -> None:
+        """Delete what a killed writer left: temporary files, and shards that nobody knows."""
+        for name in self.names():
+            left = name.endswith(".safetensors") and name not in keep
+            if left or name.endswith(_TEMPORARY):
+                (self.path / name).unlink()
+
+    def lock(self) -> Any:
+        """Return a handle that keeps other writers out until it is closed, or None if one is in.
+
+        The lock is the process's: a killed one holds none.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        handle = open(self.path / "lock", "w")  # noqa: SIM115 - it is to stay open
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.close()
+                return None
+        return handle

@@ -1,0 +1,166 @@
+"""What a store says of itself: which columns, of what, made by what, in which shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.folder import Folder
+
+NAME = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of rows.
+
+    Attributes:
+        shape: The shape of one row.
+        dtype: The dtype in the shards.
+        text: Whether it is UTF-8 text, padded with zeros.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    text: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one row."""
+        size = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+        return size * int(np.prod(self.shape))
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, ('?', *self.shape)))}) {'text' if self.text else self.dtype}"
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard.
+
+    Attributes:
+        file: Its name.
+        rows: How many samples.
+        bytes: How long the file is.
+        crc32: The checksum of the file.
+        inputs: The checksum of the inputs that its rows were made of, for each input.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    crc32: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of itself.
+
+    Attributes:
+        columns: The columns by name: `"features/pool"`, `"targets/"`, `"weights/"`, `"keys"`.
+        layout: How features, targets and weights are nested: `"one"`, `"dict"` or `"list"`.
+        trunk: The fingerprint of the trunk, by part.
+        batch_size: Samples in a batch when it was computed.
+        rows_per_shard: Samples after which a shard is full.
+        versions: Of Keras, its backend and keras-graft.
+        shards: The shards, in order: the samples are in the order of the data.
+        complete: Whether the data came to its end.
+    """
+
+    columns: dict[str, Column]
+    layout: dict[str, str]
+    trunk: dict[str, str]
+    batch_size: int
+    rows_per_shard: int
+    versions: dict[str, str]
+    shards: tuple[ShardEntry, ...] = ()
+    complete: bool = False
+    format: int = field(default=FORMAT)
+
+    @property
+    def rows(self) -> int:
+        """How many samples there are."""
+        return sum(shard.rows for shard in self.shards)
+
+    def replace(self, **changes: Any) -> Manifest:
+        """Return it with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, folder: Folder) -> None:
+        """Write it, in the place of the one before."""
+        folder.write(NAME, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+def load(folder: Folder) -> Manifest | None:
+    """Return the manifest of a folder, None if it has none.
+
+    Raises:
+        FeatureError: If it cannot be read, or was written by a later version.
+    """
+    data = folder.read(NAME)
+    if data is None:
+        return None
+    try:
+        raw = json.loads(data)
+        version = raw["format"]
+        if version > FORMAT:
+            raise FeatureError(
+                f"{folder} is a store of format {version}, and this keras-graft reads {FORMAT}: "
+                "pip install -U keras-graft"
+            )
+        raw["columns"] = {
+            k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
+        }
+        raw["shards"] = tuple(
+            ShardEntry(**{**s, "inputs": tuple(s["inputs"])}) for s in raw["shards"]
+        )
+        return Manifest(**raw)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FeatureError(
+            f"{folder}/{NAME} cannot be read ({error}): it was not written by keras-graft, or the "
+            "disk is damaged."
+        ) from error
+
+
+def differences(old: Manifest, new: Manifest) -> list[str]:
+    """Say in what a store differs from what is now to be written into it."""
+    found = [
+        f"the {part} of the trunk ({old.trunk.get(part)}, now {new.trunk.get(part)})"
+        for part in new.trunk
+        if old.trunk.get(part) != new.trunk[part]
+    ]
+    for name in sorted({*old.columns, *new.columns}):
+        before, now = old.columns.get(name), new.columns.get(name)
+        if before != now:
+            found.append(f"{name.rstrip('/')}: {before or 'absent'}, now {now or 'absent'}")
+    found += [
+        f"the nesting of {kind}: {old.layout.get(kind)}, now {new.layout.get(kind)}"
+        for kind in sorted({*old.layout, *new.layout})
+        if old.layout.get(kind) != new.layout.get(kind)
+    ]
+    return found
+
+
+def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
+    """Return how a structure is nested, and its arrays by column name."""
+    if isinstance(structure, Mapping):
+        return "dict", {f"{kind}/{key}": value for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}
+    return "one", {f"{kind}/": structure}
+
+
+def unpacked(kind: str, layout: str, columns: Mapping[str, Any]) -> Any:
+    """Return the structure again: the inverse of `packed`."""
+    own = {k.removeprefix(f"{kind}/"): v for k, v in columns.items() if k.startswith(f"{kind}/")}
+    if layout == "one":
+        return own[""]
+    return own if layout == "dict" else [own[str(i)] for i in range(len(own))]

@@ -1,0 +1,137 @@
+"""Shards: safetensors files, written whole, read row by row."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.folder import Folder
+
+_DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
+    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32",
+    "F64": "float64",
+}  # fmt: skip
+DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
+_OPEN = 200
+"""Files that are open at once: systems allow a thousand or so."""
+
+
+def bfloat16() -> Any:
+    """Return NumPy's bfloat16, which comes with every backend of Keras."""
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def dtype_of(name: str) -> Any:
+    """Return the NumPy dtype of a standard name."""
+    return bfloat16() if name == "bfloat16" else np.dtype(name)
+
+
+def encode(columns: Mapping[str, np.ndarray]) -> bytes:
+    """Return the bytes of a shard.
+
+    Raises:
+        FeatureError: If safetensors is not there.
+    """
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise FeatureError(
+            "A store is written with safetensors, which is an extra: pip install "
+            "'keras-graft[features]'"
+        ) from error
+    return save({name: np.ascontiguousarray(array) for name, array in columns.items()})
+
+
+class Shard:
+    """One shard, open: columns of rows.
+
+    safetensors' own reader copies whole tensors; here single rows are read. The format: 8 bytes
+    of length, a JSON header of that length, the data.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._parts = folder.open(name)
+        length = np.empty(1, "<u8")
+        self._parts.read_into(0, length)
+        text = np.empty(int(length[0]), np.uint8)
+        self._parts.read_into(8, text)
+        header = json.loads(bytes(text))
+        header.pop("__metadata__", None)
+        self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {}
+        for key, entry in header.items():
+            dtype = bfloat16() if entry["dtype"] == "BF16" else np.dtype(_DTYPES[entry["dtype"]])
+            start = 8 + int(length[0]) + entry["data_offsets"][0]
+            self.columns[key] = dtype, tuple(entry["shape"][1:]), start
+
+    def read(self, name: str, rows: np.ndarray, into: np.ndarray) -> None:
+        """Read rows, whose numbers ascend, into an array of bytes, one row a line."""
+        start = self.columns[name][2]
+        width = into.shape[1]
+        if not width or not len(rows):
+            return
+        # Neighbours are read at once.
+        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        firsts = rows[edges[:-1]].tolist()
+        for first, low, high in zip(firsts, edges, edges[1:], strict=False):
+            self._parts.read_into(start + first * width, into[low:high])
+
+
+class Rows:
+    """Rows of many shards, by their number, in any order, in bounded memory.
+
+    Args:
+        folder: Where the shards are.
+        shards: The name and the number of rows of each.
+    """
+
+    def __init__(self, folder: Folder, shards: list[tuple[str, int]]) -> None:
+        self._folder = folder
+        self._names = [name for name, _ in shards]
+        self._starts = np.cumsum([0, *(rows for _, rows in shards)])
+        self._open: dict[int, Shard] = {}
+        self._lock = threading.Lock()
+
+    def _shard(self, number: int) -> Shard:
+        with self._lock:
+            shard = self._open.pop(number, None) or Shard(self._folder, self._names[number])
+            self._open[number] = shard
+            if len(self._open) > _OPEN:  # the one that was not used for longest
+                self._open.pop(next(iter(self._open)))
+            return shard
+
+    def take(self, indices: np.ndarray, columns: list[str]) -> dict[str, np.ndarray]:
+        """Return the rows of these numbers, in this order, of each column."""
+        order = np.argsort(indices, kind="stable")  # in the order of the files
+        ordered = indices[order]
+        homes = np.searchsorted(self._starts, ordered, side="right") - 1
+        edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(ordered)]
+        sorted_rows: dict[str, np.ndarray] = {}
+        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
+        for start, stop in zip(edges, edges[1:], strict=False):
+            shard = self._shard(int(homes[start]))
+            local = ordered[start:stop] - self._starts[homes[start]]
+            for name in columns:
+                dtype, shape, _ = shard.columns[name]
+                if name not in sorted_rows:
+                    width = dtype.itemsize * int(np.prod(shape))
+                    sorted_rows[name] = np.empty((len(indices), width), np.uint8)
+                    kinds[name] = dtype, shape
+                shard.read(name, local, sorted_rows[name][start:stop])
+        result = {}
+        ascending = bool((order[1:] > order[:-1]).all())
+        for name, rows in sorted_rows.items():
+            dtype, shape = kinds[name]
+            if not ascending:
+                back = np.empty_like(rows)
+                back[order] = rows
+                rows = back
+            result[name] = rows.reshape(-1).view(dtype).reshape(len(indices), *shape)
+        return result

@@ -1,0 +1,161 @@
+"""A store of features: a folder of shards and a manifest, that only grows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features import manifest as _manifest
+from keras_graft.features.folder import Folder
+from keras_graft.features.manifest import Manifest, unpacked
+from keras_graft.features.shards import Rows
+from keras_graft.tabular import Table, Tabular
+
+
+class FeatureStore(Tabular):
+    """Features that a trunk gave, on the disk; prints as a table.
+
+    Args:
+        path: The folder that `kg.features.compute` wrote.
+
+    Raises:
+        FeatureError: If there is none, if it is damaged, or if a shard is missing or cut short.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._folder = Folder(path)
+        found = _manifest.load(self._folder)
+        if found is None:
+            raise FeatureError(
+                f"{path} is no store of features: it has no {_manifest.NAME}. Make one: "
+                f"kg.features.compute(trunk, data, {str(path)!r}, batch_size=32)."
+            )
+        self.manifest: Manifest = found
+        for number, shard in enumerate(self.manifest.shards):
+            size = self._folder.size(shard.file)
+            if size != shard.bytes:
+                raise FeatureError(
+                    f"{path}: shard {shard.file!r} "
+                    + ("is not there" if size is None else f"has {size} bytes")
+                    + f", {shard.bytes} were written. {self._way_out(number)}"
+                )
+        self._rows = Rows(self._folder, [(s.file, s.rows) for s in self.manifest.shards])
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return str(self._folder)
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def complete(self) -> bool:
+        """Whether the data it is made of came to its end."""
+        return self.manifest.complete
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    def columns(self, *kinds: str) -> list[str]:
+        """Return the names of the columns of these kinds, such as `"features"`."""
+        return [c for c in self.manifest.columns if c.partition("/")[0] in kinds]
+
+    def take(self, indices: Any, *kinds: str) -> dict[str, Any]:
+        """Return rows in any order.
+
+        Args:
+            indices: The numbers of the samples.
+            *kinds: Of `"features"`, `"targets"`, `"weights"`, `"keys"`; all if none is given.
+
+        Returns:
+            For each kind that the store has: an array, or a dict or list of arrays, as the trunk
+            and the data gave them. Texts among the keys come as `str`.
+        """
+        indices = np.asarray(indices)
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise FeatureError(f"{self.path} has the samples 0 to {len(self) - 1}.")
+        kinds = kinds or ("features", "targets", "weights", "keys")
+        names = self.columns(*kinds)
+        if len(indices):
+            arrays = self._rows.take(indices, names)
+        else:
+            columns = self.manifest.columns
+            arrays = {n: np.empty((0, *columns[n].shape), columns[n].dtype) for n in names}
+        found = {
+            kind: unpacked(kind, self.manifest.layout[kind], arrays)
+            for kind in kinds
+            if kind in self.manifest.layout
+        }
+        if "keys" in found and self.manifest.columns["keys/"].text:
+            found["keys"] = np.array([bytes(row).rstrip(b"\0").decode() for row in found["keys"]])
+        return found
+
+    def to_numpy(self, *kinds: str) -> dict[str, Any]:
+        """Return all rows, as `take` does."""
+        return self.take(np.arange(len(self)), *kinds)
+
+    def verify(self) -> int:
+        """Read all shards again and compare their checksums.
+
+        Returns:
+            How many bytes were read.
+
+        Raises:
+            FeatureError: If a shard is not what was written; each is named.
+        """
+        bad = [
+            number
+            for number, shard in enumerate(self.manifest.shards)
+            if self._folder.checksum(shard.file) != shard.crc32
+        ]
+        if bad:
+            names = ", ".join(repr(self.manifest.shards[n].file) for n in bad)
+            raise FeatureError(
+                f"{self.path}: the checksum of {names} is not that of what was written. "
+                f"{self._way_out(bad[0])}"
+            )
+        return self.bytes
+
+    def _way_out(self, number: int) -> str:
+        return (
+            f"Keep the {number} shards before it, and compute the rest again: "
+            f"kg.features.keep({self.path!r}, {number}), then kg.features.compute with the same "
+            "data."
+        )
+
+    def tables(self) -> list[Table]:
+        """Return what the store holds, as a table."""
+        m = self.manifest
+        state = "complete" if m.complete else "not complete: compute(..., resume=True) goes on"
+        title = (
+            f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
+            f"{state}\ntrunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
+            + ", ".join(f"{k} {v}" for k, v in m.versions.items())
+        )
+        rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
+        return [(title, ("column", "rows", "bytes/sample"), rows)]
+
+    def __repr__(self) -> str:
+        return f"<FeatureStore {self.path!r}: {len(self)} samples>"
+
+
+def keep(path: str | os.PathLike[str], shards: int) -> None:
+    """Keep the first shards of a store and forget the others, so that they are computed again.
+
+    Args:
+        path: The folder.
+        shards: How many to keep.
+    """
+    folder = Folder(path)
+    found = _manifest.load(folder)
+    if found is None:
+        raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")
+    new = found.replace(shards=found.shards[:shards], complete=False)
+    new.save(folder)
+    folder.sweep({shard.file for shard in new.shards})

@@ -1,0 +1,5 @@
+"""Layers that the package adds. A file that holds one loads once keras_graft was imported."""
+
+from keras_graft.layers.frozen import Frozen
+
+__all__ = ["Frozen"]

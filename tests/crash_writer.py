@@ -1,0 +1,100 @@
+"""Computes a store, for test_crash.py to kill: a trunk that costs nothing, on NumPy alone."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import keras_graft  # noqa: F401
+from keras_graft.features import folder as _folder
+
+_compute = sys.modules["keras_graft.features.compute"]  # the function hides the module
+
+
+class Trunk:
+    """What `compute` uses of a model."""
+
+    name = "trunk"
+    weights = ()
+
+    def predict_on_batch(self, x):
+        return {"twice": x * 2, "first": x[:, :1]}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    for start in range(0, 400, 10):
+        x = rng.random((10, 8), "float32")
+        yield x, np.arange(start, start + 10)
+
+
+def without_keras_models():
+    """The fake trunk has no graph: what is tested here is what is on the disk."""
+    _compute.check_fixed = lambda trunk, frozen: None
+    _compute.fingerprint = lambda trunk: {"structure": "fake", "weights": "fake"}
+
+
+def run(path, shard_bytes=1000):
+    without_keras_models()
+    return _compute.compute(Trunk(), data(), path, progress=False, shard_bytes=shard_bytes)
+
+
+def dying_at(point):
+    """Die, as killed, at the n-th of the steps that writing consists of."""
+    steps = iter(range(10**9))
+
+    def step(function):
+        def run(*args, **kwargs):
+            if next(steps) == point:
+                os.kill(os.getpid(), 9)
+            return function(*args, **kwargs)
+
+        return run
+
+    class File:
+        def __init__(self, file):
+            self._file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self._file.close()
+
+        def write(self, data):
+            half = len(data) // 2
+            self._file.write(data[:half])
+            self._file.flush()
+            step(lambda: None)()
+            self._file.write(data[half:])
+
+        def __getattr__(self, name):
+            return step(getattr(self._file, name)) if name == "flush" else getattr(self._file, name)
+
+    def opened(path, mode="r"):
+        file = open(path, mode)  # noqa: SIM115 - the one in its place is closed
+        return File(file) if mode == "wb" else file
+
+    _folder.open = opened
+    for name in ("fsync", "replace"):
+        setattr(_folder.os, name, step(getattr(os, name)))
+
+
+if __name__ == "__main__":
+    folder, how, point = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    if how == "at":
+        # One import for many deaths: each is a child of its own.
+        for path in sorted(folder.iterdir()):
+            child = os.fork()
+            if child == 0:
+                dying_at(int(path.name))
+                run(path)
+                os._exit(0)
+            print(path.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    else:
+        (folder / "ready").touch()
+        _wait = Trunk.predict_on_batch
+        Trunk.predict_on_batch = lambda self, x: (time.sleep(0.002), _wait(self, x))[1]
+        run(folder / "store")

@@ -1,0 +1,517 @@
+"""Features: what is kept, what is refused, what comes back, and that the head learns the same."""
+
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_graft as kg
+from keras_graft.features import FeatureDataset, FeatureStore, compute
+from keras_graft.features.data import batches, count
+
+
+def donor():
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, activation="relu", name="stem")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Dropout(0.5, name="drop")(x)
+    y = layers.Conv2D(6, 3, padding="same", activation="relu", name="block")(x)
+    x = layers.Add(name="add")([x, y])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(4, name="out")(x), name="donor")
+
+
+def images(n=50, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random((n, 8, 8, 3), "float32"), rng.integers(0, 4, n)
+
+
+@pytest.fixture
+def trunk():
+    return kg.freeze(kg.split(donor(), at="pool")[0])
+
+
+def run(trunk, data, folder, **kwargs):
+    kwargs = {"batch_size": 8, "progress": False, "shard_bytes": 500, **kwargs}
+    return compute(trunk, data, folder / "store", **kwargs)
+
+
+# -- what is kept ----------------------------------------------------------------------------
+
+
+def test_rows_are_what_the_trunk_gives(trunk, tmp_path):
+    x, y = images()
+    store = run(trunk, (x, y, np.arange(50) / 2), tmp_path, keys=[f"naïve {i}" for i in range(50)])
+    found = store.take([49, 0, 17])
+    expected = np.concatenate([trunk.predict_on_batch(x[i : i + 8]) for i in range(0, 50, 8)])
+    np.testing.assert_array_equal(found["features"], expected[[49, 0, 17]])
+    np.testing.assert_array_equal(found["targets"], y[[49, 0, 17]])
+    assert found["weights"].tolist() == [24.5, 0, 8.5]
+    assert found["keys"].tolist() == ["naïve 49", "naïve 0", "naïve 17"]
+    assert len(store) == 50 and store.complete and len(store.manifest.shards) == 4
+    assert store.verify() == store.bytes
+    np.testing.assert_array_equal(store.to_numpy("features")["features"], expected)
+    assert store.take([])["features"].shape == (0, 6)
+    assert "50 samples in 4 shards" in str(store) and "(?, 6) float32" in str(store)
+    with pytest.raises(kg.FeatureError, match="has the samples 0 to 49"):
+        store.take([50])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_dtypes(trunk, tmp_path, dtype):
+    x, _ = images()
+    store = run(trunk, x, tmp_path, dtype=dtype)
+    exact = trunk.predict(x, batch_size=8, verbose=0)
+    kept = store.take(np.arange(50))["features"]
+    assert kept.dtype.name == dtype == store.manifest.columns["features/"].dtype
+    close = {"float16": 1e-3, "bfloat16": 1e-2, "float32": 1e-6}[dtype]
+    np.testing.assert_allclose(kept.astype("float32"), exact, rtol=close, atol=close / 10)
+    assert np.array_equal(kept.astype("float32"), exact) == (dtype == "float32")
+
+
+def test_all_taps_in_one_pass(tmp_path):
+    model = kg.freeze(donor())
+    x, y = images()
+    store = run(kg.extract(model, {"a": "stem", "b": "pool"}), (x, {"y": y}), tmp_path)
+    found = store.take([3, 1])
+    assert found["features"]["a"].shape == (2, 6, 6, 6) and found["features"]["b"].shape == (2, 6)
+    np.testing.assert_array_equal(found["targets"]["y"], y[[3, 1]])
+    listed = keras.Model(model.input, [model.get_layer("stem").output, model.output])
+    other = compute(listed, x, tmp_path / "list", batch_size=8, progress=False)
+    assert [f.shape for f in other.take([0])["features"]] == [(1, 6, 6, 6), (1, 4)]
+    assert "targets" not in run(listed, (x, y), tmp_path, targets=False, resume=False).take([0])
+
+
+def test_overflow_is_an_error_and_not_an_infinity(tmp_path):
+    x = keras.Input((2,))
+    trunk = keras.Model(x, x * 1000.0, name="loud")
+    data = np.ones((20, 2), "float32")
+    data[13] = 70
+    with pytest.raises(kg.FeatureError, match="of sample 13 is up to 70000.*bfloat16"):
+        run(trunk, data, tmp_path, dtype="float16")
+    assert len(run(trunk, data, tmp_path, dtype="bfloat16", resume=False)) == 20
+
+
+# -- data ------------------------------------------------------------------------------------
+
+
+class Py(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return -(-len(self.x) // 8)
+
+    def __getitem__(self, i):
+        return self.x[i * 8 : i * 8 + 8], self.y[i * 8 : i * 8 + 8]
+
+
+def kinds(x, y):
+    import tensorflow as tf
+    import torch
+
+    yield (x, y)
+    yield Py(x, y)
+    yield [(x[i : i + 8], y[i : i + 8]) for i in range(0, len(x), 8)]
+    yield ((x[i : i + 8], y[i : i + 8]) for i in range(0, len(x), 8))
+    yield tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    tensors = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    yield torch.utils.data.DataLoader(tensors, batch_size=8)
+
+
+def test_every_kind_of_data_gives_the_same_batches():
+    x, y = images()
+    for data in kinds(x, y):
+        found = list(batches(data, 8))
+        assert [len(b) for b in found] == [8] * 6 + [2], type(data)
+        np.testing.assert_array_equal(np.concatenate([b.x for b in found]), x)
+        np.testing.assert_array_equal(np.concatenate([b.y for b in found]), y)
+        assert all(isinstance(b.x, np.ndarray) and b.w is None for b in found)
+
+
+def test_how_many_samples_is_known_where_it_can_be():
+    x, y = images()
+    assert [count(d) for d in kinds(x, y)] == [50, None, None, None, None, 50]
+
+
+def test_several_inputs():
+    x = {"a": np.zeros((5, 2)), "b": np.ones((5, 3))}
+    (batch,) = batches((x, None, np.arange(5)), 8)
+    assert batch.x["b"].shape == (5, 3) and batch.y is None and batch.w.tolist() == [0, 1, 2, 3, 4]
+    (batch,) = batches([x["a"], x["b"]], 8)
+    assert [leaf.shape for leaf in batch.x] == [(5, 2), (5, 3)]
+
+
+@pytest.mark.parametrize("data, says", [
+    ((np.zeros((3, 2)), np.zeros(4)), r"different numbers of samples: \[3, 4\]"),
+    (7, "int is no data: give arrays"),
+    ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
+    ([(np.zeros((2, 1)), "text")], "holds a str, which is no array"),
+    ([(1, 2, 3, 4)], "got 4 things"),
+])  # fmt: skip
+def test_what_is_no_data_is_refused(data, says):
+    with pytest.raises(kg.FeatureError, match=says):
+        list(batches(data, 8))
+
+
+def test_data_without_an_end_is_refused():
+    import tensorflow as tf
+
+    with pytest.raises(kg.FeatureError, match="has no end: take .repeat"):
+        list(batches(tf.data.Dataset.range(3).repeat(), 8))
+
+
+# -- what is refused -------------------------------------------------------------------------
+
+
+def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
+    trunk = kg.split(donor(), at="pool")[0]
+    with pytest.raises(kg.FeatureError) as caught:
+        run(trunk, images()[0], tmp_path)
+    text = str(caught.value)
+    assert "'drop' draw random numbers in training" in text
+    assert "'bn' move their averages in training" in text
+    assert "'stem', 'bn', 'block' have weights that training would change" in text
+    assert "trunk = kg.freeze(trunk)" in text and "frozen=True" not in text
+    with pytest.raises(kg.FeatureError, match="'drop' draw random numbers in training; 'bn' move"):
+        run(trunk, images()[0], tmp_path, frozen=True)
+    assert not (tmp_path / "store").exists()
+    trunk.trainable = False  # reaches BatchNormalization, not Dropout
+    with pytest.raises(
+        kg.FeatureError, match="function.*: 'drop' draw random numbers in training."
+    ):
+        run(trunk, images()[0], tmp_path)
+
+
+def test_plain_weights_pass_if_they_are_said_to_stay(tmp_path):
+    trunk = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2, name="d")])
+    with pytest.raises(kg.FeatureError, match="'d' have weights.*or say .* frozen=True"):
+        run(trunk, images()[0], tmp_path)
+    assert len(run(trunk, images()[0], tmp_path, frozen=True)) == 50
+
+
+@pytest.mark.parametrize("layer, noisy", [
+    (layers.Dropout(0.0), False), (layers.GaussianNoise(0.1), True), (layers.LSTM(2), False),
+    (layers.LSTM(2, dropout=0.1), True), (layers.MultiHeadAttention(1, 2), False),
+    (layers.MultiHeadAttention(1, 2, dropout=0.1), True), (layers.SpatialDropout1D(0.1), True),
+    (layers.Bidirectional(layers.GRU(2, recurrent_dropout=0.1)), True), (layers.Dense(2), False),
+    (layers.RNN(layers.LSTMCell(2, dropout=0.2)), True),
+])  # fmt: skip
+def test_what_draws_random_numbers(layer, noisy, tmp_path):
+    x = keras.Input((4, 3))
+    many = isinstance(layer, layers.MultiHeadAttention)
+    trunk = keras.Model(x, layer(x, x) if many else layer(x))
+    data = np.zeros((3, 4, 3), "float32")
+    if noisy:
+        with pytest.raises(kg.FeatureError, match="draw random numbers in training"):
+            run(trunk, data, tmp_path, frozen=True)
+    else:
+        assert len(run(trunk, data, tmp_path, frozen=True)) == 3
+
+
+def test_augmentation_is_refused(tmp_path):
+    x = keras.Input((8, 8, 3))
+    trunk = keras.Model(x, layers.RandomRotation(0.1, name="turn")(x))
+    with pytest.raises(kg.FeatureError, match="'turn' draw random numbers"):
+        run(trunk, images()[0], tmp_path)
+
+
+def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_path):
+    x, y = images()
+    run(trunk, (x, y), tmp_path, dtype="float16")
+    other = kg.freeze(kg.split(donor(), at="pool")[0])
+    with pytest.raises(kg.FeatureError, match="holds other features: the weights of the trunk"):
+        run(other, (x, y), tmp_path, dtype="float16")
+    with pytest.raises(kg.FeatureError, match="the structure of the trunk"):
+        run(kg.extract(trunk, "stem"), (x, y), tmp_path, dtype="float16")
+    with pytest.raises(
+        kg.FeatureError, match=r"features: \(\?, 6\) float16, now \(\?, 6\) float32"
+    ):
+        run(trunk, (x, y), tmp_path)
+    with pytest.raises(kg.FeatureError, match="other inputs, or in another order.*resume=False"):
+        run(trunk, (x[::-1], y), tmp_path, dtype="float16")
+    with pytest.raises(kg.FeatureError, match="50 samples, now 40"):
+        run(trunk, (x[:40], y[:40]), tmp_path, dtype="float16")
+    with pytest.raises(kg.FeatureError, match="targets: .* int64, now absent"):
+        run(trunk, x, tmp_path, dtype="float16")
+    assert len(run(trunk, (x[::-1], y), tmp_path, resume=False)) == 50
+
+
+def test_keys_that_do_not_fit_are_refused(trunk, tmp_path):
+    with pytest.raises(kg.FeatureError, match="50 samples and 3 keys"):
+        run(trunk, images()[0], tmp_path, keys=[1, 2, 3])
+    with pytest.raises(kg.FeatureError, match="more samples than the 9 keys"):
+        run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(9))
+
+
+def test_a_fingerprint_is_of_what_a_trunk_does(trunk):
+    from keras_graft.features.fingerprint import fingerprint
+
+    one, two = donor(), donor()
+    two.set_weights(one.get_weights())
+    assert fingerprint(one) == fingerprint(two)  # other names of ops and layers
+    two.layers[1].set_weights([w + 1 for w in two.layers[1].get_weights()])
+    assert fingerprint(one)["structure"] == fingerprint(two)["structure"]
+    assert fingerprint(one)["weights"] != fingerprint(two)["weights"]
+    x = keras.Input((3, 4))
+    sums = [keras.Model(x, keras.ops.sum(x, axis=axis)) for axis in (1, 2)]
+    assert fingerprint(sums[0])["structure"] != fingerprint(sums[1])["structure"]
+
+
+def test_without_the_extra_it_says_what_to_install(trunk, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[features\]'"):
+        run(trunk, images()[0], tmp_path)
+
+
+# -- the store -------------------------------------------------------------------------------
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(kg.FeatureError, match="no store of features: it has no manifest.json"):
+        FeatureStore(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(kg.FeatureError, match="cannot be read"):
+        FeatureStore(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(kg.FeatureError, match="format 99.*pip install -U"):
+        FeatureStore(tmp_path)
+
+
+def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
+    x, y = images()
+    store = run(trunk, (x, y), tmp_path)
+    whole = store.to_numpy()
+    path = tmp_path / "store" / "shard-00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(kg.FeatureError) as caught:
+        FeatureStore(store.path).verify()
+    assert "the checksum of 'shard-00002.safetensors'" in str(caught.value)
+    assert f"kg.features.keep({store.path!r}, 2)" in str(caught.value)
+    kg.features.keep(store.path, 2)
+    assert not FeatureStore(store.path).complete
+    again = run(trunk, (x, y), tmp_path)
+    again.verify()
+    np.testing.assert_array_equal(again.to_numpy()["features"], whole["features"])
+    path.write_bytes(data[:-1])
+    with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' has .* bytes, .* written"):
+        FeatureStore(store.path)
+
+
+def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
+    from keras_graft.features import shards
+
+    monkeypatch.setattr(shards, "_OPEN", 2)
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path, shard_bytes=1)
+    assert len(store.manifest.shards) == 7
+    order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
+    assert store.take(order)["targets"].tolist() == order.tolist()
+    assert len(store._rows._open) == 2
+
+
+def test_two_writers_at_once_are_refused(trunk, tmp_path):
+    from keras_graft.features.folder import Folder
+
+    with Folder(tmp_path / "store").lock(), pytest.raises(kg.FeatureError, match="Another process"):
+        run(trunk, images()[0], tmp_path)
+
+
+# -- batches ---------------------------------------------------------------------------------
+
+
+def test_a_dataset_gives_every_sample_once_an_epoch_in_a_new_order(trunk, tmp_path):
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path)
+    dataset = FeatureDataset(store, 8, seed=1)
+    assert len(dataset) == 7
+    exact = store.to_numpy()["features"]
+    orders = []
+    for _ in range(2):
+        found = [dataset[i] for i in range(7)]
+        order = np.concatenate([y for _, y in found])
+        assert sorted(order) == list(range(50))
+        np.testing.assert_array_equal(np.concatenate([f for f, _ in found]), exact[order])
+        orders.append(order.tolist())
+        dataset.on_epoch_end()
+    assert orders[0] != orders[1]
+    assert np.concatenate([y for _, y in map(FeatureDataset(store, 8, seed=1).__getitem__, range(7))]
+                          ).tolist() == orders[0]  # fmt: skip
+    f, y = FeatureDataset(store, 8, shuffle=False)[6]
+    assert y.tolist() == [48, 49] and f.shape == (2, 6)
+
+
+def test_what_was_read_ahead_is_not_given_in_the_next_epoch(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    stopped, whole = FeatureDataset(store, 8), FeatureDataset(store, 8)
+    stopped[0]  # batches 1 and 2 are being read
+    for dataset in (stopped, whole):
+        dataset.on_epoch_end()
+    assert stopped[1][1].tolist() == whole[1][1].tolist()
+    assert stopped[5][1].tolist() == whole[5][1].tolist()  # out of turn, as fit(shuffle=True) asks
+
+
+def test_parts_of_a_store(trunk, tmp_path):
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path)
+    parts = [
+        FeatureDataset(store, 8, validation_split=0.2, subset=s).to_numpy()[1].tolist()
+        for s in ("training", "validation")
+    ]
+    assert parts == [list(range(40)), list(range(40, 50))]
+    some = FeatureDataset(store, 8, indices=np.arange(50) % 2 == 1)
+    assert some.to_numpy()[1].tolist() == list(range(1, 50, 2))
+    with pytest.raises(kg.FeatureError, match="belong together"):
+        FeatureDataset(store, 8, validation_split=0.2)
+
+
+def test_stores_side_by_side(tmp_path):
+    model = kg.freeze(donor())
+    x, y = images()
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path, at in zip(paths, ("stem", "pool"), strict=True):
+        compute(kg.extract(model, at), (x, y), path, dtype="bfloat16", progress=False)
+    features, targets = FeatureDataset(paths, 8, names=["fine", "pooled"])[0]
+    assert features["fine"].shape == (8, 6, 6, 6) and features["pooled"].shape == (8, 6)
+    assert features["fine"].dtype == "float32" and targets.shape == (8,)
+    compute(kg.extract(model, "pool"), (x[::-1], y), tmp_path / "c", progress=False)
+    with pytest.raises(kg.FeatureError, match="made of other inputs, or in another order"):
+        FeatureDataset([tmp_path / "b", tmp_path / "c"], 8)
+    compute(kg.extract(model, "pool"), (x[:9], y[:9]), tmp_path / "d", progress=False)
+    with pytest.raises(kg.FeatureError, match="holds 50 samples, .* 9"):
+        FeatureDataset([tmp_path / "b", tmp_path / "d"], 8)
+
+
+def test_as_tf_and_as_torch(trunk, tmp_path):
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path, dtype="float16")
+    for made in (FeatureDataset(store, 8).as_tf(), FeatureDataset(store, 8).as_torch()):
+        first, second = ([np.asarray(y) for _, y in made] for _ in range(2))
+        assert len(first) == 7 == len(made)
+        assert sorted(np.concatenate(first)) == list(range(50))
+        assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
+
+
+# -- the head learns the same ----------------------------------------------------------------
+
+
+class Losses(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+
+
+class Ordered(keras.utils.PyDataset):
+    """The images in the order in which a FeatureDataset gives their features."""
+
+    def __init__(self, x, y, like):
+        super().__init__()
+        self.x, self.y, self.like = x, y, like
+
+    def __len__(self):
+        return len(self.like)
+
+    def __getitem__(self, i):
+        rows = self.like[i][1]
+        return self.x[rows], self.y[rows]
+
+    def on_epoch_end(self):
+        self.like.on_epoch_end()
+
+
+def losses(model, data):
+    steps = Losses()
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(True))
+    model.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=[steps])
+    return steps.losses
+
+
+def test_every_step_has_the_loss_of_the_whole_model(tmp_path):
+    trunk, head = kg.split(donor(), at="pool")
+    trunk = kg.freeze(trunk)
+    x, y = images()
+    order = compute(trunk, (x, np.arange(50)), tmp_path / "order", progress=False)
+    start = [w.copy() for w in head.get_weights()]
+    found = {}
+    for dtype in ("float32", "float16"):
+        head.set_weights([w.copy() for w in start])  # on JAX training may write into what it got
+        store = compute(trunk, (x, y), tmp_path / dtype, dtype=dtype, progress=False)
+        found[dtype] = losses(head, FeatureDataset(store, 16, seed=5))
+    head.set_weights([w.copy() for w in start])
+    like = FeatureDataset(order, 16, seed=5)
+    whole = losses(kg.join(trunk, head), Ordered(x, y, like))
+    assert len(whole) == 12 and whole[0] != whole[-1]
+    np.testing.assert_allclose(found["float32"], whole, rtol=1e-5)
+    np.testing.assert_allclose(found["float16"], whole, rtol=2e-3)
+
+
+def test_fit_head_in_one_line(tmp_path):
+    model = donor()
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), metrics=["accuracy"])
+    before = [w.copy() for w in model.get_weights()]
+    x, y = images()
+    y = (x.mean((1, 2)).argmax(-1)).astype("int64")
+    done = kg.features.fit_head(
+        model, "pool", (x, y), store=tmp_path / "s", epochs=3, validation_split=0.2, progress=False
+    )
+    assert len(done.history.history["val_loss"]) == 3 and "accuracy" in done.history.history
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert done.checked == 32 and done.difference < 1e-2 and done.speed_up > 0
+    assert done.model.layers[1].layer is model.layers[1]
+    assert [w.path for w in done.model.trainable_variables] == ["out/kernel", "out/bias"]
+    assert "times faster, more than" in str(done)
+    done.model.save(tmp_path / "joined.keras")
+    loaded = keras.models.load_model(tmp_path / "joined.keras")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), done.model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
+    new = keras.Sequential([keras.Input((6,)), layers.Dense(3, name="three")])
+    with pytest.raises(kg.FeatureError, match="Nothing says how to train"):
+        kg.features.fit_head(donor(), "pool", (x, y), store=tmp_path / "t")
+    again = kg.features.fit_head(
+        model, "pool", (x, y), store=tmp_path / "s", head=new, progress=False,
+        compile={"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(True)},
+    )  # fmt: skip
+    assert again.model.output.shape == (None, 3) and again.head is new
+    with pytest.raises(kg.FeatureError, match="fit_head needs targets"):
+        kg.features.fit_head(model, "pool", x, store=tmp_path / "u", progress=False)
+
+
+def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
+    model = donor()
+    model.compile("adam", "mse")
+    x, _ = images()
+    data = (x, np.zeros((50, 4)))
+    run(kg.freeze(kg.split(model, at="pool")[0]), data, tmp_path, dtype="float32")
+    path = tmp_path / "store" / "shard-00000.safetensors"
+    from safetensors.numpy import load_file, save_file
+
+    columns = load_file(path)
+    columns["features/"] = columns["features/"] + 1
+    save_file(columns, path)
+    with pytest.raises(kg.FeatureError, match=r"joined model differs from the head[\s\S]*verify"):
+        kg.features.fit_head(
+            model, "pool", data, store=tmp_path / "store", dtype="float32", progress=False,
+            batch_size=8,
+        )  # fmt: skip
+
+
+def test_advice_says_what_each_cut_takes_and_saves():
+    advice = kg.features.advise(donor(), images()[0])
+    rows = {cut.name: (each, total, share) for cut, each, total, share in advice.rows}
+    stem, block = 36 * 27 * 6, 36 * 54 * 6
+    assert rows["stem"] == (432, 21600, pytest.approx(stem / (stem + block + 24)))
+    assert rows["pool"] == (12, 600, pytest.approx((stem + block) / (stem + block + 24)))
+    assert "bytes in all" in str(advice) and list(rows)[0] == "stem"
+    with pytest.raises(kg.FeatureError, match="how many samples it has"):
+        kg.features.advise(donor(), iter([]))
