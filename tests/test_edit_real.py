@@ -24,7 +24,7 @@ def donors():
         yield pytest.param(lambda name=name: backbones()[name](), id=name)
 
 
-each = pytest.mark.parametrize("make", donors())
+each = pytest.mark.parametrize("make", list(donors()))
 
 
 def linear(node):
