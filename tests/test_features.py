@@ -234,6 +234,11 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
         run(trunk, (x, y), tmp_path)
     with pytest.raises(kg.FeatureError, match="other inputs, or in another order.*resume=False"):
         run(trunk, (x[::-1], y), tmp_path, dtype="float16")
+    with pytest.raises(
+        kg.FeatureError,
+        match="samples 0 to .* had other targets, sample weights or keys.*resume=False",
+    ):
+        run(trunk, (x, y[::-1]), tmp_path, dtype="float16")
     with pytest.raises(kg.FeatureError, match="50 samples, now 40"):
         run(trunk, (x[:40], y[:40]), tmp_path, dtype="float16")
     with pytest.raises(kg.FeatureError, match="targets: .* int64, now absent"):

@@ -1,6 +1,6 @@
-"""What `_keras.py` takes for granted of Keras's private state, tested on Keras itself.
+"""What `_keras/` takes for granted of Keras's private state, tested on Keras itself.
 
-If one of these fails, Keras moved: the message says which function of `_keras.py` to look at.
+If one of these fails, Keras moved: the message says which function of `_keras/` to look at.
 """
 
 import gc
@@ -9,7 +9,7 @@ import keras
 import pytest
 from keras import layers, ops
 
-from keras_graft import _keras, _views
+from keras_graft import _keras
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def small():
 def test_the_version_is_one_that_was_tried():
     major, minor = map(int, keras.__version__.split(".")[:2])
     assert (3, 12) <= (major, minor) <= (3, 15), (
-        f"Keras {keras.__version__} is new here: run the suite, and widen the versions in _keras.py"
+        f"Keras {keras.__version__} is new here: run the suite, and widen the versions in _keras/"
     )
 
 
@@ -176,8 +176,8 @@ def test_the_recursion_limit_is_lifted_only_around_keras(monkeypatch):
 def test_a_variable_keeps_its_value_and_flag_in_two_attributes():
     variable = keras.Variable([1.0, 2.0])
     assert "_value" in vars(variable) and vars(variable)["_trainable"], "see View"
-    view = _views.view(variable)
-    assert _views.view(variable) is view and _views.view(view) is view
+    view = _keras.view(variable)
+    assert _keras.view(variable) is view and _keras.view(view) is view
     assert not view.trainable and view.path == variable.path and view.shape == variable.shape
     variable.assign([3.0, 4.0])
     assert keras.ops.convert_to_numpy(view).tolist() == [3, 4], "see View"
@@ -190,11 +190,11 @@ def test_a_variable_keeps_its_value_and_flag_in_two_attributes():
 def test_a_view_goes_with_its_last_user():
     variable = keras.Variable([1.0])
     kept = id(variable)
-    view = _views.view(variable)
-    assert kept in _views._made
+    view = _keras.view(variable)
+    assert kept in _keras.views._made
     del view, variable
     gc.collect()
-    assert kept not in _views._made
+    assert kept not in _keras.views._made
 
 
 def test_a_training_flag_leaks_in_a_call_context():
@@ -209,7 +209,7 @@ def test_a_training_flag_leaks_in_a_call_context():
             self.inner, self.after = Flags(), Flags()
 
         def call(self, x, training=None):
-            with _views.own_call_context():
+            with _keras.own_call_context():
                 x = self.inner(x, training=False)
             return self.after(x)
 
@@ -220,8 +220,8 @@ def test_a_training_flag_leaks_in_a_call_context():
 
 def test_layers_and_seeds_inside_a_layer_are_known():
     both = layers.Bidirectional(layers.LSTM(2, dropout=0.5))
-    assert [type(layer).__name__ for layer in _views.sublayers(both)] == ["LSTM", "LSTM"], (
+    assert [type(layer).__name__ for layer in _keras.sublayers(both)] == ["LSTM", "LSTM"], (
         "see sublayers()"
     )
-    assert _views.own_seeds(layers.Dropout(0.5)), "see own_seeds()"
-    assert not _views.own_seeds(layers.Dropout(0.0)), "see own_seeds()"
+    assert _keras.own_seeds(layers.Dropout(0.5)), "see own_seeds()"
+    assert not _keras.own_seeds(layers.Dropout(0.0)), "see own_seeds()"

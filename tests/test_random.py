@@ -16,7 +16,7 @@ from keras_graft.testing import assert_same_graph, random_inputs
 
 # The whole number of examples is drawn where a model starts fastest; the same properties hold on
 # all three backends.
-COUNT = {"torch": 60, "tensorflow": 15, "jax": 15}[keras.backend.backend()]
+COUNT = {"torch": 120, "tensorflow": 25, "jax": 25}[keras.backend.backend()]
 bounded = settings(
     max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
     suppress_health_check=list(HealthCheck),

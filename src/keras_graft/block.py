@@ -58,13 +58,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             others,
         )
     inner = set(nodes)
-    used = [
-        v
-        for node in nodes
-        for v in node.gives
-        if v not in ends[1]
-        and (v in graph.outputs or any(n not in inner for n in graph.consumers(v)))
-    ]
+    used = _read_outside(graph, nodes, ends[1])
     handed = [v for v in used if any(v == o.mask for o in map(graph.known, ends[1]))]
     others = [v for v in used if v not in handed]
     if others:
@@ -139,13 +133,7 @@ def repeated(
             "Only a block that gives what it takes can run again on what it gave."
         )
     inner = set(nodes)
-    used = [
-        v
-        for node in nodes
-        for v in node.gives
-        if v not in (stop, stop.mask)
-        and (v in graph.outputs or any(n not in inner for n in graph.consumers(v)))
-    ]
+    used = _read_outside(graph, nodes, (stop, stop.mask))
     if used:
         raise EditError(
             f"{verb}: what lies outside the block reads values from within, and would not know of "
@@ -193,6 +181,17 @@ def _between(
             f"{listed(map(graph.label, inputs))} in {graph.name!r}: are the ends exchanged?"
         )
     return nodes
+
+
+def _read_outside(graph: Graph, nodes: Sequence[Node], ends: Sequence[Value | None]) -> list[Value]:
+    """Return what `nodes` make and others read, or the graph gives out, beside the ends."""
+    inner, outputs = set(nodes), set(graph.outputs)
+    return [
+        v
+        for node in nodes
+        for v in node.gives
+        if v not in ends and (v in outputs or any(n not in inner for n in graph.consumers(v)))
+    ]
 
 
 def _users(graph: Graph, value: Value, nodes: Sequence[Node]) -> str:

@@ -223,26 +223,22 @@ def repeat(
 
 def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str) -> Graph:
     names = Names([*graph.input_names, *map(graph.name_of, graph.steps)])
-    made: dict[tuple[int, int], Any] = {}
-    donors: dict[int, Any] = {}
+    made: dict[tuple[int, int], tuple[Any, Any]] = {}  # donor and new layer, for each repetition
 
     def own(node: Node, number: int) -> Node:
         donor = node.operation
+        if not isinstance(donor, keras.Layer):  # an op holds nothing
+            return node
         key = id(donor), number
         if key not in made:
-            name = names.take(f"{graph.name_of(node)}_repeat")
-            made[key] = again(donor, name)
-            donors[id(made[key])] = donor
-        if made[key] is donor:  # an op holds nothing
-            return node
+            made[key] = donor, again(donor, names.take(f"{graph.name_of(node)}_repeat"))
         # Not known until it is called: that builds the new layer.
         outputs = tuple(value.with_spec(None) for value in node.outputs)
-        return node.replace(operation=made[key], nested=None, entries=(), outputs=outputs)
+        return node.replace(operation=made[key][1], nested=None, entries=(), outputs=outputs)
 
     change = own if weights != "share" else lambda node, number: node
     result = infer(_block.repeated(graph, start, stop, times, change))
     if weights == "copy":
-        for (_, _), new in made.items():
-            if new is not donors[id(new)]:
-                copy_weights(donors[id(new)], new)
+        for donor, new in made.values():
+            copy_weights(donor, new)
     return result

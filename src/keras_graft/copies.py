@@ -17,15 +17,11 @@ from keras_graft.select import listed
 def again(operation: Any, name: str, **changes: Any) -> Any:
     """Return a layer of the same configuration under another name, not built yet.
 
-    An op holds nothing: it is returned as it is.
-
     Args:
-        operation: A layer, a model or an op.
+        operation: A layer or a model.
         name: The name of the new one.
         changes: Entries of the configuration that differ.
     """
-    if not isinstance(operation, keras.Layer):
-        return operation
     try:
         return type(operation).from_config({**operation.get_config(), **changes, "name": name})
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras, _views
+from keras_graft import _keras
 from keras_graft.build import like
 from keras_graft.depth import Place, at_depth
 from keras_graft.errors import EditError
@@ -103,7 +103,7 @@ def _check_stateless(node: Node) -> None:
                 "batch, which inference moves too. Make it with stateful=False, and replace it: "
                 f'kg.replace(model, "{node.path}", new, weights="keep").'
             )
-        stack += _views.sublayers(layer)
+        stack += _keras.sublayers(layer)
 
 
 def _check_variables(wanted: dict[int, Node], everywhere: list[Node]) -> None:

@@ -33,8 +33,7 @@ def reinput(
 
     The layers are the donor's own, with their weights. Nested models whose own inputs no longer
     fit are made anew around their layers. Every call is then traced as it would run, so that what
-    Keras takes and cannot run is refused. (On TensorFlow a slice beyond the end of a table, as for
-    more positions than there are, shows only when the model runs.)
+    Keras takes and cannot run is refused.
 
     With `channels`, the layers that meet the new channels first get new weights by that rule, in
     new layers of the same names; the donor's stay as they are. These may be convolutions, `Dense`

@@ -3,7 +3,8 @@
 Keras's own inference believes the layers. Many say of themselves what shape they give without
 looking at their weights: a `LayerNormalization` or an LSTM takes any number of features then, and
 fails when it runs, or, where sizes of one meet others, gives a shape that it did not announce.
-Here every call runs as it would with data, without any: the backend traces it.
+Here every call runs as it would with data, without any: the backend traces it. (TensorFlow needs
+data besides: zeros.)
 """
 
 from __future__ import annotations
@@ -101,6 +102,10 @@ def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
     ]
     try:
         run.compute_output_spec(*tensors)
+        if keras.backend.backend() == "tensorflow":
+            # Its tracing takes a slice beyond the end of a table. Only data tell; no state moves.
+            with keras.StatelessScope():
+                run.call(*(keras.ops.zeros(t.shape, t.dtype) for t in tensors))
     except Exception:
         if run.failure is None:
             raise

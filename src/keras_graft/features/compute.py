@@ -16,7 +16,7 @@ from keras_graft.features.fingerprint import fingerprint, versions
 from keras_graft.features.fixed import check_fixed
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import Column, Manifest, packed
-from keras_graft.features.pipeline import Ahead, Checksums, Writer, coded
+from keras_graft.features.pipeline import Ahead, Checksums, Writer, coded, labels
 from keras_graft.features.shards import DTYPES, dtype_of
 from keras_graft.features.store import FeatureStore
 
@@ -147,7 +147,7 @@ class _Run:
         rest: Batch | None = None
         part: Batch | None = None
         for shard in found.shards:
-            check = Checksums()
+            inputs, others = Checksums(), Checksums()
             missing = shard.rows
             while missing:
                 batch = rest or next(stream, None)
@@ -155,13 +155,17 @@ class _Run:
                     self._refuse([f"{found.rows} samples, now {passed + shard.rows - missing}"])
                 assert batch is not None
                 part, rest = batch[:missing], batch[missing:] if len(batch) > missing else None
-                check.add(part.x)
+                inputs.add(part.x)
+                others.add(labels(self._labels(part, passed + shard.rows - missing)[1]))
                 missing -= len(part)
-            if check.values != shard.inputs:
-                self._refuse([
-                    f"the samples {passed} to {passed + shard.rows - 1} were made of other inputs, "
-                    "or in another order (shuffled data?)"
-                ])  # fmt: skip
+            samples = f"the samples {passed} to {passed + shard.rows - 1}"
+            if inputs.values != shard.inputs:
+                self._refuse(
+                    [f"{samples} were made of other inputs, or in another order (shuffled data?)"]
+                )
+            # Others in number are other columns: that is said where columns are compared.
+            if len(others.values) == len(shard.labels) and others.values != shard.labels:
+                self._refuse([f"{samples} had other targets, sample weights or keys"])
             passed += shard.rows
             if found.complete and part is not None:
                 self._check_columns(part)
@@ -184,11 +188,15 @@ class _Run:
 
     def _row(self, outputs: Any, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the columns of some samples, features not cast yet."""
+        kind, features = packed("features", outputs)
+        layout, columns = self._labels(batch, start)
+        return {"features": kind, **layout}, {**features, **columns}
+
+    def _labels(self, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the columns of some samples that are no features."""
         layout: dict[str, str] = {}
         columns: dict[str, Any] = {}
-        parts = {"features": outputs}
-        if self._targets:
-            parts.update(targets=batch.y, weights=batch.w)
+        parts = {"targets": batch.y, "weights": batch.w} if self._targets else {}
         for kind, part in parts.items():
             if part is not None:
                 layout[kind], found = packed(kind, part)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _views
+from keras_graft import _keras
 from keras_graft.errors import FeatureError, ReadError
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
@@ -70,7 +70,7 @@ def draws(layer: Any) -> bool:
 
     One with a seed generator and a rate of zero does not; a cell of an RNN counts as its RNN.
     """
-    if not _views.own_seeds(layer):
+    if not _keras.own_seeds(layer):
         return False
     owner = getattr(layer, "cell", layer)
     rates = [getattr(owner, name) for name in _RATES if hasattr(owner, name)]
@@ -78,7 +78,7 @@ def draws(layer: Any) -> bool:
 
 
 def _own(variables: list[Any], layer: Any) -> bool:
-    inner = {id(v) for sub in _views.sublayers(layer) for v in sub.variables}
+    inner = {id(v) for sub in _keras.sublayers(layer) for v in sub.variables}
     return any(id(v) not in inner for v in variables)
 
 
@@ -91,7 +91,7 @@ def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
             return
         seen.add(id(layer))
         yield path, layer
-        for sub in _views.sublayers(layer):
+        for sub in _keras.sublayers(layer):
             yield from inside(f"{path}/{sub.name}", sub)
 
     def graph_layers(graph: Graph, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -51,6 +51,7 @@ class ShardEntry:
         bytes: How long the file is.
         crc32: The checksum of the file.
         inputs: The checksum of the inputs that its rows were made of, for each input.
+        labels: The checksum of each column beside the features: targets, sample weights, keys.
     """
 
     file: str
@@ -58,6 +59,7 @@ class ShardEntry:
     bytes: int
     crc32: int
     inputs: tuple[int, ...]
+    labels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def load(folder: Folder) -> Manifest | None:
             k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
         }
         raw["shards"] = tuple(
-            ShardEntry(**{**s, "inputs": tuple(s["inputs"])}) for s in raw["shards"]
+            ShardEntry(**{**s, "inputs": tuple(s["inputs"]), "labels": tuple(s["labels"])})
+            for s in raw["shards"]
         )
         return Manifest(**raw)
     except (KeyError, TypeError, json.JSONDecodeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -19,7 +19,7 @@ from keras_graft.features.shards import encode
 
 
 class Checksums:
-    """Checksums of inputs, one for each, however they are cut into batches."""
+    """Checksums of arrays, one for each, however they are cut into batches."""
 
     def __init__(self) -> None:
         self._values: dict[int, int] = {}
@@ -37,6 +37,11 @@ class Checksums:
         return tuple(self._values.values())
 
 
+def labels(columns: Mapping[str, Any]) -> list[Any]:
+    """Return the columns that are no features, in an order of their own."""
+    return [columns[name] for name in sorted(columns) if not name.startswith("features/")]
+
+
 class Writer:
     """Writes shards in a thread of its own, while the next batches are computed."""
 
@@ -45,7 +50,7 @@ class Writer:
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._parts: list[dict[str, np.ndarray]] = []
-        self._rows, self._inputs = 0, Checksums()
+        self._rows, self._inputs, self._labels = 0, Checksums(), Checksums()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -100,6 +105,7 @@ class Writer:
                 )
             part[name] = array
         self._inputs.add(x)
+        self._labels.add(labels(part))
         self._parts.append(part)
         self._rows += len(next(iter(part.values())))
         # Whole batches: the same samples are computed together again after a crash.
@@ -115,10 +121,13 @@ class Writer:
         data = encode(whole)
         name = f"shard-{len(self._manifest.shards):05d}.safetensors"
         self._folder.write(name, data)
-        entry = ShardEntry(name, self._rows, len(data), zlib.crc32(data), self._inputs.values)
+        entry = ShardEntry(
+            name, self._rows, len(data), zlib.crc32(data), self._inputs.values, self._labels.values
+        )
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
         self._manifest.save(self._folder)
-        self._parts, self._rows, self._inputs = [], 0, Checksums()
+        self._parts, self._rows = [], 0
+        self._inputs, self._labels = Checksums(), Checksums()
 
 
 class Ahead:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras, _views
+from keras_graft import _keras
 
 
 @keras.saving.register_keras_serializable("keras_graft")
@@ -43,7 +43,7 @@ class Frozen(keras.Layer):
             self._take_weights()
 
     def _take_weights(self) -> None:
-        self._frozen_weights = [_views.view(weight) for weight in self.layer.weights]
+        self._frozen_weights = [_keras.view(weight) for weight in self.layer.weights]
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer inside, with whatever it takes but the training flag."""
@@ -55,7 +55,7 @@ class Frozen(keras.Layer):
             return layer(*args, **kwargs)
         # Gradients pass through the layer, none is kept for its weights.
         values = [(v.source, keras.ops.stop_gradient(v.value)) for v in self._frozen_weights]
-        with keras.StatelessScope(values), _views.own_call_context():
+        with keras.StatelessScope(values), _keras.own_call_context():
             return layer(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:

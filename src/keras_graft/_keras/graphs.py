@@ -1,7 +1,4 @@
-"""The only module that touches Keras's private state.
-
-Each function names what it uses and the Keras versions it was run on. `tests/test_keras_private.py`
-holds every assumption made here, so that a Keras that moved is found there first.
+"""Keras's private state where models are read as nodes and made of nodes.
 
 Keras links a model's layers in both directions: a tensor knows its node by an index into its
 layer's `_inbound_nodes`, and that list holds the node, which holds the tensors. Whatever is made

@@ -1,8 +1,4 @@
-"""Private state of Keras for frozen layers: a variable that is another one, and calls apart.
-
-As `_keras.py`, each use of Keras's private state is in its own function, with the versions it was
-run on, and is tested in `tests/test_keras_private.py`.
-"""
+"""Private state of Keras for frozen layers: a variable that is another one, and calls apart."""
 
 from __future__ import annotations
 
