@@ -71,6 +71,20 @@ def test_a_block_of_several_ends():
     assert_same_outputs(model, whole, x)
 
 
+def test_what_stands_between_the_nodes_of_a_block_comes_behind_it():
+    x = keras.Input((4,), name="x")
+    a = layers.Dense(4, name="a")(x)
+    side = layers.Dense(4, name="s1")(layers.Dense(4, name="s0")(a))
+    c = layers.Dense(4, name="c")(layers.Dense(4, name="b")(a))
+    model = keras.Model(x, layers.Add(name="add")([side, c]), name="between")
+    graph = kg.read(model)
+    order = [n.label for n in graph]
+    assert order.index("s0") < order.index("c")
+    nested = kg.nest(graph, "x", ["a", "c"], name="block").validate()
+    assert [n.label for n in nested][0] == "block"
+    assert_same_outputs(model, kg.build(nested), random_inputs(model, 3))
+
+
 def test_nesting_inside_a_nested_model(tmp_path):
     model = matryoshka()
     with unchanged(model, tmp_path) as x:
@@ -169,6 +183,49 @@ def test_a_copy_trains_and_leaves_the_donor_alone():
     assert not np.array_equal(
         *arrays([deep.get_layer(n).kernel for n in ("conv0", "conv0_repeat")])
     )
+
+
+@pytest.mark.parametrize("weights", ["share", "copy"])
+def test_each_repetition_makes_the_mask_that_is_read_behind_it(weights):
+    x = keras.Input((4, 3), name="x")
+    y = layers.Dense(3, name="mix")(layers.Masking(name="masking")(x))
+    seen = keras.ops.cast(y._keras_mask, "float32")
+    model = keras.Model(x, [layers.GRU(2, name="gru")(y), seen], name="masks")
+    mix, gru = model.get_layer("mix"), model.get_layer("gru")
+    mix.bias.assign(np.array([1.0, 2.0, 3.0], "float32"))
+    data = np.ones((2, 4, 3), "float32")
+    data[:, 2:] = 0.0
+    repeated = kg.repeat(model, "x", "mix", 2, weights=weights)
+    # The second masking sees no zeros: the bias is there. So the GRU reads all four steps.
+    once = keras.ops.convert_to_numpy(mix(data * (data != 0)))
+    twice = keras.ops.convert_to_numpy(mix(once))
+    equal(model(data)[1], np.float32(data.any(-1)))
+    equal(repeated(data), [gru(twice, mask=np.ones((2, 4), bool)), np.ones((2, 4), "float32")])
+    assert not np.array_equal(*arrays([gru(twice), gru(twice, mask=data.any(-1))]))
+    (last,) = kg.select(repeated, "gru").nodes
+    mask = last.inputs[0].mask
+    # It is computed from what the first repetition gave, not from the input of the model.
+    reads = last.home.producer(last.home.producer(mask).inputs[0]).inputs
+    assert [last.home.label(v) for v in reads] == ["mix#0" if weights == "share" else "mix"]
+
+
+@pytest.mark.parametrize("weights", ["share", "copy"])
+def test_a_repetition_reads_the_mask_that_comes_with_what_it_reads(weights):
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    z = layers.Embedding(3, 3, mask_zero=True, name="embed")(ids)
+    z = layers.LSTM(3, return_sequences=True, name="lstm")(z)
+    z = layers.Masking(mask_value=9.0, name="other")(z)  # whose mask is always true
+    model = keras.Model(ids, layers.GRU(2, name="gru")(z), name="masks")
+    lstm, gru, embed = (model.get_layer(n) for n in ("lstm", "gru", "embed"))
+    data = np.array([[1, 2, 0, 0], [2, 1, 1, 0]], "int32")
+    repeated = kg.repeat(model, "embed", "other", 2, weights=weights)
+    first = lstm(keras.ops.convert_to_numpy(embed(data)), mask=data != 0)
+    all_steps = np.ones((2, 4), bool)
+    second = lstm(keras.ops.convert_to_numpy(first), mask=all_steps)
+    second = keras.ops.convert_to_numpy(second)
+    equal(repeated(data), gru(second, mask=all_steps))
+    with_old = lstm(keras.ops.convert_to_numpy(first), mask=data != 0)
+    assert not np.array_equal(*arrays([second, with_old]))
 
 
 @each

@@ -200,3 +200,18 @@ def test_an_input_of_one_call_is_refused():
 def test_ends_in_two_models_are_refused():
     with pytest.raises(kg.EditError, match="one thing each in the same model"):
         kg.rewire(matryoshka(), {"outer/middle/middle_a": "x"})
+
+
+def test_what_was_selected_inside_a_model_is_found_after_it_was_called_anew():
+    image = keras.Input((None, None, 3), name="pixels")
+    inner = layers.ReLU(name="r")(layers.Conv2D(4, 3, name="c")(image))
+    base = keras.Model(image, layers.GlobalAveragePooling2D(name="p")(inner), name="base")
+    x = keras.Input((9, 9, 3), name="image")
+    model = keras.Model(x, layers.Dense(2, name="out")(base(x)), name="outer")
+    graph = kg.insert(kg.read(model), layers.Rescaling(2.0, name="double"), after="base/c")
+    (chosen,) = kg.select(graph, "base/double").nodes
+    graph = kg.insert(graph, layers.ZeroPadding2D(1, name="pad"), after="image")
+    assert kg.select(graph, "base").nodes[0].inputs[0].spec.shape == (None, 11, 11, 3)
+    assert kg.build(kg.extract(graph, chosen)).output.shape == (None, 9, 9, 4)
+    graph = kg.remove(graph, chosen)
+    assert [n.label for n in kg.select(graph, "base").nodes[0].nested] == ["c", "r", "p"]

@@ -39,9 +39,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             from within, or if the way from output to input leads through the outside.
     """
     ends = _plain(inputs), _plain(outputs)
-    # What computes the mask of an output belongs to the block as much as what computes the output.
-    masks = [v.mask for v in map(graph.known, ends[1]) if v.mask is not None and v.mask in graph]
-    nodes = _between(graph, *ends, verb, masks)
+    nodes = _between(graph, *ends, verb)
     given = list(ends[0])
     missing = crossing(graph, nodes, ends[1], given)
     masks = [v for v in missing if any(v == i.mask for i in given)]
@@ -143,10 +141,8 @@ def repeated(
         )
     value, made = stop, []
     for number in range(1, times):
-        reads = {start: value}
-        if start.mask is not None and value.mask is not None:
-            reads[start.mask] = value.mask
-        new, mapping = copied(nodes, reads, lambda node, n=number: change(node, n))
+        # The mask that comes along now is another: specs are inferred anew for what reads it.
+        new, mapping = copied(nodes, {start: value}, lambda node, n=number: change(node, n))
         made += new
         value = mapping[stop]
     if not made:
@@ -168,10 +164,11 @@ def _between(
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     verb: str,
-    masks: Sequence[Value] = (),
 ) -> list[Node]:
     given = set(inputs)
     behind = after(graph, given | {v.mask for v in inputs if v.mask is not None})
+    # What computes the mask of an output belongs to the block as much as what computes the output.
+    masks = [v.mask for v in map(graph.known, outputs) if v.mask is not None and v.mask in graph]
     nodes = [n for n in needed(graph, [*outputs, *masks], given) if n in behind]
     made = {v for node in nodes for v in node.gives}
     lost = [v for v in outputs if v not in made]
