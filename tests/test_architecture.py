@@ -13,17 +13,18 @@ ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
     "errors", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
-    "cuts", "block", "edit", "sharing", "diff", "display/text",
+    "cuts", "block", "edit", "sharing", "diff", "transplanted", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/graphs", "_keras/views", "layers/frozen", "call", "symbolic", "level", "read", "infer", "build",
+    "_keras/graphs", "_keras/saving", "_keras/views", "layers/frozen", "call", "symbolic", "level", "read", "infer", "build",
     "depth", "copies", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
+    "files", "addresses", "resize", "rules", "matching", "stored", "transplant",
     "api", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
     "features/folder", "features/shards", "features/manifest", "features/store",
     "features/fingerprint", "features/fixed", "features/data", "features/pipeline",
     "features/compute", "features/dataset", "features/advise", "features/fit_head", "testing",
-    "files", "cli", "__main__",
+    "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS
 PRIVATE = (
@@ -92,7 +93,7 @@ def test_private_keras_is_touched_in_one_module():
 
 def test_all_is_what_is_exported():
     public = {n for n, v in vars(keras_graft).items() if not n.startswith("_") and callable(v)}
-    assert public == set(keras_graft.__all__) - {"recipes"}
+    assert public == set(keras_graft.__all__) - {"recipes", "resize"}
     recipes = vars(keras_graft.recipes).items()
     public = {n for n, v in recipes if not n.startswith("_") and callable(v)}
     assert public == set(keras_graft.recipes.__all__)

@@ -225,3 +225,43 @@ def test_layers_and_seeds_inside_a_layer_are_known():
     )
     assert _keras.own_seeds(layers.Dropout(0.5)), "see own_seeds()"
     assert not _keras.own_seeds(layers.Dropout(0.0)), "see own_seeds()"
+
+
+def test_names_that_keras_gives_are_known():
+    for cls in (layers.Conv2D, layers.LSTM, layers.BatchNormalization, keras.Sequential):
+        keras.utils.clear_session()
+        layer = cls(2, 3) if cls is layers.Conv2D else cls(2) if cls is layers.LSTM else cls()
+        assert layer.name == _keras.automatic_name(layer), "see automatic_name()"
+
+
+def test_what_a_layer_owns_is_without_the_layers_inside():
+    x = keras.Input((3, 4))
+    model = keras.Model(x, layers.Bidirectional(layers.LSTM(2, dropout=0.5), name="b")(x))
+    assert _keras.own_weights(model) == _keras.own_weights(model.get_layer("b")) == []
+    found = [w for x in model._flatten_layers() for w in _keras.own_weights(x)]
+    assert {id(w) for w in found} == {id(w) for w in model.weights}, "see own_weights()"
+    norm = layers.BatchNormalization()
+    norm.build((None, 3))
+    assert [w.name for w in _keras.own_weights(norm)] == [
+        "gamma", "beta", "moving_mean", "moving_variance",
+    ], "see own_weights()"  # fmt: skip
+
+
+def test_where_a_file_keeps_a_variable(small, tmp_path):
+    import h5py
+
+    small.save_weights(tmp_path / "a.weights.h5")
+    found = _keras.saving_paths(small)
+    assert set(found) == {"layers/dense/vars/0", "layers/dense/vars/1"}, "see saving_paths()"
+    assert found["layers/dense/vars/0"] is small.get_layer("dense").kernel, "see saving_paths()"
+    with h5py.File(tmp_path / "a.weights.h5") as file:
+        assert all(path in file for path in found), "see saving_paths()"
+        assert file["layers/dense/vars"].attrs["name"] == "dense", "see keras_graft/stored.py"
+
+
+def test_whether_a_variable_holds_anything(small):
+    variable = small.get_layer("dense").kernel
+    assert _keras.has_value(variable), "see has_value()"
+    value, variable._value = variable._value, None
+    assert not _keras.has_value(variable), "see has_value()"
+    variable._value = value

@@ -2,7 +2,7 @@
 
 from keras_graft import features as features
 from keras_graft import layers as layers
-from keras_graft import recipes
+from keras_graft import recipes, resize
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
@@ -22,6 +22,7 @@ from keras_graft.errors import (
     NotYetError,
     ReadError,
     SelectionError,
+    WeightsError,
 )
 from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
@@ -30,6 +31,8 @@ from keras_graft.read import read
 from keras_graft.reinput import reinput
 from keras_graft.select import Selection
 from keras_graft.sharing import Sharing
+from keras_graft.transplant import transplant
+from keras_graft.transplanted import Transplanted
 
 __version__ = "0.1.0.dev0"
 
@@ -40,14 +43,17 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
+    # weights
+    "transplant", "resize",
     # whole jobs, each a readable file
     "recipes",
     # for training a head
     "freeze",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
+    "Transplanted",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",
-    "NotYetError",
+    "WeightsError", "NotYetError",
 ]  # fmt: skip

@@ -83,15 +83,22 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
     if not new.built:
         new.build(shape)
     for source, target in zip(layer.weights, new.weights, strict=True):
-        assign(target, _adapted(layer, source, count, rule, verb))
+        array = np.array(keras.ops.convert_to_numpy(source))
+        assign(target, adapted(layer, source.name, array, count, rule, verb))
     if isinstance(new, _layers.Normalization) and new.weights:
         new.finalize_state()
     return new
 
 
-def _adapted(layer: Any, weight: Any, count: int, rule: Any, verb: str) -> np.ndarray:
-    array = np.array(keras.ops.convert_to_numpy(weight))
-    if weight.name == "kernel":
+def adapted(
+    layer: Any, name: str, array: np.ndarray, count: int, rule: Any, verb: str
+) -> np.ndarray:
+    """Return what the weight `name` of a layer of this kind becomes for `count` channels.
+
+    Raises:
+        EditError: If the rule is a function and gives a kernel of another shape.
+    """
+    if name == "kernel":
         place = -1 if isinstance(layer, _TRANSPOSED) else -2
         kernel = np.moveaxis(array, place, -2)
         new = np.asarray(rule(kernel, count)) if callable(rule) else _kernel(kernel, count, rule)
@@ -105,7 +112,7 @@ def _adapted(layer: Any, weight: Any, count: int, rule: Any, verb: str) -> np.nd
         return np.moveaxis(new, -2, place).astype(array.dtype)
     if array.ndim != 1 or isinstance(layer, (*_CONV, *_TRANSPOSED, _layers.Dense)):
         return array
-    return _statistics(array, count, rule, _NEUTRAL.get(weight.name, 0.0)).astype(array.dtype)
+    return _statistics(array, count, rule, _NEUTRAL.get(name, 0.0)).astype(array.dtype)
 
 
 def _kernel(kernel: np.ndarray, count: int, rule: str) -> np.ndarray:

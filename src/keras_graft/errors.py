@@ -9,6 +9,7 @@
     ├── CutError          a boundary through which not everything passes
     ├── JoinError         stages whose ends do not fit
     ├── EditError         an edit that cannot be made
+    ├── WeightsError      weights that do not go over, or ties that cannot be
     ├── BuildError        a graph that Keras cannot make a model of
     ├── FeatureError      a trunk, data or a store from which no features can be taken
     └── NotYetError       announced, and not there yet
@@ -68,6 +69,10 @@ class JoinError(GraftError):
 
 class EditError(GraftError):
     """An edit that cannot be made: nothing was changed."""
+
+
+class WeightsError(GraftError):
+    """Weights that do not go over, or ties that cannot be: nothing was changed."""
 
 
 class BuildError(GraftError):

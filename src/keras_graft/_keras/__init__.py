@@ -79,6 +79,18 @@ from keras_graft._keras.graphs import (
 from keras_graft._keras.graphs import (
     takes_training as takes_training,
 )
+from keras_graft._keras.saving import (
+    automatic_name as automatic_name,
+)
+from keras_graft._keras.saving import (
+    has_value as has_value,
+)
+from keras_graft._keras.saving import (
+    own_weights as own_weights,
+)
+from keras_graft._keras.saving import (
+    saving_paths as saving_paths,
+)
 from keras_graft._keras.views import (
     View as View,
 )

@@ -1,0 +1,251 @@
+"""Where a weight is in a model: the path of its layer through the model's own layers, and its name.
+
+Keras's `variable.path` does not say it: it lacks the nested models around a layer, is not unique,
+and keeps the names of old. An address is made from the layers as the model holds them now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft.layers.frozen import Frozen
+
+
+@dataclass(eq=False)
+class Weight:
+    """One weight, of a model or a file.
+
+    Attributes:
+        address: `"encoder/attention/query/kernel"`. A second weight of the same address has `#1`.
+        name: Its name within the layer; a number in files that hold no names.
+        shape: Its shape.
+        dtype: Its dtype, as Keras names it.
+        read: Gives its values, as an array.
+        layer: The layer that owns it; None in a file.
+        variable: The variable; None in a file.
+        path: Where a file of Keras keeps it; None elsewhere.
+    """
+
+    address: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray] = field(repr=False)
+    layer: Any = None
+    variable: Any = field(default=None, repr=False)
+    path: str | None = None
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape))
+
+    @property
+    def mode(self) -> str | None:
+        """How its layer is quantized, None if it is not."""
+        return getattr(self.layer, "quantization_mode", None)
+
+
+@dataclass(eq=False)
+class Place:
+    """A layer, model or group of a file: its own weights, and the places inside.
+
+    Attributes:
+        name: The layer's name.
+        layer: The layer; None in a file.
+        automatic: The name that Keras gives to such a layer, before the number.
+        keyed: Whether its weights have numbers for names, as in files of Keras.
+        named: Whether the name is the layer's; old files do not hold it.
+        own: Its own weights.
+        inside: The places inside, those that hold no weights left out.
+    """
+
+    name: str
+    layer: Any = None
+    automatic: str | None = None
+    keyed: bool = False
+    named: bool = True
+    own: list[Weight] = field(default_factory=list)
+    inside: list[Place] = field(default_factory=list)
+
+    def walk(self) -> Iterator[Place]:
+        """Yield this place and all inside."""
+        yield self
+        for place in self.inside:
+            yield from place.walk()
+
+    def weights(self) -> list[Weight]:
+        """Return all weights, each once, in order."""
+        return list({id(w): w for place in self.walk() for w in place.own}.values())
+
+
+class Addresses:
+    """Gives out addresses, each once."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def take(self, path: Iterable[str], name: str) -> str:
+        """Return the address of a weight; the second of the same gets a number."""
+        address = "/".join([*path, name])
+        number = self._taken[address] = self._taken.get(address, -1) + 1
+        return f"{address}#{number}" if number else address
+
+
+def places(layer: Any) -> Place:
+    """Return the places of a built layer or model.
+
+    A layer that is in several places is in the result as often, with the same weights.
+    """
+    weights: dict[int, Weight] = {}
+    addresses = Addresses()
+
+    def weight(variable: Any, owner: Any, path: tuple[str, ...]) -> Weight:
+        found = weights.get(id(variable))
+        if found is None:
+            found = weights[id(variable)] = Weight(
+                addresses.take(path, variable.name),
+                variable.name,
+                tuple(variable.shape),
+                keras.backend.standardize_dtype(variable.dtype),
+                lambda: np.array(keras.ops.convert_to_numpy(variable)),
+                owner,
+                variable,
+            )
+        return found
+
+    def place(layer: Any, path: tuple[str, ...]) -> Place:
+        name = layer.name
+        while isinstance(layer, Frozen):
+            layer = layer.layer  # its variables are views of this one's
+        own = [weight(v, layer, path) for v in _keras.own_weights(layer)]
+        inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
+        below = [place(x, (*path, x.name)) for x in inside]
+        below = [p for p in below if p.own or p.inside]
+        return Place(name, layer, _keras.automatic_name(layer), own=own, inside=below)
+
+    return place(layer, ())
+
+
+def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    """Yield (weight of the target, weight of the source) for what has the same address.
+
+    Layers are matched level by level, by their names. Names that Keras gave (`conv2d_7`) depend on
+    what was made before: see `_rows`. Two of one name go by their order.
+    """
+    yield from _own(source, target)
+    for mine, its in _children(source.inside, target.inside):
+        yield from paired(mine, its)
+
+
+def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    if source.keyed:
+        yield from _by_key(source, target)
+        return
+    by_name: dict[str, list[Weight]] = defaultdict(list)
+    for weight in source.own:
+        by_name[weight.name].append(weight)
+    for weight in target.own:
+        if by_name[weight.name]:
+            yield weight, by_name[weight.name].pop(0)
+
+
+def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    """Pair the weights of a layer of a file, which has numbers for names.
+
+    With another count the numbers may mean other weights (a BatchNormalization without `scale`),
+    unless the shapes tell them apart: a kernel and a bias.
+    """
+    store: dict[str, Any] = {}
+    if target.own:
+        target.layer.save_own_variables(store)
+    mine = {id(w.variable): w for w in target.own}
+    if len(store) != len(source.own) and len({len(w.shape) for w in target.own}) < len(target.own):
+        return
+    for weight in source.own:
+        its = mine.get(id(store.get(weight.name)))
+        if its is not None:
+            yield its, weight
+
+
+def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place, Place]]:
+    unclear = _unclear(source)
+    rest = [p for p in source if p not in unclear]
+    rows: dict[str, list[tuple[int, Place]]] = defaultdict(list)
+    named: dict[str, list[Place]] = defaultdict(list)
+    for place in target:
+        base, number = _automatic(place)
+        if base is None:
+            named[place.name].append(place)
+        else:
+            rows[base].append((number, place))
+    for base, row in rows.items():
+        own = [(n, p) for p in rest if (n := _number(p.name, base)) is not None]
+        rest = [p for p in rest if _number(p.name, base) is None]
+        yield from _rows(own, row)
+    for name, its in named.items():
+        yield from zip([p for p in rest if p.name == name], its, strict=False)
+
+
+def _unclear(places: list[Place]) -> list[Place]:
+    """Return the places of a file that their names do not tell apart: a file holds no order."""
+    names = Counter(p.name for p in places)
+    return [p for p in places if not p.named or (p.keyed and names[p.name] > 1)]
+
+
+def unclear(place: Place) -> list[Weight]:
+    """Return the weights of a file that are in a place no name leads to."""
+    found = _unclear(place.inside)
+    result = [w for p in found for w in p.weights()]
+    return result + [w for p in place.inside if p not in found for w in unclear(p)]
+
+
+def _automatic(place: Place) -> tuple[str | None, int]:
+    """Return the base and the number of a name that Keras gave; (None, 0) of another."""
+    # Bidirectional names its two layers after the one it was given.
+    for base in (place.automatic, f"forward_{place.automatic}", f"backward_{place.automatic}"):
+        number = _number(place.name, str(base))
+        if number is not None:
+            return base, number
+    return None, 0
+
+
+def _number(name: str, base: str) -> int | None:
+    match = re.fullmatch(re.escape(base) + r"(?:_(\d+))?", name)
+    return int(match.group(1) or 0) if match else None
+
+
+def _rows(
+    source: list[tuple[int, Place]], target: list[tuple[int, Place]]
+) -> Iterator[tuple[Place, Place]]:
+    """Pair layers of one automatic name.
+
+    - If all numbers of one side are among those of the other, by name: the same model, or a part.
+    - If both are as many, and the numbers are shifted by a constant or have none in common, in
+      their order: a model that was made again.
+    - Else by name, and the others stay.
+    """
+    source, target = (sorted(row, key=lambda x: x[0]) for row in (source, target))
+    ours, theirs = [n for n, _ in source], [n for n, _ in target]
+    part = set(ours) <= set(theirs) or set(theirs) <= set(ours)
+    alike = len(ours) == len(theirs) and (
+        len({a - b for a, b in zip(ours, theirs, strict=True)}) == 1 or not set(ours) & set(theirs)
+    )
+    if alike and not part:
+        yield from ((s, t) for (_, s), (_, t) in zip(source, target, strict=True))
+        return
+    left = list(source)
+    for number, place in target:
+        for item in left:
+            if item[0] == number:
+                yield item[1], place
+                left.remove(item)
+                break

@@ -1,0 +1,103 @@
+"""Which rule for another shape is for which weight, and which globs name it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_graft.addresses import Place, Weight
+from keras_graft.errors import WeightsError
+from keras_graft.naming import nearest
+from keras_graft.select import listed
+
+Rule = Callable[[Any, tuple[int, ...], Weight], Any]
+Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
+
+
+class Rules:
+    """Which rules are for which weight."""
+
+    def __init__(self, resize: Resize | None, into: Place) -> None:
+        self._globs = isinstance(resize, Mapping)
+        given = resize.items() if isinstance(resize, Mapping) else [("*", resize)]
+        self._rules = [
+            (glob, rule)
+            for glob, rules in given
+            for rule in ([rules] if callable(rules) else rules or [])
+        ]
+        for glob, rule in self._rules:
+            if not callable(rule):
+                raise WeightsError(f"transplant: resize= holds {rule!r}, which is no rule.")
+            check_glob(glob, [w.address for w in into.weights()], "resize")
+        self._used: set[int] = set()
+
+    def apply(self, weight: Weight, value: Callable[[], Any], fits: bool) -> tuple[Any, Any]:
+        """Return the values that the first rule makes, and the rule; (None, None) if none does."""
+        for i, (glob, rule) in enumerate(self._rules):
+            if not names(glob, weight.address):
+                continue
+            if not self._globs and (fits or not getattr(rule, "seeks", lambda w: True)(weight)):
+                continue
+            made = rule(value(), weight.shape, weight)
+            if made is None:
+                continue
+            self._used.add(i)
+            made = np.asarray(made)
+            if made.shape != weight.shape:
+                raise WeightsError(
+                    f"transplant: the rule {text_of(rule)} gave {made.shape} for {weight.address!r}, "
+                    f"which is {weight.shape}."
+                )
+            return made, rule
+        return None, None
+
+    def drops(self, weight: Weight) -> bool:
+        """Return whether a rule lets a weight of the source go nowhere."""
+        for i, (glob, rule) in enumerate(self._rules):
+            if names(glob, weight.address) and getattr(rule, "drops", lambda n: False)(
+                weight.address.split("/")[-1]
+            ):
+                self._used.add(i)
+                return True
+        return False
+
+    def check_used(self) -> None:
+        """Refuse a rule that was for nothing.
+
+        Raises:
+            WeightsError: If there is one.
+        """
+        for i, (glob, rule) in enumerate(self._rules):
+            if i not in self._used:
+                place = f"resize={{{glob!r}: {text_of(rule)}}}" if self._globs else text_of(rule)
+                raise WeightsError(
+                    f"transplant: {place} was for nothing: no weight needed it that it can be for. "
+                    "Name the weights, resize={'layer/weight': rule}, see that ids and sizes fit, "
+                    "or leave it out."
+                )
+
+
+def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
+    """Refuse a glob that fits no address.
+
+    Raises:
+        WeightsError: If it does not.
+    """
+    if not any(names(glob, address) for address in addresses):
+        near = nearest(glob, [*dict.fromkeys(a.rpartition("/")[0] for a in addresses), *addresses])
+        hint = f" Nearest: {listed(near)}." if near else f" There are {listed(addresses)}."
+        raise WeightsError(f"transplant: {what}= names {glob!r}, which fits no weight.{hint}")
+
+
+def names(glob: str, address: str) -> bool:
+    """Return whether a glob fits an address, or that of a layer or model around it."""
+    parts = address.split("/")
+    return any(fnmatch.fnmatchcase("/".join(parts[:n]), glob) for n in range(1, len(parts) + 1))
+
+
+def text_of(rule: Any) -> str:
+    """Return a rule as reports name it."""
+    return getattr(rule, "__name__", None) or repr(rule)

@@ -1,0 +1,269 @@
+"""The verb `transplant`: weights of one model, or of a file, into another model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.addresses import Place, Weight, places
+from keras_graft.copies import assign
+from keras_graft.errors import WeightsError
+from keras_graft.matching import Match, matched
+from keras_graft.resize import suggestions
+from keras_graft.rules import Resize, Rules, check_glob, names, text_of
+from keras_graft.select import listed
+from keras_graft.stored import stored
+from keras_graft.transplanted import Mismatch, Moved, Transplanted
+
+
+def transplant(
+    source: Any,
+    target: Any,
+    match: Match = "name",
+    resize: Resize | None = None,
+    keep: str | Sequence[str] | None = None,
+    strict: bool = True,
+) -> Transplanted:
+    """Fill a model with the weights of another one, or of a file.
+
+    The target's variables are assigned; the source is left as it was. All is checked and resized
+    before the first assignment. Statistics (BatchNormalization) go over too, the states of random
+    generators do not. A variable that several layers use is filled once.
+
+    A weight has an address: the path of its layer through the model's own layers, and its name,
+    `"encoder/attention/query/kernel"`. By `match="name"` the same address is the same weight. Names
+    that Keras gave (`conv2d_7`) depend on what was made before: if those of one side are among
+    those of the other, they count as names; if both sides have as many, shifted by a constant or
+    all different, they go by their order. A name around the whole source counts nothing.
+
+    A `.keras` file is loaded as a model; if its code is not there, it is read like a `.weights.h5`
+    file. In those a layer is found by its name, and its weights by their places in it; what has no
+    name there (files of before Keras 3.12 wrote them) or shares it goes by class and position, as
+    Keras itself loads. The names of a `.safetensors` file may be parted by `/` or `.`; they are
+    addresses, or paths of variables.
+
+    Args:
+        source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file.
+        target: A built model or layer.
+        match: `"name"`; `"shape"`: each takes the first of its shape that is left; `"order"`: the
+            i-th the i-th; or a function of the target's address and variable that gives an address
+            of the source, or None.
+        resize: What becomes of weights of another shape: a rule of `kg.resize`, several of them, or
+            `{glob of addresses or of layers: rules}`. Without globs, rules are for those weights
+            that do not fit; with one, for all that it names.
+        keep: Globs of addresses or layers that keep what they have, on both sides.
+        strict: Whether to refuse if anything on either side is left over or does not fit. If not,
+            it stays as it is, and stands in the report.
+
+    Returns:
+        The report: prints as tables, has `to_dict()`.
+
+    Raises:
+        WeightsError: If something is left over, with `strict`; if a rule, a glob or `match` fits
+            nothing; if a file cannot be read. Nothing was assigned then.
+
+    >>> import keras, keras_graft as kg
+    >>> def model(classes):
+    ...     layers = [keras.layers.Dense(8, name="trunk"), keras.layers.Dense(classes, name="head")]
+    ...     return keras.Sequential([keras.Input((4,)), *layers], name="model")
+    >>> print(kg.transplant(model(3), model(2), resize=kg.resize.classes(keep=[2, 0])))
+    'model' from 'model': 58 parameters
+               weights
+    went over        4
+    <BLANKLINE>
+    changed      from         shape   now     rule                    cast
+    head/kernel  head/kernel  (8, 3)  (8, 2)  classes(2 kept, 0 new)
+    head/bias    head/bias    (3,)    (2,)    classes(2 kept, 0 new)
+    """
+    into = _places(target, "target")
+    with _source(source) as (origin, label):
+        plan = _Plan(origin, into, match, Rules(resize, into), _globs(keep, origin, into))
+        report = plan.report(label, getattr(target, "name", ""))
+        if strict and (report.missing or report.unused or report.mismatched):
+            raise WeightsError(_refusal(report, plan.fits))
+        if origin.layer is None:
+            plan.read()
+        plan.assign()
+    return report
+
+
+class _Plan:
+    """What is to be assigned, and what is left over."""
+
+    def __init__(
+        self, origin: Place, into: Place, match: Match, rules: Rules, keep: Sequence[str]
+    ) -> None:
+        self._steps: list[tuple[Weight, Callable[[], Any]]] = []
+        self._parts: dict[str, list[Any]] = {name: [] for name in (
+            "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped")}  # fmt: skip
+        self.fits: dict[str, list[str]] = {}
+        pairs = matched(origin, into, match)
+        self._its = {id(w.variable) for w in origin.weights() if w.variable is not None}
+        used = set()
+        for weight in into.weights():
+            if any(names(glob, weight.address) for glob in keep):
+                self._parts["kept"].append(weight.address)
+                continue
+            its = pairs.get(weight)
+            if its is not None:
+                used.add(its)
+            if its is not None and its.variable is weight.variable:
+                self._parts["shared"].append(weight.address)
+            else:
+                self._add(weight, its, rules)
+        for weight in origin.weights():
+            if weight not in used and not any(names(glob, weight.address) for glob in keep):
+                part = "dropped" if rules.drops(weight) else "unused"
+                self._parts[part].append(weight.address)
+        rules.check_used()
+
+    def _add(self, weight: Weight, its: Weight | None, rules: Rules) -> None:
+        fits = its is not None and its.shape == weight.shape
+        reason = None if its is None else _unlike(its, weight)
+        made, rule = None, None
+        if reason is None:
+            made, rule = rules.apply(weight, its.read if its else lambda: None, fits)
+        if made is None and (its is None or not fits or reason):
+            found = suggestions(None if its is None else its.shape, weight)
+            if its is None:
+                self._parts["missing"].append(weight.address)
+                self.fits[weight.address] = found
+            else:
+                found = [] if reason else found
+                self._parts["mismatched"].append(
+                    Mismatch(weight.address, its.address, weight.shape, its.shape,
+                             reason or "other shape", tuple(found))
+                )  # fmt: skip
+            return
+        if id(weight.variable) in self._its:
+            raise WeightsError(
+                f"transplant: {weight.address!r} of the target is a variable of the source too, and "
+                f"would be given the values of {its.address if its else None!r}: the source would "
+                "change. Take a copy of the source first, saved and loaded."
+            )
+        values = (lambda: made) if its is None or made is not None else its.read
+        self._steps.append((weight, values))
+        self._parts["moved"].append(
+            Moved(
+                weight.address,
+                its.address if its else None,
+                weight.shape,
+                its.shape if its else None,
+                text_of(rule) if rule else None,
+                f"{its.dtype} -> {weight.dtype}" if its and its.dtype != weight.dtype else None,
+                weight.size,
+            )
+        )
+
+    def report(self, source: str, target: str) -> Transplanted:
+        """Return what will have been done."""
+        parts: dict[str, Any] = {name: tuple(part) for name, part in self._parts.items()}
+        return Transplanted(source, target, **parts)
+
+    def read(self) -> None:
+        """Read all values from the file, so that a damaged one is found before anything changes.
+
+        Raises:
+            WeightsError: If one cannot be read.
+        """
+        steps = []
+        for weight, values in self._steps:
+            try:
+                array = values()
+            except Exception as error:
+                raise WeightsError(
+                    f"transplant: what is for {weight.address!r} cannot be read from the file: "
+                    f"{error}"
+                ) from error
+            steps.append((weight, lambda array=array: array))
+        self._steps = steps
+
+    def assign(self) -> None:
+        """Assign all."""
+        layers = {}
+        for weight, values in self._steps:
+            assign(weight.variable, values())
+            layers[id(weight.layer)] = weight.layer
+        for layer in layers.values():
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()  # it computes with what it made of its weights
+
+
+def _unlike(its: Weight, mine: Weight) -> str | None:
+    """Return why the values of one weight mean nothing to the other; None if they do."""
+    if its.variable is not None and its.mode != mine.mode:
+        modes = [f"quantized ({w.mode})" if w.mode else "not quantized" for w in (its, mine)]
+        return f"{modes[0]} in the source, {modes[1]} in the target"
+    floats = [w.dtype.startswith(("float", "bfloat")) for w in (its, mine)]
+    if floats[0] != floats[1] or "unknown" in its.dtype or (mine.mode and its.dtype != mine.dtype):
+        return f"{its.dtype} in the source, {mine.dtype} in the target"
+    return None
+
+
+def _refusal(report: Transplanted, fits: Mapping[str, list[str]]) -> str:
+    lines = [f"transplant: not all goes over from {report.source} to {report.target!r}."]
+    if report.missing:
+        rules = sorted({rule for address in report.missing for rule in fits[address]})
+        hint = f" For a bias resize={', '.join(f'kg.resize.{r}' for r in rules)}." if rules else ""
+        lines.append(
+            f"Without a source, {len(report.missing)} of the target: {listed(report.missing)}.{hint}"
+        )
+    if report.unused:
+        lines.append(f"Unused, {len(report.unused)} of the source: {listed(report.unused)}.")
+    for m in report.mismatched[:10]:
+        hint = "; ".join(f"resize=kg.resize.{rule}" for rule in m.fits)
+        lines.append(
+            f"  {m.target!r}: {m.source_shape} in the source, {m.shape} in the target"
+            + (f": {hint} may fit." if hint else f": {m.reason}.")
+        )
+    if len(report.mismatched) > 10:
+        lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
+    lines.append(
+        "The way out: resize= for other shapes, match= for other names, keep= for what shall stay, "
+        "or strict=False, which leaves all of it as it is and lists it in the report."
+    )
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _source(source: Any) -> Iterator[tuple[Place, str]]:
+    if isinstance(source, str | os.PathLike):
+        with stored(Path(source)) as found:
+            yield found
+    else:
+        yield _places(source, "source"), repr(source.name)
+
+
+def _places(layer: Any, what: str) -> Place:
+    if not isinstance(layer, keras.Layer):
+        raise WeightsError(
+            f"transplant: the {what} is to be a Keras model or layer"
+            + (", or the path of a file" if what == "source" else "")
+            + f", got {type(layer).__name__}."
+        )
+    found = places(layer)
+    if not layer.built:
+        raise WeightsError(
+            f"transplant: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
+            "data, or build it, first."
+        )
+    for weight in found.weights():
+        if not _keras.has_value(weight.variable):
+            raise WeightsError(
+                f"transplant: {weight.address!r} of the {what} has no value: training with an "
+                "optimizer made for other weights took it. Load the model again."
+            )
+    return found
+
+
+def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list[str]:
+    globs = [keep] if isinstance(keep, str) else list(keep or ())
+    for glob in globs:
+        check_glob(glob, [w.address for w in (*into.weights(), *origin.weights())], "keep")
+    return globs

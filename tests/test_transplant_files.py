@@ -1,0 +1,166 @@
+"""transplant from files: by names where they hold them, as Keras loads where they do not."""
+
+import sys
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from donor import arrays, equal
+from keras import layers
+from safetensors.numpy import save_file
+from weights import Twins, by_address, nested, outputs_equal, refused, small
+
+import keras_graft as kg
+
+BF16 = "bfloat16"
+
+
+def test_a_keras_file_is_a_model(tmp_path):
+    source = nested()
+    source.compile("adam", "mse")
+    source.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    source.save(tmp_path / "a.keras")
+    target = nested()
+    report = kg.transplant(tmp_path / "a.keras", target)
+    outputs_equal(source, target)
+    assert report.source == "'a.keras'" and len(report.moved) == 21
+    assert report.moved[0].source.endswith("/kernel")
+
+
+def test_a_keras_file_without_its_code_gives_its_weights(tmp_path):
+    source, target = nested(), nested()
+    source.save(tmp_path / "a.keras")
+    with (
+        zipfile.ZipFile(tmp_path / "a.keras") as old,
+        zipfile.ZipFile(tmp_path / "b.keras", "w") as new,
+    ):
+        for name in old.namelist():
+            data = old.read(name)
+            if name == "config.json":
+                data = data.replace(b"tests>Two", b"gone>Gone").replace(b'"Two"', b'"Gone"')
+            new.writestr(name, data)
+    report = kg.transplant(tmp_path / "b.keras", target)
+    assert report.source == "'b.keras', read without its model"
+    outputs_equal(source, target)
+
+
+def test_a_weights_file_of_a_nested_model_goes_by_the_names_of_layers(tmp_path):
+    source, target = nested(), nested()
+    source.compile("adam", "mse")
+    source.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    source.save_weights(tmp_path / "a.weights.h5")
+    report = kg.transplant(str(tmp_path / "a.weights.h5"), target)
+    outputs_equal(source, target)
+    assert len(report.moved) == 21 and report.unused == ()
+
+
+def test_a_weights_file_goes_by_names_where_keras_goes_by_position(tmp_path):
+    def model(names):
+        return keras.Sequential([keras.Input((3,)), *(layers.Dense(3, name=n) for n in names)])
+
+    source, target = model("ab"), model("ba")
+    source.save_weights(tmp_path / "a.weights.h5")
+    kg.transplant(tmp_path / "a.weights.h5", target)
+    for name in "ab":
+        equal(source.get_layer(name).kernel.value, target.get_layer(name).kernel.value)
+    target.load_weights(tmp_path / "a.weights.h5")  # Keras swaps them
+    equal(source.get_layer("a").kernel.value, target.get_layer("b").kernel.value)
+
+
+def without_names(path):
+    with h5py.File(path, "r+") as file:
+        file.visititems(lambda _, group: group.attrs.pop("name", None))
+        file.attrs.pop("name", None)
+
+
+def test_an_old_weights_file_without_names_goes_as_keras_loads_it(tmp_path):
+    source, target = nested(), nested()
+    source.save_weights(tmp_path / "a.weights.h5")
+    without_names(tmp_path / "a.weights.h5")
+    kg.transplant(tmp_path / "a.weights.h5", target)
+    outputs_equal(source, target)
+
+
+def test_layers_of_one_name_in_a_weights_file_go_as_keras_loads_it(tmp_path):
+    def model():
+        return keras.Sequential([keras.Input((4,)), Twins(name="t"), layers.Dense(4, name="last")])
+
+    source, target = model(), model()
+    source.save_weights(tmp_path / "a.weights.h5")
+    kg.transplant(tmp_path / "a.weights.h5", target)
+    outputs_equal(source, target)
+
+
+def test_a_weights_file_does_not_say_which_statistic_is_which(tmp_path):
+    def model(scale):
+        return keras.Sequential(
+            [keras.Input((3,)), layers.BatchNormalization(scale=scale, name="bn")]
+        )
+
+    model(False).save_weights(tmp_path / "a.weights.h5")
+    text = refused(tmp_path / "a.weights.h5", model(True))
+    assert "Without a source, 4 of the target: 'bn/gamma'" in text
+    assert "Unused, 3 of the source: 'bn/0', 'bn/1', 'bn/2'" in text
+    model(False).save(tmp_path / "a.keras")  # the model says it
+    text = refused(tmp_path / "a.keras", model(True))
+    assert "Without a source, 1 of the target: 'bn/gamma'." in text
+
+
+def test_a_bfloat16_file(tmp_path):
+    source, target = small(dtype=BF16), small(dtype=BF16)
+    source.save_weights(tmp_path / "a.weights.h5")
+    kg.transplant(tmp_path / "a.weights.h5", target)
+    equal([w.value for w in source.weights], [w.value for w in target.weights])
+
+
+@pytest.mark.parametrize("separator", "/.")
+def test_safetensors(tmp_path, separator):
+    source, target = nested(), nested()
+    named = {address.replace("/", separator): v for address, v in by_address(source).items()}
+    assert len(named) == 21
+    save_file(named, tmp_path / "a.safetensors")
+    kg.transplant(tmp_path / "a.safetensors", target)
+    outputs_equal(source, target)
+    # All in one name more, as the outermost model's.
+    save_file({f"model{separator}{k}": v for k, v in named.items()}, tmp_path / "b.safetensors")
+    again = nested()
+    kg.transplant(tmp_path / "b.safetensors", again)
+    outputs_equal(source, again)
+    text = refused(tmp_path / "a.safetensors", again, match="order")
+    assert "match='order' goes by the order of the layers, which the file does not hold" in text
+
+
+def test_safetensors_by_the_paths_of_variables(tmp_path):
+    def model():
+        x = keras.Input((4,))
+        inner = keras.Model(x, layers.Dense(4, name="d")(x), name="inner")
+        x = keras.Input((4,))
+        return keras.Model(x, layers.Dense(2, name="out")(inner(x)))
+
+    source, target = model(), model()
+    assert source.weights[0].path == "d/kernel"  # the address is inner/d/kernel
+    save_file({w.path: arrays([w])[0] for w in source.weights}, tmp_path / "a.safetensors")
+    kg.transplant(tmp_path / "a.safetensors", target)
+    outputs_equal(source, target)
+
+
+def test_safetensors_is_an_extra(tmp_path, monkeypatch):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    text = refused(tmp_path / "a.safetensors", small())
+    assert "pip install 'keras-graft[features]'" in text
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    target = small()
+    assert "there is no file" in refused(tmp_path / "no.keras", target)
+    for name in ("a.keras", "a.weights.h5", "a.safetensors"):
+        (tmp_path / name).write_bytes(b"nothing" * 9)
+        text = refused(tmp_path / name, target)
+        assert name in text and ("damaged" in text or "no readable .keras file" in text), text
+    (tmp_path / "a.pt").write_bytes(b"")
+    assert "'a.pt' is none of .keras, .weights.h5, .safetensors" in refused(
+        tmp_path / "a.pt", target
+    )
