@@ -13,12 +13,13 @@ ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
     "errors", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
-    "cuts", "block", "edit", "sharing", "diff", "transplanted", "display/text",
+    "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/graphs", "_keras/saving", "_keras/views", "layers/frozen", "call", "symbolic", "level", "read", "infer", "build",
+    "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "layers/frozen", "call", "symbolic", "level", "read", "infer", "build",
     "depth", "copies", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
     "files", "addresses", "resize", "rules", "matching", "stored", "transplant",
+    "optimizer",
     "api", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
     "features/folder", "features/shards", "features/manifest", "features/store",
@@ -30,7 +31,7 @@ ROOMS = PURE + WITH_KERAS
 PRIVATE = (
     "_keras_history", "_inbound_nodes", "_outbound_nodes", "_keras_mask", "_functional",
     "_nodes_by_depth", "_inputs_struct", "_outputs_struct", "_call_has_mask_arg", "_tracker",
-    "_run_through_graph",
+    "_run_through_graph", "_value", "_trainable_variables", "_learning_rate", "_compile_config",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ WORDS = {
     "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
     "features_store": "joined, it gives what the head gave on the store",
     "transplant": "predictions/kernel  (1280, 10)     (1280, 4)      classes(3 kept, 1 new)",
+    "carry_optimizer": "a model that was not edited trains on as it would have: True",
     "join_models": "head of the second: equal to the bit",
 }
 

@@ -6,6 +6,7 @@ If one of these fails, Keras moved: the message says which function of `_keras/`
 import gc
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
@@ -265,3 +266,70 @@ def test_whether_a_variable_holds_anything(small):
     value, variable._value = variable._value, None
     assert not _keras.has_value(variable), "see has_value()"
     variable._value = value
+
+
+def trained(small, optimizer):
+    small.compile(optimizer, "mse", metrics=[keras.metrics.MeanSquaredError()])
+    small.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
+    return optimizer
+
+
+def test_an_optimizer_holds_lists_in_the_order_of_its_variables(small):
+    optimizer = trained(small, keras.optimizers.Adam())
+    ((path, found),) = _keras.slots(optimizer).items()
+    assert path == "" and set(found.lists) == {"_momentums", "_velocities"}, "see slots()"
+    assert set(found.single) == {"_iterations", "_learning_rate"}, "see slots()"
+    assert [id(v) for v in found.variables] == [id(v) for v in small.trainable_variables], (
+        "see slots()"
+    )
+    held = [*found.single.values(), *(v for row in found.lists.values() for v in row)]
+    assert {id(v) for v in held} == {id(v) for v in optimizer.variables}, "see slots()"
+    rate = found.single["_learning_rate"]
+    assert _keras.is_learning_rate(optimizer, rate), "see is_learning_rate()"
+    for i, variable in enumerate(found.variables):
+        assert optimizer._get_variable_index(variable) == i, "see slots()"
+
+
+def test_an_optimizer_inside_another_is_found(small):
+    inner = keras.optimizers.SGD(momentum=0.9, use_ema=True)
+    optimizer = trained(small, keras.optimizers.LossScaleOptimizer(inner))
+    found = _keras.slots(optimizer)
+    assert set(found) == {"", ".inner_optimizer"}, "see slots()"
+    assert {"step_counter", "dynamic_scale"} <= set(found[""].single), "see slots()"
+    (average,) = set(found[".inner_optimizer"].lists) - {"momentums"}
+    assert _keras.moves_averages(average), "see moves_averages()"
+
+
+def test_an_optimizer_is_made_again():
+    def rate():
+        return 0.25
+
+    inner = keras.optimizers.AdamW(rate, weight_decay=0.1)
+    again = _keras.same_optimizer(keras.optimizers.LossScaleOptimizer(inner, 8.0))
+    assert again.initial_scale == 8.0 and again.inner_optimizer.weight_decay == 0.1, (
+        "see same_optimizer()"
+    )
+    assert again.inner_optimizer._learning_rate is rate, "see same_optimizer()"
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.learning_rate = 0.125
+    assert float(_keras.same_optimizer(optimizer).learning_rate) == 0.125, "see same_optimizer()"
+
+
+def test_what_is_not_decayed_is_known(small):
+    optimizer = keras.optimizers.AdamW()
+    assert _keras.not_decayed(optimizer) == (set(), []), "see not_decayed()"
+    kernel = small.get_layer("dense").kernel
+    optimizer.exclude_from_weight_decay([kernel], ["bias"])
+    assert _keras.not_decayed(optimizer) == ({_keras.key_of(optimizer, kernel)}, ["bias"]), (
+        "see not_decayed()"
+    )
+
+
+def test_what_a_model_was_compiled_with(small):
+    trained(small, keras.optimizers.SGD())
+    found = _keras.compilation(small)
+    assert found["loss"] == "mse" and "optimizer" not in found, "see compilation()"
+    (metric,) = found["metrics"]
+    assert isinstance(metric, keras.metrics.MeanSquaredError), "see compilation()"
+    assert metric is not small._compile_config.config["metrics"][0], "see compilation()"
+    small.compile(keras.optimizers.SGD(), **found)

@@ -6,6 +6,7 @@ from keras_graft import recipes, resize
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
+from keras_graft.carried import Carried
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
 from keras_graft.edits import insert, remove, replace, rewire
@@ -27,6 +28,7 @@ from keras_graft.errors import (
 from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
+from keras_graft.optimizer import carry_optimizer
 from keras_graft.read import read
 from keras_graft.reinput import reinput
 from keras_graft.select import Selection
@@ -44,14 +46,14 @@ __all__ = [
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     # weights
-    "transplant", "resize",
+    "transplant", "resize", "carry_optimizer",
     # whole jobs, each a readable file
     "recipes",
     # for training a head
     "freeze",
     # what they give
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted",
+    "Transplanted", "Carried",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",

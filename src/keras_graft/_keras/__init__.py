@@ -79,6 +79,30 @@ from keras_graft._keras.graphs import (
 from keras_graft._keras.graphs import (
     takes_training as takes_training,
 )
+from keras_graft._keras.optimizers import (
+    Slots as Slots,
+)
+from keras_graft._keras.optimizers import (
+    compilation as compilation,
+)
+from keras_graft._keras.optimizers import (
+    is_learning_rate as is_learning_rate,
+)
+from keras_graft._keras.optimizers import (
+    key_of as key_of,
+)
+from keras_graft._keras.optimizers import (
+    moves_averages as moves_averages,
+)
+from keras_graft._keras.optimizers import (
+    not_decayed as not_decayed,
+)
+from keras_graft._keras.optimizers import (
+    same_optimizer as same_optimizer,
+)
+from keras_graft._keras.optimizers import (
+    slots as slots,
+)
 from keras_graft._keras.saving import (
     automatic_name as automatic_name,
 )

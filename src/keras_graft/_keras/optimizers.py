@@ -1,0 +1,126 @@
+"""Private state of Keras for optimizers: which slots belong to which variable, how it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What one optimizer holds; one that wraps others is several of these.
+
+    Attributes:
+        optimizer: The optimizer.
+        variables: The variables it was built for, in order.
+        single: What it holds once, by attribute: the number of steps, a loss scale.
+        lists: What it holds for each variable, by attribute, in their order; None where it needs
+            nothing.
+    """
+
+    optimizer: Any
+    variables: list[Any]
+    single: dict[str, Any]
+    lists: dict[str, list[Any]]
+
+    def index(self) -> dict[int, int]:
+        """Return the place of each variable, by identity."""
+        return {id(v): i for i, v in enumerate(self.variables)}
+
+
+_NO_SLOTS = ("_variables", "_trainable_variables")
+
+
+def slots(optimizer: Any, path: str = "") -> dict[str, Slots]:
+    """Return what a built optimizer and those inside it hold, by the path of attributes to each.
+
+    Keras's optimizers, and those written as its guide says, hold lists in the order of the
+    variables they were built for. Uses `BaseOptimizer._trainable_variables` (3.12 - 3.15).
+    """
+    variables = list(optimizer._trainable_variables)
+    single: dict[str, Any] = {}
+    lists: dict[str, list[Any]] = {}
+    found = {path: Slots(optimizer, variables, single, lists)}
+    for name, value in vars(optimizer).items():
+        if isinstance(value, keras.Variable):
+            single[name] = value
+        elif isinstance(value, keras.optimizers.Optimizer):
+            found |= slots(value, f"{path}.{name}")
+        elif isinstance(value, list) and value and name not in _NO_SLOTS:
+            if all(isinstance(x, keras.optimizers.Optimizer) for x in value):
+                for i, x in enumerate(value):
+                    found |= slots(x, f"{path}.{name}[{i}]")
+            elif len(value) == len(variables) and all(
+                x is None or isinstance(x, keras.Variable) for x in value
+            ):
+                lists[name] = list(value)
+    return found
+
+
+def moves_averages(name: str) -> bool:
+    """Return whether a list of slots holds averages of the variables themselves.
+
+    `_model_variables_moving_average` (3.12 - 3.15), of `use_ema`.
+    """
+    return name == "_model_variables_moving_average"
+
+
+def is_learning_rate(optimizer: Any, variable: Any) -> bool:
+    """Return whether a variable is the learning rate (`_learning_rate`, 3.12 - 3.15)."""
+    return optimizer._learning_rate is variable
+
+
+def same_optimizer(optimizer: Any) -> Any:
+    """Return an optimizer of the same configuration that is not built.
+
+    Of the same learning rate as now, and the very schedule or function where it is one: uses
+    `_learning_rate`, `inner_optimizer` (3.12 - 3.15).
+    """
+    config = optimizer.get_config()
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return type(optimizer)(**{**config, "inner_optimizer": same_optimizer(inner)})
+    if "learning_rate" in config and not isinstance(optimizer._learning_rate, keras.Variable):
+        config["learning_rate"] = optimizer._learning_rate
+    return type(optimizer).from_config(config)
+
+
+def not_decayed(optimizer: Any) -> tuple[set[int], list[str]]:
+    """Return what is excluded from weight decay: identities of variables, patterns of names.
+
+    It is not in the configuration. Uses `_exclude_from_weight_decay`,
+    `_exclude_from_weight_decay_pattern` (3.12 - 3.15).
+    """
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    ids: set[int] = set(getattr(optimizer, "_exclude_from_weight_decay", ()))
+    return ids, [] if pattern is None else [pattern.pattern]
+
+
+def key_of(optimizer: Any, variable: Any) -> Any:
+    """Return what an optimizer knows a variable by (`_var_key`, 3.12 - 3.15)."""
+    return optimizer._var_key(variable)
+
+
+def compilation(model: Any) -> dict[str, Any]:
+    """Return the arguments with which a model was compiled, without the optimizer.
+
+    The metrics are new ones of the same configuration: they count. Uses `Trainer._compile_config`
+    (3.12 - 3.15); its public form is serialized, which not every loss can be.
+    """
+    config = dict(model._compile_config.config)
+    config.pop("optimizer", None)
+    for name in ("metrics", "weighted_metrics"):
+        config[name] = _anew(config.get(name))
+    return config
+
+
+def _anew(metrics: Any) -> Any:
+    if isinstance(metrics, dict):
+        return {key: _anew(x) for key, x in metrics.items()}
+    if isinstance(metrics, list | tuple):
+        return [_anew(x) for x in metrics]
+    if isinstance(metrics, keras.Metric):
+        return type(metrics).from_config(metrics.get_config())
+    return metrics

@@ -1,0 +1,288 @@
+"""The verb `carry_optimizer`: training goes on after an edit, with the state it had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft.addresses import places
+from keras_graft.carried import Carried
+from keras_graft.copies import assign
+from keras_graft.errors import WeightsError
+from keras_graft.matching import matched
+from keras_graft.select import listed
+
+Pairs = Iterable[tuple[Any, Any]]
+
+
+def carry_optimizer(
+    old: Any, new: Any, pairs: Pairs | None = None, match: str | None = None
+) -> Carried:
+    """Let the training of an edited model go on where that of the old one was.
+
+    `new` gets an optimizer of its own: same class, configuration, learning rate or schedule, number
+    of steps; and for each trainable variable that was trained before, its slots (momenta,
+    moments, moving averages). A model that was not edited then trains as the old one would have
+    trained on, to the bit. (A `Dropout` without a seed draws from one generator for all models on
+    PyTorch: then the numbers differ.) The old model and its optimizer are left as they were.
+
+    The slots of a new variable are those of a first step, at zero mostly. The number of steps is one
+    for all: Adam's correction of its first steps is over, and a new variable makes up to three
+    times the usual steps at first.
+
+    Args:
+        old: A model that was compiled and trained.
+        new: The edited model. If it is not compiled, it is, with the loss, metrics and options of
+            the old one; if it is, its own optimizer is filled, and its learning rate stays.
+        pairs: For models that share no variables: pairs of a variable of the old model and one of
+            the new.
+        match: `"name"`: the variables of the same address belong together, as in `transplant`.
+            Without it, a variable belongs to itself alone.
+
+    Returns:
+        The report: prints as tables, has `to_dict()`.
+
+    Raises:
+        WeightsError: If there is nothing to carry, or if it cannot be: another optimizer, slots of
+            another shape, an optimizer made for other variables. Nothing was changed then.
+
+    >>> import keras, numpy as np, keras_graft as kg
+    >>> layers = [keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
+    >>> model = keras.Sequential([keras.Input((2,)), *layers])
+    >>> model.compile("adam", "mse")
+    >>> history = model.fit(np.ones((8, 2)), np.ones((8, 1)), batch_size=4, verbose=0)
+    >>> edited = kg.insert(model, keras.layers.Dense(3, name="more"), after="a")
+    >>> print(kg.carry_optimizer(model, edited))
+    Adam after 2 steps; for each weight: momentum, velocity
+                weights
+    took slots        4
+    new               2
+    dropped           0
+    <BLANKLINE>
+    weight       slots
+    more/kernel  new: begins
+    more/bias    new: begins
+    """
+    donor = _trained(old, "old")
+    if new is old:
+        raise WeightsError("carry_optimizer: old and new are one model, which has its optimizer.")
+    if not isinstance(new, keras.Model) or not new.built:
+        raise WeightsError(f"carry_optimizer: new is to be a built Keras model, got {new!r}.")
+    trained = new.trainable_variables
+    partners = _partners(old, new, pairs, match)
+    known = {id(v) for part in donor.values() for v in part.variables}
+    if not any(id(partners.get(id(v), v)) in known for v in trained):
+        raise WeightsError(
+            "carry_optimizer: no trainable variable of new is one that old trained. For a copy, "
+            'whose variables are others, say match="name", or pairs=[(old, new), ...].'
+        )
+    compiled = bool(new.compiled)
+    optimizer = _own_optimizer(old, new) if compiled else _fresh(old, new, partners)
+    kinds = [{k: type(s.optimizer) for k, s in x.items()} for x in (donor, _keras.slots(optimizer))]
+    if kinds[0] != kinds[1]:
+        raise WeightsError(
+            "carry_optimizer: the optimizers hold others inside, of other classes: "
+            f"{_kind(old.optimizer)} in old, {_kind(optimizer)} in new. Compile new with the same."
+        )
+    if not optimizer.built:
+        optimizer.build(trained)
+    target = _keras.slots(optimizer)
+    report, steps = _plan(old, new, donor, target, partners)
+    for variable, value in steps:
+        assign(variable, value)
+    if not compiled:
+        # The loss is scaled by the optimizer's own class already, or is not.
+        new.compile(optimizer=optimizer, auto_scale_loss=False, **_keras.compilation(old))
+    return report
+
+
+def _trained(old: Any, what: str) -> dict[str, _keras.Slots]:
+    """Return what the old model's optimizer holds."""
+    optimizer = getattr(old, "optimizer", None)
+    if not isinstance(old, keras.Model) or optimizer is None:
+        raise WeightsError(
+            f"carry_optimizer: {what} is to be a compiled model, got {old!r} without an optimizer."
+        )
+    if not optimizer.built:
+        raise WeightsError(
+            f"carry_optimizer: the optimizer of {what} has made no step, and holds nothing to "
+            "carry. Compile the new model."
+        )
+    found = _keras.slots(optimizer)
+    named = {
+        id(v)
+        for part in found.values()
+        for v in (*part.single.values(), *(x for row in part.lists.values() for x in row))
+    }
+    if strange := [v.path for v in optimizer.variables if id(v) not in named]:
+        raise WeightsError(
+            f"carry_optimizer: {type(optimizer).__name__} holds variables of which it does not say "
+            f"what they are for: {listed(strange)}. It is to keep them in lists in the order of "
+            "the variables it was built for, as Keras's optimizers do."
+        )
+    if not all(_keras.has_value(v) for v in optimizer.variables):
+        raise WeightsError(
+            f"carry_optimizer: the optimizer of {what} has lost its values in a training step that "
+            "failed: it was made for other variables. Load the model again."
+        )
+    return found
+
+
+def _partners(old: Any, new: Any, pairs: Pairs | None, match: str | None) -> dict[int, Any]:
+    """Return the old variable of each new one that is another, by identity."""
+    if match not in (None, "name"):
+        raise WeightsError(f'carry_optimizer: match={match!r} is neither "name" nor None.')
+    found: dict[int, Any] = {}
+    if match == "name":
+        mine = {id(v) for v in old.variables}
+        for weight, its in matched(places(old), places(new), "name").items():
+            if id(weight.variable) not in mine and weight.shape == its.shape:
+                found[id(weight.variable)] = its.variable
+    olds, news = ({id(v) for v in model.variables} for model in (old, new))
+    for before, now in pairs or ():
+        if id(before) not in olds or id(now) not in news:
+            raise WeightsError(
+                "carry_optimizer: pairs= holds pairs of a variable of old and one of new; of "
+                f"{getattr(before, 'path', before)!r} and {getattr(now, 'path', now)!r} one is not."
+            )
+        if tuple(before.shape) != tuple(now.shape):
+            raise WeightsError(
+                f"carry_optimizer: pairs= pairs {before.path!r} {tuple(before.shape)} with "
+                f"{now.path!r} {tuple(now.shape)}: slots have the shape of their variable."
+            )
+        found[id(now)] = before
+    return found
+
+
+def _own_optimizer(old: Any, new: Any) -> Any:
+    """Return the optimizer that the new model was compiled with, if it can be filled."""
+    optimizer = new.optimizer
+    if optimizer is old.optimizer:
+        raise WeightsError(
+            "carry_optimizer: both models were compiled with one optimizer, which can train the "
+            "variables of one. Leave new without compile(), or give it an optimizer of its own."
+        )
+    if type(optimizer) is not type(old.optimizer):
+        raise WeightsError(
+            f"carry_optimizer: new is compiled with {type(optimizer).__name__}, old with "
+            f"{type(old.optimizer).__name__}: the slots of one mean nothing to the other. Compile "
+            "new with the same class, or not at all."
+        )
+    if optimizer.built:
+        mine = _keras.slots(optimizer)[""].variables
+        if [id(v) for v in mine] != [id(v) for v in new.trainable_variables]:
+            raise WeightsError(
+                "carry_optimizer: the optimizer of new was made for other variables than new has "
+                "to train now. Compile new again."
+            )
+        if _steps(optimizer):
+            raise WeightsError(
+                "carry_optimizer: new has been trained since it was compiled, and has slots of its "
+                "own. Compile it again if they may go."
+            )
+    return optimizer
+
+
+def _fresh(old: Any, new: Any, partners: dict[int, Any]) -> Any:
+    """Return an optimizer for the new model that is like the old one's."""
+    if type(new).compile is not keras.Model.compile:
+        raise WeightsError(
+            f"carry_optimizer: {type(new).__name__} has a compile() of its own. Compile new first, "
+            f"with an optimizer of class {type(old.optimizer).__name__}."
+        )
+    try:
+        made = _keras.same_optimizer(old.optimizer)
+    except Exception as error:
+        raise WeightsError(
+            f"carry_optimizer: {type(old.optimizer).__name__} cannot be made again from its "
+            f"configuration: {error}. Compile new with one like it first."
+        ) from error
+    before, now = _keras.slots(old.optimizer), _keras.slots(made)
+    for path, part in now.items():
+        donor = before[path].optimizer
+        ids, names = _keras.not_decayed(donor)
+        if ids or names:
+            variables = [
+                v
+                for v in new.trainable_variables
+                if _keras.key_of(donor, partners.get(id(v), v)) in ids
+            ]
+            part.optimizer.exclude_from_weight_decay(variables, names)
+    return made
+
+
+def _plan(
+    old: Any,
+    new: Any,
+    donor: dict[str, _keras.Slots],
+    target: dict[str, _keras.Slots],
+    partners: dict[int, Any],
+) -> tuple[Carried, list[tuple[Any, Any]]]:
+    """Return the report, and what is to be assigned to which variable of the new optimizer."""
+    steps: list[tuple[Any, Any]] = []
+    taken: dict[int, Any] = {}
+    kinds: dict[str, None] = {}
+    for path, part in target.items():
+        source = donor[path]
+        for name, variable in part.single.items():
+            its = source.single.get(name)
+            if its is not None and not _keras.is_learning_rate(part.optimizer, variable):
+                steps.append((variable, its))
+        places_of = source.index()
+        for i, variable in enumerate(part.variables):
+            partner = partners.get(id(variable), variable)
+            place = places_of.get(id(partner))
+            if place is not None:
+                taken[id(variable)] = partner
+            for name, row in part.lists.items():
+                kinds[name] = None
+                its = (
+                    None if place is None or name not in source.lists else source.lists[name][place]
+                )
+                if row[i] is None:
+                    continue
+                if its is not None:
+                    if tuple(its.shape) != tuple(row[i].shape):
+                        raise WeightsError(
+                            f"carry_optimizer: the slot {row[i].path!r} has the shape "
+                            f"{tuple(row[i].shape)}, and {tuple(its.shape)} in old."
+                        )
+                    steps.append((row[i], its))
+                elif _keras.moves_averages(name):
+                    steps.append((row[i], variable))  # the average of what has not moved yet
+    olds, news = ({id(w.variable): w.address for w in places(m).weights()} for m in (old, new))
+    variables = list({id(v): v for p in target.values() for v in p.variables}.values())
+    known = list({id(v): v for p in donor.values() for v in p.variables}.values())
+    survived = {id(v) for v in taken.values()}
+    name_old = [(id(v), str(olds.get(id(v), v.path))) for v in known]
+    name_new = [(id(v), str(news.get(id(v), v.path))) for v in variables]
+    report = Carried(
+        _kind(old.optimizer),
+        max(_steps(part.optimizer) for part in donor.values()),
+        tuple(_plain(kind) for kind in kinds),
+        tuple((n, dict(name_old)[id(taken[key])]) for key, n in name_new if key in taken),
+        tuple(n for key, n in name_new if key not in taken),
+        tuple(n for key, n in name_old if key not in survived),
+    )
+    return report, steps
+
+
+def _steps(optimizer: Any) -> int:
+    return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)))
+
+
+def _kind(optimizer: Any) -> str:
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return type(optimizer).__name__ + (f"({_kind(inner)})" if inner is not None else "")
+
+
+def _plain(attribute: str) -> str:
+    """Return a list of slots as one is called: `_velocities` is a velocity each."""
+    name = attribute.strip("_").replace("_", " ")
+    for plural, one in (("velocities", "velocity"), ("model variables moving average", "average")):
+        name = name.replace(plural, one)
+    return name.removesuffix("s") if name.endswith("s") and not name.endswith("ss") else name

@@ -1,0 +1,379 @@
+"""carry_optimizer: training goes on as if nothing had been, to the bit."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from donor import arrays, equal, some
+from keras import layers
+from keras import optimizers as opt
+from weights import values
+
+import keras_graft as kg
+from keras_graft import _keras
+from keras_graft.copies import assign
+
+
+def network(dtype="float32"):
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(6, activation="relu", name="a", dtype=dtype)(x)
+    y = layers.BatchNormalization(name="bn", dtype=dtype)(y)
+    y = layers.Dropout(0.3, seed=1, name="drop", dtype=dtype)(y)
+    model = keras.Model(x, layers.Dense(2, name="b", dtype="float32")(y), name="network")
+    return model
+
+
+def data(count=16):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 4)).astype("float32"), rng.normal(size=(count, 2))
+
+
+def train(model, epochs=1):
+    x, y = data()
+    return model.fit(x, y, batch_size=4, epochs=epochs, shuffle=False, verbose=0)
+
+
+def decayed():
+    made = opt.AdamW(weight_decay=0.1)
+    made.exclude_from_weight_decay(var_names=["bias"])
+    return made
+
+
+def by_schedule():
+    return opt.SGD(opt.schedules.ExponentialDecay(0.1, 2, 0.5), momentum=0.9)
+
+
+def several():
+    return opt.MultiOptimizer(OptimizerMap(opt.Adam(), {"b/.*": opt.SGD(0.1, momentum=0.9)}))
+
+
+def OptimizerMap(default, named):
+    from keras.src.optimizers.multi_optimizer import OptimizerMap
+
+    return OptimizerMap(default, named)
+
+
+OPTIMIZERS = {
+    "adam": lambda: opt.Adam(0.01, amsgrad=True),
+    "sgd": lambda: opt.SGD(0.1, momentum=0.9, nesterov=True),
+    "plain": lambda: opt.SGD(0.1),
+    "decayed": decayed,
+    "rmsprop": lambda: opt.RMSprop(0.01, momentum=0.5, centered=True),
+    "adafactor": lambda: opt.Adafactor(0.1),
+    "adagrad": lambda: opt.Adagrad(0.1),
+    "lion": lambda: opt.Lion(0.01),
+    "schedule": by_schedule,
+    "nadam": lambda: opt.Nadam(0.01),
+    "ema": lambda: opt.Adam(0.01, use_ema=True, ema_overwrite_frequency=3),
+    "accumulated": lambda: opt.Adam(0.01, gradient_accumulation_steps=3),
+    "scaled": lambda: opt.LossScaleOptimizer(opt.Adam(0.01), dynamic_growth_steps=3),
+    "adadelta": lambda: opt.Adadelta(1.0),
+    "adamax": lambda: opt.Adamax(0.01),
+    "ftrl": lambda: opt.Ftrl(0.1),
+    "lamb": lambda: opt.Lamb(0.01),
+    "muon": lambda: opt.Muon(0.01),
+    "clipped": lambda: opt.Adam(lambda: 0.01, global_clipnorm=0.5),
+}
+if hasattr(opt, "ScheduleFreeAdamW"):
+    OPTIMIZERS["schedule_free"] = lambda: opt.ScheduleFreeAdamW(0.01)
+if hasattr(opt, "MultiOptimizer"):
+    OPTIMIZERS["several"] = several
+
+
+def state(optimizer):
+    parts = _keras.slots(optimizer).values()
+    found = [v for p in parts for v in p.single.values()]
+    found += [v for p in parts for row in p.lists.values() for v in row if v is not None]
+    return arrays(found)
+
+
+@pytest.mark.parametrize("name", some(OPTIMIZERS, 3))
+def test_training_goes_on_as_if_nothing_had_been(name):
+    results = []
+    for carried in (False, True):
+        keras.utils.set_random_seed(1)
+        model = network()
+        model.compile(OPTIMIZERS[name](), "mse", metrics=["mae"])
+        train(model)
+        if carried:
+            new, before = kg.build(kg.read(model)), state(model.optimizer)
+            report = kg.carry_optimizer(model, new)
+            assert len(report.taken) == 6 and report.new == report.dropped == ()
+            assert new.optimizer is not model.optimizer
+            equal(state(new.optimizer), before)
+            history = train(new)
+            equal(state(model.optimizer), before)  # the donor's own stays
+            model = new
+        else:
+            history = train(model)
+        results.append((values(model), state(model.optimizer), history.history))
+    assert any(np.abs(x).sum() > 0 for x in results[0][1])
+    equal(results[0], results[1])
+
+
+@pytest.mark.parametrize("name", ["adam"])
+def test_without_its_state_training_goes_another_way(name):
+    """So that the test above can fail."""
+    results = []
+    for carried in (False, True):
+        keras.utils.set_random_seed(1)
+        model = network()
+        model.compile(OPTIMIZERS[name](), "mse")
+        train(model)
+        if carried:
+            model = kg.build(kg.read(model))
+            model.compile(OPTIMIZERS[name](), "mse")
+        train(model)
+        results.append(values(model))
+    assert not all(np.array_equal(*pair) for pair in zip(*results, strict=True))
+
+
+def test_mixed_float16_with_its_loss_scale():
+    model = network("mixed_float16")
+    old = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_float16")
+        whole = keras.Model(model.inputs, model.outputs)
+        whole.compile(opt.Adam(0.01), "mse")
+        assert isinstance(whole.optimizer, opt.LossScaleOptimizer)
+        train(whole)
+        new = kg.build(kg.read(whole))
+        report = kg.carry_optimizer(whole, new)
+        assert type(new.optimizer) is opt.LossScaleOptimizer
+        assert isinstance(new.optimizer.inner_optimizer, opt.Adam)
+        assert report.optimizer == "LossScaleOptimizer(Adam)" and len(report.taken) == 6
+        equal(state(new.optimizer), state(whole.optimizer))
+        train(new)
+    finally:
+        keras.config.set_dtype_policy(old)
+
+
+def edited():
+    """A trained model, and one with a layer more, another head and a frozen layer."""
+    model = network()
+    model.compile(opt.Adam(0.01), "mse", metrics=[keras.metrics.MeanAbsoluteError(name="far")])
+    train(model)
+    new = kg.insert(model, layers.Dense(6, name="more"), after="bn")
+    new = kg.replace(new, "b", layers.Dense(2, name="c"))
+    return model, new
+
+
+def test_after_an_edit_what_is_left_takes_its_slots():
+    model, new = edited()
+    report = kg.carry_optimizer(model, new)
+    assert [n for n, _ in report.taken] == ["a/kernel", "a/bias", "bn/gamma", "bn/beta"]
+    assert report.new == ("more/kernel", "more/bias", "c/kernel", "c/bias")
+    assert report.dropped == ("b/kernel", "b/bias")
+    assert report.slots == ("momentum", "velocity") and report.steps == 4
+    assert "Adam after 4 steps; for each weight: momentum, velocity" in str(report)
+    assert "more/kernel  new: begins" in str(report)
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
+    assert "<table>" in report._repr_html_()
+    (part,) = _keras.slots(new.optimizer).values()
+    for i, variable in enumerate(new.trainable_variables):
+        for name, row in part.lists.items():
+            found = arrays(row[i])[0]
+            if variable.path.split("/")[0] in ("more", "c"):
+                assert not found.any()
+            else:
+                assert np.array_equal(found, slot(model, variable, name)) and found.any()
+    assert int(arrays(new.optimizer.iterations)[0]) == 4
+    assert abs(float(arrays(new.optimizer.learning_rate)[0]) - 0.01) < 1e-8
+    history = train(new)
+    assert set(history.history) == {"loss", "far"}
+    # Metrics count for themselves.
+    assert new.metrics[1] is not model.metrics[1]
+
+
+def slot(model, variable, name):
+    (part,) = _keras.slots(model.optimizer).values()
+    return arrays(part.lists[name][part.index()[id(variable)]])[0]
+
+
+def test_a_frozen_layer_loses_its_slots_and_a_thawed_one_begins():
+    model = network()
+    model.get_layer("a").trainable = False
+    model.compile(opt.Adam(), "mse")
+    train(model)
+    model.get_layer("a").trainable = True
+    model.get_layer("b").trainable = False
+    new = kg.build(kg.read(model))
+    report = kg.carry_optimizer(model, new)
+    assert [n for n, _ in report.taken] == ["bn/gamma", "bn/beta"]
+    assert report.new == ("a/kernel", "a/bias") and report.dropped == ("b/kernel", "b/bias")
+    train(new)
+
+
+def test_the_average_of_a_new_variable_begins_at_its_value():
+    model = network()
+    model.compile(opt.SGD(0.1, use_ema=True, ema_momentum=0.9), "mse")
+    train(model)
+    new = kg.replace(model, "b", layers.Dense(2, name="c"))
+    kernel = arrays(new.get_layer("c").kernel)[0]
+    report = kg.carry_optimizer(model, new)
+    (part,) = _keras.slots(new.optimizer).values()
+    (name,) = part.lists
+    found = dict(zip([v.path for v in part.variables], arrays(part.lists[name]), strict=True))
+    assert np.array_equal(found["c/kernel"], kernel) and kernel.any()
+    assert report.slots == ("average",)
+
+
+def test_what_is_excluded_from_decay_stays_so():
+    made = opt.AdamW(0.0, weight_decay=0.5)
+    model = network()
+    made.exclude_from_weight_decay(var_list=[model.get_layer("a").kernel], var_names=["gamma"])
+    model.compile(made, "mse")
+    train(model)
+    new = kg.build(kg.read(model))
+    kg.carry_optimizer(model, new)
+    new.optimizer.learning_rate = 0.1
+    variables = new.trainable_variables
+    for variable in variables:
+        variable.assign(keras.ops.ones(variable.shape))
+    for row in _keras.slots(new.optimizer)[""].lists.values():
+        for x in row:
+            x.assign(keras.ops.zeros(x.shape))
+    new.optimizer.apply([keras.ops.zeros(v.shape) for v in variables], variables)
+    moved = {v.path for v in variables if not (arrays(v)[0] == 1).all()}
+    assert moved == {v.path for v in variables} - {"a/kernel", "bn/gamma"}
+
+
+def test_copies_take_slots_by_name_or_by_pairs():
+    model = network()
+    model.compile(opt.Adam(0.01), "mse")
+    train(model)
+    text = refused(model, network())
+    assert 'say match="name", or pairs=' in text
+    copies = []
+    for how in ("name", "pairs"):
+        new = network()
+        kg.transplant(model, new)
+        assign(*(m.get_layer("drop").seed_generator.state for m in (new, model)))
+        if how == "name":
+            report = kg.carry_optimizer(model, new, match="name")
+        else:
+            pairs = zip(model.weights, new.weights, strict=True)
+            report = kg.carry_optimizer(model, new, pairs=pairs)
+        assert len(report.taken) == 6 and report.new == report.dropped == ()
+        equal(state(new.optimizer), state(model.optimizer))
+        copies.append(new)
+    for each in (model, *copies):
+        keras.utils.set_random_seed(2)
+        train(each)
+    for copy in copies:
+        equal(values(model), values(copy))
+
+
+def test_a_copy_of_another_shape_begins():
+    model = network()
+    model.compile(opt.Adam(0.01), "mse")
+    train(model)
+    x = keras.Input((4,))
+    y = layers.Dense(6, name="a")(x)
+    new = keras.Model(x, layers.Dense(3, name="b")(y))
+    report = kg.carry_optimizer(model, new, match="name")
+    assert [n for n, _ in report.taken] == ["a/kernel", "a/bias"]
+    assert report.new == ("b/kernel", "b/bias")
+
+
+def test_a_model_that_is_compiled_keeps_its_learning_rate_and_loss():
+    model, new = edited()
+    new.compile(opt.Adam(0.5), "mae")
+    mine = new.optimizer
+    report = kg.carry_optimizer(model, new)
+    assert new.optimizer is mine and new.loss == "mae" and len(report.taken) == 4
+    assert float(arrays(mine.learning_rate)[0]) == 0.5
+    assert int(arrays(mine.iterations)[0]) == 4
+    train(new)
+
+
+def test_a_learning_rate_that_was_changed_is_the_one_of_now():
+    model, new = edited()
+    model.optimizer.learning_rate = 0.003
+    kg.carry_optimizer(model, new)
+    equal(arrays(new.optimizer.learning_rate), arrays(model.optimizer.learning_rate))
+
+
+def test_compiled_options_go_along():
+    model = network()
+    model.compile("sgd", keras.losses.Huber(0.3), loss_weights=[2.0],
+                  run_eagerly=True, weighted_metrics=["mse"])  # fmt: skip
+    train(model)
+    new = kg.build(kg.read(model))
+    kg.carry_optimizer(model, new)
+    assert new.run_eagerly and new.loss is model.loss
+    assert set(train(new).history) == set(train(model).history)
+
+
+def refused(old, new, **kwargs):
+    compiled, optimizer = new.compiled, getattr(new, "optimizer", None)
+    before = state(optimizer) if optimizer is not None else None
+    with pytest.raises(kg.WeightsError) as caught:
+        kg.carry_optimizer(old, new, **kwargs)
+    assert new.compiled is compiled and getattr(new, "optimizer", None) is optimizer
+    if before is not None:
+        equal(before, state(optimizer))
+    return str(caught.value)
+
+
+def test_what_cannot_be_carried_is_refused():
+    model, new = edited()
+    assert "old and new are one model" in refused(model, model)
+    assert "match='shape' is neither \"name\" nor None" in refused(model, new, match="shape")
+    assert "without an optimizer" in refused(new, model)
+    fresh = network()
+    fresh.compile("adam", "mse")
+    assert "has made no step, and holds nothing to carry" in refused(fresh, new)
+    assert "of 'a/kernel' and 'a/kernel' one is not" in refused(
+        model, new, pairs=[(new.weights[0], fresh.weights[0])]
+    )
+    c = new.get_layer("c")
+    text = refused(model, new, pairs=[(model.get_layer("a").kernel, c.kernel)])
+    assert "pairs 'a/kernel' (4, 6) with 'c/kernel' (6, 2)" in text
+    new.compile(opt.SGD(0.1), "mse")
+    text = refused(model, new)
+    assert "new is compiled with SGD, old with Adam" in text
+    new.compile(opt.LossScaleOptimizer(opt.Adam()), "mse")
+    assert "new is compiled with LossScaleOptimizer, old with Adam" in refused(model, new)
+    new.compile(model.optimizer, "mse")
+    assert "both models were compiled with one optimizer" in refused(model, new)
+    new.compile(opt.Adam(), "mse")
+    train(new)
+    assert "new has been trained since it was compiled" in refused(model, new)
+    new.get_layer("a").trainable = False
+    assert "the optimizer of new was made for other variables" in refused(model, new)
+
+
+def test_other_optimizers_inside_are_refused():
+    model = network()
+    model.compile(opt.LossScaleOptimizer(opt.Adam()), "mse")
+    train(model)
+    new = kg.build(kg.read(model))
+    new.compile(opt.LossScaleOptimizer(opt.SGD(0.1)), "mse")
+    text = refused(model, new)
+    assert "LossScaleOptimizer(Adam) in old, LossScaleOptimizer(SGD) in new" in text
+
+
+class Hidden(opt.SGD):
+    def build(self, variables):
+        super().build(variables)
+        self.box = {"x": self.add_variable((), name="hidden")}
+
+
+def test_an_optimizer_of_which_it_is_not_known_what_it_holds():
+    model = network()
+    model.compile(Hidden(0.1), "mse")
+    train(model)
+    text = refused(model, kg.build(kg.read(model)))
+    assert "Hidden holds variables of which it does not say what they are for" in text
+    assert "hidden" in text
+
+
+def test_values_that_a_failed_step_took():
+    model, new = edited()
+    variable = model.optimizer.variables[-1]
+    value, variable._value = variable._value, None
+    with pytest.raises(kg.WeightsError, match="has lost its values in a training step that failed"):
+        kg.carry_optimizer(model, new)
+    variable._value = value
