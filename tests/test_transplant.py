@@ -92,6 +92,21 @@ def test_two_layers_of_one_name_go_by_their_order():
     ]  # fmt: skip
 
 
+def test_variables_without_names_go_by_their_order():
+    class Bare(layers.Layer):
+        def build(self, shape):
+            self.one = keras.Variable(keras.random.normal((4,)))
+            self.two = keras.Variable(keras.random.normal((4,)))
+
+        def call(self, x):
+            return x * self.one + self.two
+
+    source, target = (keras.Sequential([keras.Input((4,)), Bare(name="bare")]) for _ in "ab")
+    assert not {w.name for w in source.weights} & {w.name for w in target.weights}
+    kg.transplant(source, target)
+    outputs_equal(source, target)
+
+
 def test_a_name_around_the_source_counts_nothing():
     inner = small()
     x = keras.Input((4,))
@@ -296,6 +311,15 @@ def test_what_is_no_model_is_refused():
         kg.transplant(small(), "small.keras")
     with pytest.raises(kg.WeightsError, match="the target 'd' is not built"):
         kg.transplant(small(), layers.Dense(2, name="d"))
+
+
+def test_values_that_a_failed_step_took():
+    source, target = small(), small()
+    variable = source.weights[0]
+    value, variable._value = variable._value, None
+    text = "'hidden/kernel' of the source has no value: training with an optimizer made for other"
+    assert text in refused(source, target)
+    variable._value = value
 
 
 def test_layers_are_taken_as_well_as_models():

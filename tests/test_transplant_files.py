@@ -7,7 +7,8 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from donor import arrays, equal
+from architectures import application, backbones, cheap_weights
+from donor import arrays, equal, some
 from keras import layers
 from safetensors.numpy import save_file
 from weights import Twins, by_address, nested, outputs_equal, refused, small
@@ -67,6 +68,24 @@ def test_a_weights_file_goes_by_names_where_keras_goes_by_position(tmp_path):
         equal(source.get_layer(name).kernel.value, target.get_layer(name).kernel.value)
     target.load_weights(tmp_path / "a.weights.h5")  # Keras swaps them
     equal(source.get_layer("a").kernel.value, target.get_layer("b").kernel.value)
+
+
+REAL = {**backbones(), **{n: lambda n=n: application(n) for n in ("MobileNet", "ResNet50V2")}}
+
+
+@pytest.mark.parametrize("name", some(sorted(REAL), 9))
+def test_real_architectures_made_again(name, tmp_path):
+    with cheap_weights():
+        source, target, again = (REAL[name]() for _ in range(3))
+    rng = np.random.default_rng(0)
+    for weight in source.weights:
+        if "float" in weight.dtype:
+            weight.assign(rng.normal(size=weight.shape))
+    source.save_weights(tmp_path / "a.weights.h5")
+    for model, given in ((target, source), (again, tmp_path / "a.weights.h5")):
+        report = kg.transplant(given, model)
+        assert len(report.moved) == len(source.weights)
+        equal([w.value for w in source.weights], [w.value for w in model.weights])
 
 
 def without_names(path):

@@ -10,13 +10,18 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from keras_graft import _keras
 from keras_graft.layers.frozen import Frozen
+
+_UNNAMED = "variable"
+"""What Keras names a variable that was given no name, before the number."""
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -154,8 +159,13 @@ def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
     for weight in source.own:
         by_name[weight.name].append(weight)
     for weight in target.own:
-        if by_name[weight.name]:
+        if _number(weight.name, _UNNAMED) is None and by_name[weight.name]:
             yield weight, by_name[weight.name].pop(0)
+    rows = (
+        [(n, w) for w in place.own if (n := _number(w.name, _UNNAMED)) is not None]
+        for place in (source, target)
+    )
+    yield from ((mine, its) for its, mine in _rows(*rows))
 
 
 def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
@@ -223,10 +233,8 @@ def _number(name: str, base: str) -> int | None:
     return int(match.group(1) or 0) if match else None
 
 
-def _rows(
-    source: list[tuple[int, Place]], target: list[tuple[int, Place]]
-) -> Iterator[tuple[Place, Place]]:
-    """Pair layers of one automatic name.
+def _rows(source: list[tuple[int, T]], target: list[tuple[int, T]]) -> Iterator[tuple[T, T]]:
+    """Pair layers (or variables) of one automatic name, given with their numbers.
 
     - If all numbers of one side are among those of the other, by name: the same model, or a part.
     - If both are as many, and the numbers are shifted by a constant or have none in common, in
@@ -243,9 +251,9 @@ def _rows(
         yield from ((s, t) for (_, s), (_, t) in zip(source, target, strict=True))
         return
     left = list(source)
-    for number, place in target:
+    for number, its in target:
         for item in left:
             if item[0] == number:
-                yield item[1], place
+                yield item[1], its
                 left.remove(item)
                 break

@@ -67,6 +67,7 @@ def transplant(
     Raises:
         WeightsError: If something is left over, with `strict`; if a rule, a glob or `match` fits
             nothing; if a file cannot be read. Nothing was assigned then.
+        EditError: If a function given to `resize.channels` makes another shape.
 
     >>> import keras, keras_graft as kg
     >>> def model(classes):
