@@ -6,6 +6,7 @@ from keras_graft import recipes
 from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
 from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
+from keras_graft.clone import clone
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
 from keras_graft.edits import insert, remove, replace, rewire
@@ -22,6 +23,7 @@ from keras_graft.errors import (
     NotYetError,
     ReadError,
     SelectionError,
+    WeightsError,
 )
 from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
@@ -29,7 +31,9 @@ from keras_graft.node import Node, Spec, Value
 from keras_graft.read import read
 from keras_graft.reinput import reinput
 from keras_graft.select import Selection
+from keras_graft.share import share, unshare
 from keras_graft.sharing import Sharing
+from keras_graft.ties import register_transform, tie, untie
 
 __version__ = "0.1.0.dev0"
 
@@ -40,6 +44,8 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
+    # weights
+    "clone", "share", "unshare", "tie", "untie", "register_transform",
     # whole jobs, each a readable file
     "recipes",
     # for training a head
@@ -48,6 +54,7 @@ __all__ = [
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
-    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",
+    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
+    "FeatureError",
     "NotYetError",
 ]  # fmt: skip

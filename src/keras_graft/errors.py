@@ -10,6 +10,7 @@
     ├── JoinError         stages whose ends do not fit
     ├── EditError         an edit that cannot be made
     ├── BuildError        a graph that Keras cannot make a model of
+    ├── WeightsError      weights that cannot go over, or be tied
     ├── FeatureError      a trunk, data or a store from which no features can be taken
     └── NotYetError       announced, and not there yet
 
@@ -72,6 +73,10 @@ class EditError(GraftError):
 
 class BuildError(GraftError):
     """Keras cannot make a model of the graph."""
+
+
+class WeightsError(GraftError):
+    """Weights that cannot go over to another model, or be tied or untied: nothing was changed."""
 
 
 class FeatureError(GraftError):

@@ -319,13 +319,13 @@ def set_mask(tensor: Any, mask: Any) -> None:
     tensor._keras_mask = mask
 
 
-def make_functional(inputs: Any, outputs: Any, name: str, steps: int) -> Any:
-    """Call Keras's Functional constructor, which recurses once for each node in a row.
+def make_functional(inputs: Any, outputs: Any, name: str, steps: int, cls: Any) -> Any:
+    """Call the constructor of Functional, or of a subclass; it recurses once for a node in a row.
 
     Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
     """
     with _recursion_limit(4 * steps + 1000):
-        return keras.Model(inputs=inputs, outputs=outputs, name=name)
+        return cls(inputs=inputs, outputs=outputs, name=name)
 
 
 @contextlib.contextmanager
