@@ -11,7 +11,9 @@ from keras.src.models.functional import Functional  # 3.12 - 3.15
 
 from keras_graft._keras.copying import track_on_torch
 from keras_graft._keras.tied_layer import (
+    Tie,
     all_ties,
+    become_tied,
     layers_inside,
     named_weights,
     owner_of,
@@ -25,7 +27,12 @@ from keras_graft.errors import NotYetError, WeightsError
 
 @keras.saving.register_keras_serializable("keras_graft")
 class TiedModel(Functional):
-    """A Functional model in which layers are tied. Uses `Functional` (3.12 - 3.15)."""
+    """A Functional model in which layers are tied, or one is in several models inside.
+
+    Keras writes a layer that is in two models inside once, and reads it twice: such a file does not
+    load. This one says so in its configuration, and once loaded, the second layer is tied to the
+    first in all weights. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
+    """
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
@@ -83,7 +90,31 @@ class TiedModel(Functional):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
         self._address()
-        return super().get_config()
+        config = super().get_config()
+        shared = _in_several(self)
+        if shared:
+            # Else Keras would take one layer for both, with calls in models that are not there yet.
+            _forget(config, {id(layer) for _, _, layer in shared})
+            config["keras_graft_shared"] = [
+                Tie(name, None, path, first, name).to_config()
+                for first, path, layer in shared
+                for name in named_weights(layer)
+            ]
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the model, and share again what it shared."""
+        config = dict(config)
+        shared = [Tie(**tie) for tie in config.pop("keras_graft_shared", [])]
+        model: Any = super().from_config(config, custom_objects)
+        layers = dict(layers_of(model)) if shared else {}
+        for tie in shared:
+            become_tied(layers[tie.target])
+            layers[tie.target].__dict__.setdefault("_keras_graft_ties", []).append(tie)
+        if shared:
+            model._find_sources()
+        return model
 
     def save_own_variables(self, store: Any) -> None:
         """Begin to write a file: the tied layers write nothing that their sources write."""
@@ -132,12 +163,39 @@ def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tu
             yield path, getattr(layer, "keras_graft_inside", layer)
 
 
+def _in_several(model: Any) -> list[tuple[str, str, Any]]:
+    """Return the layers with weights that are in several models: first path, other path, layer."""
+    first: dict[int, str] = {}
+    return [
+        (first[id(layer)], path, layer)
+        for path, layer in layers_of(model)
+        if first.setdefault(id(layer), path) != path and layer.weights
+    ]
+
+
+def _forget(config: Any, layers: set[int]) -> None:
+    """Take the marks of shared objects off the configurations of some layers."""
+    stack = [config]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if item.get("shared_object_id") in layers:
+                del item["shared_object_id"]
+            stack += item.values()
+        elif isinstance(item, (list, tuple)):
+            stack += item
+
+
 def model_class(operations: Any) -> type | None:
     """Return the class of a model of these operations, None for Keras's own choice."""
-    for operation in operations:
+    seen: set[int] = set()
+    for operation in {id(operation): operation for operation in operations}.values():
         inside = [operation]
         if isinstance(operation, (Functional, keras.Sequential)):
             inside = [layer for _, layer in layers_of(operation)]
-        if any(all_ties(layer) for layer in inside):
+            if _in_several(operation):
+                return TiedModel
+        if any(all_ties(layer) or id(layer) in seen for layer in inside):
             return TiedModel
+        seen |= {id(layer) for layer in inside if getattr(layer, "weights", None)}
     return None
