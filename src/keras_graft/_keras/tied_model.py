@@ -68,10 +68,8 @@ class TiedModel(Functional):
         owners = {}
         layers = list(layers_of(self))
         for path, layer in layers:
-            own = {id(tie.source) for tie in ties_of(layer)}
-            for name, weight in named_weights(layer).items() if path else ():
-                if id(weight) not in own:
-                    owners.setdefault(id(weight), (path, name))
+            for name, weight in named_weights(layer, tied=False).items():
+                owners.setdefault(id(weight), (path, name))
         here = []
         for path, layer in layers:
             found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
