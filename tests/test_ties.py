@@ -112,12 +112,11 @@ def test_the_update_is_that_of_a_model_with_one_variable(optimizer):
 
 
 def test_mixed_precision():
-    with keras.device("cpu:0"):
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        try:
-            model = language()
-        finally:
-            keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = language()
+    finally:
+        keras.config.set_dtype_policy("float32")
     tied = kg.tie(model, *ENDS, transform="transpose")
     x = random_inputs(tied, 3)
     assert keras.backend.standardize_dtype(tied(x).dtype) == "bfloat16"
@@ -301,8 +300,15 @@ def test_an_optimizer_of_another_model_is_refused_and_nothing_is_lost():
     y = target_like(model, x)
     train(model, x, y)
     tied = kg.tie(model, *ENDS, transform="transpose")
-    with pytest.raises(kg.WeightsError, match="was built for other variables than those of 'lang"):
-        train(tied, x, y, optimizer=model.optimizer)
+    words = "was built for other variables than those of 'language'. Compile with a new one"
+    # On JAX Keras would lose the weights; elsewhere it trains what the optimizer knows, which is all.
+    if keras.backend.backend() == "jax":
+        with pytest.raises(kg.WeightsError, match=words):
+            train(tied, x, y, optimizer=model.optimizer)
+    other = language()
+    train(other, x, y)
+    with pytest.raises(kg.WeightsError, match=words):
+        train(tied, x, y, optimizer=other.optimizer)
     train(tied, x, y)
     assert all(w._value is not None for w in [*tied.weights, *model.weights])
     train(tied, x, y, optimizer=tied.optimizer)  # its own may be used again

@@ -64,11 +64,12 @@ CASES = {
 
 
 def in_file(path) -> dict[str, tuple[int, ...]]:
-    """Return the arrays of a `.keras` file or of a weights file, by name, with their shapes."""
+    """Return the weights in a `.keras` file or a weights file, by name, with their shapes."""
     found = {}
 
     def take(name, item):
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):
+        other = name.startswith("optimizer") or "seed_generator" in name
+        if isinstance(item, h5py.Dataset) and not other:
             found[name] = item.shape
 
     if str(path).endswith(".keras"):
