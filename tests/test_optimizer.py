@@ -8,6 +8,7 @@ import pytest
 from donor import arrays, equal, some
 from keras import layers
 from keras import optimizers as opt
+from tied import language
 from weights import values
 
 import keras_graft as kg
@@ -153,6 +154,11 @@ def test_mixed_float16_with_its_loss_scale():
         assert report.optimizer == "LossScaleOptimizer(Adam)" and len(report.taken) == 6
         equal(state(new.optimizer), state(whole.optimizer))
         train(new)
+        whole.compile(opt.Adam(0.01), "mse", auto_scale_loss=False)
+        train(whole)
+        new = kg.build(kg.read(whole))
+        kg.carry_optimizer(whole, new)
+        assert isinstance(new.optimizer, opt.Adam)
     finally:
         keras.config.set_dtype_policy(old)
 
@@ -191,7 +197,8 @@ def test_after_an_edit_what_is_left_takes_its_slots():
     history = train(new)
     assert set(history.history) == {"loss", "far"}
     # Metrics count for themselves.
-    assert new.metrics[1] is not model.metrics[1]
+    (mine,), (its,) = (m.metrics[1].metrics for m in (new, model))
+    assert mine.name == its.name == "far" and mine is not its
 
 
 def slot(model, variable, name):
@@ -414,3 +421,23 @@ def test_an_optimizer_that_cannot_be_made_again():
     assert "Pickled cannot be made again from its configuration" in refused(model, new)
     new.compile(Pickled("x"), "mse")
     assert len(kg.carry_optimizer(model, new).taken) == 6
+
+
+def test_a_tied_weight_has_its_slots_once():
+    model = kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
+    model.compile(opt.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    ids = np.random.default_rng(0).integers(0, 11, (8, 5))
+    model.fit(ids, ids, batch_size=4, verbose=0)
+    new = kg.clone(model)
+    report = kg.carry_optimizer(model, new, match="name")
+    assert [n for n, _ in report.taken] == [
+        "embedding/embeddings", "norm/gamma", "norm/beta", "lm_head/bias",
+    ]  # fmt: skip
+    for each in (model, new):
+        each.fit(ids, ids, batch_size=4, shuffle=False, verbose=0)
+    equal(values(model), values(new))
+    # After untying there is a variable more, and its slots begin.
+    loose = kg.untie(model, "lm_head.kernel")
+    report = kg.carry_optimizer(model, loose)
+    assert report.new == ("lm_head/kernel",) and len(report.taken) == 4
+    loose.fit(ids, ids, batch_size=4, verbose=0)

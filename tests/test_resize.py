@@ -154,6 +154,9 @@ def test_positions_of_a_sequence_and_of_a_rectangle():
         values.reshape(1, 2, 4, 3).astype("float32"), (4, 4), data_format="channels_last"
     )
     np.testing.assert_allclose(found.reshape(1, 4, 4, 3), arrays(expected)[0], atol=1e-6)
+    # The numbers of the positions are no embeddings.
+    numbers = kg.resize.positions()(np.arange(8)[None].repeat(3, 0).T, (6, 3), weight)
+    assert np.array_equal(numbers, weight.read())
     # Given for all weights, it takes positions alone.
     one, other = pair((8, 3), (6, 3), name="table")[0]
     text = refused(one, other, resize=kg.resize.positions())

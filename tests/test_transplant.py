@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from donor import arrays, equal, unchanged
 from keras import layers
+from tied import language
 from weights import Twins, nested, outputs_equal, refused, small, values
 
 import keras_graft as kg
@@ -145,6 +146,36 @@ def test_frozen_layers_take_and_give_weights():
     again = small()
     kg.transplant(frozen, again)
     outputs_equal(source, again)
+    # A frozen layer has the donor's very variables.
+    assert len(kg.transplant(target, frozen).shared) == 4
+
+
+def test_a_tied_weight_is_one_weight():
+    source = language()
+    tied = kg.tie(source, "lm_head.kernel", "embedding.embeddings", "transpose")
+    assert "Unused, 1 of the source: 'lm_head/kernel'" in refused(kg.clone(source), tied)
+    copy = kg.clone(tied, weights="fresh")
+    report = kg.transplant(tied, copy)
+    outputs_equal(tied, copy)
+    assert [m.target for m in report.moved] == [
+        "embedding/embeddings", "norm/gamma", "norm/beta", "lm_head/bias",
+    ]  # fmt: skip
+    plain = kg.clone(source)
+    assert "Without a source, 1 of the target: 'lm_head/kernel'" in refused(tied, plain)
+    untied = kg.untie(tied, "lm_head.kernel")
+    kg.transplant(untied, plain)
+    outputs_equal(untied, plain)
+
+
+def test_a_tie_across_the_order_of_layers_is_still_the_owner_s():
+    tied = kg.tie(language(), "embedding.embeddings", "lm_head.kernel", "transpose")
+    copy = kg.clone(tied, weights="fresh")
+    report = kg.transplant(tied, copy)
+    outputs_equal(tied, copy)
+    assert [m.target for m in report.moved][-2:] == ["lm_head/kernel", "lm_head/bias"]
+    # A part that has the tied end alone has the weight there.
+    part = kg.extract(tied, "norm")
+    assert kg.transplant(tied, part, strict=False).shared[0].startswith("embedding/")
 
 
 # other matches

@@ -11,6 +11,7 @@ from architectures import application, backbones, cheap_weights
 from donor import arrays, equal, some
 from keras import layers
 from safetensors.numpy import save_file
+from tied import language
 from weights import Twins, by_address, nested, outputs_equal, refused, small
 
 import keras_graft as kg
@@ -90,8 +91,12 @@ def test_real_architectures_made_again(name, tmp_path):
 
 def without_names(path):
     with h5py.File(path, "r+") as file:
-        file.visititems(lambda _, group: group.attrs.pop("name", None))
-        file.attrs.pop("name", None)
+        groups = []
+        file.visititems(lambda _, item: groups.append(item))
+        assert sum("name" in group.attrs for group in groups) > 9
+        for group in groups:
+            if "name" in group.attrs:
+                del group.attrs["name"]
 
 
 def test_an_old_weights_file_without_names_goes_as_keras_loads_it(tmp_path):
@@ -125,6 +130,57 @@ def test_a_weights_file_does_not_say_which_statistic_is_which(tmp_path):
     model(False).save(tmp_path / "a.keras")  # the model says it
     text = refused(tmp_path / "a.keras", model(True))
     assert "Without a source, 1 of the target: 'bn/gamma'." in text
+
+
+def test_a_frozen_layer_is_in_a_file_as_the_layer_it_is(tmp_path):
+    source = small()
+    frozen = kg.freeze(source)
+    frozen.save_weights(tmp_path / "a.weights.h5")
+    plain, other = small(), small()
+    kg.transplant(tmp_path / "a.weights.h5", plain)
+    kg.transplant(tmp_path / "a.weights.h5", kg.freeze(other))
+    for model in (plain, other):
+        outputs_equal(source, model)
+
+
+def test_a_file_of_a_tied_model(tmp_path):
+    tied = kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
+    tied.save_weights(tmp_path / "a.weights.h5")
+    tied.save(tmp_path / "a.keras")
+    for name in ("a.weights.h5", "a.keras"):
+        copy = kg.clone(tied, weights="fresh")
+        assert len(kg.transplant(tmp_path / name, copy).moved) == 4
+        outputs_equal(tied, copy)
+        assert "Without a source, 1 of the target: 'lm_head/kernel'" in refused(
+            tmp_path / name, language()
+        )
+
+
+def test_a_file_that_breaks_off_changes_nothing(tmp_path):
+    source, target = small(), small()
+    source.save_weights(tmp_path / "a.weights.h5")
+    with h5py.File(tmp_path / "a.weights.h5", "r+") as file:
+        place = file["layers/dense_1/vars"]
+        value = place["1"][()]
+        del place["1"]
+        place.create_dataset("1", data=value + 7, chunks=value.shape, fletcher32=True)
+    data = (tmp_path / "a.weights.h5").read_bytes()
+    at = data.index((value + 7).tobytes())
+    (tmp_path / "a.weights.h5").write_bytes(data[:at] + b"\x01" + data[at + 1 :])
+    text = refused(tmp_path / "a.weights.h5", target)
+    assert "what is for 'out/bias' cannot be read from the file" in text
+
+
+def test_paths_that_two_variables_have_lead_nowhere(tmp_path):
+    def model():
+        x = keras.Input((4,))
+        inner = [keras.Model(x, layers.Dense(4, name="d")(x), name=n) for n in "ab"]
+        return keras.Model(x, inner[1](inner[0](x)))
+
+    target = model()
+    assert [w.path for w in target.weights][::2] == ["d/kernel", "d/kernel"]
+    save_file({"d/kernel": np.ones((4, 4), "float32")}, tmp_path / "a.safetensors")
+    assert "Unused, 1 of the source: 'd/kernel'" in refused(tmp_path / "a.safetensors", target)
 
 
 def test_a_bfloat16_file(tmp_path):

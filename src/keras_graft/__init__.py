@@ -7,6 +7,7 @@ from keras_graft.api import cuts, diff, extract, join, select, sharing, split, s
 from keras_graft.blocks import inline, nest, repeat
 from keras_graft.build import build
 from keras_graft.carried import Carried
+from keras_graft.clone import clone
 from keras_graft.cuts import Cut
 from keras_graft.diff import Diff
 from keras_graft.edits import insert, remove, replace, rewire
@@ -32,7 +33,9 @@ from keras_graft.optimizer import carry_optimizer
 from keras_graft.read import read
 from keras_graft.reinput import reinput
 from keras_graft.select import Selection
+from keras_graft.share import share, unshare
 from keras_graft.sharing import Sharing
+from keras_graft.ties import register_transform, tie, untie
 from keras_graft.transplant import transplant
 from keras_graft.transplanted import Transplanted
 
@@ -46,6 +49,7 @@ __all__ = [
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     # weights
+    "clone", "share", "unshare", "tie", "untie", "register_transform",
     "transplant", "resize", "carry_optimizer",
     # whole jobs, each a readable file
     "recipes",
@@ -56,6 +60,6 @@ __all__ = [
     "Transplanted", "Carried",
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
-    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "FeatureError",
-    "WeightsError", "NotYetError",
+    "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
+    "FeatureError", "NotYetError",
 ]  # fmt: skip

@@ -108,10 +108,12 @@ class Addresses:
 def places(layer: Any) -> Place:
     """Return the places of a built layer or model.
 
-    A layer that is in several places is in the result as often, with the same weights.
+    A layer that is in several places is in the result as often, with the same weights. A weight
+    that a layer has by a tie is the other layer's, if that is here too.
     """
     weights: dict[int, Weight] = {}
     addresses = Addresses()
+    owned = {id(v) for x in _keras.layers_inside(layer) for v in _own_proper(x)}
 
     def weight(variable: Any, owner: Any, path: tuple[str, ...]) -> Weight:
         found = weights.get(id(variable))
@@ -131,13 +133,23 @@ def places(layer: Any) -> Place:
         name = layer.name
         while isinstance(layer, Frozen):
             layer = layer.layer  # its variables are views of this one's
-        own = [weight(v, layer, path) for v in _keras.own_weights(layer)]
+        mine = {id(v) for v in _own_proper(layer)}
+        own = [
+            weight(v, layer, path)
+            for v in _keras.own_weights(layer)
+            if id(v) in mine or id(v) not in owned
+        ]
         inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
         below = [place(x, (*path, x.name)) for x in inside]
         below = [p for p in below if p.own or p.inside]
         return Place(name, layer, _keras.automatic_name(layer), own=own, inside=below)
 
     return place(layer, ())
+
+
+def _own_proper(layer: Any) -> list[Any]:
+    tied = {id(tie.source) for tie in _keras.ties_of(layer)}
+    return [v for v in _keras.own_weights(layer) if id(v) not in tied]
 
 
 def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
@@ -236,18 +248,15 @@ def _number(name: str, base: str) -> int | None:
 def _rows(source: list[tuple[int, T]], target: list[tuple[int, T]]) -> Iterator[tuple[T, T]]:
     """Pair layers (or variables) of one automatic name, given with their numbers.
 
-    - If all numbers of one side are among those of the other, by name: the same model, or a part.
     - If both are as many, and the numbers are shifted by a constant or have none in common, in
       their order: a model that was made again.
-    - Else by name, and the others stay.
+    - Else by name: the same model, or a part of it, or edited.
     """
     source, target = (sorted(row, key=lambda x: x[0]) for row in (source, target))
     ours, theirs = [n for n, _ in source], [n for n, _ in target]
-    part = set(ours) <= set(theirs) or set(theirs) <= set(ours)
-    alike = len(ours) == len(theirs) and (
+    if len(ours) == len(theirs) and (
         len({a - b for a, b in zip(ours, theirs, strict=True)}) == 1 or not set(ours) & set(theirs)
-    )
-    if alike and not part:
+    ):
         yield from ((s, t) for (_, s), (_, t) in zip(source, target, strict=True))
         return
     left = list(source)

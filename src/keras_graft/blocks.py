@@ -11,7 +11,7 @@ from keras_graft import _keras
 from keras_graft import block as _block
 from keras_graft.build import build, like
 from keras_graft.call import fill
-from keras_graft.copies import again, copy_weights
+from keras_graft.clone import duplicate
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
@@ -192,8 +192,8 @@ def repeat(
 
     Raises:
         EditError: If the block does not give what it takes, if something outside reads a value
-            from within, if a layer cannot be made again from its configuration, or if `times` is
-            no positive number.
+            from within, or if `times` is no positive number.
+        WeightsError: If a layer cannot be made again.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -231,14 +231,13 @@ def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str)
             return node
         key = id(donor), number
         if key not in made:
-            made[key] = donor, again(donor, names.take(f"{graph.name_of(node)}_repeat"))
-        # Not known until it is called: that builds the new layer.
-        outputs = tuple(value.with_spec(None) for value in node.outputs)
-        return node.replace(operation=made[key][1], nested=None, entries=(), outputs=outputs)
+            name = names.take(f"{graph.name_of(node)}_repeat")
+            made[key] = donor, duplicate(node, name, weights)  # type: ignore[arg-type]
+        new = node.replace(operation=made[key][1])
+        if node.nested is not None:  # to be read again: the new model has values of its own
+            outputs = tuple(value.with_spec(None) for value in node.outputs)
+            new = new.replace(nested=None, entries=(), outputs=outputs)
+        return new
 
     change = own if weights != "share" else lambda node, number: node
-    result = infer(_block.repeated(graph, start, stop, times, change))
-    if weights == "copy":
-        for donor, new in made.values():
-            copy_weights(donor, new)
-    return result
+    return infer(_block.repeated(graph, start, stop, times, change))

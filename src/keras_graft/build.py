@@ -1,4 +1,4 @@
-"""From a `Graph` to a Keras model."""
+"""From a `Graph` to a Keras model, with the donor's layers or with layers of its own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from typing import Any, Literal
 
 import keras
 
-from keras_graft import _keras, naming
-from keras_graft.call import arguments, fill, filled
-from keras_graft.errors import BuildError, NotYetError
+from keras_graft.assemble import assemble
+from keras_graft.clone import clone
+from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
-from keras_graft.infer import infer
-from keras_graft.node import Node, Value
-from keras_graft.symbolic import spec_of, tensor_of
 
 
 def build(
@@ -28,8 +25,8 @@ def build(
 
     Args:
         graph: The graph.
-        weights: `"share"`: use the donor's layers. `"copy"` and `"fresh"` come in a later
-            version.
+        weights: `"share"`: use the donor's layers. `"copy"`: layers of its own with the same
+            values; `"fresh"`: with newly drawn ones, as `kg.clone` does.
         name: The name of the model; the graph's if None.
 
     Returns:
@@ -39,7 +36,7 @@ def build(
         GraphError: If the graph is not well formed.
         BuildError: If an operation does not take its inputs: the message names it, what gives
             them, and the specs.
-        NotYetError: For `"copy"` and `"fresh"`.
+        WeightsError: If a layer cannot be cloned.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -52,128 +49,13 @@ def build(
         raise BuildError(
             f"build takes a keras_graft.Graph, got {type(graph).__name__}; kg.read(model) gives one."
         )
-    if weights in ("copy", "fresh"):
-        raise NotYetError(
-            f'build(weights="{weights}") is not there yet. Until then, save the model and load it '
-            "again for a copy: keras.saving.load_model(path)."
-        )
-    if weights != "share":
+    if weights not in ("share", "copy", "fresh"):
         raise BuildError(f'weights must be "share", "copy" or "fresh", got {weights!r}.')
-    return _Build(infer(graph.validate()), name or graph.name).model
+    if weights != "share":
+        graph = clone(graph, weights=weights)
+    return assemble(graph, name).model
 
 
 def like(model: Any, graph: Graph) -> Any:
     """Return what a verb gives back for `model`: the graph for a graph, else a model of it."""
     return graph if isinstance(model, Graph) else build(graph)
-
-
-class _Build:
-    def __init__(self, graph: Graph, name: str) -> None:
-        self._graph = graph
-        self._tensors: dict[Value, Any] = {}
-        self._stand_ins: dict[int, Any] = {}
-        self._names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
-        self._masked: set[Value] = set()
-        self._unseen: set[Value] = set()
-        self._builder = _keras.Builder()
-        try:
-            inputs = self._inputs()
-            for node in graph.steps:
-                self._node(node)
-            self._set_masks()
-            outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
-            model = _keras.make_functional(inputs, outputs, name, len(graph.steps))
-        except BaseException:
-            self._builder.undo()
-            raise
-        _keras.set_model_state(model, graph.trainable, graph.dtype_policy)
-        self.model = model
-
-    def _tensors_of(self, values: tuple[Value, ...]) -> list[Any]:
-        return [self._tensors[value] for value in values]
-
-    def _inputs(self) -> Any:
-        tensors = []
-        for value, name in zip(self._graph.inputs, self._graph.input_names, strict=True):
-            spec = value.spec
-            if spec is None:
-                raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
-            tensor = keras.Input(
-                batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse, ragged=spec.ragged,
-                name=naming.safe(name) if "/" in name else name, optional=value.optional,
-            )  # fmt: skip
-            self._tensors[value] = tensor
-            tensors.append(tensor)
-        return fill(self._graph.input_template, tensors.__getitem__)
-
-    def _with_masks(self, node: Node) -> None:
-        """Put masks that came into the graph unseen back on the inputs they belong to.
-
-        A stock way to do that: a model that hands its input on, called with `mask=`.
-        """
-        for value, mask in node.hidden:
-            if value not in self._graph.inputs or value in self._masked or mask in self._unseen:
-                continue
-            self._masked.add(value)
-            tensor, mask_tensor = self._tensors[value], self._tensors[mask]
-            inner = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name="tensor")
-            attach = keras.Model(
-                inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
-            )
-            attach.supports_masking = True  # else Keras warns of a mask it does hand on
-            _keras.mark(attach, "mask", True)
-            output = tensor_of(spec_of(tensor), tensor.name)
-            self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
-            _keras.set_mask(output, mask_tensor)
-            self._tensors[value] = output
-
-    def _node(self, node: Node) -> None:
-        self._unseen.update(mask for mask, _ in node.unseen)
-        if any(value in self._unseen for value in node.inputs):
-            # It computes a mask of one that a closed model makes: Keras will do so unseen.
-            self._unseen.update(node.outputs)
-            return
-        self._with_masks(node)
-        operation, args, kwargs = self._call(node)
-        outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
-        self._builder.node(operation, args, kwargs, outputs)
-        for value, tensor in zip(node.outputs, outputs, strict=True):
-            self._tensors.setdefault(value, tensor)  # a cut value is an input, not what is made
-
-    def _set_masks(self) -> None:
-        """Attach the masks that values carry: once all are there, as one may be made later."""
-        for node in self._graph.steps:
-            for value in node.outputs:
-                mask = None if value.mask is None else self._tensors.get(value.mask)
-                if mask is not None and value not in self._graph.inputs:
-                    _keras.set_mask(self._tensors[value], mask)
-
-    def _call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """Return what stands for the operation in this model, and how it is called."""
-        operation, key = node.operation, id(node.operation)
-        name = self._graph.name_of(node)
-        if operation.name == name:
-            return operation, *arguments(node, self._tensors)
-        # Another operation of this name is there, and a donor's layer is not renamed.
-        if isinstance(operation, keras.Layer):
-            if key not in self._stand_ins:
-                self._stand_ins[key] = _wrapped(node, name)
-            return self._stand_ins[key], (self._tensors_of(node.inputs),), {}
-        if key not in self._stand_ins:
-            self._stand_ins[key] = _keras.renamed_op(operation, name)
-        return self._stand_ins[key], *arguments(node, self._tensors)
-
-
-def _wrapped(node: Node, name: str) -> keras.Model:
-    """Return a model of one layer: the donor's own layer, under a name that is free."""
-    inputs = [
-        keras.Input(batch_shape=v.spec.shape, dtype=v.spec.dtype)  # type: ignore[union-attr]
-        for v in node.inputs
-    ]
-    args, kwargs = filled(node.template, inputs)
-    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
-    _keras.Builder().node(node.operation, args, kwargs, outputs)
-    wrapper = keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
-    _keras.mark(wrapper, "alias", node.operation)
-    _keras.mark(wrapper, "call", node.template)
-    return wrapper

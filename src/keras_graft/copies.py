@@ -31,12 +31,6 @@ def again(operation: Any, name: str, **changes: Any) -> Any:
         ) from error
 
 
-def copy_weights(old: Any, new: Any) -> None:
-    """Give the weights of a layer to one of the same configuration."""
-    for source, target in zip(old.weights, new.weights, strict=True):
-        assign(target, source)
-
-
 def assign(target: Any, source: Any) -> None:
     """Set a variable to a value or to that of another variable, and share no memory with it."""
     # On JAX a training step gives away the memory of what it updates, so never the donor's.
@@ -52,13 +46,15 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
     Raises:
         EditError: If a pair differs in shape, or if there is none.
     """
-    before, now = _by_name(old), _by_name(new)
+    before, now = _keras.named_weights(old), _keras.named_weights(new)
     if _plainly(before) == _plainly(now):
         # The same weights in the same order. Keras numbers the layers inside one that have no
         # names: the second of the old layer may have the name of the first of the new one.
         now = dict(zip(before, now.values(), strict=True))
+    tied = [tie.weight for tie in _keras.ties_of(old)]  # they have their value elsewhere
+    before = {name: weight for name, weight in before.items() if name not in tied}
     pairs = [(name, now[name], before[name]) for name in now if name in before]
-    if not pairs:
+    if not pairs and not tied:
         raise EditError(
             f'{verb}: weights="keep", and {type(new).__name__} {new.name!r} has none of the '
             f"weights of {old.name!r}: {listed(now)} against {listed(before)}."
@@ -72,11 +68,27 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
             )
     report = Kept(
         old.name,
-        tuple(name for name, _, _ in pairs),
+        (*tied, *(name for name, _, _ in pairs)),
         tuple(name for name in before if name not in now),
-        tuple(name for name in now if name not in before),
+        tuple(name for name in now if name not in before and name not in tied),
     )
     return report, [(target, source) for _, target, source in pairs]
+
+
+def pair_weights(old: Any, new: Any) -> list[tuple[Any, Any]]:
+    """Pair the variables of a layer with those of one that was made from its configuration.
+
+    Returns:
+        Pairs (old variable, new variable); those that the layer does not own are left out.
+    """
+    tied = {id(tie.source) for tie in _keras.ties_of(old)}
+    before, now = list(old.variables), list(new.variables)
+    if [(v.name, tuple(v.shape)) for v in before] == [(v.name, tuple(v.shape)) for v in now]:
+        pairs = list(zip(before, now, strict=True))
+    else:
+        names = _keras.named_weights(new)
+        pairs = [(v, names[k]) for k, v in _keras.named_weights(old).items() if k in names]
+    return [(a, b) for a, b in pairs if id(a) not in tied and tuple(a.shape) == tuple(b.shape)]
 
 
 def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
@@ -89,14 +101,3 @@ def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
 def _plainly(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """Return names without the numbers that Keras gives, and shapes."""
     return [(re.sub(r"_\d+(?=/|$)", "", name), tuple(w.shape)) for name, w in weights.items()]
-
-
-def _by_name(layer: Any) -> dict[str, Any]:
-    """Return the weights by their path after the layer's own name: `"query/kernel"`."""
-    found: dict[str, Any] = {}
-    for weight in layer.weights:
-        parts = weight.path.split("/")
-        inner = parts[parts.index(layer.name) + 1 :] if layer.name in parts else parts
-        name = "/".join(inner)
-        found[weight.path if name in found else name] = weight
-    return found

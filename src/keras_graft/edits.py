@@ -18,6 +18,7 @@ from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.read import read
 from keras_graft.select import is_exact, listed, select
+from keras_graft.ties import edited, retied, tied_again
 
 
 class _New:
@@ -90,15 +91,20 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
             if weights and layer is not node.operation:
                 if layer is None:
                     raise EditError(f'{verb}: weights="keep" needs a layer, not a function.')
-                keep[id(layer)] = layer, *match_weights(node.operation, layer, verb)
+                keep[id(layer)] = node.operation, layer, verb
             return steps, outputs
 
         return _edit.replace(level, nodes, put, infer)
 
     graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
-    for layer, report, matched in keep.values():
-        carry(layer, report, matched)
-    return like(model, graph)
+    matched = [(new, *match_weights(old, new, verb)) for old, new, verb in keep.values()]
+    for old, new, verb in keep.values():
+        tied_again(old, new, verb)
+    for new, report, pairs_ in matched:
+        carry(new, report, pairs_)
+    if matched:
+        graph = retied(graph, [pair for _, _, pairs_ in matched for pair in pairs_])
+    return edited(model, graph, f"replace {target!r}")
 
 
 def insert(
@@ -204,7 +210,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
         ]
         return _edit.remove(level, nodes, numbers, infer)
 
-    return like(model, at_depth(graph, places, edit))
+    return edited(model, at_depth(graph, places, edit), f"remove {target!r}")
 
 
 def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
@@ -231,7 +237,7 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
         pairs = {level.value(old): level.value(new) for old, new in places}  # type: ignore
         return _edit.rewire(level, pairs, infer)
 
-    return like(model, at_depth(graph, places, edit))
+    return edited(model, at_depth(graph, places, edit), "rewire")
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:

@@ -9,8 +9,8 @@
     ├── CutError          a boundary through which not everything passes
     ├── JoinError         stages whose ends do not fit
     ├── EditError         an edit that cannot be made
-    ├── WeightsError      weights that do not go over, or ties that cannot be
     ├── BuildError        a graph that Keras cannot make a model of
+    ├── WeightsError      weights that cannot go over, or be tied
     ├── FeatureError      a trunk, data or a store from which no features can be taken
     └── NotYetError       announced, and not there yet
 
@@ -71,12 +71,12 @@ class EditError(GraftError):
     """An edit that cannot be made: nothing was changed."""
 
 
-class WeightsError(GraftError):
-    """Weights that do not go over, or ties that cannot be: nothing was changed."""
-
-
 class BuildError(GraftError):
     """Keras cannot make a model of the graph."""
+
+
+class WeightsError(GraftError):
+    """Weights that cannot go over to another model, or be tied or untied: nothing was changed."""
 
 
 class FeatureError(GraftError):

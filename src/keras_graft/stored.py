@@ -16,7 +16,9 @@ from keras_graft.addresses import Addresses, Place, Weight, places
 from keras_graft.errors import WeightsError
 from keras_graft.files import FileError, load
 
-_SEED = re.compile(r"seed_generator(_\d+)?")
+_FROZEN = {"layer", "keras_graft_inside"}
+"""The attributes of a Frozen by which Keras comes to the layer inside."""
+
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
@@ -87,8 +89,7 @@ def _group(group: Any, path: str, names: tuple[str, ...], addresses: Addresses) 
     name = str(getattr(own, "attrs", {}).get("name", ""))
     named = bool(name) or not own
     label = name or (path.rsplit("/", 1)[-1] if own else "")
-    # Of a model that was compiled, the optimizer; of Dropout, the state of its generator.
-    if path == "optimizer" or _SEED.fullmatch(label):
+    if path == "optimizer":  # of a model that was compiled
         return []
     if path and label:
         names = (*names, label)
@@ -104,8 +105,8 @@ def _group(group: Any, path: str, names: tuple[str, ...], addresses: Addresses) 
             inside += _group(group[key], f"{path}/{key}".lstrip("/"), names, addresses)
     if path and not label:
         return inside
-    if not weights and [p.name for p in inside] == [name] and "layer" in group:
-        return inside  # a Frozen around its layer
+    if not weights and [p.name for p in inside] == [name] and set(group) & _FROZEN:
+        return inside
     place = Place(label, None, None, True, named, weights, inside)
     return [place] if weights or inside or not path else []
 

@@ -38,9 +38,9 @@ def transplant(
 
     A weight has an address: the path of its layer through the model's own layers, and its name,
     `"encoder/attention/query/kernel"`. By `match="name"` the same address is the same weight. Names
-    that Keras gave (`conv2d_7`) depend on what was made before: if those of one side are among
-    those of the other, they count as names; if both sides have as many, shifted by a constant or
-    all different, they go by their order. A name around the whole source counts nothing.
+    that Keras gave (`conv2d_7`) depend on what was made before: if both sides have as many, shifted
+    by a constant or all different, they go by their order, else they count as names. A name around
+    the whole source counts nothing.
 
     A `.keras` file is loaded as a model; if its code is not there, it is read like a `.weights.h5`
     file. In those a layer is found by its name, and its weights by their places in it; what has no
@@ -105,13 +105,13 @@ class _Plan:
             "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
         pairs = matched(origin, into, match)
-        self._its = {id(w.variable) for w in origin.weights() if w.variable is not None}
+        self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
         used = set()
         for weight in into.weights():
             if any(names(glob, weight.address) for glob in keep):
                 self._parts["kept"].append(weight.address)
                 continue
-            its = pairs.get(weight)
+            its = pairs.get(weight) or self._its.get(id(weight.variable))
             if its is not None:
                 used.add(its)
             if its is not None and its.variable is weight.variable:

@@ -1,5 +1,6 @@
 """Layers that the package adds. A file that holds one loads once keras_graft was imported."""
 
 from keras_graft.layers.frozen import Frozen
+from keras_graft.layers.tied_dense import TiedDense
 
-__all__ = ["Frozen"]
+__all__ = ["Frozen", "TiedDense"]

@@ -45,6 +45,11 @@ class Frozen(keras.Layer):
     def _take_weights(self) -> None:
         self._frozen_weights = [_keras.view(weight) for weight in self.layer.weights]
 
+    @property
+    def keras_graft_inside(self) -> Any:
+        """The layer that stands here, for whoever looks for ties."""
+        return self.layer
+
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Call the layer inside, with whatever it takes but the training flag."""
         layer = self.layer

@@ -1,0 +1,273 @@
+"""A layer that works with the variable of another layer.
+
+A tied layer is an ordinary layer of its class in whose place for a variable stands that of
+another layer. Its class is a subclass made for it, which knows what to write to a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_graft.errors import NotYetError
+
+
+@dataclass(eq=False)
+class Tie:
+    """One tie of a layer, as a file says it, and, once the source is found, carried out.
+
+    Attributes:
+        weight: The name of the variable within the layer, such as `"kernel"`.
+        transform: The name of a transform, or None.
+        target: The path of the layer within the model that holds both ends.
+        source_layer: The path of the layer that the variable belongs to.
+        source_weight: The name of the variable within that layer.
+        source: The variable; None as long as it is not found.
+        seen: What the layer works with: the source itself, or a `Tied`.
+        own: The name, path, regularizer and constraint of the variable that is gone.
+        tentative: Whether `source` is of a layer out of a file, which the model may have too.
+        inside: Whether the source belongs to a layer inside the tied one.
+    """
+
+    weight: str
+    transform: str | None
+    target: str
+    source_layer: str
+    source_weight: str
+    source: Any = None
+    seen: Any = None
+    own: dict[str, Any] = field(default_factory=dict)
+    tentative: bool = False
+    inside: bool = False
+
+    @property
+    def source_name(self) -> str:
+        """The source, as a user writes it."""
+        return f"{self.source_layer}.{self.source_weight}"
+
+    @property
+    def target_name(self) -> str:
+        """The target, as a user writes it."""
+        return f"{self.target}.{self.weight}"
+
+    def to_config(self) -> dict[str, Any]:
+        """Return what a file says."""
+        return {key: value for key, value in vars(self).items() if key in _WRITTEN}
+
+
+_WRITTEN = ("weight", "transform", "target", "source_layer", "source_weight")
+OWN = ("_name", "_path", "_regularizer", "_constraint")
+
+
+def ties_of(operation: Any) -> list[Tie]:
+    """Return the ties of a layer whose source is known."""
+    return [tie for tie in all_ties(operation) if tie.source is not None]
+
+
+def all_ties(operation: Any) -> list[Tie]:
+    return getattr(operation, "__dict__", {}).get("_keras_graft_ties", [])
+
+
+def layers_inside(layer: Any) -> list[Any]:
+    """Return a layer and all layers inside it, outer ones first (`Layer._layers`, 3.12 - 3.15)."""
+    found: dict[int, Any] = {}
+    stack = [layer]
+    while stack:
+        item = stack.pop()
+        if id(item) not in found:
+            found[id(item)] = item
+            stack += list(getattr(item, "_layers", ()))
+    return list(found.values())
+
+
+def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
+    """Return the weights of a layer by their paths after its own name: `"query/kernel"`.
+
+    Args:
+        layer: The layer.
+        tied: Whether the weights are named that it has from another layer.
+    """
+    ties: dict[int, list[str]] = {}
+    for tie in ties_of(layer):
+        ties.setdefault(id(tie.source), []).append(tie.weight)
+    found: dict[str, Any] = {}
+    for weight in layer.weights:
+        names = ties.get(id(weight), []) if tied else []
+        if id(weight) not in ties or owns(layer, weight):
+            names = [*names, _inner_name(weight.path, layer)]
+        for name in names:
+            number = 1
+            unique = name
+            while unique in found:  # two layers inside of one name
+                number += 1
+                unique = f"{name}#{number}"
+            found[unique] = weight
+    return found
+
+
+def owns(layer: Any, variable: Any) -> bool:
+    """Whether a variable belongs to a layer, or to one inside, and not by a tie alone."""
+    return any(
+        any(item is variable for _, store in user._tracker.config.values() for item in store)
+        and not any(item is variable for item in user.__dict__.get("_keras_graft_not_saved", ()))
+        for user in layers_inside(layer)
+    )
+
+
+def _inner_name(path: str, layer: Any) -> str:
+    if layer.path and path.startswith(f"{layer.path}/"):
+        return path[len(layer.path) + 1 :]
+    parts = path.split("/")
+    return "/".join(parts[parts.index(layer.name) + 1 :] if layer.name in parts[:-1] else parts)
+
+
+def owner_of(layer: Any, variable: Any) -> Any:
+    """Return the layer inside `layer` that a variable belongs to directly."""
+    for user in layers_inside(layer):
+        if any(item is variable for _, store in user._tracker.config.values() for item in store):
+            return user
+    return None
+
+
+class TiedLayer:
+    """What a tied layer does in its own way, before its class proper: see `tied_class`."""
+
+    graft_base: type
+    graft_own: tuple[str, ...] = ()
+    """Attributes that the plain class does not have."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration of the layer, with its class and its ties."""
+        cls = type(self)
+        self.__class__ = self.graft_base  # type: ignore[assignment]
+        try:
+            plain: Any = keras.saving.serialize_keras_object(self)
+        finally:
+            self.__class__ = cls  # type: ignore[assignment]
+        kept = {key: plain[key] for key in ("module", "class_name", "registered_name")}
+        ties = [tie.to_config() for tie in all_ties(self)]
+        return {**plain["config"], "keras_graft_tied": {"class": kept, "ties": ties}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return the layer with variables of its own, to be tied by the model around it."""
+        config = dict(config)
+        tied = config.pop("keras_graft_tied", None)
+        if tied is None:
+            return cls.graft_base.from_config(config)  # type: ignore[attr-defined]
+        layer: Any = keras.saving.deserialize_keras_object({**tied["class"], "config": config})
+        become_tied(layer)
+        layer.__dict__["_keras_graft_ties"] = [Tie(**tie) for tie in tied["ties"]]
+        return layer
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write what is the layer's own; the rest is in the file of the model around it."""
+        if self.saved_elsewhere(store):
+            store = _Without(store, self.__dict__.get("_keras_graft_not_saved", []))
+        super().save_own_variables(store)  # type: ignore[misc]
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what is the layer's own. An array that the file holds for a tied weight is left."""
+        tied = self.__dict__.get("_keras_graft_not_saved", [])
+        places: dict[str, Any] = {}
+        super().save_own_variables(places)  # type: ignore[misc]
+        places = {key: v for key, v in places.items() if any(v is item for item in tied)}
+        there = [key for key in places if key in store.keys()]  # noqa: SIM118 - no mapping
+        elsewhere = self.saved_elsewhere(store)
+        if there and elsewhere:
+            warnings.warn(
+                f"The file holds arrays of its own for weights of {self.name!r} that are tied "  # type: ignore[attr-defined]
+                f"here: {told(self)}. What it holds for the sources was taken, the others were "
+                "left.",
+                stacklevel=2,
+            )
+        if places and (not there or elsewhere):
+            store = _With(store, places)
+        super().load_own_variables(store)  # type: ignore[misc]
+
+    def saved_elsewhere(self, store: Any) -> bool:
+        """Whether the source is in the same file: of a model that holds both ends."""
+        store_told = self.__dict__.get("_keras_graft_store")
+        return store_told is not None and store_told() is store
+
+    def source_found(self, layer: Any) -> None:
+        """Hear which layer the source belongs to."""
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the source would have to be quantized with it."""
+        raise NotYetError(f"{told(self)}: a tied layer is not quantized. {way_out(self)}")
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: adapters would freeze the weight, in the source's layer too."""
+        raise NotYetError(
+            f"{told(self)}: enable_lora would freeze the weight for both layers. {way_out(self)}"
+        )
+
+
+def told(layer: Any) -> str:
+    ties = ties_of(layer)
+    return ", ".join(f"{t.target_name!r} is tied to {t.source_name!r}" for t in ties) or (
+        f"a weight of {layer.name!r} is tied"
+    )
+
+
+def way_out(layer: Any) -> str:
+    ties = ties_of(layer)
+    name = ties[0].target_name if ties else f"{layer.name}.kernel"
+    return f'Untie it first: kg.untie(model, "{name}").'
+
+
+@functools.cache
+def tied_class(base: type) -> type:
+    """Return the subclass of a layer's class for layers that are tied."""
+    if issubclass(base, TiedLayer):
+        return base
+    cls = type(base.__name__, (TiedLayer, base), {"__module__": __name__, "graft_base": base})
+    # All of them have one name in files: which class it was is in the configuration.
+    return keras.saving.register_keras_serializable("keras_graft", "Tied")(cls)
+
+
+def plain_class(cls: type) -> type:
+    """Return the class of which a tied layer's class is made; any other class itself."""
+    return cls.__dict__.get("graft_base", cls)
+
+
+def become_tied(layer: Any) -> None:
+    """Let a layer be of the class for tied layers."""
+    layer.__class__ = tied_class(type(layer))
+    layer.__dict__.pop("quantize", None)  # `Layer.__new__` put that of the plain class there
+
+
+tied_class(keras.layers.Layer)  # type: ignore[arg-type] # a file may be read before anything was tied
+
+
+class _Without:
+    """A place in a file that takes all but some variables."""
+
+    def __init__(self, store: Any, hidden: list[Any]) -> None:
+        self._store, self._hidden = store, hidden
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not any(value is item for item in self._hidden):
+            self._store[key] = value
+
+
+class _With(Mapping):
+    """A place in a file that seems to hold some arrays more."""
+
+    def __init__(self, store: Any, more: Mapping[str, Any]) -> None:
+        self._store, self._more = store, more
+
+    def __getitem__(self, key: str) -> Any:
+        return self._more[key].value if key in self._more else self._store[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys([*self._store.keys(), *self._more]))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))

@@ -1,0 +1,205 @@
+"""A model that holds ties: it finds their ends again when it comes out of a file."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional  # 3.12 - 3.15
+
+from keras_graft._keras.copying import track_on_torch
+from keras_graft._keras.tied_layer import (
+    Tie,
+    all_ties,
+    become_tied,
+    layers_inside,
+    named_weights,
+    owner_of,
+    ties_of,
+    told,
+    way_out,
+)
+from keras_graft._keras.tying import carry_out
+from keras_graft.errors import NotYetError, WeightsError
+
+
+@keras.saving.register_keras_serializable("keras_graft")
+class TiedModel(Functional):
+    """A Functional model in which layers are tied, or one is in several models inside.
+
+    Keras writes a layer that is in two models inside once, and reads it twice: such a file does not
+    load. This one says so in its configuration, and once loaded, the second layer is tied to the
+    first in all weights. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        self._find_sources()
+        self._address()
+
+    def _find_sources(self) -> None:
+        """Carry out the ties of layers that come out of a file, or of `clone_model`."""
+        layers = dict(layers_of(self))
+        changed = False
+        for path, layer in layers.items():
+            for tie in all_ties(layer):
+                source = layers.get(tie.source_layer)
+                found = tie.source is not None and not tie.tentative
+                if found or tie.target != path or source is None:
+                    continue
+                weight = named_weights(source).get(tie.source_weight)
+                if weight is None:
+                    continue
+                tie.tentative = False
+                if weight is not tie.source:
+                    carry_out(layer, tie, weight)
+                    layer.source_found(owner_of(source, weight))
+                    changed = True
+        if changed:
+            for _, layer in reversed(list(layers_of(self, models=True))):
+                if isinstance(layer, keras.Model):
+                    track_on_torch(layer)
+            track_on_torch(self)
+
+    def _address(self) -> list[Any]:
+        """Tell the tied layers where the sources are, and return those whose source is here."""
+        owners = {}
+        layers = list(layers_of(self))
+        for path, layer in layers:
+            for name, weight in named_weights(layer, tied=False).items():
+                owners.setdefault(id(weight), (path, name))
+        here = []
+        for path, layer in layers:
+            found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
+            for tie in found:
+                tie.target = path
+                tie.source_layer, tie.source_weight = owners[id(tie.source)]
+            if found:
+                here.append(layer)
+        return here
+
+    def _tell(self, store: Any) -> None:
+        for layer in self._address():
+            for user in layers_inside(layer):
+                user.__dict__["_keras_graft_store"] = weakref.ref(store)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration; the tied layers say where their sources are."""
+        self._address()
+        config = super().get_config()
+        shared = _in_several(self)
+        if shared:
+            # Else Keras would take one layer for both, with calls in models that are not there yet.
+            _forget(config, {id(layer) for _, _, layer in shared})
+            config["keras_graft_shared"] = [
+                Tie(name, None, path, first, name).to_config()
+                for first, path, layer in shared
+                for name in named_weights(layer)
+            ]
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the model, and share again what it shared."""
+        config = dict(config)
+        shared = [Tie(**tie) for tie in config.pop("keras_graft_shared", [])]
+        model: Any = super().from_config(config, custom_objects)
+        layers = dict(layers_of(model)) if shared else {}
+        for tie in shared:
+            become_tied(layers[tie.target])
+            layers[tie.target].__dict__.setdefault("_keras_graft_ties", []).append(tie)
+        if shared:
+            model._find_sources()
+        return model
+
+    def save_own_variables(self, store: Any) -> None:
+        """Begin to write a file: the tied layers write nothing that their sources write."""
+        if hasattr(type(store), "close"):  # the whole file, not a place in it
+            self._tell(store)
+        super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Begin to read a file."""
+        if hasattr(type(store), "close"):
+            self._tell(store)
+        super().load_own_variables(store)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Refuse an optimizer of another model: on JAX, Keras would lose the weights with it.
+
+        Uses `Optimizer._trainable_variables` (3.12 - 3.15). Not in `compile`: a model that has one
+        of its own is not compiled when it is loaded.
+        """
+        optimizer = self.optimizer
+        if getattr(optimizer, "built", False):
+            known = {id(v) for v in optimizer._trainable_variables}
+            own = {id(v) for v in self.trainable_variables}
+            if not own <= known or (keras.backend.backend() == "jax" and own != known):
+                raise WeightsError(
+                    f"The optimizer {optimizer.name!r} was built for other variables than those of "
+                    f"{self.name!r}. Compile with a new one, or take the state of the old one "
+                    "along: kg.carry_optimizer(old, new)."
+                )
+        return super().make_train_function(force)
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse, and change nothing: a tied weight has no quantized form."""
+        here = self._address()
+        if here:
+            raise NotYetError(
+                f"quantize: in {self.name!r}, {told(here[0])}, and a tied layer is not "
+                f"quantized. {way_out(here[0])}"
+            )
+        super().quantize(*args, **kwargs)
+
+
+def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the layers of a model with their paths, and instead of models what is inside."""
+    for layer in model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, (Functional, keras.Sequential)):
+            if models:
+                yield path, layer
+            yield from layers_of(layer, models, f"{path}/")
+        else:
+            yield path, getattr(layer, "keras_graft_inside", layer)
+
+
+def _in_several(model: Any) -> list[tuple[str, str, Any]]:
+    """Return the layers with weights that are in several models: first path, other path, layer."""
+    first: dict[int, str] = {}
+    return [
+        (first[id(layer)], path, layer)
+        for path, layer in layers_of(model)
+        if first.setdefault(id(layer), path) != path and layer.weights
+    ]
+
+
+def _forget(config: Any, layers: set[int]) -> None:
+    """Take the marks of shared objects off the configurations of some layers."""
+    stack = [config]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if item.get("shared_object_id") in layers:
+                del item["shared_object_id"]
+            stack += item.values()
+        elif isinstance(item, (list, tuple)):
+            stack += item
+
+
+def model_class(operations: Any) -> type | None:
+    """Return the class of a model of these operations, None for Keras's own choice."""
+    seen: set[int] = set()
+    for operation in {id(operation): operation for operation in operations}.values():
+        inside = [operation]
+        if isinstance(operation, (Functional, keras.Sequential)):
+            inside = [layer for _, layer in layers_of(operation)]
+            if _in_several(operation):
+                return TiedModel
+        if any(all_ties(layer) or id(layer) in seen for layer in inside):
+            return TiedModel
+        seen |= {id(layer) for layer in inside if getattr(layer, "weights", None)}
+    return None

@@ -1,0 +1,91 @@
+"""A variable whose value is computed from that of another: what a tie with a transform is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a weight is computed from another.
+
+    Attributes:
+        name: What a file says.
+        forward: From the source's value to the target's. Gradients pass through it.
+        inverse: From a value of the target to one of the source, for files that hold the former.
+        shape: From the source's shape to the target's; raises ValueError for one it cannot take.
+    """
+
+    name: str
+    forward: Callable[[Any], Any]
+    inverse: Callable[[Any], Any]
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]]
+
+
+def _turned(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) < 2:
+        raise ValueError("a transpose needs at least two dimensions")
+    return (*shape[:-2], shape[-1], shape[-2])
+
+
+def _turn(value: Any) -> Any:
+    axes = list(range(len(value.shape)))
+    return keras.ops.transpose(value, [*axes[:-2], axes[-1], axes[-2]])
+
+
+TRANSFORMS = {"transpose": Transform("transpose", _turn, _turn, _turned)}
+
+
+class Tied(keras.Variable):
+    """A variable whose value is computed from that of another, whatever that becomes.
+
+    A model knows the other one alone: it trains, counts and saves that. Uses `Variable._value`,
+    `_shape`, `_ndim`, `_name`, `_path` (3.12 - 3.15).
+    """
+
+    def __init__(self, source: Any, transform: Transform, old: Any) -> None:
+        # The constructor would make a value.
+        for key, value in vars(source).items():
+            if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+                self.__dict__[key] = value
+        shape = transform.shape(tuple(source.shape))
+        self.__dict__.update(
+            source=source, transform=transform, _shape=shape, _ndim=len(shape),
+            _name=old._name, _path=old._path,
+        )  # fmt: skip
+
+    def over(self, source: Any) -> Tied:
+        """Return the same of another source."""
+        new = object.__new__(Tied)
+        new.__dict__.update(vars(self), source=source)
+        return new
+
+    @property
+    def value(self) -> Any:
+        """The source's value, transformed."""
+        return self.transform.forward(self.source.value)
+
+    @property
+    def _value(self) -> Any:
+        return self.transform.forward(self.source._value)
+
+    def assign(self, value: Any) -> Any:
+        """Give the source what makes this variable `value`."""
+        value = keras.ops.convert_to_tensor(value, dtype=self._dtype)
+        if tuple(value.shape) != tuple(self._shape):
+            raise ValueError(f"{self._path!r} has shape {self._shape}, got {tuple(value.shape)}.")
+        self.source.assign(self.transform.inverse(value))
+        return value
+
+    @property
+    def trainable(self) -> bool:  # type: ignore[override]
+        """That of the source."""
+        return self.source.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.source.trainable = value

@@ -1,0 +1,149 @@
+"""Ties carried out on layers, and taken back: other variables in the places of some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft._keras.copying import Copier, track_on_torch, variable_like
+from keras_graft._keras.tied_layer import (
+    OWN,
+    Tie,
+    all_ties,
+    become_tied,
+    layers_inside,
+    named_weights,
+    owns,
+    plain_class,
+)
+from keras_graft._keras.tied_variable import TRANSFORMS, Tied
+
+
+def carry_out(layer: Any, tie: Tie, source: Any) -> None:
+    """Let a layer, of which nobody else makes use, work with the variable of another.
+
+    The layers inside that use the variable are tied too. Uses `Layer._tracker` and the attributes
+    of layers (3.12 - 3.15): an assignment would count the variable twice, or is refused.
+
+    Args:
+        layer: The layer.
+        tie: What to do. What came of it is set on it.
+        source: The variable.
+    """
+    old = named_weights(layer)[tie.weight]
+    seen = source
+    if tie.transform is not None:
+        seen = Tied(source, TRANSFORMS[tie.transform], old)
+    users = [user for user in layers_inside(layer) if _exchange(user, old, tie.seen, source, seen)]
+    for user in {id(x): x for x in (layer, *users)}.values():
+        become_tied(user)
+    for user in users:
+        user.__dict__.setdefault("_keras_graft_not_saved", []).extend((seen, source))
+    if not tie.own:
+        tie.own = {name: vars(old)[name] for name in OWN}
+    tie.source, tie.seen, tie.inside = source, seen, owns(layer, source)
+    ties = layer.__dict__.setdefault("_keras_graft_ties", [])
+    if tie not in ties:
+        ties.append(tie)
+    _track_all(layer)
+
+
+def take_back(layer: Any, tie: Tie, variable: Any) -> None:
+    """Give a layer, of which nobody else makes use, a variable of its own in the place of a tie.
+
+    Args:
+        layer: The layer, made again of a plain class: see `plain_class`.
+        tie: The tie, among those of the layer.
+        variable: The variable.
+    """
+    for user in layers_inside(layer):
+        hidden = user.__dict__.get("_keras_graft_not_saved", ())
+        if any(item is tie.seen for item in hidden):
+            _exchange(user, tie.source, tie.seen, variable, variable)
+            left = [x for x in hidden if x is not tie.seen and x is not tie.source]
+            user.__dict__["_keras_graft_not_saved"] = left
+            if left:
+                become_tied(user)
+    ties = [t for t in all_ties(layer) if t is not tie]
+    layer.__dict__["_keras_graft_ties"] = ties
+    if ties:
+        become_tied(layer)
+    _track_all(layer)
+
+
+def own_variable(tie: Tie) -> Any:
+    """Return a variable like the one that a tie took away, with the value of the source."""
+    value = tie.source.value
+    if tie.transform is not None:
+        value = TRANSFORMS[tie.transform].forward(value)
+    # In the order of its own axes, as a file gives it back: PyTorch's sums differ with the order.
+    new = variable_like(tie.source, np.array(keras.ops.convert_to_numpy(value), order="C"))
+    new.__dict__.update(tie.own)
+    return new
+
+
+def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | None = None) -> Any:
+    """Return a layer like another, with the same variables.
+
+    Args:
+        layer: The layer.
+        plain: Whether it is to be of a class that knows no ties; `take_back` goes on from there.
+        instead: Other variables in the places of some, by the identities of those.
+    """
+    instead = instead or {}
+
+    def variable(old: Any) -> Any:
+        if isinstance(old, Tied) and id(old.source) in instead:
+            return old.over(instead[id(old.source)])
+        return instead.get(id(old), old)
+
+    copier = Copier(variable, class_of=plain_class if plain else lambda cls: cls)
+    own = [name for user in layers_inside(layer) for name in getattr(user, "graft_own", ())]
+    for name in own:
+        copier.keep(layer.__dict__.get(name))  # a layer of the model around this one
+    new = copier(layer)
+    if plain:
+        for user in layers_inside(new):
+            for name in own:
+                user.__dict__.pop(name, None)
+    return new
+
+
+def _track_all(layer: Any) -> None:
+    for user in reversed(layers_inside(layer)):
+        if user.built:
+            track_on_torch(user)
+
+
+def _exchange(layer: Any, old: Any, old_seen: Any, tracked: Any, seen: Any) -> bool:
+    """Put other variables in the places of one, and say whether it was there."""
+    found = False
+    tracker = layer._tracker
+    for name, (_, store) in tracker.config.items():
+        for place, item in enumerate(store):
+            if item is old:
+                found = True
+                store[place] = tracked
+                tracker.stored_ids[name] = (tracker.stored_ids[name] - {id(old)}) | {id(tracked)}
+    stores = {id(store) for _, store in tracker.config.values()}
+
+    def is_old(item: Any) -> bool:
+        return item is old or (old_seen is not None and item is old_seen)
+
+    for name, value in list(vars(layer).items()):
+        if name.startswith("_keras_graft"):
+            continue
+        if is_old(value):
+            layer.__dict__[name] = seen
+        elif isinstance(value, list) and id(value) not in stores:
+            for place, item in enumerate(value):
+                if is_old(item):
+                    list.__setitem__(value, place, seen)
+        elif isinstance(value, dict):
+            for key, item in list(value.items()):
+                if is_old(item):
+                    dict.__setitem__(value, key, seen)
+    return found

@@ -1,0 +1,230 @@
+"""Clones: the same network with weights of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.assemble import assemble
+from keras_graft.copies import again, pair_weights
+from keras_graft.errors import WeightsError
+from keras_graft.graph import Graph
+from keras_graft.node import Node
+from keras_graft.read import read
+from keras_graft.select import select
+
+Weights = Literal["copy", "fresh"]
+
+
+def clone(
+    model: Any,
+    weights: Weights = "copy",
+    share: Any = None,
+    name: str | None = None,
+    seed: int | None = None,
+    compile: bool = False,
+) -> Any:
+    """Return the same network with layers and weights of its own.
+
+    Nothing is made from configurations: each layer is copied as it is now, with its adapters,
+    quantized weights, statistics, states, seeds and flags; no initializer runs and each array is
+    made once. What is shared or tied inside the model is shared and tied inside the clone, between
+    nested models too. The class of the model is kept, with the attributes of its own.
+
+    Args:
+        model: A Keras model or a `Graph`. A model whose `call` is its own is copied too, if it is
+            built.
+        weights: `"copy"`: the values of the donor. `"fresh"`: new ones, drawn by each layer's own
+            initializers.
+        share: A selector of layers that the clone is to share with the donor: `share="trunk"`.
+        name: The name of the clone; that of the donor if None.
+        seed: For `weights="fresh"`: the same seed gives the same values.
+        compile: Whether the clone is compiled as the donor is. Its optimizer starts anew.
+
+    Raises:
+        WeightsError: If a layer cannot be made again, or its fresh values cannot be drawn: the
+            message names it.
+
+    >>> import keras, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+    >>> other = kg.clone(model)
+    >>> bool(keras.ops.all(other.weights[0] == model.weights[0]))
+    True
+    >>> other.weights[0] is model.weights[0]
+    False
+    """
+    check_weights(weights, seed)
+    work = Clone(weights, seed)
+    graph = model if isinstance(model, Graph) else None
+    if share is not None:
+        for node in select(read(model), share).nodes:
+            work.copier.keep(node.operation)
+    with work.drawing():
+        if graph is not None:
+            new = work.graph(graph)
+            return new if name is None else new.replace(name=name)
+        if not isinstance(model, keras.Model):
+            raise WeightsError(
+                f"clone takes a Keras model or a keras_graft.Graph, got {type(model).__name__}. "
+                'A layer is cloned with its model, or by kg.unshare(model, "layer#1").'
+            )
+        new = work.model(model)
+    if name is not None:
+        new.name = name
+    if compile and model.compiled:
+        new.compile_from_config(model.get_compile_config())
+    return new
+
+
+def check_weights(weights: Any, seed: Any = None) -> None:
+    """Refuse what `weights=` cannot be."""
+    if weights not in ("copy", "fresh"):
+        raise WeightsError(f'weights must be "copy" or "fresh", got {weights!r}.')
+    if seed is not None and weights != "fresh":
+        raise WeightsError('seed= is for weights="fresh": a copy draws nothing.')
+
+
+class Clone:
+    """One cloning: what was made is made once, whoever asks for it again.
+
+    Args:
+        weights: As for `clone`.
+        seed: As for `clone`.
+        path: Gives the path of a new variable for that of the old one.
+    """
+
+    def __init__(
+        self,
+        weights: Weights = "copy",
+        seed: int | None = None,
+        path: Callable[[str], str] = lambda path: path,
+    ) -> None:
+        self.copier = _keras.Copier(self._variable, self.model)
+        self._path = path
+        self._fresh = weights == "fresh"
+        self._seed = seed
+        self._values: dict[int, tuple[Any, Any]] = {}
+        self._graphs: dict[int, tuple[Graph, Graph]] = {}
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw fresh values from the seed, and leave Python's generator as it was."""
+        before = random.getstate()
+        if self._seed is not None:
+            random.seed(self._seed)  # of which Keras takes the seeds of its initializers
+        try:
+            yield
+        finally:
+            random.setstate(before)
+
+    def graph(self, graph: Graph) -> Graph:
+        """Return the same calls of other operations. Values keep their identities."""
+        if id(graph) not in self._graphs:
+            steps = [
+                node.replace(
+                    operation=self.operation(node),
+                    nested=None if node.nested is None else self.graph(node.nested),
+                )
+                for node in graph.steps
+            ]
+            new = graph.replace(nodes=steps)
+            self._graphs[id(graph)] = (
+                graph,
+                new if graph.stale is None else new.settled(graph.stale),
+            )
+        return self._graphs[id(graph)][1]
+
+    def operation(self, node: Node) -> Any:
+        """Return the operation of a call again."""
+        operation = node.operation
+        if self._fresh and node.nested is None and self.copier.new(operation):
+            self._draw(operation)
+        try:
+            return self.copier(operation)
+        except TypeError as error:
+            raise WeightsError(
+                f"{type(operation).__name__} {operation.name!r} cannot be cloned: {error}. "
+                f'Share it with the donor: clone(..., share="{operation.name}").'
+            ) from error
+
+    def model(self, model: Any) -> Any:
+        """Return a model again, of the same class."""
+        if not self.copier.new(model):
+            return self.copier(model)
+        if isinstance(model, keras.Sequential):
+            inner = _keras.functional(model)
+            if inner is not None:
+                self.model(inner)
+            return self.copier.object(model)
+        if _keras.functional(model) is None:
+            return self.copier.object(model)
+        built = assemble(self.graph(read(model)))
+        new = built.model
+        for value, tensor in built.tensors.items():
+            if value.origin is not None:
+                self.copier.put(value.origin, tensor)
+        for old, tensor in zip(model.inputs, new.inputs, strict=True):
+            self.copier.put(_keras.input_layer(old), _keras.input_layer(tensor))
+        if type(model) not in (_keras.Functional, _keras.TiedModel):
+            new = _keras.with_body_of(new, type(model))
+        self.copier.put(model, new)
+        own = _keras.attributes(new)
+        for name, value in _keras.attributes(model).items():
+            if name not in own and name not in _COMPILED:
+                setattr(new, name, self.copier(value))
+        _keras.order_layers(new, model, self.copier)
+        return new
+
+    def _variable(self, old: Any) -> Any:
+        if isinstance(old, _keras.View):
+            return _keras.view(self.copier(old.source))
+        if isinstance(old, _keras.Tied):
+            return old.over(self.copier(old.source))
+        value = self._values.get(id(old))
+        return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
+
+    def _draw(self, operation: Any) -> None:
+        """Draw the values of a layer as its own initializers do."""
+        if not isinstance(operation, keras.Layer) or not operation.variables:
+            return
+        if getattr(operation, "quantization_mode", None) is not None:
+            raise WeightsError(
+                f"{type(operation).__name__} {operation.name!r} is quantized: no initializer draws "
+                f'such values. Use weights="copy", or share="{operation.name}".'
+            )
+        twin = again(operation, operation.name)
+        if not twin.built:
+            twin.build_from_config(operation.get_build_config() or {})
+        for old, new in pair_weights(operation, twin):
+            self._values[id(old)] = old, new.value
+
+
+_COMPILED = {"optimizer", "_compile_config"}
+
+
+def duplicate(node: Node, name: str, weights: Weights = "copy") -> Any:
+    """Return the operation of a call again, under another name.
+
+    PyTorch tells parameters apart by their paths, so these begin with the new name.
+
+    Args:
+        node: The call. Its operation may be a model.
+        name: The name.
+        weights: As for `clone`.
+
+    Raises:
+        WeightsError: If it cannot be made again.
+    """
+    old = f"{node.operation.name}/"
+
+    def path(of: str) -> str:
+        return f"{name}/{of[len(old) :] if of.startswith(old) else of}"
+
+    new = Clone(weights, path=path).operation(node)
+    new.name = name
+    return new

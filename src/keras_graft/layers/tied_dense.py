@@ -1,0 +1,143 @@
+"""A dense layer that works with the matrix of another layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import WeightsError
+
+
+@keras.saving.register_keras_serializable("keras_graft")
+class TiedDense(_keras.TiedLayer, keras.layers.Dense):
+    """A `Dense` whose kernel is the matrix of another layer, transposed: one variable, two uses.
+
+    The output layer of a language model is the matrix of its embedding. This is the `EmbeddingDense`
+    of "Keras: tricks for reusing layers and models" (2019), as a layer that files, clones and edits
+    know as a tie. `kg.tie` does the same to a model that is there already.
+
+    Input shape `(..., n)`, output shape `(..., m)`, for a matrix of shape `(m, n)`.
+
+    Args:
+        source_layer: The layer with the matrix: an `Embedding`, a `Dense`, a `ReversibleEmbedding`.
+            It is built before this one is called.
+        weight: The name of its weight; None for the only matrix that it has.
+        activation: As for `Dense`.
+        use_bias: As for `Dense`. The bias is the layer's own.
+        kwargs: As for `Dense`.
+
+    Raises:
+        WeightsError: When it is called, if the source is not built, is quantized, or has no such
+            weight; if the matrix does not fit the input.
+
+    >>> import keras, keras_graft as kg
+    >>> embedding = keras.layers.Embedding(9, 4)
+    >>> ids = keras.Input((5,), dtype="int32")
+    >>> model = keras.Model(ids, kg.layers.TiedDense(embedding, use_bias=False)(embedding(ids)))
+    >>> model.count_params(), model.output_shape
+    (36, (None, 5, 9))
+    """
+
+    graft_base = keras.layers.Dense
+    graft_own = ("source_layer", "weight", "_keras_graft_file")
+
+    def __init__(
+        self,
+        source_layer: Any,
+        weight: str | None = None,
+        activation: Any = None,
+        use_bias: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(source_layer, keras.Layer):
+            raise WeightsError(
+                f"TiedDense: source_layer is a layer, got {type(source_layer).__name__}. For a "
+                'weight of a model that is there already: kg.tie(model, "head.kernel", ...).'
+            )
+        super().__init__(1, activation=activation, use_bias=use_bias, **kwargs)
+        # Past Keras's tracking: only the matrix counts as this layer's, and only once.
+        self.__dict__["source_layer"] = source_layer
+        self.weight = weight
+
+    def build(self, input_shape: Any) -> None:
+        """Take the matrix, and make the bias."""
+        file = self.__dict__.get("_keras_graft_file")
+        if file is not None and getattr(self.source_layer, "quantization_mode", None) is not None:
+            # The source was quantized after the tie: what the file holds here is the float matrix.
+            return super().build(input_shape)
+        name, source = self._matrix()
+        units, size = source.shape
+        if input_shape[-1] != size:
+            raise WeightsError(
+                f"TiedDense {self.name!r}: {self.source_layer.name + '.' + name!r} has shape "
+                f"{tuple(source.shape)}, so it takes inputs of {size} features, got "
+                f"{input_shape[-1]}."
+            )
+        self.units = units
+        own, self.kernel_initializer = self.kernel_initializer, keras.initializers.Zeros()
+        super().build(input_shape)
+        self.kernel_initializer = own
+        tie = _keras.Tie("kernel", "transpose", self.name, self.source_layer.name, name)
+        if file:
+            tie = _keras.Tie(**file[0], tentative=True)
+        _keras.carry_out(self, tie, source)
+
+    def source_found(self, layer: Any) -> None:
+        """Take the source layer that the model around this one has, for one of a file."""
+        self.__dict__["source_layer"] = layer
+
+    def saved_elsewhere(self, store: Any) -> bool:
+        """Whether the matrix is written with the source layer, wherever that is reached first."""
+        owned = {id(w) for w in self.source_layer.weights}
+        return all(id(tie.source) in owned for tie in _keras.ties_of(self))
+
+    def _matrix(self) -> tuple[str, Any]:
+        layer = self.source_layer
+        if not layer.built:
+            raise WeightsError(
+                f"TiedDense {self.name!r}: its source {layer.name!r} is not built, so it has no "
+                "weights yet. Call it first, or build it."
+            )
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise WeightsError(
+                f"TiedDense {self.name!r}: its source {layer.name!r} is quantized "
+                f"({layer.quantization_mode}): its numbers mean nothing without its scales."
+            )
+        named = _keras.named_weights(layer)
+        found = {
+            name: variable
+            for name, variable in named.items()
+            if (len(variable.shape) == 2 if self.weight is None else name == self.weight)
+        }
+        if len(found) != 1:
+            shapes = ", ".join(f"{name} {tuple(v.shape)}" for name, v in named.items())
+            raise WeightsError(
+                f"TiedDense {self.name!r}: {layer.name!r} has {len(found)} "
+                f"{'matrices' if self.weight is None else f'weights named {self.weight!r}'}, and "
+                f"one is needed. It has: {shapes}. Name one with weight=."
+            )
+        return next(iter(found.items()))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, with the source layer serialized."""
+        config = super(_keras.TiedLayer, self).get_config()
+        for name in ("kernel_initializer", "kernel_regularizer", "kernel_constraint"):
+            config.pop(name)
+        source = keras.saving.serialize_keras_object(self.source_layer)
+        ties = [tie.to_config() for tie in _keras.ties_of(self)]
+        return {**config, "source_layer": source, "weight": self.weight, "ties": ties}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TiedDense:
+        """Make it again; within one file the source is the layer that the file has once."""
+        config = dict(config)
+        ties = config.pop("ties", [])
+        config.pop("quantization_config", None)
+        units = config.pop("units", 1)
+        source = keras.saving.deserialize_keras_object(config.pop("source_layer"))
+        layer = cls(source, **config)
+        layer.units = units
+        layer.__dict__["_keras_graft_file"] = ties
+        return layer

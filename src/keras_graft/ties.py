@@ -1,0 +1,320 @@
+"""Ties: one variable that two layers use, perhaps through a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.build import like
+from keras_graft.errors import EditError, WeightsError
+from keras_graft.exchange import calls_of, exchanged
+from keras_graft.graph import Graph
+from keras_graft.node import Node
+from keras_graft.read import read
+from keras_graft.select import everything, listed
+from keras_graft.weights import Weight, find_weight
+
+
+def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> Any:
+    """Let a layer work with the variable of another: the target's own variable is gone.
+
+    The result has one variable fewer. It is counted, saved and trained once, by gradients from
+    both places. The tie lives on in clones, through edits, in files. A file of the result loads
+    with Keras's own `load_model` once `import keras_graft` was run.
+
+    A layer of the target's class takes its place, which shares all its other variables with the
+    donor. The donor is left as it was.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        target: The weight that goes: `"lm_head.kernel"`, or a variable.
+        source: The weight that is used instead: `"embedding.embeddings"`, or a variable.
+        transform: How the target is computed from the source: None, `"transpose"` (of the last
+            two dimensions), or a name given to `kg.register_transform`.
+
+    Raises:
+        WeightsError: If shapes, dtypes, trainable flags, regularizers or constraints do not fit; if
+            one end is quantized or has adapters; if it would tie a weight to itself, or to one
+            that is tied itself.
+
+    >>> import keras, keras_graft as kg
+    >>> ids = keras.Input((5,), dtype="int32", name="ids")
+    >>> h = keras.layers.Embedding(9, 4, name="embedding")(ids)
+    >>> model = keras.Model(ids, keras.layers.Dense(9, name="lm_head")(h))
+    >>> tied = kg.tie(model, "lm_head.kernel", "embedding.embeddings", transform="transpose")
+    >>> model.count_params(), tied.count_params()
+    (81, 45)
+    """
+    graph = read(model)
+    to = find_weight(graph, target, "tie")
+    of = find_weight(graph, source, "tie")
+    verb = f"tie {str(to)!r} to {str(of)!r}"
+    _check_chain(graph, to, of, verb)
+    _check_fit(to, of, transform, verb)
+    _check_users(graph, to, verb)
+    layer = _keras.shared_copy(to.layer)
+    record = _keras.Tie(to.name, transform, to.path, of.path, of.name)
+    _keras.carry_out(layer, record, of.variable)
+    return like(model, _with(graph, to.layer, layer))
+
+
+def untie(model: Any, target: Any) -> Any:
+    """Give a tied weight a variable of its own, with the value that it has.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        target: The weight that is tied: `"lm_head.kernel"`.
+
+    Raises:
+        WeightsError: If it is not tied.
+
+    >>> import keras, keras_graft as kg
+    >>> ids = keras.Input((5,), dtype="int32", name="ids")
+    >>> h = keras.layers.Embedding(9, 4, name="embedding")(ids)
+    >>> model = keras.Model(ids, keras.layers.Dense(9, name="lm_head")(h))
+    >>> tied = kg.tie(model, "lm_head.kernel", "embedding.embeddings", transform="transpose")
+    >>> kg.untie(tied, "lm_head.kernel").count_params()
+    81
+    """
+    graph = read(model)
+    to = find_weight(graph, target, "untie")
+    known = _keras.ties_of(to.layer)
+    ties = [t for t in known if t.weight == to.name]
+    if not ties:
+        others = [
+            f"{_path(n)}.{t.weight}" for n in _tied(graph) for t in _keras.ties_of(n.operation)
+        ]
+        raise WeightsError(
+            f"untie: {str(to)!r} is not tied. "
+            + (f"Tied here: {listed(others)}." if others else f"{graph.name!r} has no ties.")
+        )
+    layer = _keras.shared_copy(to.layer, plain=True)
+    (record,) = (t for t in _keras.ties_of(layer) if t.weight == to.name)
+    _keras.take_back(layer, record, _keras.own_variable(record))
+    return like(model, _with(graph, to.layer, layer))
+
+
+def register_transform(
+    name: str,
+    forward: Callable[[Any], Any],
+    inverse: Callable[[Any], Any],
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]],
+) -> None:
+    """Make a way to compute a weight from another known under a name, for ties and their files.
+
+    Args:
+        name: The name; a program that loads a file with such a tie registers it too.
+        forward: From the value of the source to that of the target, of `keras.ops` alone.
+        inverse: From a value of the target to that of the source.
+        shape: From the shape of the source to that of the target; raises ValueError for a shape
+            that it cannot take.
+
+    Raises:
+        WeightsError: If the name is taken by another.
+
+    >>> import keras, keras_graft as kg
+    >>> kg.register_transform("negative", lambda x: -x, lambda x: -x, lambda shape: shape)
+    """
+    new = _keras.Transform(name, forward, inverse, shape)
+    old = _keras.TRANSFORMS.setdefault(name, new)
+    if old is not new and name == "transpose":
+        raise WeightsError(f"register_transform: {name!r} is keras-graft's own. Take another name.")
+    _keras.TRANSFORMS[name] = new
+
+
+def edited(model: Any, graph: Graph, verb: str) -> Any:
+    """Return what an edit gives back for `model`, as `like`, unless it would silently untie.
+
+    Raises:
+        EditError: If the source of a tie is gone, or its value is used no more where it was, and
+            the tied layer is still there.
+    """
+    before = _sources(read(model))
+    if before:
+        after = _sources(graph)
+        for key, (name, there) in before.items():
+            if there and key in after and not after[key][1]:
+                target, source = name
+                raise EditError(
+                    f"{verb}: {target!r} is tied to {source!r}, which would be gone. Untie it "
+                    f'first: kg.untie(model, "{target}").'
+                )
+    return like(model, graph)
+
+
+def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
+    """Return the graph with its ties to some variables going to others.
+
+    Args:
+        graph: The graph.
+        pairs: The variables: (new, old).
+    """
+    instead = {id(old): new for new, old in pairs}
+    made = {
+        id(node.operation): _keras.shared_copy(node.operation, instead=instead)
+        for node in _tied(graph)
+        if any(id(tie.source) in instead for tie in _keras.ties_of(node.operation))
+    }
+    places = [node for node in everything(graph) if id(node.operation) in made]
+    return exchanged(graph, places, lambda node: made[id(node.operation)])
+
+
+def tied_again(old: Any, new: Any, verb: str) -> tuple[str, ...]:
+    """Let a new layer have the ties of the one that it replaces; return the weights' names."""
+    names = []
+    for tie_ in _keras.ties_of(old):
+        want = _keras.named_weights(new).get(tie_.weight)
+        have = _keras.TRANSFORMS[tie_.transform].shape if tie_.transform else tuple
+        if want is None or tuple(want.shape) != tuple(have(tuple(tie_.source.shape))):
+            raise EditError(
+                f"{verb}: {tie_.target_name!r} is tied to {tie_.source_name!r}, and "
+                f"{new.name!r} has no such weight of that shape. Untie it first: "
+                f'kg.untie(model, "{tie_.target_name}").'
+            )
+        again = _keras.Tie(*(getattr(tie_, name) for name in tie_.to_config()))
+        _keras.carry_out(new, again, tie_.source)
+        names.append(tie_.weight)
+    return tuple(names)
+
+
+def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
+    """Return for each tie its ends by name, and whether the source is in the graph."""
+    nodes = _tied(graph)
+    if not nodes:
+        return {}
+    owned = set()
+    for node in everything(graph):
+        if node.nested is None:
+            own = {id(t.source) for t in _keras.ties_of(node.operation) if not t.inside}
+            owned |= {id(w) for w in getattr(node.operation, "weights", ()) if id(w) not in own}
+    return {
+        (id(node.operation), tie.weight): (
+            (f"{_path(node)}.{tie.weight}", tie.source_name),
+            id(tie.source) in owned,
+        )
+        for node in nodes
+        for tie in _keras.ties_of(node.operation)
+    }
+
+
+def _tied(graph: Graph) -> list[Node]:
+    found = {id(n.operation): n for n in everything(graph) if _keras.ties_of(n.operation)}
+    return list(found.values())
+
+
+def _path(node: Node) -> str:
+    return "/".join([*(n.name for n in node.scope), node.name])
+
+
+def _with(graph: Graph, old: Any, new: Any) -> Graph:
+    return exchanged(graph, calls_of(graph, [old]), lambda node: new)
+
+
+# -- what can be tied ---------------------------------------------------------------------------
+
+
+def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
+    if to.variable is of.variable:
+        raise WeightsError(
+            f"{verb}: they are one variable already."
+            if to.layer is not of.layer
+            else f"{verb}: a weight cannot be tied to itself."
+        )
+    for tie_ in _keras.ties_of(of.layer):
+        if tie_.weight == of.name:
+            raise WeightsError(
+                f"{verb}: {str(of)!r} is itself tied to {tie_.source_name!r}. Tie to that one: a "
+                "tie never goes through another, so none can close a cycle."
+            )
+    for tie_ in _keras.ties_of(to.layer):
+        if tie_.weight == to.name:
+            raise WeightsError(
+                f"{verb}: {str(to)!r} is tied to {tie_.source_name!r}. Untie it first: "
+                f'kg.untie(model, "{to}").'
+            )
+    for node in _tied(graph):
+        for tie_ in _keras.ties_of(node.operation):
+            if tie_.source is to.variable:
+                target = f"{_path(node)}.{tie_.weight}"
+                raise WeightsError(
+                    f"{verb}: {target!r} is tied to {str(to)!r}, so this would close a cycle or a "
+                    f'chain. Untie it first: kg.untie(model, "{target}").'
+                )
+
+
+def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
+    for end in (to, of):
+        if getattr(end.owner, "quantization_mode", None) is not None:
+            raise WeightsError(
+                f"{verb}: {end.path!r} is quantized ({end.owner.quantization_mode}): its numbers "
+                "mean nothing without its scales. Tie first, and leave the two ends unquantized."
+            )
+        if getattr(end.owner, "lora_enabled", False):
+            raise WeightsError(
+                f"{verb}: {end.path!r} has LoRA adapters, which a tie would not see. Merge them "
+                "first: save the model and load it."
+            )
+    if to.layer is of.layer and to.owner is of.owner:
+        raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")
+    if transform is not None and transform not in _keras.TRANSFORMS:
+        raise WeightsError(
+            f"{verb}: no transform {transform!r}; there are {listed(_keras.TRANSFORMS)}. "
+            "kg.register_transform adds one."
+        )
+    have, want = tuple(of.variable.shape), tuple(to.variable.shape)
+    try:
+        made = have if transform is None else _keras.TRANSFORMS[transform].shape(have)
+    except ValueError as error:
+        raise WeightsError(f"{verb}: {transform!r} cannot take shape {have}: {error}.") from None
+    if tuple(made) != want:
+        hint = ""
+        if transform is None and have == want[:-2] + want[:-3:-1]:
+            hint = ' With transform="transpose" it fits.'
+        raise WeightsError(
+            f"{verb}: the target has shape {want}, and the source gives {tuple(made)}.{hint}"
+        )
+    if to.variable.dtype != of.variable.dtype:
+        raise WeightsError(
+            f"{verb}: the target is {to.variable.dtype}, the source {of.variable.dtype}. One "
+            "variable has one dtype."
+        )
+    if to.variable.trainable != of.variable.trainable:
+        flags = {True: "trainable", False: "frozen"}
+        frozen = of if to.variable.trainable else to
+        raise WeightsError(
+            f"{verb}: the target is {flags[to.variable.trainable]}, the source "
+            f"{flags[of.variable.trainable]}. One variable has one flag: set "
+            f'model.get_layer("{frozen.path}").trainable = True, or freeze both.'
+        )
+    for what in ("regularizer", "constraint"):
+        have, want = getattr(of.variable, what), getattr(to.variable, what)
+        if want is not None and _said(want) != _said(have):
+            raise WeightsError(
+                f"{verb}: the target has a {what}, {_said(want)}, and the source "
+                f"{_said(have) if have is not None else 'none'}. One variable has one: give both "
+                "the same, or take it off the target."
+            )
+
+
+def _said(thing: Any) -> Any:
+    if thing is None or not hasattr(thing, "get_config"):
+        return thing
+    return f"{type(thing).__name__}({keras.tree.map_structure(str, thing.get_config())})"
+
+
+def _check_users(graph: Graph, to: Weight, verb: str) -> None:
+    users = {
+        id(n.operation): _path(n)
+        for n in everything(graph)
+        if n.nested is None
+        and n.operation is not to.layer
+        and any(w is to.variable for w in getattr(n.operation, "weights", ()))
+    }
+    if users:
+        raise WeightsError(
+            f"{verb}: {to.path!r} shares this weight with {listed(users.values())}, through a layer "
+            "inside both, and a tie would part them. Tie the other way round."
+        )
