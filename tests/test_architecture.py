@@ -22,7 +22,7 @@ WITH_KERAS = [
     "build", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
     "api", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
-    "features/folder", "features/shards", "features/manifest", "features/store",
+    "features/folder", "features/remote", "features/manifest", "features/shards", "features/store",
     "features/fingerprint", "features/fixed", "features/data", "features/pipeline",
     "features/compute", "features/dataset", "features/advise", "features/fit_head", "testing",
     "files", "cli", "__main__",

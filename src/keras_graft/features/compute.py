@@ -17,6 +17,7 @@ from keras_graft.features.fixed import check_fixed
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import Column, Manifest, packed
 from keras_graft.features.pipeline import Ahead, Checksums, Writer, coded, labels
+from keras_graft.features.remote import folder_at
 from keras_graft.features.shards import DTYPES, dtype_of
 from keras_graft.features.store import FeatureStore
 
@@ -48,7 +49,8 @@ def compute(
             taps in one pass.
         data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
             Keras `PyDataset` or any iterable of batches. Its order must be the same every time.
-        store: The folder.
+        store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`),
+            where a shard is one object, put before the manifest that names it.
         batch_size: For arrays; others come in batches of their own.
         dtype: What floating features are kept as; None: as the trunk gives them.
         targets: Keep targets and sample weights too, if the data has them.
@@ -81,7 +83,7 @@ def compute(
     if keys is not None and len(keys) == 0:
         raise FeatureError("keys is empty.")
     check_fixed(trunk, frozen)
-    folder = Folder(store)
+    folder = folder_at(store)
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
@@ -97,7 +99,7 @@ def compute(
 def _forget(folder: Folder) -> None:
     """Take the manifest away first: a shard without one is nobody's."""
     if folder.read(_manifest.NAME) is not None:
-        (folder.path / _manifest.NAME).unlink()
+        folder.delete(_manifest.NAME)
     folder.sweep(set())
 
 

@@ -1,6 +1,6 @@
 """Where shards are written: whole files, durably, or not at all.
 
-The one interface for it: another place (an object store) needs these methods and nothing else.
+The one interface for it: `remote.py` has the same for object stores.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def size(self, name: str) -> int | None:
-        """Return how long a file is, None if there is none."""
-        try:
-            return (self.path / name).stat().st_size
-        except FileNotFoundError:
-            return None
+    def sizes(self) -> dict[str, int]:
+        """Return how long every file is, by name."""
+        if not self.path.is_dir():
+            return {}
+        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+
+    def delete(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def checksum(self, name: str) -> int:
         """Return the CRC-32 of a file, read anew and in pieces."""
@@ -105,20 +108,21 @@ class Folder:
                 total = zlib.crc32(piece, total)
         return total
 
-    def open(self, name: str) -> Parts:
-        """Open a file to read parts of it, closed when nobody uses it any more."""
-        return Parts(self.path / name)
+    def open(self, name: str, crc32: int) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more.
 
-    def names(self) -> list[str]:
-        """Return the names of all files."""
-        return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        Args:
+            name: The file.
+            crc32: Its checksum, for a place that has to fetch it first.
+        """
+        return Parts(self.path / name)
 
     def sweep(self, keep: set[str]) -> None:
         """Delete what a killed writer left: temporary files, and shards that nobody knows."""
-        for name in self.names():
+        for name in self.sizes():
             left = name.endswith(".safetensors") and name not in keep
             if left or name.endswith(_TEMPORARY):
-                (self.path / name).unlink()
+                self.delete(name)
 
     def lock(self) -> Any:
         """Return a handle that keeps other writers out until it is closed, or None if one is in.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.folder import Folder
+from keras_graft.features.manifest import ShardEntry
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
@@ -57,8 +58,8 @@ class Shard:
     of length, a JSON header of that length, the data.
     """
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        self._parts = folder.open(name)
+    def __init__(self, folder: Folder, entry: ShardEntry) -> None:
+        self._parts = folder.open(entry.file, entry.crc32)
         length = np.empty(1, "<u8")
         self._parts.read_into(0, length)
         text = np.empty(int(length[0]), np.uint8)
@@ -66,10 +67,10 @@ class Shard:
         header = json.loads(bytes(text))
         header.pop("__metadata__", None)
         self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {}
-        for key, entry in header.items():
-            dtype = bfloat16() if entry["dtype"] == "BF16" else np.dtype(_DTYPES[entry["dtype"]])
-            start = 8 + int(length[0]) + entry["data_offsets"][0]
-            self.columns[key] = dtype, tuple(entry["shape"][1:]), start
+        for key, tensor in header.items():
+            dtype = bfloat16() if tensor["dtype"] == "BF16" else np.dtype(_DTYPES[tensor["dtype"]])
+            start = 8 + int(length[0]) + tensor["data_offsets"][0]
+            self.columns[key] = dtype, tuple(tensor["shape"][1:]), start
 
     def read(self, name: str, rows: np.ndarray, into: np.ndarray) -> None:
         """Read rows, whose numbers ascend, into an array of bytes, one row a line."""
@@ -89,19 +90,18 @@ class Rows:
 
     Args:
         folder: Where the shards are.
-        shards: The name and the number of rows of each.
+        shards: What they hold, in order.
     """
 
-    def __init__(self, folder: Folder, shards: list[tuple[str, int]]) -> None:
-        self._folder = folder
-        self._names = [name for name, _ in shards]
-        self._starts = np.cumsum([0, *(rows for _, rows in shards)])
+    def __init__(self, folder: Folder, shards: Sequence[ShardEntry]) -> None:
+        self._folder, self._shards = folder, shards
+        self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
         self._open: dict[int, Shard] = {}
         self._lock = threading.Lock()
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            shard = self._open.pop(number, None) or Shard(self._folder, self._names[number])
+            shard = self._open.pop(number, None) or Shard(self._folder, self._shards[number])
             self._open[number] = shard
             if len(self._open) > _OPEN:  # the one that was not used for longest
                 self._open.pop(next(iter(self._open)))
