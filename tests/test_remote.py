@@ -49,6 +49,9 @@ def assert_same(store, local):
 
 
 def test_the_store_is_the_local_one(url, local):
+    system, root = fsspec.core.url_to_fs(url)
+    system.makedirs(root)
+    system.pipe_file(f"{root}/shard-00077.safetensors", b"of a killed writer")
     store = crash_writer.run(url)
     assert store.path == url and url in str(store)
     assert_same(store, local)
