@@ -23,8 +23,9 @@ WITH_KERAS = [
     "api", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
     "features/folder", "features/remote", "features/manifest", "features/shards", "features/store",
-    "features/fingerprint", "features/fixed", "features/data", "features/pipeline",
-    "features/compute", "features/dataset", "features/advise", "features/fit_head", "testing",
+    "features/fingerprint", "features/fixed", "features/data", "features/columns",
+    "features/building", "features/pipeline", "features/run", "features/ray_rows",
+    "features/ray_engine", "features/compute", "features/dataset", "features/advise", "features/fit_head", "testing",
     "files", "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS

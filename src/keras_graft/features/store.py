@@ -144,7 +144,11 @@ class FeatureStore(Tabular):
             + ", ".join(f"{k} {v}" for k, v in m.versions.items())
         )
         rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
-        return [(title, ("column", "rows", "bytes/sample"), rows)]
+        found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
+        if m.skipped:
+            head = ("sample of the data", "left out, since")
+            found.append(("", head, [(s.index, s.reason) for s in m.skipped]))
+        return found
 
     def __repr__(self) -> str:
         return f"<FeatureStore {self.path!r}: {len(self)} samples>"
