@@ -198,7 +198,7 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
         if ours != theirs:
             raise FeatureError(
                 f"{first.path} and {other.path} do not leave out the same samples: "
-                f"{listed(sorted(ours ^ theirs))} are in one of them."
+                f"{listed(map(str, sorted(ours ^ theirs)))} are in one of them."
             )
         if len(other) != len(first):
             raise FeatureError(
