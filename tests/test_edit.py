@@ -178,3 +178,24 @@ def test_what_cannot_be_edited_is_refused_and_changes_nothing(make, attempt, wor
     assert _keras.donor_nodes(functional) == nodes
     assert model.get_config() == config
     assert_same_graph(model, graph, same_layers=True)
+
+
+def test_a_layer_outlives_the_model_it_was_put_into():
+    # Keras counts a layer's outputs by its first call, also when that is of a model long gone.
+    model = residual()
+    layer = layers.Activation("linear", name="linear")
+    first = kg.insert(model, layer, after="stem")
+    second = kg.build(kg.read(first))
+    expected = numpy_of(first)
+    del first
+    gc.collect()
+    assert layer.output is second.get_layer("linear").output
+    third = kg.build(kg.read(second))
+    assert np.array_equal(numpy_of(third), expected)
+    del second
+    gc.collect()
+    assert np.array_equal(numpy_of(kg.build(kg.read(third))), expected)
+
+
+def numpy_of(model):
+    return keras.ops.convert_to_numpy(model(np.ones((2, 8, 8, 3), "float32")))

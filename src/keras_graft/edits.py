@@ -98,11 +98,12 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
 
     graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
     matched = [(new, *match_weights(old, new, verb)) for old, new, verb in keep.values()]
-    for (old, new, verb), (_, report, weights_) in zip(keep.values(), matched, strict=True):
-        carry(new, report, weights_)
+    for old, new, verb in keep.values():
         tied_again(old, new, verb)
+    for new, report, pairs_ in matched:
+        carry(new, report, pairs_)
     if matched:
-        graph = retied(graph, [pair for _, _, weights_ in matched for pair in weights_])
+        graph = retied(graph, [pair for _, _, pairs_ in matched for pair in pairs_])
     return edited(model, graph, f"replace {target!r}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -45,21 +46,51 @@ class SharedVariable:
 
 
 @dataclass(frozen=True)
+class TiedWeight:
+    """A weight that is computed from a variable of another layer: see `kg.tie`.
+
+    Attributes:
+        target: The weight, `"lm_head.kernel"`.
+        source: The weight it is tied to, as it was named where both were last in one model.
+        transform: How it is computed from that: `"transpose"`, or None.
+        here: Whether the source's layer is in this model. If not, this layer holds the variable.
+    """
+
+    target: str
+    source: str
+    transform: str | None
+    here: bool
+
+
+@dataclass(frozen=True)
 class Sharing(Tabular):
     """The sharing report of a model; prints as tables.
 
     Attributes:
         operations: What is called more than once, in graph order.
         variables: What more than one operation uses, in graph order.
+        ties: The weights that are tied, in graph order.
     """
 
     operations: tuple[SharedOperation, ...]
     variables: tuple[SharedVariable, ...]
+    ties: tuple[TiedWeight, ...] = ()
 
     def tables(self) -> list[Table]:
         """Return a table of operations and one of variables."""
         operations = [(o.calls[0], len(o.calls), o.parameters) for o in self.operations]
         variables = [(v.name, ", ".join(v.users), v.parameters) for v in self.variables]
+        ties = [
+            (
+                t.target,
+                t.source,
+                t.transform or "",
+                "" if t.here else "not in this model: held here",
+            )
+            for t in self.ties
+        ]
+        title = _count(len(ties), "weight is", "weights are") + " tied"
+        more: list[Table] = [(title, ("weight", "tied to", "transform", ""), ties)] if ties else []
         return [
             (
                 _count(len(operations), "operation is", "operations are")
@@ -72,6 +103,7 @@ class Sharing(Tabular):
                 ("variable", "used by", "params"),
                 variables,
             ),
+            *more,
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +116,7 @@ class Sharing(Tabular):
                 {"name": v.name, "used_by": list(v.users), "parameters": v.parameters}
                 for v in self.variables
             ],
+            "ties": [dataclasses.asdict(t) for t in self.ties],
         }
 
 
@@ -114,14 +147,41 @@ def sharing(graph: Graph) -> Sharing:
         if len(found) > 1
         for first in [next(iter(found.values()))]
     )
-    ties = tuple(
+    variables_ = tuple(
         SharedVariable(
             variables[key], str(getattr(variables[key], "path", "variable")),
             tuple(n.path for n in found.values()), math.prod(variables[key].shape),
         )
         for key, found in users.items() if len(found) > 1
     )  # fmt: skip
-    return Sharing(operations, ties)
+    return Sharing(operations, variables_, _ties(graph, users))
+
+
+def ties_of(operation: Any) -> list[Any]:
+    """Return what is remembered on an operation of its ties; their sources are known."""
+    known = getattr(operation, "__dict__", {}).get("_keras_graft_ties", ())
+    return [tie for tie in known if tie.source is not None]
+
+
+def _ties(graph: Graph, users: dict[int, dict[int, Node]]) -> tuple[TiedWeight, ...]:
+    found: dict[tuple[int, str], TiedWeight] = {}
+    for node in everything(graph):
+        for tie in ties_of(node.operation):
+            owners = [
+                user
+                for user in users.get(id(tie.source), {}).values()
+                if all(t.inside or t.source is not tie.source for t in ties_of(user.operation))
+            ]
+            path = "/".join([*(n.name for n in node.scope), node.name])
+            source = tie.source_name
+            if owners:
+                owner = "/".join([*(n.name for n in owners[0].scope), owners[0].name])
+                source = f"{owner}.{tie.source_weight}"
+            found.setdefault(
+                (id(node.operation), tie.weight),
+                TiedWeight(f"{path}.{tie.weight}", source, tie.transform, bool(owners)),
+            )
+    return tuple(found.values())
 
 
 def _count(number: int, one: str, many: str) -> str:

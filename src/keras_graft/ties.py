@@ -188,7 +188,7 @@ def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
     owned = set()
     for node in everything(graph):
         if node.nested is None:
-            own = {id(t.source) for t in _keras.ties_of(node.operation)}
+            own = {id(t.source) for t in _keras.ties_of(node.operation) if not t.inside}
             owned |= {id(w) for w in getattr(node.operation, "weights", ()) if id(w) not in own}
     return {
         (id(node.operation), tie.weight): (

@@ -196,7 +196,8 @@ def _parts(item: Any) -> list[Any]:
         return [item.func, *item.args, *item.keywords.values()]
     if isinstance(item, (types.FunctionType, *_SHARED)):
         return []
-    return list(getattr(item, "__dict__", {}).values())
+    # Not through the nodes of a layer: they lead to whatever else was called behind it.
+    return [v for k, v in getattr(item, "__dict__", {}).items() if k not in _NOT_TAKEN]
 
 
 def _uncompile(model: Any) -> None:

@@ -231,14 +231,24 @@ class _Entry(Node):
             _trim(layer._inbound_nodes)
 
     @property
+    def _node(self) -> Any:
+        """The node; once it is gone, the first that is left.
+
+        `layer.output` is that of the first entry, and Keras counts a layer's outputs by it when it
+        makes any model: a layer that was put into a model must not lose it with that model.
+        """
+        left = (getattr(e, "_ref", lambda e=e: e)() for e in self.operation._inbound_nodes)
+        return self._ref() or next((node for node in left if node is not None), None)
+
+    @property
     def arguments(self) -> Any:  # type: ignore[override]
-        real = self._ref()
-        return SymbolicArguments() if real is None else real.arguments
+        node = self._node
+        return SymbolicArguments() if node is None else node.arguments
 
     @property
     def outputs(self) -> list[Any]:  # type: ignore[override]
-        real = self._ref()
-        return [] if real is None else real.outputs
+        node = self._node
+        return [] if node is None else node.outputs
 
     @property
     def dead(self) -> bool:

@@ -31,6 +31,7 @@ class Tie:
         seen: What the layer works with: the source itself, or a `Tied`.
         own: The name, path, regularizer and constraint of the variable that is gone.
         tentative: Whether `source` is of a layer out of a file, which the model may have too.
+        inside: Whether the source belongs to a layer inside the tied one.
     """
 
     weight: str
@@ -42,6 +43,7 @@ class Tie:
     seen: Any = None
     own: dict[str, Any] = field(default_factory=dict)
     tentative: bool = False
+    inside: bool = False
 
     @property
     def source_name(self) -> str:
@@ -83,19 +85,38 @@ def layers_inside(layer: Any) -> list[Any]:
     return list(found.values())
 
 
-def named_weights(layer: Any) -> dict[str, Any]:
-    """Return the weights of a layer by their paths after its own name: `"query/kernel"`."""
-    tied = {id(tie.source): tie.weight for tie in ties_of(layer)}
+def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
+    """Return the weights of a layer by their paths after its own name: `"query/kernel"`.
+
+    Args:
+        layer: The layer.
+        tied: Whether the weights are named that it has from another layer.
+    """
+    ties: dict[int, list[str]] = {}
+    for tie in ties_of(layer):
+        ties.setdefault(id(tie.source), []).append(tie.weight)
     found: dict[str, Any] = {}
     for weight in layer.weights:
-        name = tied.get(id(weight)) or _inner_name(weight.path, layer)
-        number = 1
-        unique = name
-        while unique in found:  # two layers inside of one name
-            number += 1
-            unique = f"{name}#{number}"
-        found[unique] = weight
+        names = ties.get(id(weight), []) if tied else []
+        if id(weight) not in ties or owns(layer, weight):
+            names = [*names, _inner_name(weight.path, layer)]
+        for name in names:
+            number = 1
+            unique = name
+            while unique in found:  # two layers inside of one name
+                number += 1
+                unique = f"{name}#{number}"
+            found[unique] = weight
     return found
+
+
+def owns(layer: Any, variable: Any) -> bool:
+    """Whether a variable belongs to a layer, or to one inside, and not by a tie alone."""
+    return any(
+        any(item is variable for _, store in user._tracker.config.values() for item in store)
+        and not any(item is variable for item in user.__dict__.get("_keras_graft_not_saved", ()))
+        for user in layers_inside(layer)
+    )
 
 
 def _inner_name(path: str, layer: Any) -> str:

@@ -16,6 +16,7 @@ from keras_graft._keras.tied_layer import (
     become_tied,
     layers_inside,
     named_weights,
+    owns,
     plain_class,
 )
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied
@@ -43,7 +44,7 @@ def carry_out(layer: Any, tie: Tie, source: Any) -> None:
         user.__dict__.setdefault("_keras_graft_not_saved", []).extend((seen, source))
     if not tie.own:
         tie.own = {name: vars(old)[name] for name in OWN}
-    tie.source, tie.seen = source, seen
+    tie.source, tie.seen, tie.inside = source, seen, owns(layer, source)
     ties = layer.__dict__.setdefault("_keras_graft_ties", [])
     if tie not in ties:
         ties.append(tie)
