@@ -17,6 +17,7 @@ except ImportError:  # Windows: two writers at once are not noticed there
     fcntl = None
 
 _TEMPORARY = ".part"
+_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
 
 
 class Parts:
@@ -24,22 +25,23 @@ class Parts:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._number = self._file.fileno()
         self._lock = threading.Lock()
 
-    def read_into(self, start: int, buffer: Any) -> None:
+    def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill a buffer with what stands in the file from `start` on.
 
-        Not from a memory map: Linux maps two megabytes around a touched page, so shuffled rows
+        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
         would soon count the whole store as resident.
         """
-        if hasattr(os, "preadv"):
-            count = os.preadv(self._file.fileno(), [buffer], start)
+        if _PREADV is not None:
+            count = _PREADV(self._number, (buffer,), start)
         else:
             with self._lock:
                 self._file.seek(start)
                 count = self._file.readinto(buffer)
-        if count != memoryview(buffer).nbytes:
-            raise OSError(f"{self._file.name} ends before byte {start + memoryview(buffer).nbytes}")
+        if count != buffer.nbytes:
+            raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
