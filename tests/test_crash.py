@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import crash_writer
+import keras
 import numpy as np
 import pytest
 
 import keras_graft as kg
 from keras_graft.features import FeatureStore, compute
 
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="nothing of a backend")
 module = sys.modules["keras_graft.features.compute"]  # the function hides the module
 WRITER = Path(crash_writer.__file__)
 

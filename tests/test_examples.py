@@ -1,4 +1,4 @@
-"""The examples run and print what they promise; digits.py, which trains, is run by `make test`."""
+"""The examples run and print what they promise; digits.py and photographs.py, which train, are run by `make test`."""
 
 import runpy
 from pathlib import Path
@@ -28,7 +28,7 @@ WORDS = {
 
 
 def test_every_example_is_tested():
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {*WORDS, "digits"}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {*WORDS, "digits", "photographs"}
 
 
 @pytest.mark.parametrize("name", sorted(WORDS))

@@ -90,9 +90,64 @@ def test_overflow_is_an_error_and_not_an_infinity(tmp_path):
     trunk = keras.Model(x, x * 1000.0, name="loud")
     data = np.ones((20, 2), "float32")
     data[13] = 70
-    with pytest.raises(kg.FeatureError, match="of sample 13 is up to 70000.*bfloat16"):
+    with pytest.raises(kg.FeatureError, match="Sample 13 fails: features is up to 70000.*bfloat16"):
         run(trunk, data, tmp_path, dtype="float16")
     assert len(run(trunk, data, tmp_path, dtype="bfloat16", resume=False)) == 20
+
+
+def failing(trunk, bad, monkeypatch):
+    real = trunk.predict_on_batch
+
+    def predict_on_batch(x):
+        if np.isin(x[:, 0, 0, 0], bad).any():
+            raise ValueError("no such word\nand more")
+        return real(x)
+
+    monkeypatch.setattr(trunk, "predict_on_batch", predict_on_batch)
+
+
+def test_samples_that_fail_are_named_or_left_out_and_listed(trunk, tmp_path, monkeypatch):
+    x, y = images()
+    x[[8, *range(16, 24), 49], 0, 0, 0] = 7  # one of a batch, a whole batch, the last of all
+    keys = np.arange(50) * 10
+    failing(trunk, 7, monkeypatch)
+    with pytest.raises(kg.FeatureError, match=r"Sample 8 fails: ValueError: no such word\. .*skip"):
+        run(trunk, (x, y), tmp_path)
+    store = run(trunk, (x, y), tmp_path, keys=keys, on_error="skip", resume=False)
+    bad = [8, *range(16, 24), 49]
+    assert [s.index for s in store.manifest.skipped] == bad
+    good = np.delete(np.arange(50), bad)
+    found = store.to_numpy()
+    np.testing.assert_array_equal(found["targets"], y[good])
+    np.testing.assert_array_equal(found["keys"], keys[good])
+    np.testing.assert_allclose(
+        found["features"], trunk.predict(x[good], verbose=0), rtol=1e-5, atol=1e-6
+    )
+    assert len(store) == 40 and store.verify() and "left out, since" in str(store)
+    # Taken as it is, and gone on with, only by who knows that samples are left out.
+    again = {"keys": keys, "on_error": "skip"}
+    assert len(run(trunk, (x, y), tmp_path, **again)) == 40
+    kg.features.keep(store.path, 2)
+    assert len(FeatureStore(store.path)) == 23 and not FeatureStore(store.path).complete
+    resumed = run(trunk, (x, y), tmp_path, **again)
+    assert resumed.manifest == store.manifest
+    with pytest.raises(kg.FeatureError, match="Sample 8 fails"):
+        run(trunk, (x, y), tmp_path, keys=keys)
+    whole = run(donor_twin(trunk), (np.where(x == 7, 0, x), y), tmp_path / "whole", keys=keys)
+    with pytest.raises(kg.FeatureError, match="do not leave out the same samples: '?8'?, '?16"):
+        FeatureDataset([store, whole], 8)
+
+
+def donor_twin(trunk):
+    return kg.freeze(keras.Model(trunk.input, trunk.output))
+
+
+def test_what_fails_on_every_sample_is_raised_as_it_is(trunk, tmp_path, monkeypatch):
+    x, y = images()
+    x[:, 0, 0, 0] = 7
+    failing(trunk, 7, monkeypatch)
+    with pytest.raises(ValueError, match="no such word"):
+        run(trunk, (x, y), tmp_path, on_error="skip")
 
 
 # -- data ------------------------------------------------------------------------------------

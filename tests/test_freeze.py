@@ -150,6 +150,20 @@ def test_weights_are_the_donors_whatever_they_become():
     assert len(donor.trainable_variables) == 12
 
 
+def test_reports_know_the_variables_behind_frozen_layers():
+    donor = residual()
+    frozen = kg.freeze(donor, ["stem", "bn0"])
+    found = kg.diff(donor, frozen)
+    assert found.shared_parameters == donor.count_params()
+    assert found.new_parameters == found.dropped_parameters == 0
+    assert [x.name for x in found.new] == [x.name for x in found.dropped] == ["stem", "bn0"]
+    x = keras.Input((8, 8, 3))
+    stem = donor.get_layer("stem")
+    both = keras.Model(x, layers.Add()([kg.layers.Frozen(stem, name="still")(x), stem(x)]))
+    ties = {id(v.variable): v.users for v in kg.sharing(both).variables}
+    assert ties == {id(w): ("still", "stem") for w in stem.weights}
+
+
 def test_a_layer_called_several_times_stays_one():
     frozen = kg.freeze(shared(), "shared#1")
     assert len(frozen.weights) == 2 and frozen.trainable_variables == []

@@ -375,7 +375,13 @@ def sort(nodes: Iterable[Node], inputs: Sequence[Value] = ()) -> tuple[Node, ...
 
 def weights_of(operation: Any) -> dict[int, int]:
     """Return the weights of an operation as {identity: number of parameters}."""
-    return {id(w): math.prod(w.shape) for w in getattr(operation, "weights", ())}
+    weights = getattr(operation, "weights", ())
+    return {id(variable_behind(w)): math.prod(w.shape) for w in weights}
+
+
+def variable_behind(weight: Any) -> Any:
+    """Return the variable whose value a weight is: that of a frozen layer is a view of another."""
+    return getattr(weight, "source", weight)
 
 
 def count_parameters(operations: Iterable[Any]) -> int:

@@ -104,8 +104,8 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
         one = duplicate(nodes[0], one.name)
         every = [node.operation.weights for node in nodes]
         for target, *values in zip(one.weights, *every, strict=True):
-            total = sum(keras.ops.cast(v.value, "float32") for v in values)
-            target.assign(keras.ops.cast(total / len(values), target.dtype))
+            stacked = keras.ops.stack([keras.ops.cast(v.value, "float32") for v in values])
+            target.assign(keras.ops.cast(keras.ops.mean(stacked, axis=0), target.dtype))
     places = calls_of(graph, [node.operation for node in nodes])
     return like(model, exchanged(graph, places, lambda node: one))
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_graft.graph import Graph, count_parameters
+from keras_graft.graph import Graph, count_parameters, variable_behind
 from keras_graft.node import Node
 from keras_graft.select import everything
 from keras_graft.tabular import Table, Tabular
@@ -134,7 +134,7 @@ def sharing(graph: Graph) -> Sharing:
         level = id(node.scope[-1].operation) if node.scope else 0
         calls.setdefault(id(node.operation), {}).setdefault((level, node.label), node)
         if node.nested is None:
-            for variable in getattr(node.operation, "weights", ()):
+            for variable in map(variable_behind, getattr(node.operation, "weights", ())):
                 variables[id(variable)] = variable
                 users.setdefault(id(variable), {}).setdefault(id(node.operation), node)
     operations = tuple(

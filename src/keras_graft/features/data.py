@@ -31,7 +31,11 @@ class Batch:
     def __len__(self) -> int:
         return len(tree.flatten(self.x)[0])
 
-    def __getitem__(self, rows: slice) -> Batch:
+    def rows(self, numbers: list[int]) -> Batch:
+        """Return some of the samples; all of them as they are."""
+        return self if len(numbers) == len(self) else self[numbers]
+
+    def __getitem__(self, rows: Any) -> Batch:
         return Batch(*(
             None if part is None else tree.map_structure(lambda a: a[rows], part)
             for part in (self.x, self.y, self.w)

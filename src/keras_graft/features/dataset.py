@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.store import FeatureStore
+from keras_graft.select import listed
 
 _AHEAD = 2
 
@@ -193,6 +194,12 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
         raise FeatureError(f"{len(stores)} stores and the names {names}: give one for each.")
     first = stores[0]
     for other in stores[1:]:
+        ours, theirs = ({s.index for s in store.manifest.skipped} for store in (first, other))
+        if ours != theirs:
+            raise FeatureError(
+                f"{first.path} and {other.path} do not leave out the same samples: "
+                f"{listed(map(str, sorted(ours ^ theirs)))} are in one of them."
+            )
         if len(other) != len(first):
             raise FeatureError(
                 f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: side by side "
@@ -207,7 +214,7 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
 
 def _inputs(store: FeatureStore) -> Any:
     """Return the checksums of the inputs, if the stores are cut in the same places."""
-    return [(s.rows, s.inputs) for s in store.manifest.shards]
+    return [(s.samples, s.inputs) for s in store.manifest.shards]
 
 
 def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:

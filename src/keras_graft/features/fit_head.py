@@ -100,7 +100,7 @@ def fit_head(
         model: The donor.
         at: Where to cut, as `kg.split` takes it.
         data: With targets, as `kg.features.compute` takes it.
-        store: The folder for the features; what is there is used if it is of this trunk and data.
+        store: The folder for the features, or its URL; what is there is used if it is of this trunk and data.
         head: A model of the features to train instead of the donor's own head.
         complete: Add values that also cross the cut, instead of refusing.
         compile: Arguments for `head.compile`; by default those of the donor or of `head`.

@@ -1,6 +1,6 @@
 """Where shards are written: whole files, durably, or not at all.
 
-The one interface for it: another place (an object store) needs these methods and nothing else.
+The one interface for it: `remote.py` has the same for object stores.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ except ImportError:  # Windows: two writers at once are not noticed there
     fcntl = None
 
 _TEMPORARY = ".part"
+_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
 
 
 class Parts:
@@ -24,22 +25,23 @@ class Parts:
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._number = self._file.fileno()
         self._lock = threading.Lock()
 
-    def read_into(self, start: int, buffer: Any) -> None:
+    def read_into(self, start: int, buffer: memoryview) -> None:
         """Fill a buffer with what stands in the file from `start` on.
 
-        Not from a memory map: Linux maps two megabytes around a touched page, so shuffled rows
+        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
         would soon count the whole store as resident.
         """
-        if hasattr(os, "preadv"):
-            count = os.preadv(self._file.fileno(), [buffer], start)
+        if _PREADV is not None:
+            count = _PREADV(self._number, (buffer,), start)
         else:
             with self._lock:
                 self._file.seek(start)
                 count = self._file.readinto(buffer)
-        if count != memoryview(buffer).nbytes:
-            raise OSError(f"{self._file.name} ends before byte {start + memoryview(buffer).nbytes}")
+        if count != buffer.nbytes:
+            raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -90,12 +92,15 @@ class Folder:
         except FileNotFoundError:
             return None
 
-    def size(self, name: str) -> int | None:
-        """Return how long a file is, None if there is none."""
-        try:
-            return (self.path / name).stat().st_size
-        except FileNotFoundError:
-            return None
+    def sizes(self) -> dict[str, int]:
+        """Return how long every file is, by name."""
+        if not self.path.is_dir():
+            return {}
+        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+
+    def delete(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def checksum(self, name: str) -> int:
         """Return the CRC-32 of a file, read anew and in pieces."""
@@ -105,20 +110,21 @@ class Folder:
                 total = zlib.crc32(piece, total)
         return total
 
-    def open(self, name: str) -> Parts:
-        """Open a file to read parts of it, closed when nobody uses it any more."""
-        return Parts(self.path / name)
+    def open(self, name: str, crc32: int) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more.
 
-    def names(self) -> list[str]:
-        """Return the names of all files."""
-        return sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else []
+        Args:
+            name: The file.
+            crc32: Its checksum, for a place that has to fetch it first.
+        """
+        return Parts(self.path / name)
 
     def sweep(self, keep: set[str]) -> None:
         """Delete what a killed writer left: temporary files, and shards that nobody knows."""
-        for name in self.names():
+        for name in self.sizes():
             left = name.endswith(".safetensors") and name not in keep
             if left or name.endswith(_TEMPORARY):
-                (self.path / name).unlink()
+                self.delete(name)
 
     def lock(self) -> Any:
         """Return a handle that keeps other writers out until it is closed, or None if one is in.

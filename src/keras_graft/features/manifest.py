@@ -42,16 +42,30 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A sample of the data that is not in the store.
+
+    Attributes:
+        index: Its number in the data.
+        reason: Why it failed.
+    """
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class ShardEntry:
     """One shard.
 
     Attributes:
         file: Its name.
-        rows: How many samples.
+        rows: How many samples it holds.
         bytes: How long the file is.
         crc32: The checksum of the file.
-        inputs: The checksum of the inputs that its rows were made of, for each input.
+        inputs: The checksum of the inputs that it was made of, for each input.
         labels: The checksum of each column beside the features: targets, sample weights, keys.
+        skipped: The samples among them that failed, and so are no rows.
     """
 
     file: str
@@ -60,6 +74,19 @@ class ShardEntry:
     crc32: int
     inputs: tuple[int, ...]
     labels: tuple[int, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """How many samples it was made of."""
+        return self.rows + len(self.skipped)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> ShardEntry:
+        """Return what JSON says."""
+        skipped = tuple(Skipped(**s) for s in raw["skipped"])
+        inputs, labels = tuple(raw["inputs"]), tuple(raw["labels"])
+        return cls(**{**raw, "inputs": inputs, "labels": labels, "skipped": skipped})
 
 
 @dataclass(frozen=True)
@@ -71,7 +98,7 @@ class Manifest:
         layout: How features, targets and weights are nested: `"one"`, `"dict"` or `"list"`.
         trunk: The fingerprint of the trunk, by part.
         batch_size: Samples in a batch when it was computed.
-        rows_per_shard: Samples after which a shard is full.
+        rows_per_shard: Samples of the data after which a shard is full.
         versions: Of Keras, its backend and keras-graft.
         shards: The shards, in order: the samples are in the order of the data.
         complete: Whether the data came to its end.
@@ -92,6 +119,16 @@ class Manifest:
         """How many samples there are."""
         return sum(shard.rows for shard in self.shards)
 
+    @property
+    def samples(self) -> int:
+        """How many samples of the data are dealt with: those that failed count too."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The samples of the data that failed."""
+        return tuple(sample for shard in self.shards for sample in shard.skipped)
+
     def replace(self, **changes: Any) -> Manifest:
         """Return it with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -99,6 +136,11 @@ class Manifest:
     def save(self, folder: Folder) -> None:
         """Write it, in the place of the one before."""
         folder.write(NAME, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"shard-{number:05}.safetensors"
 
 
 def load(folder: Folder) -> Manifest | None:
@@ -121,10 +163,7 @@ def load(folder: Folder) -> Manifest | None:
         raw["columns"] = {
             k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
         }
-        raw["shards"] = tuple(
-            ShardEntry(**{**s, "inputs": tuple(s["inputs"]), "labels": tuple(s["labels"])})
-            for s in raw["shards"]
-        )
+        raw["shards"] = tuple(ShardEntry.of(shard) for shard in raw["shards"])
         return Manifest(**raw)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise FeatureError(

@@ -4,67 +4,41 @@ from __future__ import annotations
 
 import queue
 import threading
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import keras
-import numpy as np
-
 from keras_graft.errors import FeatureError
+from keras_graft.features.building import Building
+from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
 from keras_graft.features.folder import Folder
-from keras_graft.features.manifest import Manifest, ShardEntry
-from keras_graft.features.shards import encode
-
-
-class Checksums:
-    """Checksums of arrays, one for each, however they are cut into batches."""
-
-    def __init__(self) -> None:
-        self._values: dict[int, int] = {}
-
-    def add(self, x: Any) -> None:
-        for i, leaf in enumerate(keras.tree.flatten(x)):
-            data = np.ascontiguousarray(leaf)
-            if data.dtype.hasobject:
-                raise FeatureError("An input holds Python objects, which is no array of numbers.")
-            flat: Any = data.reshape(-1).view(np.uint8)
-            self._values[i] = zlib.crc32(flat, self._values.get(i, 0))
-
-    @property
-    def values(self) -> tuple[int, ...]:
-        return tuple(self._values.values())
-
-
-def labels(columns: Mapping[str, Any]) -> list[Any]:
-    """Return the columns that are no features, in an order of their own."""
-    return [columns[name] for name in sorted(columns) if not name.startswith("features/")]
+from keras_graft.features.manifest import Manifest, Skipped, shard_name
 
 
 class Writer:
     """Writes shards in a thread of its own, while the next batches are computed."""
 
-    def __init__(self, folder: Folder, manifest: Manifest, cast: Any) -> None:
-        self._folder, self._manifest, self._cast = folder, manifest, cast
+    def __init__(self, folder: Folder, manifest: Manifest, columns: Columns, skip: bool) -> None:
+        self._folder, self._manifest = folder, manifest
+        self._columns, self._skip = columns, skip
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
-        self._parts: list[dict[str, np.ndarray]] = []
-        self._rows, self._inputs, self._labels = 0, Checksums(), Checksums()
+        self._building = Building(columns, manifest.columns)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def put(self, columns: dict[str, Any], x: Any, start: int) -> None:
+    def put(self, *batch: Any) -> None:
+        """Take what `Building.add` takes; nothing at the end."""
         while self._error is None:
             try:
-                return self._queue.put((columns, x, start), timeout=0.1)
+                return self._queue.put(batch, timeout=0.1)
             except queue.Full:
                 continue
         raise self._error
 
     def finish(self) -> None:
         """Write what is left, and say that the data came to its end."""
-        self.put({}, None, -1)
+        self.put()
         self.stop()
         if self._error is not None:
             raise self._error
@@ -81,53 +55,40 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
-                columns, x, start = item
-                if start < 0:
+            while (batch := self._queue.get()) is not None:
+                if batch:
+                    self._add(*batch)
+                else:
                     self._flush()
                     self._manifest = self._manifest.replace(complete=True)
                     self._manifest.save(self._folder)
-                else:
-                    self._add(columns, x, start)
         except BaseException as error:  # it is raised where the next batch is put
             self._error = error
 
-    def _add(self, columns: dict[str, Any], x: Any, start: int) -> None:
-        part = {}
-        for name, array in columns.items():
-            array = self._cast(name, np.asarray(array), start)
-            known = self._manifest.columns[name]
-            if tuple(array.shape[1:]) != known.shape or array.dtype.name != known.dtype:
-                raise FeatureError(
-                    f"{name.removesuffix('/')} of the samples from {start} on is "
-                    f"{tuple(array.shape[1:])} {array.dtype.name}, and was {known.shape} "
-                    f"{known.dtype} before: a store holds rows of one shape."
-                )
-            part[name] = array
-        self._inputs.add(x)
-        self._labels.add(labels(part))
-        self._parts.append(part)
-        self._rows += len(next(iter(part.values())))
+    def _add(self, *batch: Any) -> None:
+        self._building.add(*batch)
+        if self._building.skipped and not self._skip:
+            raise failed(self._building.skipped[0])
         # Whole batches: the same samples are computed together again after a crash.
-        if self._rows >= self._manifest.rows_per_shard:
+        if self._building.samples >= self._manifest.rows_per_shard:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._parts:
+        if not self._building.samples:
             return
-        # What is put together is let go, column by column: half the memory.
-        names = list(self._parts[0])
-        whole = {name: np.concatenate([part.pop(name) for part in self._parts]) for name in names}
-        data = encode(whole)
-        name = f"shard-{len(self._manifest.shards):05d}.safetensors"
-        self._folder.write(name, data)
-        entry = ShardEntry(
-            name, self._rows, len(data), zlib.crc32(data), self._inputs.values, self._labels.values
-        )
+        data, entry = self._building.finish(shard_name(len(self._manifest.shards)))
+        self._folder.write(entry.file, data)
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
         self._manifest.save(self._folder)
-        self._parts, self._rows = [], 0
-        self._inputs, self._labels = Checksums(), Checksums()
+        self._building = Building(self._columns, self._manifest.columns)
+
+
+def failed(sample: Skipped) -> FeatureError:
+    """Return what is raised for a sample that fails."""
+    return FeatureError(
+        f"Sample {sample.index} fails: {sample.reason}. The shards before it are kept. To leave "
+        'out such samples, and list them in the store: on_error="skip".'
+    )
 
 
 class Ahead:
@@ -173,19 +134,3 @@ class Ahead:
     def close(self) -> None:
         self._closed = True
         self._thread.join()
-
-
-def coded(keys: Sequence[Any] | None) -> tuple[np.ndarray, bool] | None:
-    """Return keys as an array of numbers, and whether they are texts."""
-    if keys is None:
-        return None
-    array = np.asarray(keys)
-    if array.ndim != 1 or array.dtype.kind not in "iuUOS":
-        raise FeatureError("keys is a list of integers or of texts, one for each sample.")
-    if array.dtype.kind in "iu":
-        return array, False
-    texts = [str(key).encode() for key in array]
-    width = max(1, *map(len, texts)) if texts else 1
-    return np.frombuffer(b"".join(t.ljust(width, b"\0") for t in texts), np.uint8).reshape(
-        len(texts), width
-    ), True

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.folder import Folder
+from keras_graft.features.manifest import ShardEntry
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
@@ -20,6 +21,8 @@ _DTYPES = {
 DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
 _OPEN = 200
 """Files that are open at once: systems allow a thousand or so."""
+_SMALL = 64
+"""Columns of rows of so few bytes are kept in memory, as long as their shard is open."""
 
 
 def bfloat16() -> Any:
@@ -57,31 +60,58 @@ class Shard:
     of length, a JSON header of that length, the data.
     """
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        self._parts = folder.open(name)
-        length = np.empty(1, "<u8")
-        self._parts.read_into(0, length)
-        text = np.empty(int(length[0]), np.uint8)
-        self._parts.read_into(8, text)
-        header = json.loads(bytes(text))
+    def __init__(self, folder: Folder, entry: ShardEntry) -> None:
+        self._parts = folder.open(entry.file, entry.crc32)
+        self._rows = entry.rows
+        length = int.from_bytes(self._bytes(0, 8), "little")
+        header = json.loads(self._bytes(8, length))
         header.pop("__metadata__", None)
         self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {}
-        for key, entry in header.items():
-            dtype = bfloat16() if entry["dtype"] == "BF16" else np.dtype(_DTYPES[entry["dtype"]])
-            start = 8 + int(length[0]) + entry["data_offsets"][0]
-            self.columns[key] = dtype, tuple(entry["shape"][1:]), start
+        for key, tensor in header.items():
+            dtype = bfloat16() if tensor["dtype"] == "BF16" else np.dtype(_DTYPES[tensor["dtype"]])
+            start = 8 + length + tensor["data_offsets"][0]
+            self.columns[key] = dtype, tuple(tensor["shape"][1:]), start
+        self._whole: dict[str, np.ndarray] = {}
 
-    def read(self, name: str, rows: np.ndarray, into: np.ndarray) -> None:
-        """Read rows, whose numbers ascend, into an array of bytes, one row a line."""
-        start = self.columns[name][2]
+    def _bytes(self, start: int, length: int) -> bytes:
+        data = bytearray(length)
+        self._parts.read_into(start, memoryview(data))
+        return bytes(data)
+
+    def read(self, name: str, rows: np.ndarray, places: np.ndarray, into: np.ndarray) -> None:
+        """Read rows into an array of bytes, one row a line.
+
+        Args:
+            name: The column.
+            rows: The numbers of the rows, which ascend.
+            places: The line of `into` for each.
+            into: The array.
+        """
         width = into.shape[1]
-        if not width or not len(rows):
+        if width <= _SMALL:  # targets: a read for each would cost as much as the features
+            into[places] = self._column(name, width)[rows]
             return
-        # Neighbours are read at once.
-        edges = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
-        firsts = rows[edges[:-1]].tolist()
-        for first, low, high in zip(firsts, edges, edges[1:], strict=False):
-            self._parts.read_into(start + first * width, into[low:high])
+        start = self.columns[name][2]
+        lines = into.reshape(-1).data
+        first = place = number = 0
+        for row, at in zip(rows.tolist(), places.tolist(), strict=True):
+            if number and row == first + number and at == place + number:
+                number += 1  # neighbours are read at once
+                continue
+            if number:
+                self._parts.read_into(
+                    start + first * width, lines[place * width : (place + number) * width]
+                )
+            first, place, number = row, at, 1
+        self._parts.read_into(
+            start + first * width, lines[place * width : (place + number) * width]
+        )
+
+    def _column(self, name: str, width: int) -> np.ndarray:
+        if name not in self._whole:
+            data = self._bytes(self.columns[name][2], self._rows * width)
+            self._whole[name] = np.frombuffer(data, np.uint8).reshape(self._rows, width)
+        return self._whole[name]
 
 
 class Rows:
@@ -89,19 +119,18 @@ class Rows:
 
     Args:
         folder: Where the shards are.
-        shards: The name and the number of rows of each.
+        shards: What they hold, in order.
     """
 
-    def __init__(self, folder: Folder, shards: list[tuple[str, int]]) -> None:
-        self._folder = folder
-        self._names = [name for name, _ in shards]
-        self._starts = np.cumsum([0, *(rows for _, rows in shards)])
+    def __init__(self, folder: Folder, shards: Sequence[ShardEntry]) -> None:
+        self._folder, self._shards = folder, shards
+        self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
         self._open: dict[int, Shard] = {}
         self._lock = threading.Lock()
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            shard = self._open.pop(number, None) or Shard(self._folder, self._names[number])
+            shard = self._open.pop(number, None) or Shard(self._folder, self._shards[number])
             self._open[number] = shard
             if len(self._open) > _OPEN:  # the one that was not used for longest
                 self._open.pop(next(iter(self._open)))
@@ -113,25 +142,20 @@ class Rows:
         ordered = indices[order]
         homes = np.searchsorted(self._starts, ordered, side="right") - 1
         edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(ordered)]
-        sorted_rows: dict[str, np.ndarray] = {}
+        found: dict[str, np.ndarray] = {}
         kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
         for start, stop in zip(edges, edges[1:], strict=False):
             shard = self._shard(int(homes[start]))
             local = ordered[start:stop] - self._starts[homes[start]]
             for name in columns:
                 dtype, shape, _ = shard.columns[name]
-                if name not in sorted_rows:
+                if name not in found:
                     width = dtype.itemsize * int(np.prod(shape))
-                    sorted_rows[name] = np.empty((len(indices), width), np.uint8)
+                    found[name] = np.empty((len(indices), width), np.uint8)
                     kinds[name] = dtype, shape
-                shard.read(name, local, sorted_rows[name][start:stop])
+                shard.read(name, local, order[start:stop], found[name])
         result = {}
-        ascending = bool((order[1:] > order[:-1]).all())
-        for name, rows in sorted_rows.items():
+        for name, rows in found.items():
             dtype, shape = kinds[name]
-            if not ascending:
-                back = np.empty_like(rows)
-                back[order] = rows
-                rows = back
             result[name] = rows.reshape(-1).view(dtype).reshape(len(indices), *shape)
         return result

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features import manifest as _manifest
-from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import Manifest, unpacked
+from keras_graft.features.remote import folder_at
 from keras_graft.features.shards import Rows
 from keras_graft.tabular import Table, Tabular
 
@@ -19,14 +19,18 @@ class FeatureStore(Tabular):
     """Features that a trunk gave, on the disk; prints as a table.
 
     Args:
-        path: The folder that `kg.features.compute` wrote.
+        path: The folder that `kg.features.compute` wrote, or its URL.
+        cache: For a URL: a local folder to keep shards in once they are fetched. By default they
+            are kept as long as the store is used.
 
     Raises:
         FeatureError: If there is none, if it is damaged, or if a shard is missing or cut short.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._folder = Folder(path)
+    def __init__(
+        self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._folder = folder_at(path, cache)
         found = _manifest.load(self._folder)
         if found is None:
             raise FeatureError(
@@ -34,15 +38,16 @@ class FeatureStore(Tabular):
                 f"kg.features.compute(trunk, data, {str(path)!r}, batch_size=32)."
             )
         self.manifest: Manifest = found
+        sizes = self._folder.sizes()
         for number, shard in enumerate(self.manifest.shards):
-            size = self._folder.size(shard.file)
+            size = sizes.get(shard.file)
             if size != shard.bytes:
                 raise FeatureError(
                     f"{path}: shard {shard.file!r} "
                     + ("is not there" if size is None else f"has {size} bytes")
                     + f", {shard.bytes} were written. {self._way_out(number)}"
                 )
-        self._rows = Rows(self._folder, [(s.file, s.rows) for s in self.manifest.shards])
+        self._rows = Rows(self._folder, self.manifest.shards)
 
     @property
     def path(self) -> str:
@@ -139,7 +144,11 @@ class FeatureStore(Tabular):
             + ", ".join(f"{k} {v}" for k, v in m.versions.items())
         )
         rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
-        return [(title, ("column", "rows", "bytes/sample"), rows)]
+        found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
+        if m.skipped:
+            head = ("sample of the data", "left out, since")
+            found.append(("", head, [(s.index, s.reason) for s in m.skipped]))
+        return found
 
     def __repr__(self) -> str:
         return f"<FeatureStore {self.path!r}: {len(self)} samples>"
@@ -149,10 +158,10 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
     """Keep the first shards of a store and forget the others, so that they are computed again.
 
     Args:
-        path: The folder.
+        path: The folder, or its URL.
         shards: How many to keep.
     """
-    folder = Folder(path)
+    folder = folder_at(path)
     found = _manifest.load(folder)
     if found is None:
         raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")

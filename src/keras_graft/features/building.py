@@ -1,0 +1,147 @@
+"""One shard while it is made: batch by batch, with checksums, and the samples that fail."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.columns import Columns
+from keras_graft.features.data import Batch
+from keras_graft.features.manifest import Column, ShardEntry, Skipped
+from keras_graft.features.shards import dtype_of, encode
+
+tree = keras.tree
+
+
+class Checksums:
+    """Checksums of arrays, one for each, however they are cut into batches."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, int] = {}
+
+    def add(self, x: Any) -> None:
+        for i, leaf in enumerate(tree.flatten(x)):
+            data = np.ascontiguousarray(leaf)
+            if data.dtype.hasobject:
+                raise FeatureError("An input holds Python objects, which is no array of numbers.")
+            flat: Any = data.reshape(-1).view(np.uint8)
+            self._values[i] = zlib.crc32(flat, self._values.get(i, 0))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        return tuple(self._values.values())
+
+
+class Runner:
+    """Runs a trunk on batches; where it fails, it finds the samples on which it does.
+
+    Args:
+        trunk: The model.
+        worked: Whether it has worked on samples of this data before.
+    """
+
+    def __init__(self, trunk: Any, worked: bool = False) -> None:
+        self._trunk, self._worked = trunk, worked
+
+    def __call__(self, batch: Batch) -> tuple[Any, dict[int, str]]:
+        """Return the outputs of the samples that work, None if none does, and why others do not.
+
+        An error that no sample has got past yet is no matter of single samples: it is raised.
+        """
+        try:
+            outputs = self._trunk.predict_on_batch(batch.x)
+        except Exception as error:
+            first = error
+        else:
+            self._worked = True
+            return outputs, {}
+        failed: dict[int, str] = {}
+        for i in range(len(batch)):
+            try:
+                self._trunk.predict_on_batch(batch[i : i + 1].x)
+            except Exception as error:
+                failed[i] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        works = [i for i in range(len(batch)) if i not in failed]
+        if not failed or not (works or self._worked):
+            raise first
+        if not works:
+            return None, failed
+        self._worked = True
+        rest = tree.map_structure(lambda a: a[works], batch.x)
+        return self._trunk.predict_on_batch(rest), failed
+
+
+class Building:
+    """A shard that is being made.
+
+    Args:
+        columns: How batches become columns.
+        known: What each column is.
+    """
+
+    def __init__(self, columns: Columns, known: Mapping[str, Column]) -> None:
+        self._columns, self._known = columns, known
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._inputs, self._labels = Checksums(), Checksums()
+        self.samples = 0
+        self.skipped: list[Skipped] = []
+
+    def add(self, outputs: Any, batch: Batch, start: int, failed: Mapping[int, str]) -> None:
+        """Take a batch.
+
+        Args:
+            outputs: What the trunk gave for the samples that did not fail, None for none.
+            batch: The samples.
+            start: The number of the first.
+            failed: Those that failed, counted within the batch, and why.
+        """
+        labels = self._columns.labels(batch, start)[1]
+        self._inputs.add(batch.x)
+        self._labels.add(list(labels.values()))
+        failed = dict(failed)
+        works = np.array([i for i in range(len(batch)) if i not in failed], int)
+        cast: dict[str, np.ndarray] = {}
+        for name, array in self._columns.of(outputs)[1].items():
+            cast[name], lost = self._columns.cast(name, np.asarray(array))
+            failed.update((int(works[row]), why) for row, why in lost.items())
+        good = [i for i in range(len(batch)) if i not in failed]
+        if len(good) < len(batch):
+            kept = np.isin(works, good)
+            cast = {name: array[kept] for name, array in cast.items()}
+            labels = {name: np.asarray(array)[good] for name, array in labels.items()}
+        self.skipped += [Skipped(start + i, failed[i]) for i in sorted(failed)]
+        self.samples += len(batch)
+        if good:
+            part = {name: np.asarray(array) for name, array in {**cast, **labels}.items()}
+            self._check(part, start)
+            self._parts.append(part)
+
+    def _check(self, part: dict[str, np.ndarray], start: int) -> None:
+        for name, array in part.items():
+            known = self._known[name]
+            if tuple(array.shape[1:]) != known.shape or array.dtype.name != known.dtype:
+                raise FeatureError(
+                    f"{name.removesuffix('/')} of the samples from {start} on is "
+                    f"{tuple(array.shape[1:])} {array.dtype.name}, and was {known.shape} "
+                    f"{known.dtype} before: a store holds rows of one shape."
+                )
+
+    def finish(self, name: str) -> tuple[bytes, ShardEntry]:
+        """Return the bytes of the shard, and what the manifest says of it."""
+        whole = {}
+        for column, known in self._known.items():
+            none = np.empty((0, *known.shape), dtype_of(known.dtype))
+            # What is put together is let go, column by column: half the memory.
+            whole[column] = np.concatenate([none, *(part.pop(column) for part in self._parts)])
+        data = encode(whole)
+        rows = self.samples - len(self.skipped)
+        entry = ShardEntry(
+            name, rows, len(data), zlib.crc32(data), self._inputs.values, self._labels.values,
+            tuple(self.skipped),
+        )  # fmt: skip
+        return data, entry

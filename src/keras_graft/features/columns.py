@@ -1,0 +1,107 @@
+"""What a batch becomes in a store: columns of features, targets, weights and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import Batch
+from keras_graft.features.manifest import Column, packed
+from keras_graft.features.shards import DTYPES, dtype_of
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How batches become columns.
+
+    Attributes:
+        dtype: What floating features are kept as; None: as they are.
+        targets: Whether targets and sample weights are kept.
+        keys: One for each sample, and whether they are texts.
+    """
+
+    dtype: str | None
+    targets: bool
+    keys: tuple[np.ndarray, bool] | None
+
+    def of(self, outputs: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return how features are nested, and their columns, not cast yet."""
+        if outputs is None:
+            return {}, {}
+        kind, columns = packed("features", outputs)
+        return {"features": kind}, columns
+
+    def labels(self, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the same for what is no feature, in an order of its own.
+
+        Args:
+            batch: Some samples.
+            start: The number of the first.
+        """
+        layout: dict[str, str] = {}
+        columns: dict[str, Any] = {}
+        parts = {"targets": batch.y, "weights": batch.w} if self.targets else {}
+        for kind, part in parts.items():
+            if part is not None:
+                layout[kind], found = packed(kind, part)
+                columns.update(found)
+        if self.keys is not None:
+            layout["keys"] = "one"
+            columns["keys/"] = self.keys[0][start : start + len(batch)]
+            if len(columns["keys/"]) != len(batch):
+                raise FeatureError(f"There are more samples than the {len(self.keys[0])} keys.")
+        return layout, {name: columns[name] for name in sorted(columns)}
+
+    def cast(self, name: str, array: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Return features in the dtype that is kept, and the rows that overflow it, with why."""
+        floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+        if self.dtype is None or not floating or array.dtype.name == self.dtype:
+            return array, {}
+        with np.errstate(over="ignore"):
+            cast = array.astype(dtype_of(self.dtype))
+        lost: dict[int, str] = {}
+        if self.dtype == "float16" and not np.isfinite(cast).all():
+            over = (np.isfinite(array) & ~np.isfinite(cast)).reshape(len(array), -1)
+            for row in np.flatnonzero(over.any(1)).tolist():
+                top = np.abs(array[row][np.isfinite(array[row])]).max()
+                lost[row] = (
+                    f"{name.removesuffix('/')} is up to {top:g}, and float16 ends at 65504: take "
+                    'dtype="bfloat16" or "float32"'
+                )
+        return cast, lost
+
+    def described(self, columns: Mapping[str, Any]) -> dict[str, Column]:
+        """Say of what shape and dtype columns are kept, from some rows of each."""
+        found = {}
+        for name, array in columns.items():
+            rows = np.asarray(array)[:1]
+            if name.startswith("features/"):
+                rows, _ = self.cast(name, rows)
+            kind = rows.dtype.name
+            if kind not in DTYPES:
+                raise FeatureError(
+                    f"{name.removesuffix('/')} is {kind}, which a store cannot hold: give numbers."
+                )
+            text = name == "keys/" and self.keys is not None and self.keys[1]
+            found[name] = Column(tuple(rows.shape[1:]), kind, text)
+        return found
+
+
+def coded(keys: Sequence[Any] | None) -> tuple[np.ndarray, bool] | None:
+    """Return keys as an array of numbers, and whether they are texts."""
+    if keys is None:
+        return None
+    array = np.asarray(keys)
+    if array.ndim != 1 or array.dtype.kind not in "iuUOS":
+        raise FeatureError("keys is a list of integers or of texts, one for each sample.")
+    if array.dtype.kind in "iu":
+        return array, False
+    texts = [str(key).encode() for key in array]
+    width = max(1, *map(len, texts)) if texts else 1
+    return np.frombuffer(b"".join(t.ljust(width, b"\0") for t in texts), np.uint8).reshape(
+        len(texts), width
+    ), True

@@ -1,0 +1,154 @@
+"""The same as `folder.py` on an object store, or whatever else fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.folder import Folder, Parts
+
+_LOCAL = ("file://", "local://")
+
+
+def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Folder:
+    """Return the folder at a local path or at a URL.
+
+    Args:
+        path: `"features"`, `"file:///data/features"`, `"s3://bucket/features"`, `"memory://x"`.
+        cache: For a URL: where to keep what is fetched.
+
+    Raises:
+        FeatureError: If fsspec, or what it needs for this kind of URL, is not there.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return Folder(path)
+    for scheme in _LOCAL:  # a rename is more than a put
+        if text.startswith(scheme):
+            return Folder(text.removeprefix(scheme))
+    try:
+        import fsspec
+
+        system, root = fsspec.core.url_to_fs(text)
+    except (ImportError, ValueError) as error:
+        raise FeatureError(
+            f"{text}: {error}. URLs are opened with fsspec, which is an extra: pip install "
+            "'keras-graft[features]'; S3 needs s3fs besides, Google's store gcsfs, Azure's adlfs."
+        ) from error
+    return Remote(system, root, text, cache)
+
+
+class Remote(Folder):
+    """A folder on a file system of fsspec: objects that are put whole.
+
+    An object store shows an object whole or not at all. There is no rename and no lock: a shard
+    is put, then the manifest that names it. A second writer is noticed when it changes the
+    manifest. Where fsspec reaches something that shows half a file (SFTP), a killed writer may
+    leave half a manifest.
+
+    Args:
+        system: The file system.
+        root: The path of the folder on it.
+        url: What the user wrote.
+        cache: A local folder to keep shards in; by default one that is deleted in the end.
+    """
+
+    def __init__(
+        self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(root)
+        self._system, self._root, self._url = system, root.rstrip("/"), url
+        self._cache = None if cache is None else Path(cache)
+        self._kept: Any = None
+        self._seen: dict[str, bytes | None] = {}
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        return self._url
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file.
+
+        Raises:
+            FeatureError: If it was read here before, and has been changed by others since.
+        """
+        if name in self._seen:
+            before = self._seen[name]
+            if self.read(name) != before:
+                raise FeatureError(f"Another process is writing to {self}: wait for it.")
+            self._seen[name] = data
+        self._system.makedirs(self._root, exist_ok=True)
+        self._system.pipe_file(self._at(name), data)
+
+    def read(self, name: str) -> bytes | None:
+        """Return what a file holds, None if there is none."""
+        self._system.invalidate_cache()
+        try:
+            data = self._system.cat_file(self._at(name))
+        except FileNotFoundError:
+            data = None
+        self._seen[name] = data
+        return data
+
+    def sizes(self) -> dict[str, int]:
+        """Return how long every file is, by name: one listing."""
+        self._system.invalidate_cache()
+        try:
+            found = self._system.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {f["name"].rsplit("/", 1)[-1]: f["size"] for f in found if f["type"] == "file"}
+
+    def delete(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name))
+        self._seen.pop(name, None)
+
+    def checksum(self, name: str) -> int:
+        """Return the CRC-32 of a file, read anew and in pieces."""
+        total = 0
+        with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
+            while piece := file.read(1 << 22):
+                total = zlib.crc32(piece, total)
+        return total
+
+    def open(self, name: str, crc32: int) -> Parts:
+        """Fetch a file, once, and open it: single rows would be a request each.
+
+        Raises:
+            FeatureError: If what came is not what was written.
+        """
+        with self._lock:
+            if self._cache is None:
+                self._kept = tempfile.TemporaryDirectory(prefix="keras-graft-")
+                self._cache = Path(self._kept.name)
+            self._cache.mkdir(parents=True, exist_ok=True)
+            # By content: a store that was written anew has other shards of these names.
+            path = self._cache / f"{crc32:08x}-{name}"
+            if not path.exists():
+                beside = path.with_suffix(f".{os.getpid()}.part")
+                try:
+                    self._system.get_file(self._at(name), str(beside))
+                    if Folder(self._cache).checksum(beside.name) != crc32:
+                        raise FeatureError(
+                            f"{self}: the checksum of {name!r} is not that of what was written. "
+                            f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."
+                        )
+                    os.replace(beside, path)
+                finally:
+                    beside.unlink(missing_ok=True)
+            return Parts(path)
+
+    def lock(self) -> Any:
+        """Return a handle: object stores have no locks, see `write`."""
+        return contextlib.nullcontext()

@@ -1,0 +1,190 @@
+"""The Ray engine: the local engine's store, whoever is killed."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_graft as kg
+from keras_graft.features import FeatureStore, RayOptions, compute
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="actors take a while")
+# An actor imports Keras and its backend: half the time of a run here.
+ONE, TWO = RayOptions(actors=1, cpus=0.5), RayOptions(actors=2, cpus=0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    keras.utils.set_random_seed(3)
+    x = inputs = keras.Input((6, 6, 3), name="image")
+    x = layers.Conv2D(4, 3, name="conv")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.Dropout(0.5, name="drop")(x)
+    pooled = layers.GlobalAveragePooling2D(name="pool")(x)
+    return kg.freeze(keras.Model(inputs, {"map": x, "pool": pooled}, name="trunk"))
+
+
+def images(n=200):
+    rng = np.random.default_rng(0)
+    return rng.random((n, 6, 6, 3), "float32"), rng.integers(0, 4, n)
+
+
+def run(trunk, data, path, **kwargs):
+    kwargs = {"batch_size": 8, "progress": False, "shard_bytes": 2500, **kwargs}
+    return compute(trunk, data, path, **kwargs)
+
+
+def assert_same(store, local, names=False):
+    """The same manifest, the same bytes in the shards, and no file besides."""
+    assert store.complete and store.verify() == local.bytes
+    ours, theirs = (
+        {**vars(s.manifest), "shards": [vars(e) for e in s.manifest.shards]} for s in (store, local)
+    )
+    if not names:
+        for manifest in (ours, theirs):
+            manifest["shards"] = [{**e, "file": ""} for e in manifest["shards"]]
+    assert ours == theirs
+    files = [[Path(s.path, e.file).read_bytes() for e in s.manifest.shards] for s in (store, local)]
+    assert files[0] == files[1]
+    shards = {p.name for p in Path(store.path).iterdir()} - {"lock", "manifest.json"}
+    assert shards == {e.file for e in store.manifest.shards}
+
+
+def dataset(ray, x, y, blocks=7):
+    """Blocks that end elsewhere than shards and batches do."""
+    parts = np.array_split(np.arange(len(x)), blocks)
+    return ray.data.from_numpy([x[p] for p in parts]).zip(
+        ray.data.from_numpy([y[p] for p in parts]).rename_columns({"data": "label"})
+    )
+
+
+def test_local_data_gives_the_local_store(trunk, tmp_path):
+    x, y = images()
+    data, keys = (x, {"y": y}, np.arange(200) / 2), [f"naïve {i}" for i in range(200)]
+    local = run(trunk, data, tmp_path / "local", keys=keys, dtype="float16")
+    assert len(local.manifest.shards) == 13
+    store = run(
+        trunk, data, tmp_path / "ray", keys=keys, dtype="float16", engine="ray", ray=TWO
+    )  # fmt: skip
+    assert_same(store, local, names=True)
+    kg.features.keep(store.path, 5)
+    before = {p.name: p.stat().st_ino for p in Path(store.path).iterdir()}
+    again = run(trunk, data, store.path, keys=keys, dtype="float16", engine="ray", ray=ONE)
+    assert_same(again, local, names=True)
+    assert [before.get(e.file) == Path(again.path, e.file).stat().st_ino
+            for e in again.manifest.shards] == [True] * 5 + [False] * 8  # fmt: skip
+    # Complete, it is taken as it is, by either engine.
+    assert run(trunk, data, store.path, keys=keys, dtype="float16").verify()
+    with pytest.raises(kg.FeatureError, match="other inputs, or in another order"):
+        run(trunk, (x[::-1], *data[1:]), store.path, keys=keys, dtype="float16", engine="ray")
+
+
+def test_a_ray_dataset_gives_the_local_store_though_an_actor_is_killed(cluster, trunk, tmp_path):
+    x, y = images(400)
+    local = run(trunk, (x, y), tmp_path / "local")
+    data, store = dataset(cluster, x, y), tmp_path / "ray"
+    how = {"actors": 2, "cpus": 0.5, "inputs": "data", "targets": "label"}
+    killed = []
+
+    def kill():
+        while len(list(store.glob("*.safetensors"))) < 3:
+            time.sleep(0.002)
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit() and parent(process) == parent_of_workers(cluster):
+                name = (process / "cmdline").read_text()
+                if "MapBatches(Worker)" in name and not killed:
+                    os.kill(int(process.name), signal.SIGKILL)
+                    killed.append(name)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    made = run(trunk, data, store, engine="ray", ray=how)
+    thread.join(5)
+    assert len(killed) == 1
+    assert_same(made, local)
+    # The caller is killed: what is there is not computed again.
+    kg.features.keep(store, 9)
+    before = {p.name for p in store.glob("*.safetensors")}
+    again = run(trunk, data, store, engine="ray", ray={**how, "actors": 1})
+    assert_same(again, local)
+    assert before < {e.file for e in again.manifest.shards}
+    assert run(trunk, data, store, engine="ray", ray=how).verify()  # complete: taken as it is
+    with pytest.raises(kg.FeatureError, match="had other targets"):
+        run(trunk, dataset(cluster, x, y + 1), store, engine="ray", ray=how)
+
+
+def parent(process):
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def parent_of_workers(ray):
+    """The raylet of this test's own cluster."""
+    return ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+
+
+def test_rows_that_fail_are_named_or_left_out_and_listed(cluster, trunk, tmp_path):
+    x, y = images(60)
+    x[41] = 1e6  # its features overflow float16
+    rows = [{"image": image, "label": int(label)} for image, label in zip(x, y, strict=True)]
+    rows[13]["image"] = np.zeros((5, 6, 3), "float32")
+    data, how = cluster.data.from_items(rows), replace(ONE, targets="label")
+    with pytest.raises(kg.FeatureError, match=r"Sample 13 fails: image is \(5, 6, 3\), and the tr"):
+        run(trunk, data, tmp_path / "ray", dtype="float16", engine="ray", ray=how)
+    store = run(
+        trunk, data, tmp_path / "ray", dtype="float16", engine="ray", ray=how, on_error="skip"
+    )  # fmt: skip
+    found = [(s.index, s.reason) for s in store.manifest.skipped]
+    assert [index for index, _ in found] == [13, 41] and "float16 ends at 65504" in found[1][1]
+    good = np.delete(np.arange(60), [13, 41])
+    with pytest.raises(kg.FeatureError, match="Sample 41 fails: .* is up to"):
+        run(trunk, (x, y), tmp_path / "local", dtype="float16")
+    local = run(trunk, (x, y), tmp_path / "local", dtype="float16", on_error="skip").to_numpy()
+    store = store.to_numpy()
+    np.testing.assert_array_equal(store["targets"], y[good])
+    np.testing.assert_array_equal(local["targets"], np.delete(y, 41))
+    at = np.delete(np.arange(59), 13)
+    np.testing.assert_allclose(store["features"]["map"], local["features"]["map"][at], rtol=1e-3)
+
+
+def test_what_ray_cannot_do_is_said(cluster, trunk, tmp_path, monkeypatch):
+    x, y = images(20)
+    data = dataset(cluster, x, y)
+    with pytest.raises(
+        kg.FeatureError, match="columns data, label, and the trunk takes image: say"
+    ):
+        run(trunk, data, tmp_path / "s", engine="ray")
+    with pytest.raises(kg.FeatureError, match="no column 'lable': it has data, label"):
+        run(trunk, data, tmp_path / "s", engine="ray", ray={"inputs": "data", "targets": "lable"})
+    with pytest.raises(kg.FeatureError, match="keep a column of numbers with the targets"):
+        run(trunk, data, tmp_path / "s", engine="ray", keys=range(20))
+    with pytest.raises(kg.FeatureError, match="ray={'workers': 3}.*There are actors, cpus"):
+        run(trunk, data, tmp_path / "s", engine="ray", ray={"workers": 3})
+    with pytest.raises(kg.FeatureError, match='engine is "local" or "ray", got \'dask\''):
+        run(trunk, data, tmp_path / "s", engine="dask")
+    with pytest.raises(kg.FeatureError, match="not in memory://s: give a folder that all"):
+        run(trunk, (x, y), "memory://s", engine="ray", ray=ONE)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[ray\]'"):
+        run(trunk, data, tmp_path / "s", engine="ray")
+    assert not (tmp_path / "s" / "manifest.json").exists()
+    with pytest.raises(kg.FeatureError, match="no store"):
+        FeatureStore(tmp_path / "s")
