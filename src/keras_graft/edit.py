@@ -47,7 +47,8 @@ class _Patch:
         """Return the handle of a value in the graph as it is now, with its spec known."""
         producer = self.graph.producer(value)
         if producer is not None:
-            self.graph = self._infer(self.graph, until=self.graph.position(producer) + 1)
+            # The producer's own, too: nothing else can stand behind it and before this.
+            self.graph = self._infer(self.graph, until=(*self.graph.position(producer), 0))
         return self.graph.value(value)
 
     def now(self, value: Value) -> Value:
@@ -187,8 +188,7 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
     """
     reads = {old: new for old, new in reads.items() if old != new}
     result = graph.spliced({}, reads)
-    touched = {user: [result.steps[result.position(user)]]
-               for old in reads for user in graph.consumers(old)}  # fmt: skip
+    touched = {user: [result.node(user)] for old in reads for user in graph.consumers(old)}
     try:
         result = in_order(result, touched)
     except GraphError as error:
