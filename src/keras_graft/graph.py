@@ -106,11 +106,11 @@ class Graph(Tabular):
     def __contains__(self, item: object) -> bool:
         if isinstance(item, Node):
             return item.key in self._index.places
-        return isinstance(item, Value) and item.within(None) in self._index.made
+        return isinstance(item, Value) and item.key in self._index.made
 
     def known(self, value: Value) -> Value:
         """Return `value` with the spec and mask known here, in no graph."""
-        found = self._index.made.get(value.within(None))
+        found = self._index.made.get(value.key)
         return value.within(None) if found is None else found[1]
 
     def value(self, value: Value) -> Value:
@@ -136,7 +136,7 @@ class Graph(Tabular):
             GraphError: If the value is not in this graph.
         """
         try:
-            return self._index.made[value.within(None)][0]
+            return self._index.made[value.key][0]
         except KeyError:
             raise GraphError(
                 f"A value that was made as {value.name or 'unnamed'!r} is not in graph "
@@ -145,7 +145,7 @@ class Graph(Tabular):
 
     def consumers(self, value: Value) -> tuple[Node, ...]:
         """Return the nodes that read `value`, in graph order."""
-        return self._ordered(self._index.used.get(value.within(None), ()))
+        return self._ordered(self._index.used.get(value.key, ()))
 
     def read_from(self, tensor: Any) -> Value | None:
         """Return the value that was read from a tensor: the first, if some are copies of it."""
@@ -260,7 +260,7 @@ class Graph(Tabular):
         new_keys = {n.key for n in first} | {n.key for new in replaced.values() for n in new}
         kept = {node.key for node in keep}
         for value in reads:
-            users = self._index.used.get(value, ()), self._index.carried.get(value, ())
+            users = self._index.used.get(value.key, ()), self._index.carried.get(value.key, ())
             for node in (*users[0], *users[1]):
                 if node.key in kept:
                     continue
@@ -271,21 +271,19 @@ class Graph(Tabular):
                     )
                 elif node.key not in new_keys:
                     replaced[node.key] = (node.reading(reads),)
-        changes: list[Change] = []
+        places = self._index.places
+        changes: list[Change] = [
+            (*places[key], new) for key, new in replaced.items() if key in places
+        ]
+        changes.sort(key=lambda change: change[0])
+        steps = list(self.steps)
+        for position, _, new in reversed(changes):
+            at = bisect.bisect_left(self.steps, position, key=self.position)
+            steps[at : at + 1] = new
         if first:
             start = self.position(self.steps[0])[0] if self.steps else 0
-            changes.append(((start - 1,), None, [n.within(None) for n in first]))
-        known = [(*self.step(key), new) for key, new in replaced.items() if key in self._index.places]
-        changes += sorted(known, key=lambda change: change[0])
-        steps: list[Node] = []
-        kept_from = 0
-        for position, old, new in changes:
-            if old is not None:
-                at = bisect.bisect_left(self.steps, position, kept_from, key=self.position)
-                steps += self.steps[kept_from:at]
-                kept_from = at + 1
-            steps += new
-        steps += self.steps[kept_from:]
+            changes.insert(0, ((start - 1,), None, [n.within(None) for n in first]))
+            steps[:0] = changes[0][2]
         outputs = [reads.get(v.within(None), v) for v in self.outputs]
         result = object.__new__(Graph)
         put = result.__dict__

@@ -23,9 +23,12 @@ _DEEP = 8
 class Index:
     """Look-up tables of one graph. Built in one pass, or derived from those before an edit.
 
+    Nodes and values are looked up by their keys.
+
     Attributes:
-        places: The key of each node with its position, and the node as it is here.
-        made: Each value with the node that gives it (None for an input) and its spec here.
+        places: Each node with its position, and the node as it is here.
+        made: Each value with the node that gives it (None for an input) and the value as it is
+            here.
         used: Each value with the nodes that read it; in no particular order after an edit.
         carried: Each mask with the nodes that give it along with what they give, and do not read
             it: an `Embedding` does not read the mask that comes with its output.
@@ -42,9 +45,9 @@ class Index:
 
     def __init__(self, inputs: Sequence[Value], steps: Sequence[Node]) -> None:
         self.places: Overlay[Any, tuple[Position, Node]] = _places(steps)
-        self.made: Overlay[Value, tuple[Node | None, Value]] = Overlay()
-        self.used: Overlay[Value, tuple[Node, ...]] = Overlay()
-        self.carried: Overlay[Value, tuple[Node, ...]] = Overlay()
+        self.made: Overlay[Any, tuple[Node | None, Value]] = Overlay()
+        self.used: Overlay[Any, tuple[Node, ...]] = Overlay()
+        self.carried: Overlay[Any, tuple[Node, ...]] = Overlay()
         self.read_from: Overlay[int, tuple[Value, ...]] = Overlay()
         self.calls: Overlay[int, tuple[Node, ...]] = Overlay()
         self.names: Overlay[int, str] = Overlay()
@@ -64,24 +67,25 @@ class Index:
         for table in Index.__slots__:
             setattr(new, table, getattr(self, table).copy())
         staying = {id(node.operation) for _, _, added in changes for node in added}
-        for _, old, _ in changes:
-            if old is not None:
+        for _, old, added in changes:
+            if old is not None and not any(node is old for node in added):
                 new._drop(old, staying)
         deepest = 0
-        for position, _, added in changes:
+        for position, old, added in changes:
             for number, node in enumerate(added):
                 place = position if len(added) == 1 else (*position, number)
                 deepest = max(deepest, len(place))
                 new.places[node.key] = place, node
-                new._add(node)
+                if node is not old:
+                    new._add(node)
         if deepest > _DEEP:
             new.places = _places(steps)
         return new
 
     def _make(self, value: Value, node: Node | None) -> None:
-        if value in self.made:
+        if value.key in self.made:
             return  # an input that a node also produces stays an input: that is what cutting means
-        self.made[value] = node, value
+        self.made[value.key] = node, value
         if value.origin is not None:
             _append(self.read_from, id(value.origin), value)
 
@@ -90,9 +94,9 @@ class Index:
             self._make(value, node)
         reads = node.reads
         for value in reads if len(reads) == 1 else dict.fromkeys(reads):
-            _append(self.used, value, node)
+            _append(self.used, value.key, node)
         for mask in carries(node):
-            _append(self.carried, mask, node)
+            _append(self.carried, mask.key, node)
         operation: Any = node.operation
         key = id(operation)
         _append(self.calls, key, node)
@@ -103,15 +107,16 @@ class Index:
     def _drop(self, node: Node, staying: set[int]) -> None:
         del self.places[node.key]
         for value in node.gives:
-            giver, known = self.made[value]
-            if giver == node:
-                del self.made[value]
+            giver, known = self.made[value.key]
+            if giver is not None and giver.key is node.key:
+                del self.made[value.key]
                 if known.origin is not None:
                     _remove(self.read_from, id(known.origin), known)
-        for value in dict.fromkeys(node.reads):
-            _remove(self.used, value, node)
+        reads = node.reads
+        for value in reads if len(reads) == 1 else dict.fromkeys(reads):
+            _remove(self.used, value.key, node)
         for mask in carries(node):
-            _remove(self.carried, mask, node)
+            _remove(self.carried, mask.key, node)
         key = id(node.operation)
         _remove(self.calls, key, node)
         if key not in self.calls and key not in staying:

@@ -23,10 +23,15 @@ class Selection(Tabular):
     It can be counted, iterated, narrowed, printed, and used as a selector itself.
     """
 
-    def __init__(self, graph: Graph, items: Iterable[Item], what: str = "") -> None:
+    def __init__(self, graph: Graph, items: Iterable[Item], selector: Any) -> None:
         self.graph = graph
         self.items = tuple(dict.fromkeys(items))
-        self.what = what
+        self.selector = selector
+
+    @property
+    def what(self) -> str:
+        """What was asked for, for messages."""
+        return repr(self.selector)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -62,7 +67,7 @@ class Selection(Tabular):
 
     def where(self, predicate: Callable[[Any], bool]) -> Selection:
         """Return the items for which `predicate(item)` holds."""
-        return Selection(self.graph, (i for i in self.items if predicate(i)), self.what)
+        return Selection(self.graph, (i for i in self.items if predicate(i)), self.selector)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -109,7 +114,7 @@ def select(graph: Graph, selector: Any) -> Selection:
     items = list(_find(graph, selector))
     if not items:
         raise NothingSelectedError(_nothing(graph, selector))
-    return Selection(graph, items, repr(selector))
+    return Selection(graph, items, selector)
 
 
 def select_value(graph: Graph, selector: Any) -> Value:
