@@ -35,6 +35,7 @@ class _Patch:
         self._infer = infer
         self._instead: dict[Node, list[Node]] = {}
         self._reads: dict[Value, Value] = {}
+        self._read_as: dict[Value, list[Value]] = {}  # the other way round
         self._first: list[Node] = []
         self._dropped: list[Value] = []
 
@@ -47,7 +48,8 @@ class _Patch:
         """Return the handle of a value in the graph as it is now, with its spec known."""
         producer = self.graph.producer(value)
         if producer is not None:
-            self.graph = self._infer(self.graph, until=self.graph.position(producer) + 1)
+            # The producer's own, too: nothing else can stand behind it and before this.
+            self.graph = self._infer(self.graph, until=(*self.graph.position(producer), 0))
         return self.graph.value(value)
 
     def now(self, value: Value) -> Value:
@@ -84,9 +86,13 @@ class _Patch:
 
     def _read(self, reads: Mapping[Value, Value]) -> None:
         reads = {old.within(None): new.within(None) for old, new in reads.items() if old != new}
-        for old, new in self._reads.items():
-            self._reads[old] = reads.get(new, new)
-        self._reads.update(reads)
+        moved = []
+        for old, new in reads.items():
+            others = [v for v in self._read_as.pop(old, ()) if self._reads[v] == old]
+            moved.append((new, [*others, old]))
+        for new, olds in moved:
+            self._reads.update(dict.fromkeys(olds, new))
+            self._read_as.setdefault(new, []).extend(olds)
         for old, new in reads.items():
             was = self.graph.known(old)
             if was.spec != new.spec or was.mask != new.mask:
@@ -95,7 +101,7 @@ class _Patch:
     def _flush(self) -> None:
         graph = self.graph.spliced(self._instead, self._reads, self._first)
         self.graph = in_order(graph, self._instead)
-        self._instead, self._reads, self._first = {}, {}, []
+        self._instead, self._reads, self._read_as, self._first = {}, {}, {}, []
 
     def done(self) -> Graph:
         """Make what is gathered, and return the graph."""
@@ -128,7 +134,7 @@ def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) 
         value = patch.value(old)
         # It reads the value itself, so that an insertion never feeds itself.
         steps, outputs = put(patch.graph, [patch.graph.known(value)], value.producer)
-        (output,) = _one(outputs, f"insert after {value.label!r}")
+        (output,) = _one(outputs, "insert after", value)
         patch.behind(value, steps, {value: output})
     return patch.done()
 
@@ -142,7 +148,7 @@ def insert_before(
         node = patch.node(old)
         value = patch.now(node.inputs[places[0]])
         steps, outputs = put(patch.graph, [value], node)
-        (output,) = _one(outputs, f"insert before {node.label!r}")
+        (output,) = _one(outputs, "insert before", node)
         patch.before(node, steps, places, output)
     return patch.done()
 
@@ -187,8 +193,7 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
     """
     reads = {old: new for old, new in reads.items() if old != new}
     result = graph.spliced({}, reads)
-    touched = {user: [result.steps[result.position(user)]]
-               for old in reads for user in graph.consumers(old)}  # fmt: skip
+    touched = {user: [result.node(user)] for old in reads for user in graph.consumers(old)}
     try:
         result = in_order(result, touched)
     except GraphError as error:
@@ -208,9 +213,11 @@ def _is_used(graph: Graph, value: Value) -> bool:
     return bool(graph.consumers(value)) or value in graph.outputs
 
 
-def _one(outputs: Sequence[Value], where: str) -> Sequence[Value]:
+def _one(outputs: Sequence[Value], verb: str, item: Node | Value) -> Sequence[Value]:
     if len(outputs) != 1:
-        raise EditError(f"{where}: what comes in gives {len(outputs)} values, and one is needed.")
+        raise EditError(
+            f"{verb} {item.label!r}: what comes in gives {len(outputs)} values, and one is needed."
+        )
     return outputs
 
 

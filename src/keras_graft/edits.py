@@ -28,13 +28,14 @@ class _New:
         self._new = new
         self._factory = is_factory(new, exact)
         self._verb = verb
-        self._places: list[str] = []
+        self._places: list[Node | Value] = []
 
-    def one_place_only(self, labels: Iterable[str]) -> None:
-        self._places += labels
+    def one_place_only(self, places: Iterable[Node | Value]) -> None:
+        self._places += places
         if len(self._places) > 1 and not self._factory and isinstance(self._new, keras.Layer):
+            labels = listed(place.label for place in self._places)
             raise EditError(
-                f"{self._verb}: {len(self._places)} places, {listed(self._places)}, and one "
+                f"{self._verb}: {len(self._places)} places, {labels}, and one "
                 f"{type(self._new).__name__} {self._new.name!r}. Give a factory, lambda node: ..., "
                 "that makes one for each; or lambda node: layer, if all are to share this one."
             )
@@ -82,16 +83,16 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         nodes = [level.node(node) for (node,) in places]  # type: ignore[arg-type]
-        what.one_place_only(node.label for node in nodes)
+        what.one_place_only(nodes)
 
         def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
             assert node is not None
-            verb = f"replace {node.label!r}"
-            steps, outputs, layer = what.put(At(graph, tuple(inputs), node, verb, True))
+            place = At(graph, tuple(inputs), node, "replace", node)
+            steps, outputs, layer = what.put(place)
             if weights and layer is not node.operation:
                 if layer is None:
-                    raise EditError(f'{verb}: weights="keep" needs a layer, not a function.')
-                keep[id(layer)] = node.operation, layer, verb
+                    raise EditError(f'{place.edit}: weights="keep" needs a layer, not a function.')
+                keep[id(layer)] = node.operation, layer, place.edit
             return steps, outputs
 
         return _edit.replace(level, nodes, put, infer)
@@ -143,17 +144,17 @@ def insert(
     side = "before" if after is None else "after"
 
     def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
-        where = graph.label(inputs[0]) if node is None or side == "after" else node.label
-        return what.put(At(graph, tuple(inputs), node, f"insert {side} {where!r}"))[:2]
+        item = inputs[0] if node is None or side == "after" else node
+        return what.put(At(graph, tuple(inputs), node, f"insert {side}", item))[:2]
 
     def behind(level: Graph, places: list[Place]) -> Graph:
         values = [level.value(value) for (value,) in places]  # type: ignore[arg-type]
-        what.one_place_only(value.label for value in values)
+        what.one_place_only(values)
         return _edit.insert_after(level, values, put, infer)
 
     def in_front(level: Graph, places: list[Place]) -> Graph:
         edges = [_edge(level, place, number) for place in places]
-        what.one_place_only(level.label(node) for node, _ in edges)
+        what.one_place_only(node for node, _ in edges)
         return _edit.insert_before(level, edges, put, infer)
 
     number = None

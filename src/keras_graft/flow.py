@@ -45,13 +45,12 @@ def crossing(
     wanted = [v for n in nodes for v in n.reads] + list(outputs)
     missing = {v for v in wanted if v not in made and v not in given}
     rank = {v: i for i, v in enumerate(graph.inputs)}
-    offset = len(rank)
 
-    def order(value: Value) -> tuple[int, int]:
+    def order(value: Value) -> tuple[bool, tuple[int, ...], int]:
         node = graph.producer(value)
         if node is None:
-            return rank[value], 0
-        return offset + graph.position(node), node.gives.index(value)
+            return False, (), rank[value]
+        return True, graph.position(node), node.gives.index(value)
 
     return [graph.value(v) for v in sorted(missing, key=order)]
 

@@ -5,14 +5,14 @@ It stays small: what can be asked of a network. What can be done with one is in 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_graft.errors import GraphError
-from keras_graft.index import Index
-from keras_graft.naming import Names
+from keras_graft.index import Change, Index, Position
 from keras_graft.node import Node, Slot, Value
 from keras_graft.tabular import Table, Tabular
 
@@ -85,36 +85,32 @@ class Graph(Tabular):
 
     @functools.cached_property
     def _index(self) -> Index:
-        return Index((v.within(None) for v in self.inputs), self.steps)
+        return Index([v.within(None) for v in self.inputs], self.steps)
 
     @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes, as handles that know this graph."""
         return tuple(node.within(self) for node in self.steps)
 
-    @functools.cached_property
-    def _order(self) -> dict[Any, int]:
-        return {node.key: position for position, node in enumerate(self.steps)}
+    def position(self, node: Node) -> Position:
+        """Return the place of `node` in the order of the graph: to compare with that of others."""
+        return self._index.places[node.key][0]
 
-    def position(self, node: Node) -> int:
-        """Return the place of `node` in the order of the graph."""
-        return self._order[node.key]
-
-    def position_of_key(self, key: Any) -> int:
-        """Return the place of the node that has this key."""
-        return self._order[key]
+    def step(self, key: Any) -> tuple[Position, Node]:
+        """Return the node that has this key, and its place in the order of the graph."""
+        return self._index.places[key]
 
     def _ordered(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
         return nodes if len(nodes) < 2 else tuple(sorted(nodes, key=self.position))
 
     def __contains__(self, item: object) -> bool:
         if isinstance(item, Node):
-            return item.key in self._order
-        return isinstance(item, Value) and item.within(None) in self._index.made
+            return item.key in self._index.places
+        return isinstance(item, Value) and item.key in self._index.made
 
     def known(self, value: Value) -> Value:
         """Return `value` with the spec and mask known here, in no graph."""
-        found = self._index.made.get(value.within(None))
+        found = self._index.made.get(value.key)
         return value.within(None) if found is None else found[1]
 
     def value(self, value: Value) -> Value:
@@ -124,7 +120,7 @@ class Graph(Tabular):
     def node(self, node: Node) -> Node:
         """Return the handle of `node` in this graph."""
         try:
-            return self.nodes[self.position(node)]
+            return self._index.places[node.key][1].within(self)
         except KeyError:
             raise GraphError(f"{node!r} is not in graph {self.name!r}.") from None
 
@@ -140,7 +136,7 @@ class Graph(Tabular):
             GraphError: If the value is not in this graph.
         """
         try:
-            return self._index.made[value.within(None)][0]
+            return self._index.made[value.key][0]
         except KeyError:
             raise GraphError(
                 f"A value that was made as {value.name or 'unnamed'!r} is not in graph "
@@ -149,7 +145,21 @@ class Graph(Tabular):
 
     def consumers(self, value: Value) -> tuple[Node, ...]:
         """Return the nodes that read `value`, in graph order."""
-        return self._ordered(self._index.used.get(value.within(None), ()))
+        return self._ordered(self._index.used.get(value.key, ()))
+
+    def read_from(self, tensor: Any) -> Value | None:
+        """Return the value that was read from a tensor: the first, if some are copies of it."""
+        found = self._index.read_from.get(id(tensor), ())
+        return min(found, key=self._made_at) if found else None
+
+    def _made_at(self, value: Value) -> Position:
+        node = self.producer(value)
+        return () if node is None else self.position(node)
+
+    def named(self, name: str) -> tuple[Node, ...]:
+        """Return all calls of the operation of this name, in order."""
+        operation = self._index.named.get(name)
+        return () if operation is None else self.calls(operation)
 
     def calls(self, operation: Any) -> tuple[Node, ...]:
         """Return all calls of one operation in this graph, in order."""
@@ -192,7 +202,7 @@ class Graph(Tabular):
     @functools.cached_property
     def input_names(self) -> tuple[str, ...]:
         """The names of the inputs, unique among themselves and beside the operations."""
-        names = Names(self._index.names.values())
+        names = self._index.taken.copy()
         return tuple(names.take(value.name or "input") for value in self.inputs)
 
     @property
@@ -250,7 +260,7 @@ class Graph(Tabular):
         new_keys = {n.key for n in first} | {n.key for new in replaced.values() for n in new}
         kept = {node.key for node in keep}
         for value in reads:
-            users = self._index.used.get(value, ()), self._index.carried.get(value, ())
+            users = self._index.used.get(value.key, ()), self._index.carried.get(value.key, ())
             for node in (*users[0], *users[1]):
                 if node.key in kept:
                     continue
@@ -261,27 +271,28 @@ class Graph(Tabular):
                     )
                 elif node.key not in new_keys:
                     replaced[node.key] = (node.reading(reads),)
-        steps: list[Node] = [n.within(None) for n in first]
-        dropped: list[Node] = []
-        added: list[Node] = list(steps)
-        kept_from = 0
-        for position in sorted(self._order[key] for key in replaced if key in self._order):
-            node = self.steps[position]
-            new = replaced[node.key]
-            dropped.append(node)
-            added.extend(new)
-            steps += self.steps[kept_from:position]
-            steps += new
-            kept_from = position + 1
-        steps += self.steps[kept_from:]
+        places = self._index.places
+        changes: list[Change] = [
+            (*places[key], new) for key, new in replaced.items() if key in places
+        ]
+        changes.sort(key=lambda change: change[0])
+        steps = list(self.steps)
+        for position, _, new in reversed(changes):
+            at = bisect.bisect_left(self.steps, position, key=self.position)
+            steps[at : at + 1] = new
+        if first:
+            start = self.position(self.steps[0])[0] if self.steps else 0
+            changes.insert(0, ((start - 1,), None, [n.within(None) for n in first]))
+            steps[:0] = changes[0][2]
         outputs = [reads.get(v.within(None), v) for v in self.outputs]
         result = object.__new__(Graph)
         put = result.__dict__
         put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)
         put["steps"] = tuple(steps)
-        put["_index"] = self._index.after(dropped, added)
+        put["_index"] = self._index.after(changes, steps)
         if self.stale is not None:
-            put["stale"] = (*(k for k in self.stale if k not in replaced), *(n.key for n in added))
+            added = (n.key for _, _, new in changes for n in new)
+            put["stale"] = (*(k for k in self.stale if k not in replaced), *added)
         put["inputs"] = tuple(v.within(result) for v in self.inputs)
         put["outputs"] = tuple(result.value(v.within(None)) for v in outputs)
         return result

@@ -7,82 +7,138 @@ from typing import Any
 
 from keras_graft.naming import Names
 from keras_graft.node import Node, Value
+from keras_graft.overlay import Overlay
+
+Position = tuple[int, ...]
+"""Where a node stands in the order of its graph: to be compared, not counted. The nodes that take
+the place of one stand at its position, with one number more."""
+
+Change = tuple[Position, Node | None, Sequence[Node]]
+"""A position, the node that leaves it, if there is one, and those that come there."""
+
+_DEEP = 8
+"""Positions are given anew when one would get longer than this."""
 
 
 class Index:
     """Look-up tables of one graph. Built in one pass, or derived from those before an edit.
 
+    Nodes and values are looked up by their keys.
+
     Attributes:
-        made: Each value with the node that gives it (None for an input) and its spec here.
+        places: Each node with its position, and the node as it is here.
+        made: Each value with the node that gives it (None for an input) and the value as it is
+            here.
         used: Each value with the nodes that read it; in no particular order after an edit.
         carried: Each mask with the nodes that give it along with what they give, and do not read
             it: an `Embedding` does not read the mask that comes with its output.
-        calls: The calls of each operation, by its identity; in no particular order after an edit.
+        read_from: The values that were read from a tensor, by its identity; as above.
+        calls: The calls of each operation, by its identity; as above.
         names: The name of each operation, by its identity.
+        named: The operation of each name.
+        taken: The names.
     """
 
-    __slots__ = ("_taken", "calls", "carried", "made", "names", "used")
+    __slots__ = (
+        "calls", "carried", "made", "named", "names", "places", "read_from", "taken", "used",
+    )  # fmt: skip
 
-    def __init__(self, inputs: Iterable[Value], steps: Iterable[Node]) -> None:
-        self.made: dict[Value, tuple[Node | None, Value]] = {v: (None, v) for v in inputs}
-        self.used: dict[Value, tuple[Node, ...]] = {}
-        self.carried: dict[Value, tuple[Node, ...]] = {}
-        self.calls: dict[int, tuple[Node, ...]] = {}
-        self.names: dict[int, str] = {}
-        self._taken = Names()
-        self._add(steps)
+    def __init__(self, inputs: Sequence[Value], steps: Sequence[Node]) -> None:
+        self.places: Overlay[Any, tuple[Position, Node]] = _places(steps)
+        self.made: Overlay[Any, tuple[Node | None, Value]] = Overlay()
+        self.used: Overlay[Any, tuple[Node, ...]] = Overlay()
+        self.carried: Overlay[Any, tuple[Node, ...]] = Overlay()
+        self.read_from: Overlay[int, tuple[Value, ...]] = Overlay()
+        self.calls: Overlay[int, tuple[Node, ...]] = Overlay()
+        self.names: Overlay[int, str] = Overlay()
+        self.named: Overlay[str, Any] = Overlay()
+        self.taken = Names()
+        for value in inputs:
+            self._make(value, None)
+        for node in steps:
+            self._add(node)
 
-    def after(self, dropped: Sequence[Node], added: Sequence[Node]) -> Index:
-        """Return the tables once `dropped` is gone and `added` is there.
+    def after(self, changes: Sequence[Change], steps: Sequence[Node]) -> Index:
+        """Return the tables once `changes` are made, and `steps` are the nodes in order.
 
         Operations that stay keep their names, so that an edit here renames nothing there.
         """
         new = object.__new__(Index)
-        new.made, new.used = self.made.copy(), self.used.copy()
-        new.carried = self.carried.copy()
-        new.calls, new.names = self.calls.copy(), self.names.copy()
-        new._taken = self._taken.copy()
-        new._drop(dropped, {id(node.operation) for node in added})
-        new._add(added)
+        for table in Index.__slots__:
+            setattr(new, table, getattr(self, table).copy())
+        staying = {id(node.operation) for _, _, added in changes for node in added}
+        for _, old, added in changes:
+            if old is not None and not any(node is old for node in added):
+                new._drop(old, staying)
+        deepest = 0
+        for position, old, added in changes:
+            for number, node in enumerate(added):
+                place = position if len(added) == 1 else (*position, number)
+                deepest = max(deepest, len(place))
+                new.places[node.key] = place, node
+                if node is not old:
+                    new._add(node)
+        if deepest > _DEEP:
+            new.places = _places(steps)
         return new
 
-    def _add(self, steps: Iterable[Node]) -> None:
-        made, used, calls = self.made, self.used, self.calls
-        for node in steps:
-            for value in node.gives:
-                # An input that a node also produces stays an input: that is what cutting means.
-                made.setdefault(value, (node, value))
-            reads = node.reads
-            for value in reads if len(reads) == 1 else dict.fromkeys(reads):
-                used[value] = (*used.get(value, ()), node)
-            for mask in carries(node):
-                self.carried[mask] = (*self.carried.get(mask, ()), node)
-            operation: Any = node.operation
-            key = id(operation)
-            if key in calls:
-                calls[key] = (*calls[key], node)
-            else:
-                calls[key] = (node,)
-                if key not in self.names:
-                    self.names[key] = self._taken.take(str(operation.name))
+    def _make(self, value: Value, node: Node | None) -> None:
+        if value.key in self.made:
+            return  # an input that a node also produces stays an input: that is what cutting means
+        self.made[value.key] = node, value
+        if value.origin is not None:
+            _append(self.read_from, id(value.origin), value)
 
-    def _drop(self, nodes: Iterable[Node], staying: set[int]) -> None:
-        for node in nodes:
-            for value in node.gives:
-                if self.made[value][0] == node:
-                    del self.made[value]
-            for value in dict.fromkeys(node.reads):
-                self.used[value] = tuple(n for n in self.used[value] if n.key is not node.key)
-            for mask in carries(node):
-                self.carried[mask] = tuple(n for n in self.carried[mask] if n.key is not node.key)
-            key = id(node.operation)
-            left = tuple(n for n in self.calls[key] if n.key is not node.key)
-            if left:
-                self.calls[key] = left
-                continue
-            del self.calls[key]
-            if key not in staying:
-                self._taken.free(self.names.pop(key))
+    def _add(self, node: Node) -> None:
+        for value in node.gives:
+            self._make(value, node)
+        reads = node.reads
+        for value in reads if len(reads) == 1 else dict.fromkeys(reads):
+            _append(self.used, value.key, node)
+        for mask in carries(node):
+            _append(self.carried, mask.key, node)
+        operation: Any = node.operation
+        key = id(operation)
+        _append(self.calls, key, node)
+        if key not in self.names:
+            self.names[key] = name = self.taken.take(str(operation.name))
+            self.named[name] = operation
+
+    def _drop(self, node: Node, staying: set[int]) -> None:
+        del self.places[node.key]
+        for value in node.gives:
+            giver, known = self.made[value.key]
+            if giver is not None and giver.key is node.key:
+                del self.made[value.key]
+                if known.origin is not None:
+                    _remove(self.read_from, id(known.origin), known)
+        reads = node.reads
+        for value in reads if len(reads) == 1 else dict.fromkeys(reads):
+            _remove(self.used, value.key, node)
+        for mask in carries(node):
+            _remove(self.carried, mask.key, node)
+        key = id(node.operation)
+        _remove(self.calls, key, node)
+        if key not in self.calls and key not in staying:
+            name = self.names[key]
+            self.taken.free(name)
+            del self.names[key], self.named[name]
+
+
+def _places(steps: Iterable[Node]) -> Overlay[Any, tuple[Position, Node]]:
+    return Overlay({node.key: ((number,), node) for number, node in enumerate(steps)})
+
+
+def _append(table: Overlay[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
+    table[key] = (*table.get(key, ()), item)
+
+
+def _remove(table: Overlay[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
+    left = tuple(other for other in table[key] if other.key is not item.key)
+    if left:
+        table[key] = left
+    else:
+        del table[key]
 
 
 def carries(node: Node) -> list[Value]:

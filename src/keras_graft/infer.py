@@ -10,6 +10,7 @@ from keras_graft import _keras
 from keras_graft.call import filled
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
+from keras_graft.index import Position
 from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.read import trace
 
@@ -17,7 +18,7 @@ Fit = Callable[[Graph, Node, Sequence[Value]], Node]
 """Gives a node another operation for what it reads now, where it needs one."""
 
 
-def infer(graph: Graph, fit: Fit | None = None, until: int | None = None) -> Graph:
+def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -> Graph:
     """Return the graph with the specs of all its values known, and the masks that go along.
 
     A node whose inputs have the specs and masks that it was recorded with gives what it gave;
@@ -36,21 +37,18 @@ def infer(graph: Graph, fit: Fit | None = None, until: int | None = None) -> Gra
     """
     if graph.stale == ():
         return graph
-    steps = graph.steps
-    waiting = list(range(len(steps))) if graph.stale is None else [
-        graph.position_of_key(key) for key in graph.stale
-    ]  # fmt: skip
+    stale = [node.key for node in graph.steps] if graph.stale is None else graph.stale
+    waiting = [(graph.step(key)[0], key) for key in stale]
     heapq.heapify(waiting)
     now: dict[Value, Value] = {}
     instead: dict[Node, Sequence[Node]] = {}
-    last = -1
-    limit = len(steps) if until is None else until
-    while waiting and waiting[0] < limit:
-        place = heapq.heappop(waiting)
-        if place == last:
+    last = None
+    while waiting and (until is None or waiting[0][0] < until):
+        _, key = heapq.heappop(waiting)
+        if key is last:
             continue
-        last = place
-        node = steps[place]
+        last = key
+        _, node = graph.step(key)
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
         if _holds(node, inputs):
             continue
@@ -69,10 +67,10 @@ def infer(graph: Graph, fit: Fit | None = None, until: int | None = None) -> Gra
                 continue
             now[value] = value
             for user in graph.consumers(value):
-                heapq.heappush(waiting, graph.position(user))
+                heapq.heappush(waiting, (graph.position(user), user.key))
     if instead:
         graph = graph.spliced(instead, {})
-    return graph.settled(dict.fromkeys(steps[place].key for place in waiting))
+    return graph.settled(dict.fromkeys(key for _, key in waiting))
 
 
 def _holds(node: Node, inputs: Sequence[Value]) -> bool:

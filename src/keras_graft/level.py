@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import keras
@@ -33,9 +34,18 @@ class Reader(Protocol):
 
     def trace(
         self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
-    ) -> Graph:
-        """Run a function on symbolic tensors and return what it did as a graph."""
+    ) -> Traced:
+        """Run a function on symbolic tensors and return what it did."""
         ...
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a function did with symbolic tensors: the calls, in order, and what it got and gave."""
+
+    steps: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
 
 
 class Level:
@@ -63,16 +73,23 @@ class Level:
         # The mask of an input may be known only now: a stage takes it as another input.
         self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
+    def traced(self, outputs: Any, name: str) -> Traced:
+        """Return what is behind `outputs`, as nodes and values."""
+        flat = tree.flatten(outputs)
+        for tensor in flat:
+            if id(tensor) not in self._values:
+                raise ReadError(f"An output of {name!r} does not come from its inputs: {tensor}.")
+        given = tuple(self._values[id(tensor)] for tensor in flat)
+        return Traced(tuple(self._nodes), self._inputs, given)
+
     def graph(
         self, inputs: Any, outputs: Any, name: str, trainable: bool = True,
         dtype_policy: Any = None, origin: Any = None,
     ) -> Graph:  # fmt: skip
-        for tensor in tree.flatten(outputs):
-            if id(tensor) not in self._values:
-                raise ReadError(f"An output of {name!r} does not come from its inputs: {tensor}.")
-        flat = [self._values[id(tensor)] for tensor in tree.flatten(outputs)]
+        """Return the level as a graph."""
+        found = self.traced(outputs, name)
         return Graph(
-            self._nodes, self._inputs, flat, _slots(inputs), _slots(outputs),
+            found.steps, found.inputs, found.outputs, _slots(inputs), _slots(outputs),
             name, trainable, dtype_policy, origin,
         ).settled()  # fmt: skip
 

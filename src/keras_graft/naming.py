@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from keras_graft.overlay import Overlay
+
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
@@ -18,28 +20,28 @@ class Names:
     """
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
-        self._taken = set(reserved)
-        self._next: dict[str, int] = {}
+        # Each name that is taken, and the number to try first for a variant of it.
+        self._next: Overlay[str, int] = Overlay(dict.fromkeys(reserved, 1))
 
     def take(self, name: str) -> str:
         """Reserve `name` or its first free variant, and return it."""
         result = name
         number = self._next.get(name, 1)
-        while result in self._taken:
+        while result in self._next:
             result = f"{name}_{number}"
             number += 1
         self._next[name] = number
-        self._taken.add(result)
+        if result != name:
+            self._next[result] = 1
         return result
 
     def free(self, name: str) -> None:
         """Let `name` be taken again."""
-        self._taken.discard(name)
-        self._next.pop(name, None)
+        del self._next[name]
 
     def copy(self) -> Names:
         """Return names that start from the same state."""
-        new = Names(self._taken)
+        new = Names()
         new._next = self._next.copy()
         return new
 

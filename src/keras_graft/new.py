@@ -26,15 +26,20 @@ class At:
         inputs: What is read there, with specs and masks.
         node: The node that a factory gets: the one that is replaced, or that stands before or
             behind. None at an input of the graph.
-        verb: The edit, for messages: `"replace 'relu'"`.
-        replaces: Whether the node itself goes: its recorded arguments go along.
+        verb: What is done: `"insert after"`.
+        item: What it is done to.
     """
 
     graph: Graph
     inputs: tuple[Value, ...]
     node: Node | None
     verb: str
-    replaces: bool = False
+    item: Node | Value
+
+    @property
+    def edit(self) -> str:
+        """The edit, for messages: `"replace 'relu'"`."""
+        return f"{self.verb} {self.graph.label(self.item)!r}"
 
 
 def is_factory(new: Any, exact: bool) -> bool:
@@ -66,12 +71,12 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
         new = new(place.node if place.node is not None else place.inputs[0])
     if isinstance(new, type):
         raise EditError(
-            f"{place.verb}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
+            f"{place.edit}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
             f"factory, lambda node: {new.__name__}(...)."
         )
     if isinstance(new, Graph) or not callable(new):
         raise EditError(
-            f"{place.verb}: expected a layer, a model or a function of tensors, got "
+            f"{place.edit}: expected a layer, a model or a function of tensors, got "
             f"{type(new).__name__}."
         )
     graph = place.graph
@@ -81,7 +86,7 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
     try:
         traced = trace(_caller(new, place), place.inputs, masks, lambda t: _here(graph, t))
     except GraftError as error:
-        raise EditError(f"{place.verb}: {_hint(new, error)}") from error
+        raise EditError(f"{place.edit}: {_hint(new, error)}") from error
     except Exception as error:
         raise EditError(_does_not_take(new, place, error)) from error
     mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
@@ -108,7 +113,7 @@ def _caller(new: Any, place: At) -> Callable[..., Any]:
 
         run.__name__ = str(getattr(new, "__name__", "function"))
         return run
-    if place.replaces and node is not None and isinstance(node.operation, keras.Layer):
+    if place.verb == "replace" and node is not None and isinstance(node.operation, keras.Layer):
         template = _taken(new, node)
     else:
         count = len(place.inputs)
@@ -152,7 +157,7 @@ def _does_not_take(new: Any, place: At, error: Exception) -> str:
         source = "an input" if producer is None else f"node {place.graph.label(producer)!r}"
         lines.append(f"  {value.spec} from {source}")
     return (
-        f"{place.verb}: {name} does not take what it would read there:\n"
+        f"{place.edit}: {name} does not take what it would read there:\n"
         + "\n".join(lines)
         + f"\nKeras says: {error}"
     )

@@ -10,8 +10,8 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
-from keras_graft.level import Level
-from keras_graft.node import Value
+from keras_graft.level import Level, Traced
+from keras_graft.node import Value, flat_slots
 from keras_graft.symbolic import tensor_of
 
 tree = keras.tree
@@ -49,8 +49,8 @@ def trace(
     inputs: Sequence[Value],
     masks: Mapping[int, Value] | None = None,
     foreign: Callable[[Any], Value | None] = lambda tensor: None,
-) -> Graph:
-    """Run a function on symbolic tensors and return what it did as a graph.
+) -> Traced:
+    """Run a function on symbolic tensors and return what it did as nodes and values.
 
     Keras keeps nothing of it: the calls are taken off the layers again.
 
@@ -61,7 +61,7 @@ def trace(
         foreign: Gives the value for a KerasTensor that the function took from elsewhere.
 
     Returns:
-        The graph; its inputs stand for `inputs`, then for the masks.
+        What it did; the inputs stand for `inputs`, then for the masks.
 
     Raises:
         ReadError: If an output does not come from the inputs, or is no tensor.
@@ -91,7 +91,7 @@ class _Reader:
         inputs: Sequence[Value],
         masks: Mapping[int, Value],
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
-    ) -> Graph:
+    ) -> Traced:
         # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
         tensors = [tensor_of(value.spec) for value in inputs]
         mask_tensors = {place: tensor_of(mask.spec) for place, mask in masks.items()}
@@ -108,7 +108,7 @@ class _Reader:
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
             _keras.name_plainly(steps)
-            return Level(self, given, steps, foreign).graph(given, outputs, _name(function))
+            return Level(self, given, steps, foreign).traced(outputs, _name(function))
         finally:
             _keras.release(steps)
 
@@ -138,7 +138,10 @@ class _Reader:
             )
 
         entering = [v or p for v, p in zip(values, plain.inputs, strict=True)]
-        traced = self.trace(run, entering, masks)
+        found = self.trace(run, entering, masks)
+        traced = Graph(
+            found.steps, found.inputs, found.outputs, flat_slots(len(found.inputs))
+        ).settled()
         # A tensor of the model itself is to select here too: calls are matched by their number.
         origins = {
             (id(node.operation), plain.call_of(node), i): value.origin

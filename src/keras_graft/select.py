@@ -23,10 +23,15 @@ class Selection(Tabular):
     It can be counted, iterated, narrowed, printed, and used as a selector itself.
     """
 
-    def __init__(self, graph: Graph, items: Iterable[Item], what: str = "") -> None:
+    def __init__(self, graph: Graph, items: Iterable[Item], selector: Any) -> None:
         self.graph = graph
         self.items = tuple(dict.fromkeys(items))
-        self.what = what
+        self.selector = selector
+
+    @property
+    def what(self) -> str:
+        """What was asked for, for messages."""
+        return repr(self.selector)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -62,7 +67,7 @@ class Selection(Tabular):
 
     def where(self, predicate: Callable[[Any], bool]) -> Selection:
         """Return the items for which `predicate(item)` holds."""
-        return Selection(self.graph, (i for i in self.items if predicate(i)), self.what)
+        return Selection(self.graph, (i for i in self.items if predicate(i)), self.selector)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -109,7 +114,7 @@ def select(graph: Graph, selector: Any) -> Selection:
     items = list(_find(graph, selector))
     if not items:
         raise NothingSelectedError(_nothing(graph, selector))
-    return Selection(graph, items, repr(selector))
+    return Selection(graph, items, selector)
 
 
 def select_value(graph: Graph, selector: Any) -> Value:
@@ -190,7 +195,7 @@ def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
     """Whether the models that something lies in are those of `graph` still."""
     level = graph
     for node in scope:
-        if node.within(None) not in level or level.steps[level.position(node)].nested is None:
+        if node.within(None) not in level or level.node(node).nested is None:
             return False
         level = node.nested
         assert level is not None
@@ -199,9 +204,9 @@ def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
 
 def find_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...] = ()) -> Value | None:
     """Return the value that was read from a KerasTensor, in the models inside too."""
-    for value in graph.all_values():
-        if value.origin is tensor:
-            return value.within(graph, scope)
+    value = graph.read_from(tensor)
+    if value is not None:
+        return value.within(graph, scope)
     for node in graph.steps:
         if node.nested is not None:
             found = find_tensor(node.nested, tensor, (*scope, node.within(graph, scope)))
@@ -241,7 +246,7 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
 
 def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     """Match one segment of a path: the exact name first, then call and output, then glob."""
-    exact = [n.within(graph, scope) for n in graph.steps if graph.name_of(n) == text]
+    exact = [n.within(graph, scope) for n in graph.named(text)]
     exact_inputs = [
         v.within(graph, scope)
         for v, name in zip(graph.inputs, graph.input_names, strict=True)
