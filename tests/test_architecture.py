@@ -12,7 +12,7 @@ import keras_graft
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
-    "errors", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
+    "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [

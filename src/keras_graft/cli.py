@@ -125,7 +125,7 @@ def show(
 ) -> Any:
     """List the calls of a model: keras-graft show model.keras --select 'conv4_*'."""
     import keras_graft as kg
-    from keras_graft.graph import count_parameters
+    from keras_graft.parameters import count_parameters
 
     graph = kg.read(_load(model, input_shape))
     selection = kg.select(graph, select or "**")

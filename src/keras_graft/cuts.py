@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.flow import needed
-from keras_graft.graph import Graph, weights_of
+from keras_graft.graph import Graph
 from keras_graft.node import Value
+from keras_graft.parameters import weights_of
 from keras_graft.tabular import Table, Tabular
 
 

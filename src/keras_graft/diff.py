@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras_graft.graph import Graph, weights_of
+from keras_graft.graph import Graph
 from keras_graft.node import Node, Slot, Spec, Value
+from keras_graft.parameters import weights_of
 from keras_graft.select import everything
 from keras_graft.sharing import sharing
 from keras_graft.tabular import Table, Tabular

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -382,22 +381,3 @@ def sort(nodes: Iterable[Node], inputs: Sequence[Value] = ()) -> tuple[Node, ...
                 done.add(node)
                 result.append(node)
     return tuple(result)
-
-
-def weights_of(operation: Any) -> dict[int, int]:
-    """Return the weights of an operation as {identity: number of parameters}."""
-    weights = getattr(operation, "weights", ())
-    return {id(variable_behind(w)): math.prod(w.shape) for w in weights}
-
-
-def variable_behind(weight: Any) -> Any:
-    """Return the variable whose value a weight is: that of a frozen layer is a view of another."""
-    return getattr(weight, "source", weight)
-
-
-def count_parameters(operations: Iterable[Any]) -> int:
-    """Return how many parameters `operations` hold together, each variable counted once."""
-    found: dict[int, int] = {}
-    for operation in operations:
-        found.update(weights_of(operation))
-    return sum(found.values())

@@ -7,8 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_graft.graph import Graph, count_parameters, variable_behind
+from keras_graft.graph import Graph
 from keras_graft.node import Node
+from keras_graft.parameters import count_parameters, variable_behind
 from keras_graft.select import everything
 from keras_graft.tabular import Table, Tabular
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_graft.graph import Graph, count_parameters
+from keras_graft.graph import Graph
 from keras_graft.node import Node
+from keras_graft.parameters import count_parameters
 from keras_graft.tabular import Table
 
 if TYPE_CHECKING:
