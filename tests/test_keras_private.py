@@ -332,3 +332,132 @@ def test_what_a_model_was_compiled_with(small):
     assert isinstance(metric, keras.metrics.MeanSquaredError), "see compilation()"
     assert metric is not small._compile_config.config["metrics"][0], "see compilation()"
     small.compile(keras.optimizers.SGD(), **found)
+
+
+# -- copies, and what ties and clones are made of ------------------------------------------
+
+
+def test_what_a_layer_has_is_in_its_attributes_and_its_tracker():
+    dense = layers.Dense(2)
+    assert {"build", "quantize"} <= set(vars(dense)), "bound to this one: see _NOT_TAKEN"
+    dense.build((None, 3))
+    config = dense._tracker.config
+    assert {"trainable_variables", "non_trainable_variables", "layers"} <= set(config), (
+        "see Copier"
+    )
+    for name, (test, store) in config.items():
+        assert callable(test) and dense._tracker.stored_ids[name] == {id(x) for x in store}, (
+            "see Copier._tracker()"
+        )
+    assert dense._trainable_variables is config["trainable_variables"][1], "see Copier"
+    assert [id(v) for v in dense._trainable_variables] == [id(dense._kernel), id(dense.bias)], (
+        "see carry_out()"
+    )
+
+
+def test_a_copy_has_nothing_of_the_original():
+    dense = layers.Dense(2, name="dense")
+    dense.build((None, 3))
+    copier = _keras.Copier(_keras.variable_like)
+    new = copier(dense)
+    assert set(vars(new)) - {"build", "quantize"} == set(vars(dense)) - {"build", "quantize"}, (
+        "see Copier.object()"
+    )
+    assert new._tracker is not dense._tracker and new._layers is not dense._layers, "see Copier"
+    assert {id(v) for v in new.weights}.isdisjoint(id(v) for v in dense.weights), "see Copier"
+    x = np.ones((1, 3), "float32")
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(layer(x)) for layer in (dense, new)))
+    if keras.backend.backend() == "torch":
+        held = [p for _, p in new.named_parameters()]
+        assert {id(p) for p in held} == {id(v.value) for v in new.weights}, "see track_on_torch()"
+        assert "_torch_params" in new._modules, "see track_on_torch()"
+
+
+def test_what_a_variable_is_made_of():
+    variable = keras.Variable(
+        np.ones(2), dtype="bfloat16", trainable=False, autocast=False, aggregation="sum",
+        synchronization="on_read", name="v",
+    )  # fmt: skip
+    variable.regularizer = keras.regularizers.L2(0.5)
+    variable.constraint = keras.constraints.NonNeg()
+    variable.overwrite_with_gradient = True
+    new = _keras.variable_like(variable)
+    names = {k for k in vars(variable) if k.startswith("_") and not k.startswith("_self_")}
+    for name in names - {"_value", "_ndim", "_shape", "_initializer"}:
+        assert getattr(new, name) == getattr(variable, name), f"{name}: see variable_like()"
+    assert tuple(new._shape) == (2,) and new._ndim == 1, "see Tied"
+
+
+def test_a_functional_of_another_class_has_the_same_attributes(small):
+    class Other(_keras.Functional):
+        pass
+
+    other = _keras.with_body_of(small, Other)
+    assert type(other) is Other and other.layers == small.layers, "see with_body_of()"
+    assert other.get_layer("dense") is small.get_layer("dense"), "see with_body_of()"
+    assert [layer.name for layer in small._layers] == ["x", "dense", "drop"], "see order_layers()"
+
+
+def test_a_model_knows_the_file_that_it_is_written_to(small, tmp_path):
+    stores = []
+
+    class Watched(_keras.Functional):
+        def save_own_variables(self, store):
+            stores.append(("save", store, hasattr(type(store), "close")))
+
+        def load_own_variables(self, store):
+            stores.append(("load", store, hasattr(type(store), "close")))
+
+    class Layer(layers.Dense):
+        def save_own_variables(self, store):
+            stores.append(("inside", store, None))
+            super().save_own_variables(store)
+
+    x = keras.Input((2,))
+    inside = Watched(x, Layer(2)(x))
+    y = keras.Input((2,))
+    model = Watched(y, inside(y))
+    model.save_weights(tmp_path / "a.weights.h5")
+    kinds = [(kind, whole) for kind, _, whole in stores]
+    assert kinds[0] == ("save", True), "see TiedModel.save_own_variables()"
+    assert [s for k, s, _ in stores if k == "inside"][0] is stores[0][1], (
+        "the places in a file are one object: see TiedLayer.saved_elsewhere()"
+    )
+    stores.clear()
+    model.load_weights(tmp_path / "a.weights.h5")
+    assert stores[0][0] == "load" and stores[0][2], "see TiedModel.load_own_variables()"
+
+
+def test_shared_layers_are_marked_in_a_configuration():
+    x = keras.Input((2,))
+    dense = layers.Dense(2, name="dense")
+    one, two = (keras.Model(x, dense(x), name=name) for name in ("one", "two"))
+    model = keras.Model(x, two(one(x)))
+    with keras.src.saving.serialization_lib.ObjectSharingScope():
+        config = model.get_config()
+    marks = []
+    stack = [config]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            if item.get("class_name") == "Dense":
+                marks.append(item.get("shared_object_id"))
+            stack += item.values()
+        elif isinstance(item, (list, tuple)):
+            stack += item
+    assert len(marks) == 2 and set(marks) - {None} == {id(dense)}, "see _forget()"
+
+
+def test_an_optimizer_knows_its_variables(small):
+    optimizer = trained(small, keras.optimizers.Adam())
+    assert [id(v) for v in optimizer._trainable_variables] == [
+        id(v) for v in small.trainable_variables
+    ], "see TiedModel.make_train_function()"
+
+
+def test_a_model_begins_with_the_trainer(small):
+    trainer = keras.Model.__bases__[0]
+    assert trainer.__name__.endswith("Trainer"), "see _uncompile()"
+    trained(small, keras.optimizers.Adam())
+    made = {"optimizer", "_compile_config"}
+    assert made <= set(_keras.attributes(small)), "see _uncompile()"

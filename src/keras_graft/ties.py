@@ -158,6 +158,11 @@ def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
         for node in _tied(graph)
         if any(id(tie.source) in instead for tie in _keras.ties_of(node.operation))
     }
+    ties = [(layer, tie) for layer in made.values() for tie in _keras.ties_of(layer)]
+    owners = _owners(graph, {id(tie.source) for _, tie in ties})
+    for layer, tie in ties:
+        if id(tie.source) in owners:
+            layer.source_found(owners[id(tie.source)])
     places = [node for node in everything(graph) if id(node.operation) in made]
     return exchanged(graph, places, lambda node: made[id(node.operation)])
 
@@ -197,6 +202,17 @@ def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
         )
         for node in nodes
         for tie in _keras.ties_of(node.operation)
+    }
+
+
+def _owners(graph: Graph, variables: set[int]) -> dict[int, Any]:
+    """Return the layers that variables, by their identities, belong to directly."""
+    return {
+        id(weight): _keras.owner_of(node.operation, weight)
+        for node in everything(graph)
+        if node.nested is None
+        for weight in getattr(node.operation, "weights", ())
+        if id(weight) in variables and _keras.owns(node.operation, weight)
     }
 
 

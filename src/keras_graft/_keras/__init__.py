@@ -62,6 +62,7 @@ from keras_graft._keras.tied_layer import (
     layers_inside,
     named_weights,
     owner_of,
+    owns,
     plain_class,
     ties_of,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "plain_class",
     "shared_copy",
     "owner_of",
+    "owns",
     "take_back",
     "ties_of",
     "View",

@@ -103,7 +103,8 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     copier = Copier(variable, class_of=plain_class if plain else lambda cls: cls)
     own = [name for user in layers_inside(layer) for name in getattr(user, "graft_own", ())]
     for name in own:
-        copier.keep(layer.__dict__.get(name))  # a layer of the model around this one
+        around = layer.__dict__.get(name)  # a layer of the model around this one
+        copier.put(around, around)
     new = copier(layer)
     if plain:
         for user in layers_inside(new):
