@@ -21,6 +21,7 @@ test: lint
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 tests
 	KERAS_BACKEND=jax $(PY) examples/digits.py
 	KERAS_BACKEND=jax $(PY) examples/photographs.py
+	KERAS_BACKEND=jax $(PY) examples/masked_language_model.py
 
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py

@@ -1,6 +1,6 @@
 """What a clone costs against what a user would write, side by side in one process.
 
-    KERAS_BACKEND=jax python benchmarks/weights.py            # a row of docs/benchmarks-weights.md
+    KERAS_BACKEND=jax python benchmarks/weights.py            # a table of docs/benchmarks-weights.md
     KERAS_BACKEND=jax python benchmarks/weights.py --quick    # one small model, to the screen
 
 The page has a table for each backend that this was run on; a run writes that of its own.
@@ -83,17 +83,11 @@ def peak(run: Callable[[], Any]) -> int:
 
 def measure(model: keras.Model, rounds: int) -> list[str]:
     """Return the median seconds' ratio, and the peaks in multiples of the weights."""
-    result = timed(
-        {"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds
-    )
-    size = sum(w.nbytes if hasattr(w, "nbytes") else 4 * w.numel() for w in _values(model))
+    result = timed({"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds)
+    size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in model.weights)
     peaks = [peak(lambda: kg.clone(model)) / size, peak(lambda: by_hand(model)) / size]
     ratio = result["by hand"] / result["clone"]
     return [f"{size / 1e6:,.0f}", f"{ratio:.1f}", *(f"{p:.2f}" for p in peaks)]
-
-
-def _values(model: keras.Model) -> list[Any]:
-    return [keras.ops.convert_to_numpy(w) for w in model.weights]
 
 
 def main() -> None:

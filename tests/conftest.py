@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
+collect_ignore = ["distributed.py"]  # a script, which needs four devices
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -342,9 +342,7 @@ def test_what_a_layer_has_is_in_its_attributes_and_its_tracker():
     assert {"build", "quantize"} <= set(vars(dense)), "bound to this one: see _NOT_TAKEN"
     dense.build((None, 3))
     config = dense._tracker.config
-    assert {"trainable_variables", "non_trainable_variables", "layers"} <= set(config), (
-        "see Copier"
-    )
+    assert {"trainable_variables", "non_trainable_variables", "layers"} <= set(config), "see Copier"
     for name, (test, store) in config.items():
         assert callable(test) and dense._tracker.stored_ids[name] == {id(x) for x in store}, (
             "see Copier._tracker()"

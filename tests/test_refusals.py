@@ -112,8 +112,6 @@ REFUSALS = [
     (residual, lambda m: kg.join(m, sequential()), kg.JoinError, "'out' of 'residual'.*takes"),
     (siamese, lambda m: kg.join(residual(), m), kg.JoinError, "gives 1 values.*takes 2"),
     # not yet, and what no build takes
-    (residual, lambda m: kg.build(kg.read(m), "copy"), kg.NotYetError, "load it again"),
-    (residual, lambda m: kg.build(kg.read(m), "fresh"), kg.NotYetError, "load it again"),
     (residual, lambda m: kg.build(kg.read(m), "steal"), kg.BuildError, "got 'steal'"),
 ]  # fmt: skip
 

@@ -92,19 +92,19 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
             if weights and layer is not node.operation:
                 if layer is None:
                     raise EditError(f'{place.edit}: weights="keep" needs a layer, not a function.')
-                keep[id(layer)] = node.operation, layer, place.edit
+                matched = match_weights(node.operation, layer, place.edit)
+                keep[id(layer)] = node.operation, layer, place.edit, *matched
             return steps, outputs
 
         return _edit.replace(level, nodes, put, infer)
 
     graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
-    matched = [(new, *match_weights(old, new, verb)) for old, new, verb in keep.values()]
-    for old, new, verb in keep.values():
+    for old, new, verb, _, _ in keep.values():
         tied_again(old, new, verb)
-    for new, report, pairs_ in matched:
+    for _, new, _, report, pairs_ in keep.values():
         carry(new, report, pairs_)
-    if matched:
-        graph = retied(graph, [pair for _, _, pairs_ in matched for pair in pairs_])
+    if keep:
+        graph = retied(graph, [pair for *_, pairs_ in keep.values() for pair in pairs_])
     return edited(model, graph, f"replace {target!r}")
 
 

@@ -329,7 +329,9 @@ def set_mask(tensor: Any, mask: Any) -> None:
     tensor._keras_mask = mask
 
 
-def make_functional(inputs: Any, outputs: Any, name: str, steps: int, cls: Any) -> Any:
+def make_functional(
+    inputs: Any, outputs: Any, name: str, steps: int, cls: Any = keras.Model
+) -> Any:
     """Call the constructor of Functional, or of a subclass; it recurses once for a node in a row.
 
     Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
