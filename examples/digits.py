@@ -92,6 +92,22 @@ reload_difference = float(
 )
 change = kg.diff(donor, joined)
 
+# Two blocks with one kernel between them: counted, trained and saved once.
+tied = kg.tie(kg.clone(donor), "block2_conv1.kernel", "block1_conv1.kernel")
+tied.compile("adam", "sparse_categorical_crossentropy")
+tied.fit(images[low_fit], labels[low_fit], epochs=1, verbose=0)
+with tempfile.TemporaryDirectory() as folder:
+    tied.save(Path(folder) / "tied.keras")
+    tied_again = keras.models.load_model(Path(folder) / "tied.keras")
+one, other = (tied_again.get_layer(f"block{i}_conv1").kernel for i in (1, 2))
+assert one is other
+tied_difference = float(
+    np.abs(
+        keras.ops.convert_to_numpy(tied(images[:256]))
+        - keras.ops.convert_to_numpy(tied_again(images[:256]))
+    ).max()
+)
+
 print("\nProof")
 print(f"accuracy of the donor on held-out digits 0-4       {before:.3f}")
 print(f"accuracy of the joined model on held-out 5-9       {after:.3f}")
@@ -105,12 +121,17 @@ print(f"seconds to compute the store                       {computing:.2f}")
 print(f"seconds an epoch: whole model, from the store      {whole_epoch:.3f}, {store_epoch:.3f}")
 print(f"times faster from the store                        {whole_epoch / store_epoch:.1f}")
 print(f"largest difference between joined model and head   {join_difference:g}")
+print(f"parameters with two kernels tied                   {tied_again.count_params():,}, ", end="")
+print(f"of {donor.count_params():,}")
+print(f"largest difference of it after save and load       {tied_difference:g}")
 print("donor's accuracy afterwards, unchanged             ", end="")
 print(f"{accuracy(donor, images[low_held], labels[low_held]):.3f}")
 assert (
     difference == 0
     and reload_difference == 0
     and join_difference < 1e-5
+    and tied_difference == 0
+    and tied_again.count_params() == donor.count_params() - 9 * 32 * 32
     and before > 0.9
     and after > 0.9
 )
