@@ -245,7 +245,7 @@ class NoConfig(layers.Layer):
         self.w = self.add_weight(shape=(4,), name="w", initializer="ones")
 
     def call(self, x):
-        return x * self.w + self.array
+        return keras.ops.add(x * self.w, self.array)
 
 
 def one_layer(layer):

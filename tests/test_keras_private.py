@@ -11,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 from keras_graft import _keras
+from keras_graft.clone import _COMPILED
 
 
 @pytest.fixture
@@ -459,3 +460,7 @@ def test_a_model_begins_with_the_trainer(small):
     trained(small, keras.optimizers.Adam())
     made = {"optimizer", "_compile_config"}
     assert made <= set(_keras.attributes(small)), "see _uncompile()"
+    before = set(_keras.attributes(keras.Model(small.inputs, small.outputs)))
+    small.fit(np.ones((2, 4)), np.ones((2, 4)), verbose=0)
+    small.predict(np.ones((2, 4)), verbose=0)
+    assert set(_keras.attributes(small)) - before <= _COMPILED, "see clone.py"

@@ -274,7 +274,8 @@ def test_rules_that_cannot_be():
     assert "resize= names 'oout', which fits no weight. Nearest: 'out'" in refused(
         source, target, resize={"oout": classes([0, 1])}
     )
-    assert "resize= holds 'mean', which is no rule" in refused(source, target, resize=["mean"])
+    for given in ("mean", ["mean"]):
+        assert "resize= holds 'mean', which is no rule" in refused(source, target, resize=given)
     with pytest.raises(kg.WeightsError, match="'median' is no rule; there are 'mean', 'repeat'"):
         kg.resize.channels("median")
     with pytest.raises(kg.WeightsError, match="lists old ids, and None or -1 for new ones"):

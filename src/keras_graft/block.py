@@ -107,7 +107,11 @@ def folded(graph: Graph, found: Block, node: Node) -> Graph:
 
 
 def repeated(
-    graph: Graph, start: Value, stop: Value, times: int, change: Callable[[Node, int], Node]
+    graph: Graph,
+    start: Value,
+    stop: Value,
+    times: int,
+    change: Callable[[Sequence[Node], int], Callable[[Node], Node]],
 ) -> Graph:
     """Return the graph with the block between two values `times` times in a row.
 
@@ -116,7 +120,8 @@ def repeated(
         start: What enters the block; other values that it reads are read by each repetition.
         stop: What leaves it, of the same spec.
         times: How often the block runs in all.
-        change: Applied to each new node; gets the number of the repetition, from 1.
+        change: For each repetition, gets the nodes of the block and the number, from 1, and gives
+            what is applied to each new node.
 
     Raises:
         EditError: If the block does not give what it takes, or if something outside reads a value
@@ -143,7 +148,7 @@ def repeated(
     value, made = stop, []
     for number in range(1, times):
         # The mask that comes along now is another: specs are inferred anew for what reads it.
-        new, mapping = copied(nodes, {start: value}, lambda node, n=number: change(node, n))
+        new, mapping = copied(nodes, {start: value}, change(nodes, number))
         made += new
         value = mapping[stop]
     if not made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -11,7 +11,7 @@ from keras_graft import _keras
 from keras_graft import block as _block
 from keras_graft.build import build, like
 from keras_graft.call import fill
-from keras_graft.clone import duplicate
+from keras_graft.clone import duplicates
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
@@ -223,21 +223,26 @@ def repeat(
 
 def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str) -> Graph:
     names = Names([*graph.input_names, *map(graph.name_of, graph.steps)])
-    made: dict[tuple[int, int], tuple[Any, Any]] = {}  # donor and new layer, for each repetition
 
-    def own(node: Node, number: int) -> Node:
-        donor = node.operation
-        if not isinstance(donor, keras.Layer):  # an op holds nothing
-            return node
-        key = id(donor), number
-        if key not in made:
-            name = names.take(f"{graph.name_of(node)}_repeat")
-            made[key] = donor, duplicate(node, name, weights)  # type: ignore[arg-type]
-        new = node.replace(operation=made[key][1])
-        if node.nested is not None:  # to be read again: the new model has values of its own
-            outputs = tuple(value.with_spec(None) for value in node.outputs)
-            new = new.replace(nested=None, entries=(), outputs=outputs)
-        return new
+    def own(nodes: Sequence[Node], number: int) -> Callable[[Node], Node]:
+        if weights == "share":
+            return lambda node: node
+        layers = [node for node in nodes if isinstance(node.operation, keras.Layer)]
+        made = duplicates(
+            layers,
+            lambda node: names.take(f"{graph.name_of(node)}_repeat"),
+            weights,  # type: ignore[arg-type]
+        )
 
-    change = own if weights != "share" else lambda node, number: node
-    return infer(_block.repeated(graph, start, stop, times, change))
+        def change(node: Node) -> Node:
+            if id(node.operation) not in made:  # an op holds nothing
+                return node
+            new = node.replace(operation=made[id(node.operation)])
+            if node.nested is not None:  # to be read again: the new model has values of its own
+                outputs = tuple(value.with_spec(None) for value in node.outputs)
+                new = new.replace(nested=None, entries=(), outputs=outputs)
+            return new
+
+        return change
+
+    return infer(_block.repeated(graph, start, stop, times, own))

@@ -29,6 +29,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.copies import again, assign
 from keras_graft.errors import EditError
 
@@ -65,6 +66,11 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
     """
     axis = channel_axis(layer, len(shape))
     assert axis is not None
+    for tie in _keras.ties_of(layer):
+        raise EditError(
+            f"{verb}: {layer.name!r} meets the new channels, and {tie.target_name!r} is tied to "
+            f'{tie.source_name!r}. Untie it first: kg.untie(model, "{tie.target_name}").'
+        )
     count = shape[axis]
     assert count is not None
     if not isinstance(layer, (*_CONV, *_TRANSPOSED, _layers.Dense)) and callable(rule):

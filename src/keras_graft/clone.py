@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -95,17 +95,11 @@ class Clone:
     Args:
         weights: As for `clone`.
         seed: As for `clone`.
-        path: Gives the path of a new variable for that of the old one.
     """
 
-    def __init__(
-        self,
-        weights: Weights = "copy",
-        seed: int | None = None,
-        path: Callable[[str], str] = lambda path: path,
-    ) -> None:
+    def __init__(self, weights: Weights = "copy", seed: int | None = None) -> None:
         self.copier = _keras.Copier(self._variable, self.model)
-        self._path = path
+        self._path: Callable[[str], str] = lambda path: path
         self._fresh = weights == "fresh"
         self._seed = seed
         self._values: dict[int, tuple[Any, Any]] = {}
@@ -151,6 +145,14 @@ class Clone:
                 f"{type(operation).__name__} {operation.name!r} cannot be cloned: {error}. "
                 f'Share it with the donor: clone(..., share="{operation.name}").'
             ) from error
+
+    def renamed(self, node: Node, name: str) -> Any:
+        """Return the operation of a call again, under another name."""
+        old = f"{node.operation.name}/"
+        self._path = lambda of: f"{name}/{of[len(old) :] if of.startswith(old) else of}"
+        new = self.operation(node)
+        new.name = name
+        return new
 
     def model(self, model: Any) -> Any:
         """Return a model again, of the same class."""
@@ -204,27 +206,48 @@ class Clone:
             self._values[id(old)] = old, new.value
 
 
-_COMPILED = {"optimizer", "_compile_config"}
+_COMPILED = {
+    "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
+    "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",
+}  # fmt: skip
+"""What `compile` and `fit` make of a model (3.12 - 3.15)."""
 
 
-def duplicate(node: Node, name: str, weights: Weights = "copy") -> Any:
-    """Return the operation of a call again, under another name.
+def duplicates(
+    nodes: Sequence[Node], name: Callable[[Node], str], weights: Weights = "copy"
+) -> dict[int, Any]:
+    """Return the operations of some calls again, by the identities of the old ones.
 
-    PyTorch tells parameters apart by their paths, so these begin with the new name.
+    What they share among themselves, or are tied to among themselves, the new ones share. A layer
+    that is tied to one that is not among them stays so: the new one is tied to the same.
+
+    PyTorch tells parameters apart by their paths, so these begin with the new names.
 
     Args:
-        node: The call. Its operation may be a model.
-        name: The name.
+        nodes: The calls. An operation may be a model.
+        name: Gives the name of the new operation of a call; asked once for each operation.
         weights: As for `clone`.
 
     Raises:
-        WeightsError: If it cannot be made again.
+        WeightsError: If one cannot be made again.
     """
-    old = f"{node.operation.name}/"
+    inside = [layer for node in nodes for layer in _keras.layers_inside(node.operation)]
+    ties = [(layer, tie) for layer in inside for tie in _keras.ties_of(layer)]
+    work = Clone(weights)
+    for layer, tie in ties:
+        if not any(_keras.owns(node.operation, tie.source) for node in nodes):
+            for around in (tie.source, *(vars(layer).get(n) for n in layer.graft_own)):
+                work.copier.put(around, around)
+    tied = {id(layer) for layer, _ in ties}
+    result: dict[int, Any] = {}
+    # Those that own what is tied come first: a variable's path is that of its owner.
+    for node in sorted(nodes, key=lambda node: id(node.operation) in tied):
+        if id(node.operation) not in result:
+            new = work.renamed(node, name(node))
+            result[id(node.operation)] = new
+    return result
 
-    def path(of: str) -> str:
-        return f"{name}/{of[len(old) :] if of.startswith(old) else of}"
 
-    new = Clone(weights, path=path).operation(node)
-    new.name = name
-    return new
+def duplicate(node: Node, name: str, weights: Weights = "copy") -> Any:
+    """Return the operation of one call again, under another name: see `duplicates`."""
+    return duplicates([node], lambda node: name, weights)[id(node.operation)]

@@ -15,7 +15,7 @@ from keras_graft.select import listed
 
 
 def again(operation: Any, name: str, **changes: Any) -> Any:
-    """Return a layer of the same configuration under another name, not built yet.
+    """Return a layer of the same configuration under another name, not built yet, and not tied.
 
     Args:
         operation: A layer or a model.
@@ -23,7 +23,8 @@ def again(operation: Any, name: str, **changes: Any) -> Any:
         changes: Entries of the configuration that differ.
     """
     try:
-        return type(operation).from_config({**operation.get_config(), **changes, "name": name})
+        cls, config = _keras.plain_config(operation)
+        return cls.from_config({**config, **changes, "name": name})
     except Exception as error:
         raise EditError(
             f"{type(operation).__name__} {operation.name!r} cannot be made again from its "

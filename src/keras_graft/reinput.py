@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_graft.build import like
 from keras_graft.channels import RULES, Rule
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
@@ -17,6 +16,7 @@ from keras_graft.node import Spec
 from keras_graft.read import read
 from keras_graft.refit import Refit
 from keras_graft.select import listed
+from keras_graft.ties import edited
 
 Shape = Sequence[int | None]
 
@@ -84,7 +84,7 @@ def reinput(
         )
     graph = read(model)
     specs = _specs(graph, shape, batch_shape, dtype)
-    return like(model, Refit(channels, graph, specs).run())
+    return edited(model, Refit(channels, graph, specs).run(), "reinput")
 
 
 def _specs(graph: Graph, shape: Any, batch_shape: Any, dtype: Any) -> list[Spec]:

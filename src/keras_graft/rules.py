@@ -17,17 +17,19 @@ Rule = Callable[[Any, tuple[int, ...], Weight], Any]
 Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
 
 
+def _flat(rules: Any) -> list[Any]:
+    if rules is None:
+        return []
+    return [rules] if callable(rules) or isinstance(rules, str) else list(rules)
+
+
 class Rules:
     """Which rules are for which weight."""
 
     def __init__(self, resize: Resize | None, into: Place) -> None:
         self._globs = isinstance(resize, Mapping)
         given = resize.items() if isinstance(resize, Mapping) else [("*", resize)]
-        self._rules = [
-            (glob, rule)
-            for glob, rules in given
-            for rule in ([rules] if callable(rules) else rules or [])
-        ]
+        self._rules = [(glob, rule) for glob, rules in given for rule in _flat(rules)]
         for glob, rule in self._rules:
             if not callable(rule):
                 raise WeightsError(f"transplant: resize= holds {rule!r}, which is no rule.")

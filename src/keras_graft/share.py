@@ -16,6 +16,7 @@ from keras_graft.naming import Names
 from keras_graft.node import Node
 from keras_graft.read import read
 from keras_graft.select import listed, select
+from keras_graft.ties import retied
 
 
 def unshare(model: Any, target: Any, weights: Weights = "copy") -> Any:
@@ -106,8 +107,9 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
         for target, *values in zip(one.weights, *every, strict=True):
             stacked = keras.ops.stack([keras.ops.cast(v.value, "float32") for v in values])
             target.assign(keras.ops.cast(keras.ops.mean(stacked, axis=0), target.dtype))
+    pairs = [pair for n in nodes for pair in zip(one.weights, n.operation.weights, strict=True)]
     places = calls_of(graph, [node.operation for node in nodes])
-    return like(model, exchanged(graph, places, lambda node: one))
+    return like(model, retied(exchanged(graph, places, lambda node: one), pairs))
 
 
 def _check_alike(first: Node, other: Node) -> None:

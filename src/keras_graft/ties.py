@@ -179,8 +179,7 @@ def tied_again(old: Any, new: Any, verb: str) -> tuple[str, ...]:
                 f"{new.name!r} has no such weight of that shape. Untie it first: "
                 f'kg.untie(model, "{tie_.target_name}").'
             )
-        again = _keras.Tie(*(getattr(tie_, name) for name in tie_.to_config()))
-        _keras.carry_out(new, again, tie_.source)
+        _keras.carry_out(new, _keras.same_tie(old, tie_, new), tie_.source)
         names.append(tie_.weight)
     return tuple(names)
 

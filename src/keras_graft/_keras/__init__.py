@@ -64,6 +64,8 @@ from keras_graft._keras.tied_layer import (
     owner_of,
     owns,
     plain_class,
+    plain_config,
+    same_tie,
     ties_of,
 )
 from keras_graft._keras.tied_model import TiedModel, layers_of, model_class
@@ -129,6 +131,8 @@ __all__ = [
     "named_weights",
     "own_variable",
     "plain_class",
+    "plain_config",
+    "same_tie",
     "shared_copy",
     "owner_of",
     "owns",

@@ -141,7 +141,12 @@ class Copier:
         return self._wrapper(old, new)
 
     def _wrapper(self, old: Any, new: Any) -> Any:
-        """Give a container of a class of its own the attributes of the original."""
+        """Give a container of a class of its own the attributes of the original.
+
+        TensorFlow's dicts only say that they are dicts: such a copy is one.
+        """
+        if type(new) is not type(old):
+            return new
         for name, value in getattr(old, "__dict__", {}).items():
             new.__dict__[name] = self(value)
         return new

@@ -237,6 +237,31 @@ def plain_class(cls: type) -> type:
     return cls.__dict__.get("graft_base", cls)
 
 
+def same_tie(old: Any, tie: Tie, new: Any) -> Tie:
+    """Return a tie for `new` like one of `old`: the one it has, if it was made of its configuration."""
+    for name in getattr(new, "graft_own", ()):
+        if name in vars(old):
+            new.__dict__[name] = vars(old)[name]
+    for known in all_ties(new):
+        if known.weight == tie.weight:
+            known.tentative = False
+            return known
+    return Tie(*(getattr(tie, name) for name in _WRITTEN))
+
+
+def plain_config(layer: Any) -> tuple[type, dict[str, Any]]:
+    """Return the class and configuration of a layer, without its ties."""
+    cls = plain_class(type(layer))
+    if cls is type(layer):
+        return cls, layer.get_config()
+    config = layer.get_config()
+    return cls, {
+        k: v
+        for k, v in config.items()
+        if k not in ("keras_graft_tied", "ties", *type(layer).graft_own)
+    }
+
+
 def become_tied(layer: Any) -> None:
     """Let a layer be of the class for tied layers."""
     layer.__class__ = tied_class(type(layer))

@@ -80,7 +80,10 @@ def fold_batchnorm(model: Any) -> Folded:
     """
     graph = kg.read(model)
     calls: dict[int, set[Any]] = {}
+    users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
     for node in kg.select(graph, "**").nodes:
+        for weight in [] if node.nested is not None else getattr(node.operation, "weights", []):
+            users.setdefault(id(weight), {})[id(node.operation)] = node.path
         # Calls of one nested model are the same calls of what is inside.
         inside = id(node.scope[-1].operation) if node.scope else None
         calls.setdefault(id(node.operation), set()).add((inside, node.call))
@@ -92,7 +95,7 @@ def fold_batchnorm(model: Any) -> Folded:
         if id(node.operation) in seen:
             continue
         seen.add(id(node.operation))
-        why = _why_not(node, calls)
+        why = _why_not(node, calls, users)
         if why:
             kept[node.path] = why
             continue
@@ -116,7 +119,7 @@ def fold_batchnorm(model: Any) -> Folded:
     return Folded(result, tuple(folded.items()), tuple(kept.items()))
 
 
-def _why_not(node: kg.Node, calls: dict[int, set[Any]]) -> str:
+def _why_not(node: kg.Node, calls: dict[int, set[Any]], users: dict[int, dict[int, str]]) -> str:
     """Return why a batch normalization stays; nothing if it can be folded."""
     norm = node.operation
     if type(norm) is not keras.layers.BatchNormalization:
@@ -134,6 +137,10 @@ def _why_not(node: kg.Node, calls: dict[int, set[Any]]) -> str:
         return f"it reads {name!r} ({before.kind})"
     if len(calls[id(layer)]) > 1:
         return f"{before.name!r} is called {len(calls[id(layer)])} times"
+    for weight in layer.weights:
+        others = [path for key, path in users[id(weight)].items() if key != id(layer)]
+        if others:
+            return f"{name!r} shares a weight with {', '.join(map(repr, others))}"
     given = before.values[0]
     if any(out.key is given.key for out in node.home.outputs):
         return f"{name!r} is an output too"
