@@ -171,7 +171,8 @@ def tied_again(old: Any, new: Any, verb: str) -> tuple[str, ...]:
     """Let a new layer have the ties of the one that it replaces; return the weights' names."""
     names = []
     for tie_ in _keras.ties_of(old):
-        want = _keras.named_weights(new).get(tie_.weight)
+        seen = {tie.weight: tie.seen for tie in _keras.ties_of(new)}
+        want = seen.get(tie_.weight, _keras.named_weights(new).get(tie_.weight))
         have = _keras.TRANSFORMS[tie_.transform].shape if tie_.transform else tuple
         if want is None or tuple(want.shape) != tuple(have(tuple(tie_.source.shape))):
             raise EditError(
