@@ -83,9 +83,9 @@ def peak(run: Callable[[], Any]) -> int:
 
 def measure(model: keras.Model, rounds: int) -> list[str]:
     """Return the median seconds' ratio, and the peaks in multiples of the weights."""
-    result = timed({"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds)
     size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in model.weights)
     peaks = [peak(lambda: kg.clone(model)) / size, peak(lambda: by_hand(model)) / size]
+    result = timed({"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds)
     ratio = result["by hand"] / result["clone"]
     return [f"{size / 1e6:,.0f}", f"{ratio:.1f}", *(f"{p:.2f}" for p in peaks)]
 

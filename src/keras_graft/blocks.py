@@ -188,7 +188,8 @@ def repeat(
         times: How often the block runs in all; 1 changes nothing.
         weights: `"share"`: each repetition calls the same layers. `"copy"`: it has layers of its
             own with the same values. `"fresh"`: of its own, newly initialized. New layers are
-            called `name_repeat`, `name_repeat_1` and so on.
+            called `name_repeat`, `name_repeat_1` and so on. What is tied within the block is tied
+            within each repetition; a tie to something outside stays a tie to that.
 
     Raises:
         EditError: If the block does not give what it takes, if something outside reads a value

@@ -26,7 +26,8 @@ def unshare(model: Any, target: Any, weights: Weights = "copy") -> Any:
         model: A Keras model or a `Graph`.
         target: A selector of calls: `"shared#1"`. Each gets a layer of its own, called `shared_1`,
             `shared_2` and so on; of all calls of a layer, the first keeps it.
-        weights: `"copy"`: the new layer begins with the same values. `"fresh"`: with new ones.
+        weights: `"copy"`: the new layer begins with the same values. `"fresh"`: with new ones. A
+            weight that is tied to another layer's stays tied to it.
 
     Raises:
         WeightsError: If the layer is called once; if it cannot be made again.
@@ -74,6 +75,7 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
         model: A Keras model or a `Graph`.
         layers: Selectors of the layers: of one class and configuration, with weights of the same
             shapes. All calls of them become calls of one layer, which has the name of the first.
+            What is tied to one of them is tied to that layer then.
         weights: `"first"`: it is the first layer, shared with the donor. `"mean"`: a new layer with
             the mean of the weights of all.
 
