@@ -25,6 +25,13 @@ _SHARED = (
 )  # fmt: skip
 """What a copy shares with its original: nothing of it ever changes."""
 
+
+@functools.cache
+def _is_shared(cls: type) -> bool:
+    """Whether values of a class are shared: asked for each of the hundred attributes of a layer."""
+    return issubclass(cls, _SHARED)
+
+
 _NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_params"}
 """Attributes of one layer that a copy has of its own: `build` and `quantize` are bound to it."""
 
@@ -76,7 +83,7 @@ class Copier:
         """Return `value` again: a copy if it holds layers or variables, else itself."""
         if id(value) in self._made:
             return self._made[id(value)][1]
-        if isinstance(value, _SHARED):
+        if _is_shared(type(value)):
             return value
         if isinstance(value, keras.Variable):
             new = self._variable(value)
