@@ -177,7 +177,7 @@ class Clone:
         self.copier.put(model, new)
         own = _keras.attributes(new)
         for name, value in _keras.attributes(model).items():
-            if name not in own and name not in _COMPILED:
+            if name not in own and name not in _keras.COMPILED:
                 setattr(new, name, self.copier(value))
         _keras.order_layers(new, model, self.copier)
         return new
@@ -204,13 +204,6 @@ class Clone:
             twin.build_from_config(operation.get_build_config() or {})
         for old, new in pair_weights(operation, twin):
             self._values[id(old)] = old, new.value
-
-
-_COMPILED = {
-    "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
-    "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",
-}  # fmt: skip
-"""What `compile` and `fit` make of a model (3.12 - 3.15)."""
 
 
 def duplicates(

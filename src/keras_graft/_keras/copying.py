@@ -35,6 +35,12 @@ def _is_shared(cls: type) -> bool:
 _NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_params"}
 """Attributes of one layer that a copy has of its own: `build` and `quantize` are bound to it."""
 
+COMPILED = {
+    "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
+    "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",
+}  # fmt: skip
+"""What `compile` and `fit` make of a model (3.12 - 3.15)."""
+
 
 class Copier:
     """Makes layers again, with everything in them, and keeps who shares what.
