@@ -282,3 +282,17 @@ def test_cheap_weights_are_weights():  # the clones above would be equal if all 
     with cheap_weights():
         model = application("MobileNetV2")
     assert np.std(arrays(model.get_layer("Conv1").kernel)[0]) > 0
+
+
+def test_a_sequential_model_is_cloned_after_it_was_trained():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="d")])
+    model.compile("sgd", "mse")
+    x = np.ones((2, 4), "float32")
+    model.fit(x, np.zeros((2, 3)), verbose=0)
+    model.predict(x, verbose=0)
+    new = kg.clone(model)
+    assert not new.compiled
+    equal(new(x), model(x))
+    new.compile("sgd", "mse")
+    new.fit(x, np.zeros((2, 3)), verbose=0)
+    assert not np.array_equal(arrays(new(x))[0], arrays(model(x))[0])

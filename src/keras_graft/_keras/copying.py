@@ -38,6 +38,7 @@ _NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_
 COMPILED = {
     "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
     "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",
+    "train_function", "test_function", "predict_function",
 }  # fmt: skip
 """What `compile` and `fit` make of a model (3.12 - 3.15)."""
 
@@ -128,8 +129,9 @@ class Copier:
         cls = self._class_of(type(old))
         new = cls.__new__(cls) if layer else object.__new__(cls)  # type: ignore[call-overload]
         self.put(old, new)
+        left = _NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else _NOT_TAKEN
         for name, value in list(vars(old).items()):
-            if name not in _NOT_TAKEN:
+            if name not in left:
                 new.__dict__[name] = self(value)
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
