@@ -27,9 +27,9 @@ _SHARED = (
 
 
 @functools.cache
-def _is_shared(cls: type) -> bool:
-    """Whether values of a class are shared: asked for each of the hundred attributes of a layer."""
-    return issubclass(cls, _SHARED)
+def _kind(cls: type) -> str:
+    """Return how values of a class are copied: asked for each of the hundred attributes of a layer."""
+    return next((kind for classes, kind in _KINDS if issubclass(cls, classes)), "_other")
 
 
 _NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_params"}
@@ -62,7 +62,7 @@ class Copier:
         class_of: Callable[[type], type] = lambda cls: cls,
     ) -> None:
         self._class_of = class_of
-        self._variable = variable
+        self._variable_for = variable
         self._model = model
         # The originals are kept, so that no identity is given to another object meanwhile.
         self._made: dict[int, tuple[Any, Any]] = {}
@@ -90,38 +90,32 @@ class Copier:
         """Return `value` again: a copy if it holds layers or variables, else itself."""
         if id(value) in self._made:
             return self._made[id(value)][1]
-        if _is_shared(type(value)):
+        kind = _kind(type(value))
+        return value if kind in ("plain", "shared") else getattr(self, kind)(value)
+
+    def _variable(self, value: Any) -> Any:
+        new = self._variable_for(value)
+        self.put(value, new)
+        return new
+
+    def _method(self, value: Any) -> Any:
+        owner = self(value.__self__)
+        return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
+
+    def _partial(self, value: Any) -> Any:
+        return functools.partial(self(value.func), *self(value.args), **self(dict(value.keywords)))
+
+    def _tuple(self, value: Any) -> Any:
+        items = [self(item) for item in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
             return value
-        if isinstance(value, keras.Variable):
-            new = self._variable(value)
-            self.put(value, new)
-            return new
-        if self._model is not None and isinstance(value, (keras.Sequential, Functional)):
-            return self._model(value)
-        if isinstance(value, Tracker):
-            return self._tracker(value)
-        if isinstance(value, types.MethodType):
-            owner = self(value.__self__)
-            return value if owner is value.__self__ else types.MethodType(value.__func__, owner)
-        if isinstance(value, types.FunctionType):
-            self._check_function(value)
-            return value
-        if isinstance(value, functools.partial):
-            return functools.partial(
-                self(value.func), *self(value.args), **self(dict(value.keywords))
-            )
-        if isinstance(value, dict):
-            return self._dict(value)
-        if isinstance(value, (list, set)):
-            return self._list(value)
-        if isinstance(value, tuple):
-            items = [self(item) for item in value]
-            if all(a is b for a, b in zip(items, value, strict=True)):
-                return value
-            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-        if isinstance(value, KerasSaveable) or self._holds(value):
-            return self.object(value)
-        return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+    def _functional(self, value: Any) -> Any:
+        return self.object(value) if self._model is None else self._model(value)
+
+    def _other(self, value: Any) -> Any:
+        return self.object(value) if self._holds(value) else value
 
     def object(self, old: Any) -> Any:
         """Return an object of the same class with a copy of each attribute."""
@@ -132,11 +126,11 @@ class Copier:
         left = _NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else _NOT_TAKEN
         for name, value in list(vars(old).items()):
             if name not in left:
-                new.__dict__[name] = self(value)
+                new.__dict__[name] = value if _kind(type(value)) == "plain" else self(value)
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
         if isinstance(old, keras.Model):
-            _uncompile(new)
+            keras.Model.__bases__[0].__init__(new)  # the Trainer of the backend begins anew
         if layer and old.built:
             track_on_torch(new)
         return new
@@ -177,7 +171,7 @@ class Copier:
         )
         return new
 
-    def _check_function(self, function: Any) -> None:
+    def _function(self, function: Any) -> Any:
         for cell in function.__closure__ or ():
             try:
                 inside = cell.cell_contents
@@ -188,6 +182,7 @@ class Copier:
                     f"the function {function.__qualname__!r} works with {inside!r}, which cannot "
                     "be taken out of it"
                 )
+        return function
 
     def _holds(self, value: Any) -> bool:
         """Whether a layer or a variable is found by following the attributes of `value`."""
@@ -205,6 +200,23 @@ class Copier:
         return False
 
 
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (keras.KerasTensor, "shared"),  # unless one of the copy stands for it
+    (_SHARED, "plain"),
+    (keras.Variable, "_variable"),
+    ((keras.Sequential, Functional), "_functional"),
+    (Tracker, "_tracker"),
+    (types.MethodType, "_method"),
+    (types.FunctionType, "_function"),
+    (functools.partial, "_partial"),
+    (dict, "_dict"),
+    ((list, set), "_list"),
+    (tuple, "_tuple"),
+    (KerasSaveable, "object"),
+)
+"""How values are copied: by which method of `Copier`. The first that fits."""
+
+
 def _parts(item: Any) -> list[Any]:
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
@@ -218,13 +230,6 @@ def _parts(item: Any) -> list[Any]:
         return []
     # Not through the nodes of a layer: they lead to whatever else was called behind it.
     return [v for k, v in getattr(item, "__dict__", {}).items() if k not in _NOT_TAKEN]
-
-
-def _uncompile(model: Any) -> None:
-    """Bring a copied model to the state before `compile`: what the backend's Trainer begins with."""
-    for name in ("optimizer", "_compile_config"):
-        model.__dict__.pop(name, None)
-    keras.Model.__bases__[0].__init__(model)
 
 
 def track_on_torch(layer: Any) -> None:
