@@ -26,3 +26,4 @@ test: lint
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py
 	KERAS_BACKEND=jax $(PY) benchmarks/edits.py
+	KERAS_BACKEND=jax $(PY) benchmarks/weights.py

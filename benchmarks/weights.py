@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from structure import timed
+import structure
 
 import keras_graft as kg
 from keras_graft.tabular import table
@@ -36,9 +36,9 @@ TensorFlow memory that was freed may be used again without becoming resident ane
 
 def donors(quick: bool) -> dict[str, Callable[[], keras.Model]]:
     """Return constructors of the models that are measured."""
-    apps = keras.applications
+    found = structure.donors(quick)
     if quick:
-        return {"MobileNetV3Small": lambda: apps.MobileNetV3Small(weights=None)}
+        return found
 
     def bert() -> keras.Model:
         import keras_hub
@@ -48,11 +48,7 @@ def donors(quick: bool) -> dict[str, Callable[[], keras.Model]]:
             intermediate_dim=3072,
         )  # fmt: skip
 
-    return {
-        "ResNet50": lambda: apps.ResNet50(weights=None),
-        "NASNetLarge": lambda: apps.NASNetLarge(weights=None),
-        "BERT-base": bert,
-    }
+    return {**{name: found[name] for name in ("ResNet50", "NASNetLarge")}, "BERT-base": bert}
 
 
 def by_hand(model: keras.Model) -> keras.Model:
@@ -85,7 +81,9 @@ def measure(model: keras.Model, rounds: int) -> list[str]:
     """Return the median seconds' ratio, and the peaks in multiples of the weights."""
     size = sum(keras.ops.convert_to_numpy(weight).nbytes for weight in model.weights)
     peaks = [peak(lambda: kg.clone(model)) / size, peak(lambda: by_hand(model)) / size]
-    result = timed({"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds)
+    result = structure.timed(
+        {"clone": lambda: kg.clone(model), "by hand": lambda: by_hand(model)}, rounds
+    )
     ratio = result["by hand"] / result["clone"]
     return [f"{size / 1e6:,.0f}", f"{ratio:.1f}", *(f"{p:.2f}" for p in peaks)]
 

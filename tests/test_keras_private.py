@@ -289,6 +289,18 @@ def test_an_optimizer_holds_lists_in_the_order_of_its_variables(small):
         assert optimizer._get_variable_index(variable) == i, "see slots()"
 
 
+def test_an_optimizer_counts_batches_and_keeps_gradients(small):
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    for _ in range(3):
+        trained(small, optimizer) if not optimizer.built else small.train_on_batch(
+            np.ones((2, 4)), np.ones((2, 4))
+        )
+    assert int(_keras.batches_seen(optimizer)) == 3, "see batches_seen()"
+    assert int(optimizer.iterations) == 1, "see batches_seen()"
+    (name,) = _keras.slots(optimizer)[""].lists
+    assert _keras.is_accumulated(name), "see is_accumulated()"
+
+
 def test_an_optimizer_inside_another_is_found(small):
     inner = keras.optimizers.SGD(momentum=0.9, use_ema=True)
     optimizer = trained(small, keras.optimizers.LossScaleOptimizer(inner))
@@ -455,10 +467,10 @@ def test_an_optimizer_knows_its_variables(small):
 
 def test_a_model_begins_with_the_trainer(small):
     trainer = keras.Model.__bases__[0]
-    assert trainer.__name__.endswith("Trainer"), "see _uncompile()"
+    assert trainer.__name__.endswith("Trainer"), "see Copier.object()"
     trained(small, keras.optimizers.Adam())
     made = {"optimizer", "_compile_config"}
-    assert made <= set(_keras.attributes(small)), "see _uncompile()"
+    assert made <= set(_keras.attributes(small)), "see Copier.object()"
     before = set(_keras.attributes(keras.Model(small.inputs, small.outputs)))
     small.fit(np.ones((2, 4)), np.ones((2, 4)), verbose=0)
     small.predict(np.ones((2, 4)), verbose=0)

@@ -441,3 +441,75 @@ def test_a_tied_weight_has_its_slots_once():
     report = kg.carry_optimizer(model, loose)
     assert report.new == ("lm_head/kernel",) and len(report.taken) == 4
     loose.fit(ids, ids, batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, None), (None, 2), (2, 4)])
+def test_steps_are_carried_not_batches(before, after):
+    def adam(batches):
+        return opt.Adam(0.01, gradient_accumulation_steps=batches)
+
+    old = network()
+    old.compile(adam(before), "mse")
+    steps(old)
+    new = kg.insert(old, layers.Activation("linear"), after="a")
+    new.compile(adam(after), "mse")
+    report = kg.carry_optimizer(old, new)
+    made = 4 // (before or 1)
+    assert report.steps == made == int(old.optimizer.iterations) == int(new.optimizer.iterations)
+    waiting = [v for v in new.optimizer.variables if "gradient_accumulator" in v.path]
+    assert len(waiting) == (len(new.trainable_variables) if after else 0)
+    assert not any(np.any(a) for a in arrays(waiting))
+
+
+def test_gradients_that_wait_go_along_at_the_same_pace():
+    old = network()
+    old.compile(opt.SGD(0.1, gradient_accumulation_steps=8), "mse")
+    steps(old)
+    new = kg.insert(old, layers.Activation("linear"), after="a")
+    report = kg.carry_optimizer(old, new)
+    assert report.slots == ("accumulated gradient",) and not report.begins
+    equal(*([v for v in m.optimizer.variables if len(v.shape)] for m in (old, new)))
+    # In its first window a new model has made no step, and has trained all the same.
+    other = kg.insert(old, layers.Activation("linear"), after="a")
+    other.compile(opt.SGD(0.1, gradient_accumulation_steps=8), "mse")
+    steps(other)
+    with pytest.raises(kg.WeightsError, match="new has been trained since it was compiled"):
+        kg.carry_optimizer(old, other)
+
+
+def test_the_report_says_which_slots_begin_and_are_gone():
+    old = network()
+    old.compile(opt.SGD(0.1), "mse")
+    steps(old)
+    new = kg.insert(old, layers.Activation("linear"), after="a")
+    new.compile(opt.SGD(0.1, momentum=0.9), "mse")
+    report = kg.carry_optimizer(old, new)
+    assert (report.slots, report.begins, report.gone) == ((), ("momentum",), ())
+    assert "for each weight: nothing; begins for all: momentum" in str(report)
+    steps(new)
+    back = kg.insert(new, layers.Activation("linear"), after="a")
+    back.compile(opt.SGD(0.1), "mse")
+    report = kg.carry_optimizer(new, back)
+    assert (report.slots, report.begins, report.gone) == ((), (), ("momentum",))
+    assert report.to_dict()["gone"] == ["momentum"]
+
+
+def test_pairs_that_are_none_are_refused():
+    old = network()
+    old.compile("adam", "mse")
+    steps(old)
+    for pairs in (5, old.trainable_variables, [(1, 2, 3)]):
+        with pytest.raises(kg.WeightsError, match="pairs= is a list of pairs"):
+            kg.carry_optimizer(old, kg.clone(old), pairs=pairs)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX gives memory away")
+def test_values_that_were_given_away_are_not_carried():
+    old = network()
+    old.compile("adam", "mse")
+    steps(old)
+    new = kg.insert(old, layers.Activation("linear"), after="a")
+    old.optimizer.variables[-1].value.delete()
+    with pytest.raises(kg.WeightsError, match="has lost its values"):
+        kg.carry_optimizer(old, new)
+    assert not new.compiled

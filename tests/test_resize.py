@@ -282,3 +282,47 @@ def test_rules_that_cannot_be():
         kg.resize.vocabulary([0, -2])
     with pytest.raises(kg.WeightsError, match="new='ones' is none of"):
         kg.resize.classes([0], new="ones")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_targets_own_rows_stay_to_the_bit(dtype):
+    def embed(rows, dtype):
+        x = keras.Input((2,), dtype="int32")
+        return keras.Model(x, layers.Embedding(rows, 4, dtype=dtype, name="e")(x))
+
+    source, target = embed(3, dtype), embed(4, "float32")
+    own = arrays(target.weights)[0]
+    kg.transplant(source, target, resize=kg.resize.vocabulary([2, 0, None, 1]))
+    now = arrays(target.weights)[0]
+    np.testing.assert_array_equal(now[2], own[2])
+    old = arrays([keras.ops.cast(source.weights[0], "float32")])[0]
+    np.testing.assert_array_equal(now[[0, 1, 3]], old[[2, 0, 1]])
+
+
+@pytest.mark.parametrize("made", [object, "U3", complex])
+def test_a_rule_that_gives_no_numbers_changes_nothing(made):
+    source, target = (
+        keras.Sequential([keras.Input((4,)), layers.Dense(n, name="out")]) for n in (3, 2)
+    )
+    before = arrays(target.weights)
+
+    def rule(value, shape, weight):
+        return np.full(shape, 1, made)
+
+    assert "which are no numbers" in refused(source, target, resize={"out/bias": rule})
+    equal(before, target.weights)
+
+
+@pytest.mark.parametrize("keep", [3, ["a"], [0.5, 1], [True, False], {1: 2}, [-2], []])
+def test_what_is_no_list_of_ids_is_refused(keep):
+    for rule in (kg.resize.vocabulary, kg.resize.classes):
+        with pytest.raises(
+            kg.WeightsError, match="lists old ids, and None or -1 for new ones, got"
+        ):
+            rule(keep)
+
+
+def test_ids_may_come_from_anywhere():
+    assert repr(kg.resize.classes(i for i in (2, None))) == "classes(1 kept, 1 new)"
+    assert repr(kg.resize.vocabulary(np.arange(3))) == "vocabulary(3 kept, 0 new)"
+    assert repr(kg.resize.vocabulary(range(4))) == "vocabulary(4 kept, 0 new)"

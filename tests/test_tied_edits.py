@@ -155,3 +155,16 @@ def test_fresh_weights_leave_a_tie_a_tie():
     new = kg.clone(model, weights="fresh", seed=2)
     assert ties(new) == ties(model)
     assert not np.array_equal(*(arrays(m.get_layer("a").kernel)[0] for m in (model, new)))
+
+
+def test_a_tie_keeps_its_transform_whatever_layer_takes_over(tmp_path):
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
+    other = layers.Dense(4, name="other")
+    model = keras.Model(x, other(y))
+    tied = kg.tie(model, "b.kernel", "a.kernel")  # as it is, where a TiedDense would turn it
+    new = kg.replace(tied, "b", kg.layers.TiedDense(other, name="b"), weights="keep")
+    data = random_inputs(tied, 2)
+    equal(new(data), tied(data))
+    assert kg.sharing(new).ties[0].transform is None
+    holds(new, {("b.kernel", "a.kernel")}, tmp_path)

@@ -368,3 +368,41 @@ def test_normalization_computes_with_what_it_got():
     assert not np.array_equal(*(arrays(m(np.ones((1, 3)))) for m in (source, target)))
     kg.transplant(source, target)
     outputs_equal(source, target)
+
+
+def test_a_kept_weight_has_its_source_wherever_that_is():
+    def pair(*names):
+        return keras.Sequential([keras.Input((3,)), *(layers.Dense(3, name=n) for n in names)])
+
+    source, target = pair("a", "b"), pair("c", "d")
+    before = arrays(target.get_layer("d").weights)
+    for match in ("order", lambda address, v: address.replace("c/", "a/").replace("d/", "b/")):
+        report = kg.transplant(source, target, match=match, keep="d")
+        assert report.kept == ("d/kernel", "d/bias") and not report.unused
+        equal(source.get_layer("a").weights, target.get_layer("c").weights)
+        equal(before, target.get_layer("d").weights)
+
+
+def test_a_name_with_brackets_names_itself():
+    source, target = (
+        keras.Sequential(
+            [keras.Input((3,)), layers.Dense(3, name="b[0]"), layers.Dense(2, name="c")]
+        )
+        for _ in range(2)
+    )
+    before = arrays(target.get_layer("b[0]").weights)
+    assert len(kg.transplant(source, target, keep="b[0]").kept) == 2
+    equal(before, target.get_layer("b[0]").weights)
+
+
+def test_what_is_no_argument_is_said():
+    source, target = small(), small()
+    before = values(target)
+    for keep in (5, [layers.Dense(2)], [None]):
+        assert "keep= holds" in refused(source, target, keep=keep)
+    assert "resize= holds 5, which is no rule" in refused(source, target, resize=5)
+    assert "resize.bias itself. Call it for a rule: kg.resize.bias(" in refused(
+        source, target, resize=kg.resize.bias
+    )
+    assert "match= gave ['a'] for" in refused(source, target, match=lambda address, v: ["a"])
+    equal(before, target.weights)

@@ -239,3 +239,43 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "'a.pt' is none of .keras, .weights.h5, .safetensors" in refused(
         tmp_path / "a.pt", target
     )
+
+
+class Twice(layers.Layer):
+    """A head by hand: it works with another layer's matrix, which Keras then files twice."""
+
+    def __init__(self, embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.matrix = embedding.embeddings
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.matrix))
+
+
+def test_a_file_that_holds_a_variable_twice(tmp_path):
+    def make():
+        x = keras.Input((3,), dtype="int32")
+        embedding = layers.Embedding(5, 4, name="embedding")
+        y = embedding(x)
+        return keras.Model(x, Twice(embedding, name="twice")(y))
+
+    source, target = make(), make()
+    path = tmp_path / "a.weights.h5"
+    source.save_weights(path)
+    kg.transplant(path, target)
+    equal(source.weights, target.weights)
+    with h5py.File(path, "r+") as file:  # two that differ are two weights
+        file["layers/twice/vars/0"][...] += 1
+    assert "Unused, 1 of the source" in refused(path, target)
+
+
+def test_a_bias_of_a_file_with_dots_in_its_names_is_dropped(tmp_path):
+    source = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="d")], name="m")
+    target = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(2, use_bias=False, name="d")], name="m"
+    )
+    path = tmp_path / "a.safetensors"
+    save_file({w.path.replace("/", "."): arrays([w])[0] for w in source.weights}, path)
+    report = kg.transplant(path, target, resize=kg.resize.bias())
+    assert len(report.dropped) == 1 and len(report.moved) == 1
+    equal(source.get_layer("d").kernel, target.get_layer("d").kernel)

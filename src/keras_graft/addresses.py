@@ -37,6 +37,7 @@ class Weight:
         layer: The layer that owns it; None in a file.
         variable: The variable; None in a file.
         path: Where a file of Keras keeps it; None elsewhere.
+        again: Whether a file holds it as one more copy of a weight that has gone over.
     """
 
     address: str
@@ -47,6 +48,7 @@ class Weight:
     layer: Any = None
     variable: Any = field(default=None, repr=False)
     path: str | None = None
+    again: bool = False
 
     @property
     def size(self) -> int:

@@ -15,7 +15,9 @@ class Carried(Tabular):
     Attributes:
         optimizer: The class of the optimizer.
         steps: How many steps it has made.
-        slots: What it holds for each variable: `("momentum", "velocity")`.
+        slots: What went over for each variable: `("momentum", "velocity")`.
+        begins: What the old optimizer did not hold: it begins for all.
+        gone: What the new one does not hold.
         taken: Weights of the new model that took slots, and the weights of the old one they
             were for.
         new: Weights of the new model whose slots begin.
@@ -25,6 +27,8 @@ class Carried(Tabular):
     optimizer: str
     steps: int
     slots: tuple[str, ...]
+    begins: tuple[str, ...]
+    gone: tuple[str, ...]
     taken: tuple[tuple[str, str], ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -35,6 +39,9 @@ class Carried(Tabular):
             f"{self.optimizer} after {self.steps:,} steps; for each weight: "
             f"{', '.join(self.slots) or 'nothing'}"
         )
+        for what, names in (("begins for all", self.begins), ("gone", self.gone)):
+            if names:
+                title += f"; {what}: {', '.join(names)}"
         parts = {"took slots": self.taken, "new": self.new, "dropped": self.dropped}
         result: list[Table] = [(title, ("", "weights"), [(k, len(v)) for k, v in parts.items()])]
         rows = [(name, f"from {old}") for name, old in self.taken if name != old]

@@ -100,7 +100,7 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
 
     graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
     for old, new, verb, _, _ in keep.values():
-        tied_again(old, new, verb)
+        tied_again(graph, old, new, verb)
     for _, new, _, report, pairs_ in keep.values():
         carry(new, report, pairs_)
     if keep:

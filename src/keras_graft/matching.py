@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from keras_graft import _keras
 from keras_graft.addresses import Place, Weight, paired, unclear
 from keras_graft.errors import WeightsError
@@ -51,7 +53,9 @@ def _by_name(source: Place, target: Place) -> Pairs:
     pairs: Pairs = {}
     while True:
         for weight, its in paired(source, target):
-            pairs.setdefault(weight, its)
+            first = pairs.setdefault(weight, its)
+            if first is not its and its.variable is None and _alike(first, its):
+                its.again = True  # of a variable that two layers have, a file holds two copies
         # A name around all of one side: of the outermost model, or of a model around one other.
         if pairs or source.own or len(source.inside) != 1:
             break
@@ -73,6 +77,10 @@ def _by_name(source: Place, target: Place) -> Pairs:
     return pairs
 
 
+def _alike(a: Weight, b: Weight) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
 def _by_saving_path(source: Place, target: Place, pairs: Pairs) -> None:
     """Pair what names do not lead to as Keras does when it loads: by class and position."""
     left = {w.path: w for w in unclear(source)}
@@ -91,7 +99,7 @@ def _by_function(source: Place, target: Place, match: Callable[[str, Any], str |
         address = match(weight.address, weight.variable)
         if address is None:
             continue
-        if address not in known:
+        if not isinstance(address, str) or address not in known:
             near = nearest(str(address), known)
             hint = f" Nearest: {listed(near)}." if near else f" There are {listed(known)}."
             raise WeightsError(

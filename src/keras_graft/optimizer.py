@@ -127,7 +127,7 @@ def _trained(old: Any, what: str) -> dict[str, _keras.Slots]:
     if not all(_keras.has_value(v) for v in optimizer.variables):
         raise WeightsError(
             f"carry_optimizer: the optimizer of {what} has lost its values in a training step that "
-            "failed: it was made for other variables. Load the model again."
+            "failed, or in `fit` with use_ema=True on JAX. Load the model again."
         )
     return found
 
@@ -143,7 +143,14 @@ def _partners(old: Any, new: Any, pairs: Pairs | None, match: str | None) -> dic
             if id(weight.variable) not in mine and weight.shape == its.shape:
                 found[id(weight.variable)] = its.variable
     olds, news = ({id(v) for v in model.variables} for model in (old, new))
-    for before, now in pairs or ():
+    try:
+        given = [(before, now) for before, now in pairs or ()]
+    except (TypeError, ValueError):
+        raise WeightsError(
+            "carry_optimizer: pairs= is a list of pairs, [(a variable of old, one of new), ...], "
+            f"got {pairs!r}."
+        ) from None
+    for before, now in given:
         if id(before) not in olds or id(now) not in news:
             raise WeightsError(
                 "carry_optimizer: pairs= holds pairs of a variable of old and one of new; of "
@@ -179,7 +186,7 @@ def _own_optimizer(old: Any, new: Any) -> Any:
                 "carry_optimizer: the optimizer of new was made for other variables than new has "
                 "to train now. Compile new again."
             )
-        if _steps(optimizer):
+        if _number(_keras.batches_seen(optimizer)):
             raise WeightsError(
                 "carry_optimizer: new has been trained since it was compiled, and has slots of its "
                 "own. Compile it again if they may go."
@@ -226,12 +233,18 @@ def _plan(
     steps: list[tuple[Any, Any]] = []
     taken: dict[int, Any] = {}
     kinds: dict[str, None] = {}
+    begins: dict[str, None] = {}
+    gone = {name: None for path in target for name in donor[path].lists}
     for path, part in target.items():
         source = donor[path]
         for name, variable in part.single.items():
             its = source.single.get(name)
-            if its is not None and not _keras.is_learning_rate(part.optimizer, variable):
-                steps.append((variable, its))
+            if its is None or _keras.is_learning_rate(part.optimizer, variable):
+                continue
+            if variable is _keras.batches_seen(part.optimizer) and not _same_pace(part, source):
+                # Counted in batches, of which a step takes another number here.
+                its = _steps(source.optimizer) * _batches(part.optimizer)
+            steps.append((variable, its))
         places_of = source.index()
         for i, variable in enumerate(part.variables):
             partner = partners.get(id(variable), variable)
@@ -239,10 +252,12 @@ def _plan(
             if place is not None:
                 taken[id(variable)] = partner
             for name, row in part.lists.items():
-                kinds[name] = None
-                its = (
-                    None if place is None or name not in source.lists else source.lists[name][place]
-                )
+                gone.pop(name, None)
+                goes = name in source.lists
+                if _keras.is_accumulated(name):  # they wait for a step of so many batches
+                    goes = goes and _same_pace(part, source)
+                (kinds if goes else begins)[name] = None
+                its = None if place is None or not goes else source.lists[name][place]
                 if row[i] is None:
                     continue
                 if its is not None:
@@ -263,7 +278,9 @@ def _plan(
     report = Carried(
         _kind(old.optimizer),
         max(_steps(part.optimizer) for part in donor.values()),
-        tuple(_plain(kind) for kind in kinds),
+        tuple(map(_plain, kinds)),
+        tuple(map(_plain, begins)),
+        tuple(map(_plain, gone)),
         tuple((n, dict(name_old)[id(taken[key])]) for key, n in name_new if key in taken),
         tuple(n for key, n in name_new if key not in taken),
         tuple(n for key, n in name_old if key not in survived),
@@ -271,8 +288,21 @@ def _plan(
     return report, steps
 
 
+def _batches(optimizer: Any) -> int:
+    """Return how many batches a step takes."""
+    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+
+def _same_pace(part: _keras.Slots, source: _keras.Slots) -> bool:
+    return _batches(part.optimizer) == _batches(source.optimizer)
+
+
 def _steps(optimizer: Any) -> int:
-    return int(np.asarray(keras.ops.convert_to_numpy(optimizer.iterations)))
+    return _number(optimizer.iterations)
+
+
+def _number(variable: Any) -> int:
+    return int(np.asarray(keras.ops.convert_to_numpy(variable)))
 
 
 def _kind(optimizer: Any) -> str:

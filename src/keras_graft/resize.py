@@ -8,7 +8,9 @@ Any such function is a rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -108,7 +110,7 @@ def vocabulary(keep: Sequence[int | None], new: str = "own") -> Rule:
         axis = changed[0] if changed else _vocabulary_axis(weight, shape)
         return _taken(value, shape, weight, ids, axis, new)
 
-    return Rule(f"vocabulary({_short(keep)})", fill)
+    return Rule(f"vocabulary({_short(ids)})", fill)
 
 
 def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
@@ -135,7 +137,7 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
             return weight.read()
         return _taken(value, shape, weight, ids, len(shape) - 1, new)
 
-    return Rule(f"classes({'' if keep is None else _short(keep)})", fill)
+    return Rule(f"classes({'' if ids is None else _short(ids)})", fill)
 
 
 def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule:
@@ -258,10 +260,18 @@ def _vocabulary_axis(weight: Weight, shape: Shape) -> int:
 def _ids(rule: str, keep: Sequence[int | None], new: str) -> np.ndarray:
     if new not in ("own", "mean", "zeros"):
         raise WeightsError(f'resize.{rule}: new={new!r} is none of "own", "mean", "zeros".')
-    ids = np.array([-1 if k is None else int(k) for k in keep], "int64")
-    if len(ids) == 0 or ids.min() < -1:
-        raise WeightsError(f"resize.{rule}: keep= lists old ids, and None or -1 for new ones.")
-    return ids
+    try:
+        keep = keep if isinstance(keep, Mapping) else list(keep)
+        ids = [-1 if k is None else operator.index(k) for k in keep]
+        wrong = isinstance(keep, Mapping) or any(isinstance(k, bool | np.bool_) for k in keep)
+    except TypeError:
+        ids, wrong = [], True
+    if wrong or not ids or min(ids) < -1:
+        raise WeightsError(
+            f"resize.{rule}: keep= lists old ids, and None or -1 for new ones, got "
+            f"{reprlib.repr(keep)}."
+        )
+    return np.array(ids, "int64")
 
 
 def _taken(
@@ -272,10 +282,13 @@ def _taken(
     result = np.take(value, np.maximum(ids, 0), axis)
     fresh = np.nonzero(ids < 0)[0]
     if len(fresh):
-        rows = np.moveaxis(result, axis, 0)
         if new == "own":
-            rows[fresh] = np.moveaxis(weight.read(), axis, 0)[fresh]
+            own = weight.read()  # perhaps of a wider dtype than the source
+            result = result.astype(np.promote_types(result.dtype, own.dtype))
+            rows = np.moveaxis(result, axis, 0)
+            rows[fresh] = np.moveaxis(own, axis, 0)[fresh]
         else:
+            rows = np.moveaxis(result, axis, 0)
             mean = np.moveaxis(value.astype("float64"), axis, 0).mean(0)
             rows[fresh] = mean if new == "mean" else 0
     return result
@@ -305,6 +318,6 @@ def _interpolated(values: np.ndarray, axis: int, count: int) -> np.ndarray:
     return np.take(values, low, axis) * (1 - part) + np.take(values, high, axis) * part
 
 
-def _short(keep: Sequence[Any]) -> str:
-    new = sum(k is None or k == -1 for k in keep)
-    return f"{len(keep) - new} kept, {new} new"
+def _short(ids: np.ndarray) -> str:
+    new = int((ids < 0).sum())
+    return f"{len(ids) - new} kept, {new} new"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_graft import resize as resize_rules
 from keras_graft.addresses import Place, Weight
 from keras_graft.errors import WeightsError
 from keras_graft.naming import nearest
@@ -20,7 +21,8 @@ Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
 def _flat(rules: Any) -> list[Any]:
     if rules is None:
         return []
-    return [rules] if callable(rules) or isinstance(rules, str) else list(rules)
+    many = isinstance(rules, Iterable) and not callable(rules) and not isinstance(rules, str)
+    return list(rules) if many else [rules]
 
 
 class Rules:
@@ -33,6 +35,11 @@ class Rules:
         for glob, rule in self._rules:
             if not callable(rule):
                 raise WeightsError(f"transplant: resize= holds {rule!r}, which is no rule.")
+            if any(rule is known for known in vars(resize_rules).values()):
+                raise WeightsError(
+                    f"transplant: resize= holds resize.{rule.__name__} itself. Call it for a rule: "
+                    f"kg.resize.{rule.__name__}(...)."
+                )
             check_glob(glob, [w.address for w in into.weights()], "resize")
         self._used: set[int] = set()
 
@@ -48,6 +55,11 @@ class Rules:
                 continue
             self._used.add(i)
             made = np.asarray(made)
+            if made.dtype.kind not in "biufV":
+                raise WeightsError(
+                    f"transplant: the rule {text_of(rule)} gave {made.dtype} for "
+                    f"{weight.address!r}, which are no numbers it could hold."
+                )
             if made.shape != weight.shape:
                 raise WeightsError(
                     f"transplant: the rule {text_of(rule)} gave {made.shape} for {weight.address!r}, "
@@ -59,9 +71,7 @@ class Rules:
     def drops(self, weight: Weight) -> bool:
         """Return whether a rule lets a weight of the source go nowhere."""
         for i, (glob, rule) in enumerate(self._rules):
-            if names(glob, weight.address) and getattr(rule, "drops", lambda n: False)(
-                weight.address.split("/")[-1]
-            ):
+            if names(glob, weight.address) and getattr(rule, "drops", lambda n: False)(weight.name):
                 self._used.add(i)
                 return True
         return False
@@ -97,7 +107,8 @@ def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
 def names(glob: str, address: str) -> bool:
     """Return whether a glob fits an address, or that of a layer or model around it."""
     parts = address.split("/")
-    return any(fnmatch.fnmatchcase("/".join(parts[:n]), glob) for n in range(1, len(parts) + 1))
+    paths = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return glob in paths or any(fnmatch.fnmatchcase(path, glob) for path in paths)
 
 
 def text_of(rule: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -158,18 +158,13 @@ def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
         for node in _tied(graph)
         if any(id(tie.source) in instead for tie in _keras.ties_of(node.operation))
     }
-    ties = [(layer, tie) for layer in made.values() for tie in _keras.ties_of(layer)]
-    owners = _owners(graph, {id(tie.source) for _, tie in ties})
-    for layer, tie in ties:
-        if id(tie.source) in owners:
-            layer.source_found(owners[id(tie.source)])
+    _tell_sources(graph, made.values())
     places = [node for node in everything(graph) if id(node.operation) in made]
     return exchanged(graph, places, lambda node: made[id(node.operation)])
 
 
-def tied_again(old: Any, new: Any, verb: str) -> tuple[str, ...]:
-    """Let a new layer have the ties of the one that it replaces; return the weights' names."""
-    names = []
+def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
+    """Let a new layer, which is in the graph, have the ties of the one that it replaces."""
     for tie_ in _keras.ties_of(old):
         seen = {tie.weight: tie.seen for tie in _keras.ties_of(new)}
         want = seen.get(tie_.weight, _keras.named_weights(new).get(tie_.weight))
@@ -180,9 +175,8 @@ def tied_again(old: Any, new: Any, verb: str) -> tuple[str, ...]:
                 f"{new.name!r} has no such weight of that shape. Untie it first: "
                 f'kg.untie(model, "{tie_.target_name}").'
             )
-        _keras.carry_out(new, _keras.same_tie(old, tie_, new), tie_.source)
-        names.append(tie_.weight)
-    return tuple(names)
+        _keras.carry_out(new, _keras.same_tie(tie_, new), tie_.source)
+    _tell_sources(graph, [new])
 
 
 def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
@@ -205,15 +199,20 @@ def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
     }
 
 
-def _owners(graph: Graph, variables: set[int]) -> dict[int, Any]:
-    """Return the layers that variables, by their identities, belong to directly."""
-    return {
+def _tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
+    """Tell new tied layers which layers of the graph their sources belong to."""
+    ties = [(layer, tie) for layer in layers for tie in _keras.ties_of(layer)]
+    sources = {id(tie.source) for _, tie in ties}
+    owners = {
         id(weight): _keras.owner_of(node.operation, weight)
         for node in everything(graph)
         if node.nested is None
         for weight in getattr(node.operation, "weights", ())
-        if id(weight) in variables and _keras.owns(node.operation, weight)
+        if id(weight) in sources and _keras.owns(node.operation, weight)
     }
+    for layer, tie in ties:
+        if id(tie.source) in owners:
+            layer.source_found(owners[id(tie.source)])
 
 
 def _tied(graph: Graph) -> list[Node]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ class _Plan:
         for weight in into.weights():
             if any(names(glob, weight.address) for glob in keep):
                 self._parts["kept"].append(weight.address)
+                if weight in pairs:
+                    used.add(pairs[weight])
                 continue
             its = pairs.get(weight) or self._its.get(id(weight.variable))
             if its is not None:
@@ -119,7 +121,9 @@ class _Plan:
             else:
                 self._add(weight, its, rules)
         for weight in origin.weights():
-            if weight not in used and not any(names(glob, weight.address) for glob in keep):
+            if weight in used or weight.again:
+                continue
+            if not any(names(glob, weight.address) for glob in keep):
                 part = "dropped" if rules.drops(weight) else "unused"
                 self._parts[part].append(weight.address)
         rules.check_used()
@@ -264,7 +268,13 @@ def _places(layer: Any, what: str) -> Place:
 
 
 def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list[str]:
-    globs = [keep] if isinstance(keep, str) else list(keep or ())
+    given: Any = [] if keep is None else keep
+    globs = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     for glob in globs:
+        if not isinstance(glob, str):
+            raise WeightsError(
+                f"transplant: keep= holds {glob!r}, and names weights or layers of the target by "
+                'their addresses: keep="head", or a list of such.'
+            )
         check_glob(glob, [w.address for w in (*into.weights(), *origin.weights())], "keep")
     return globs

@@ -42,7 +42,9 @@ from keras_graft._keras.graphs import (
 )
 from keras_graft._keras.optimizers import (
     Slots,
+    batches_seen,
     compilation,
+    is_accumulated,
     is_learning_rate,
     key_of,
     moves_averages,
@@ -108,6 +110,8 @@ __all__ = [
     "structures",
     "takes_training",
     "Slots",
+    "batches_seen",
+    "is_accumulated",
     "compilation",
     "is_learning_rate",
     "key_of",

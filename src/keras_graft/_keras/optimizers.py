@@ -67,6 +67,22 @@ def moves_averages(name: str) -> bool:
     return name == "_model_variables_moving_average"
 
 
+def batches_seen(optimizer: Any) -> Any:
+    """Return the variable that counts batches, not steps (`_iterations`, 3.12 - 3.15).
+
+    With `gradient_accumulation_steps`, a step takes several.
+    """
+    return optimizer._iterations
+
+
+def is_accumulated(name: str) -> bool:
+    """Return whether a list of slots holds gradients that wait for their step.
+
+    `_accumulated_gradients` (3.12 - 3.15).
+    """
+    return name == "_accumulated_gradients"
+
+
 def is_learning_rate(optimizer: Any, variable: Any) -> bool:
     """Return whether a variable is the learning rate (`_learning_rate`, 3.12 - 3.15)."""
     return optimizer._learning_rate is variable

@@ -28,7 +28,9 @@ def has_value(variable: Any) -> bool:
 
     On JAX a training step that fails has taken the values of what it was to update.
     """
-    return variable._value is not None
+    value = variable._value
+    deleted = getattr(value, "is_deleted", None)  # of JAX alone
+    return value is not None and not (callable(deleted) and deleted())
 
 
 class _Paths(saving_lib.NpzIOStore):

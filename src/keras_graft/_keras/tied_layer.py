@@ -237,14 +237,11 @@ def plain_class(cls: type) -> type:
     return cls.__dict__.get("graft_base", cls)
 
 
-def same_tie(old: Any, tie: Tie, new: Any) -> Tie:
-    """Return a tie for `new` like one of `old`: the one it has, if it was made of its configuration."""
-    for name in getattr(new, "graft_own", ()):
-        if name in vars(old):
-            new.__dict__[name] = vars(old)[name]
+def same_tie(tie: Tie, new: Any) -> Tie:
+    """Return a tie for `new` like that of another layer: the one it has of this weight, if any."""
     for known in all_ties(new):
         if known.weight == tie.weight:
-            known.tentative = False
+            known.tentative, known.transform = False, tie.transform
             return known
     return Tie(*(getattr(tie, name) for name in _WRITTEN))
 
