@@ -513,3 +513,42 @@ def test_values_that_were_given_away_are_not_carried():
     with pytest.raises(kg.WeightsError, match="has lost its values"):
         kg.carry_optimizer(old, new)
     assert not new.compiled
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX gives memory away")
+def test_a_variable_that_was_given_away_fills_no_average():
+    old = network()
+    old.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    old.optimizer.build(old.trainable_variables)
+    more = layers.Dense(6, name="more")
+    new = kg.insert(old, more, after="a")
+    new.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    new.optimizer.build(new.trainable_variables)
+    before = arrays(new.optimizer.variables)
+    more.kernel.value.delete()
+    with pytest.raises(
+        kg.WeightsError, match="'more/kernel' has no value: a training step took it"
+    ):
+        kg.carry_optimizer(old, new)
+    equal(before, new.optimizer.variables)
+
+
+class Odd(keras.metrics.Mean):
+    """A metric that does not say how it was made."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        return super().update_state(self.scale * y_pred)
+
+
+def test_a_metric_that_cannot_be_made_again():
+    old = network()
+    old.compile("adam", "mse", metrics=[Odd(2.0)])
+    steps(old)
+    new = kg.insert(old, layers.Activation("linear"), after="a")
+    with pytest.raises(kg.WeightsError, match="a metric of old cannot be made again"):
+        kg.carry_optimizer(old, new)
+    assert not new.compiled

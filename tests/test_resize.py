@@ -112,7 +112,7 @@ def test_a_vit_of_another_image_size():
 
     with cheap_weights():
         source, target = model(16), model(24)
-    assert "positions()" in refused(source, target)
+    assert "resize=kg.resize.positions(grid=True, prefix=1) may fit" in refused(source, target)
     wrong = kg.resize.positions(grid=True)
     assert "17 positions, which are no grid of 4 by 4. Say prefix=" in refused(
         source, target, resize=wrong
@@ -131,6 +131,17 @@ def test_a_vit_of_another_image_size():
     for key in {m.target for m in report.moved if m.rule} - {table}:  # the numbers of positions
         assert np.array_equal(new[key].ravel(), np.arange(37))
     assert target(np.ones((1, 24, 24, 3))).shape == (1, 37, 8)
+
+
+def test_positions_that_cannot_be():
+    for grid, prefix in (((2, 2), 0), (((2, 0), (3, 3)), 0), (True, -1), ("square", 0)):
+        with pytest.raises(kg.WeightsError, match="grid= is True, or"):
+            kg.resize.positions(grid, prefix)
+    weight = pair((8, 3), (6, 3), name="position")[1]
+    with pytest.raises(
+        kg.WeightsError, match="8 positions in the source and 6 in the target: none"
+    ):
+        kg.resize.positions(prefix=6)(np.ones((8, 3)), (6, 3), weight)
 
 
 def as_image(values, size):

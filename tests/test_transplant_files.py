@@ -239,6 +239,12 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "'a.pt' is none of .keras, .weights.h5, .safetensors" in refused(
         tmp_path / "a.pt", target
     )
+    (tmp_path / "b.keras").mkdir()
+    assert "b.keras' is a directory, not a file" in refused(tmp_path / "b.keras", target)
+    (tmp_path / "a.weights.json").write_text("{}")
+    assert "is the index of weights in several files" in refused(
+        tmp_path / "a.weights.json", target
+    )
 
 
 class Twice(layers.Layer):
@@ -278,4 +284,30 @@ def test_a_bias_of_a_file_with_dots_in_its_names_is_dropped(tmp_path):
     save_file({w.path.replace("/", "."): arrays([w])[0] for w in source.weights}, path)
     report = kg.transplant(path, target, resize=kg.resize.bias())
     assert len(report.dropped) == 1 and len(report.moved) == 1
+    equal(source.get_layer("d").kernel, target.get_layer("d").kernel)
+
+
+def biased(use_bias):
+    made = [layers.Dense(2, use_bias=use_bias, name="d"), layers.Dense(2, name="out")]
+    return keras.Sequential([keras.Input((3,)), *made], name="m")
+
+
+def test_a_bias_that_a_file_has_a_number_for_is_dropped_or_left(tmp_path):
+    source, target, path = biased(True), biased(False), tmp_path / "a.weights.h5"
+    source.save_weights(path)
+    assert "Unused, 1 of the source: 'd/bias'." in refused(path, target)
+    report = kg.transplant(path, target, resize=kg.resize.bias())
+    assert report.dropped == ("d/bias",) and len(report.moved) == 3
+    target = biased(False)
+    assert kg.transplant(path, target, keep="d/bias").unused == ()
+    equal(source.get_layer("d").kernel, target.get_layer("d").kernel)
+
+
+def test_a_layer_of_a_file_with_dots_in_its_names_is_left(tmp_path):
+    source = biased(True)
+    target = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="d")], name="m")
+    path = tmp_path / "a.safetensors"
+    save_file({k.replace("/", "."): v for k, v in by_address(source).items()}, path)
+    assert "Unused, 2 of the source" in refused(path, target)
+    assert kg.transplant(path, target, keep="out").unused == ()
     equal(source.get_layer("d").kernel, target.get_layer("d").kernel)

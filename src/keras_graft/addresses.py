@@ -198,6 +198,9 @@ def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
         its = mine.get(id(store.get(weight.name)))
         if its is not None:
             yield its, weight
+        elif len(weight.shape) == 1 and getattr(target.layer, "bias", weight) is None:
+            weight.address = weight.address.removesuffix(weight.name) + "bias"
+            weight.name = "bias"  # what else a layer of that class could have
 
 
 def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place, Place]]:

@@ -92,12 +92,30 @@ def carry_optimizer(
         optimizer.build(trained)
     target = _keras.slots(optimizer)
     report, steps = _plan(old, new, donor, target, partners)
+    options = {} if compiled else _options(old)
+    for _, value in steps:
+        if isinstance(value, keras.Variable) and not _keras.has_value(value):
+            raise WeightsError(
+                f"carry_optimizer: {value.path!r} has no value: a training step took it, that failed "
+                "or was of another model. Load the model again."
+            )
     for variable, value in steps:
         assign(variable, value)
     if not compiled:
         # The loss is scaled by the optimizer's own class already, or is not.
-        new.compile(optimizer=optimizer, auto_scale_loss=False, **_keras.compilation(old))
+        new.compile(optimizer=optimizer, auto_scale_loss=False, **options)
     return report
+
+
+def _options(old: Any) -> dict[str, Any]:
+    """Return how the old model was compiled, without the optimizer."""
+    try:
+        return _keras.compilation(old)
+    except Exception as error:
+        raise WeightsError(
+            f"carry_optimizer: a metric of old cannot be made again from its configuration: {error}. "
+            f"Compile new first, with an optimizer of class {type(old.optimizer).__name__}."
+        ) from error
 
 
 def _trained(old: Any, what: str) -> dict[str, _keras.Slots]:

@@ -8,6 +8,7 @@ Any such function is a rule.
 
 from __future__ import annotations
 
+import math
 import operator
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -157,9 +158,21 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule
     [0.0, 0.25, 0.75, 1.0]
     """
 
+    rectangles = not isinstance(grid, bool) and np.shape(grid) == (2, 2) and np.min(grid) > 0
+    if not (isinstance(grid, bool) or rectangles) or isinstance(prefix, bool) or prefix < 0:
+        raise WeightsError(
+            "resize.positions: grid= is True, or ((rows, columns), (rows, columns)) of the source and "
+            f"the target, and prefix= a number of positions, got grid={grid!r}, prefix={prefix!r}."
+        )
+
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         if value is None or len(changed := _changed(value.shape, shape)) != 1:
             return None
+        if min(value.shape[changed[0]], shape[changed[0]]) <= prefix:
+            raise WeightsError(
+                f"resize.positions: {weight.address!r} has {value.shape[changed[0]]} positions in the "
+                f"source and {shape[changed[0]]} in the target: none are left after prefix={prefix}."
+            )
         if not np.issubdtype(value.dtype, np.floating) and value.dtype.kind != "V":
             return weight.read()
         axis = changed[0]
@@ -227,7 +240,10 @@ def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
     if axis is not None and changed == [axis % len(shape)]:
         found.append('channels("mean")')
     elif "pos" in weight.address and len(changed) == 1:
-        found.append("positions()")
+        token = all(
+            math.isqrt(n - 1) ** 2 == n - 1 for n in (shape[changed[0]], weight.shape[changed[0]])
+        )
+        found.append("positions(grid=True, prefix=1)" if token else "positions()")
     elif weight.name == "embeddings" and changed == [0]:
         found.append("vocabulary(keep)")
     elif changed == [last]:

@@ -106,8 +106,9 @@ def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
 
 def names(glob: str, address: str) -> bool:
     """Return whether a glob fits an address, or that of a layer or model around it."""
-    parts = address.split("/")
-    paths = ["/".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    parted = "/" if "/" in address else "."  # as a .safetensors file may have it
+    parts = address.split(parted)
+    paths = [parted.join(parts[:n]) for n in range(1, len(parts) + 1)]
     return glob in paths or any(fnmatch.fnmatchcase(path, glob) for path in paths)
 
 

@@ -34,8 +34,18 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
         WeightsError: If it is no file of a kind that is known, or damaged.
     """
     name = path.name
+    if path.is_dir():
+        raise WeightsError(
+            f"transplant: {str(path)!r} is a directory, not a file of weights. Give one file in it, "
+            "or load it with its own library, and give the model."
+        )
     if not path.is_file():
         raise WeightsError(f"transplant: there is no file {str(path)!r}.")
+    if name.endswith((".weights.json", ".safetensors.index.json")):
+        raise WeightsError(
+            f"transplant: {name!r} is the index of weights in several files. Load them into a model "
+            "of their architecture, with load_weights() or their own library, and give that."
+        )
     if name.endswith(".safetensors"):
         with _safetensors(path) as place:
             yield place, repr(name)

@@ -84,7 +84,7 @@ def transplant(
     """
     into = _places(target, "target")
     with _source(source) as (origin, label):
-        plan = _Plan(origin, into, match, Rules(resize, into), _globs(keep, origin, into))
+        plan = _Plan(origin, into, match, Rules(resize, into), keep)
         report = plan.report(label, getattr(target, "name", ""))
         if strict and (report.missing or report.unused or report.mismatched):
             raise WeightsError(_refusal(report, plan.fits))
@@ -98,13 +98,19 @@ class _Plan:
     """What is to be assigned, and what is left over."""
 
     def __init__(
-        self, origin: Place, into: Place, match: Match, rules: Rules, keep: Sequence[str]
+        self,
+        origin: Place,
+        into: Place,
+        match: Match,
+        rules: Rules,
+        keep: str | Sequence[str] | None,
     ) -> None:
         self._steps: list[tuple[Weight, Callable[[], Any]]] = []
         self._parts: dict[str, list[Any]] = {name: [] for name in (
             "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
         pairs = matched(origin, into, match)
+        keep = _globs(keep, origin, into)  # now that what a file has numbers for has names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
         used = set()
         for weight in into.weights():
