@@ -1,10 +1,16 @@
 import gc
 import os
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # xdist runs as many workers as there are cores: threads inside each would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most of the time on JAX goes to compiling, and the workers and the scripts they run compile much
+# that is the same: each program is compiled once for all of them.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import keras  # noqa: E402
 import pytest  # noqa: E402
