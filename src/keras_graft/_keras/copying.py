@@ -90,7 +90,7 @@ class Copier:
         """Return `value` again: a copy if it holds layers or variables, else itself."""
         if id(value) in self._made:
             return self._made[id(value)][1]
-        kind = _kind(type(value))
+        kind = _kind(value.__class__)  # TensorFlow's dicts only say that they are dicts
         return value if kind in ("plain", "shared") else getattr(self, kind)(value)
 
     def _variable(self, value: Any) -> Any:
@@ -126,7 +126,7 @@ class Copier:
         left = _NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else _NOT_TAKEN
         for name, value in list(vars(old).items()):
             if name not in left:
-                new.__dict__[name] = value if _kind(type(value)) == "plain" else self(value)
+                new.__dict__[name] = value if _kind(value.__class__) == "plain" else self(value)
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
         if isinstance(old, keras.Model):
