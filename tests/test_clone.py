@@ -1,5 +1,9 @@
 """Clones: equal to the bit, independent, and shared inside as the donor is."""
 
+import dataclasses
+import types
+from collections import OrderedDict, deque
+
 import keras
 import numpy as np
 import pytest
@@ -296,3 +300,97 @@ def test_a_sequential_model_is_cloned_after_it_was_trained():
     new.compile("sgd", "mse")
     new.fit(x, np.zeros((2, 3)), verbose=0)
     assert not np.array_equal(arrays(new(x))[0], arrays(model(x))[0])
+
+
+class Slotted:
+    __slots__ = ("layer",)
+
+    def __init__(self, layer):
+        self.layer = layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    layer: keras.Layer
+
+
+HOLDERS = {
+    "deque": (lambda d: deque([d], maxlen=3), lambda h: h[0]),
+    "ordered": (lambda d: [OrderedDict(a=d, b=2)], lambda h: list(h[0].values())[0]),
+    "frozenset": (lambda d: frozenset([d]), lambda h: next(iter(h))),
+    "namespace": (lambda d: types.SimpleNamespace(layer=d), lambda h: h.layer),
+    "slots": (Slotted, lambda h: h.layer),
+    "dataclass": (Frozen, lambda h: h.layer),
+}
+
+
+class Holding(layers.Layer):
+    """Works with a layer that it has twice: Keras knows of one."""
+
+    def __init__(self, how, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layers.Dense(4)
+        self.how, self.holder = how, HOLDERS[how][0](self.layer)
+
+    def build(self, shape):
+        self.layer.build(shape)
+
+    def call(self, x):
+        return HOLDERS[self.how][1](self.holder)(x)
+
+
+@pytest.mark.parametrize("how", HOLDERS)
+def test_whatever_holds_a_layer_holds_the_clones(how):
+    x = keras.Input((4,))
+    model = keras.Model(x, Holding(how, name="h")(x))
+    data = np.ones((2, 4), "float32")
+    expected, new = arrays(model(data)), kg.clone(model)
+    equal(expected, new(data))
+    layer = new.get_layer("h")
+    assert HOLDERS[how][1](layer.holder) is layer.layer is not model.get_layer("h").layer
+    for variable in new.variables:
+        variable.assign(variable.value + 1)
+    equal(expected, model(data))
+    assert not np.array_equal(expected[0], arrays(new(data))[0])
+
+
+SHELF = layers.Dense(4, name="shelf")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda t: SHELF(t), lambda t: [SHELF(i) for i in (t,)][0], lambda t, d=SHELF: d(t)],
+    ids=["global", "inside", "default"],
+)
+def test_a_function_that_works_with_a_layer_is_refused(function):
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Lambda(function, name="f")(SHELF(x)))
+    with pytest.raises(
+        kg.WeightsError, match="'f' cannot be cloned: the function .* works with <Dense name=shelf"
+    ):
+        kg.clone(model)
+    assert kg.clone(model, share=["shelf", "f"]).get_layer("f") is model.get_layer("f")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="modules of PyTorch")
+def test_a_module_of_pytorch_has_parameters_of_its_own():
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+    x = keras.Input((4,))
+    y = layers.TorchModuleWrapper(module, name="t", output_shape=(None, 4))(x)
+    model = keras.Model(x, layers.Dense(2, name="d")(y))
+    data = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    new = kg.clone(model)
+    inside = new.get_layer("t").module
+    for a, b in zip(inside.parameters(), new.get_layer("t").weights, strict=True):
+        assert a is b.value
+    expected, before = arrays(model(data)), arrays(model.variables)
+    equal(expected, new(data))
+    statistics = module[1].running_mean.clone()
+    steps(new, data)
+    assert not np.array_equal(expected[0], arrays(new(data))[0])
+    equal(before, model.variables)
+    assert torch.equal(statistics, module[1].running_mean)
+    tied = kg.replace(model, "d", layers.Dense(2, name="e"))
+    assert tied.get_layer("t").module is module

@@ -120,3 +120,11 @@ def test_what_cannot_be_shared_or_unshared_is_refused(make, attempt, words, tmp_
         with pytest.raises(kg.WeightsError, match=words) as caught:
             attempt(model)
         del caught
+
+
+def test_a_mean_of_float64_is_one():
+    x = keras.Input((4,), dtype="float64")
+    a, b = (layers.Dense(4, name=name, dtype="float64") for name in "ab")
+    new = kg.share(keras.Model(x, b(a(x))), ["a", "b"], weights="mean")
+    expected = (arrays(a.kernel)[0] + arrays(b.kernel)[0]) / 2
+    np.testing.assert_array_equal(arrays(new.get_layer("a").kernel)[0], expected)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from keras_graft import _keras
 from keras_graft.build import like
@@ -107,8 +108,8 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
         one = duplicate(nodes[0], one.name)
         every = [node.operation.weights for node in nodes]
         for target, *values in zip(one.weights, *every, strict=True):
-            stacked = keras.ops.stack([keras.ops.cast(v.value, "float32") for v in values])
-            target.assign(keras.ops.cast(keras.ops.mean(stacked, axis=0), target.dtype))
+            arrays = [np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in values]
+            target.assign(np.mean(arrays, axis=0))
     pairs = [pair for n in nodes for pair in zip(one.weights, n.operation.weights, strict=True)]
     places = calls_of(graph, [node.operation for node in nodes])
     return like(model, retied(exchanged(graph, places, lambda node: one), pairs))

@@ -7,8 +7,11 @@ shares what with whom. So a copy is made of what there is.
 
 from __future__ import annotations
 
+import copy
+import dis
 import functools
 import types
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +32,14 @@ _SHARED = (
 @functools.cache
 def _kind(cls: type) -> str:
     """Return how values of a class are copied: asked for each of the hundred attributes of a layer."""
-    return next((kind for classes, kind in _KINDS if issubclass(cls, classes)), "_other")
+    kind = next((kind for classes, kind in _KINDS if issubclass(cls, classes)), "_other")
+    if kind in ("_dict", "_list") and not cls.__module__.startswith(_WRAPPERS):
+        return "_reduced"  # an OrderedDict, a defaultdict: more than its items
+    return "_module" if kind == "_other" and _is_torch_module(cls) else kind
 
+
+_WRAPPERS = ("builtins", "keras.src.utils.tracking", "tensorflow.")
+"""Where the containers are from that hold their items and no more (3.12 - 3.15)."""
 
 _NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_params"}
 """Attributes of one layer that a copy has of its own: `build` and `quantize` are bound to it."""
@@ -47,7 +56,8 @@ class Copier:
     """Makes layers again, with everything in them, and keeps who shares what.
 
     Uses `Layer.__dict__` as a whole, `Layer.__new__`, `Tracker.config`, `Tracker.stored_ids`,
-    `TorchLayer._track_variables`, and the attributes that `Trainer.__init__` makes (3.12 - 3.15).
+    `TorchLayer._track_variables`, `Variable._value`, and the attributes that `Trainer.__init__` makes
+    (3.12 - 3.15).
 
     Args:
         variable: Gives the variable that a copy has instead of one of the original.
@@ -96,6 +106,17 @@ class Copier:
     def _variable(self, value: Any) -> Any:
         new = self._variable_for(value)
         self.put(value, new)
+        if type(value._value).__name__ == "Parameter":  # of PyTorch, whose modules hold it too
+            self.put(value._value, new._value)
+        return new
+
+    def _module(self, value: Any) -> Any:
+        """Copy a module of PyTorch, of which the layer around it made variables."""
+        made = {id(p): self._made[id(p)] for p in value.parameters() if id(p) in self._made}
+        if made and all(old is new for old, new in made.values()):
+            return value
+        new = copy.deepcopy(value, {key: new for key, (_, new) in made.items()})
+        self.put(value, new)
         return new
 
     def _method(self, value: Any) -> Any:
@@ -115,7 +136,31 @@ class Copier:
         return self.object(value) if self._model is None else self._model(value)
 
     def _other(self, value: Any) -> Any:
-        return self.object(value) if self._holds(value) else value
+        return self._reduced(value) if self._holds(value) else value
+
+    def _reduced(self, old: Any) -> Any:
+        """Copy an object of any class as `copy.deepcopy` does, by what it says it is made of."""
+        if type(old) is not old.__class__:
+            old = old.__wrapped__  # of a dict that TensorFlow watches
+        parts: Any = old.__reduce_ex__(4)
+        if isinstance(parts, str):  # the name of what there is once
+            return old
+        rest: list[Any] = [*parts, None, None, None]
+        make, args, state, items, pairs = rest[:5]
+        new = make(*self(args))
+        self.put(old, new)
+        both: Any = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+        if state is not None and hasattr(new, "__setstate__"):
+            new.__setstate__(self(state))
+        else:
+            for values in both:  # those of its dict, those of its slots
+                for name, value in (values or {}).items():
+                    object.__setattr__(new, name, self(value))  # a frozen dataclass too
+        for item in items or ():
+            new.append(self(item))
+        for key, value in pairs or ():
+            new[self(key)] = self(value)
+        return new
 
     def object(self, old: Any) -> Any:
         """Return an object of the same class with a copy of each attribute."""
@@ -124,6 +169,8 @@ class Copier:
         new = cls.__new__(cls) if layer else object.__new__(cls)  # type: ignore[call-overload]
         self.put(old, new)
         left = _NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else _NOT_TAKEN
+        if layer:
+            self(old._tracker)  # its variables, before what else holds their memory
         for name, value in list(vars(old).items()):
             if name not in left:
                 new.__dict__[name] = value if _kind(value.__class__) == "plain" else self(value)
@@ -138,8 +185,9 @@ class Copier:
     def _dict(self, old: Any) -> Any:
         new = old.__class__.__new__(old.__class__)
         self.put(old, new)
+        put = (OrderedDict if isinstance(new, OrderedDict) else dict).__setitem__
         for key, value in old.items():
-            dict.__setitem__(new, self(key), self(value))
+            put(new, self(key), self(value))
         return self._wrapper(old, new)
 
     def _list(self, old: Any) -> Any:
@@ -172,11 +220,7 @@ class Copier:
         return new
 
     def _function(self, function: Any) -> Any:
-        for cell in function.__closure__ or ():
-            try:
-                inside = cell.cell_contents
-            except ValueError:  # a name that was never given a value
-                continue
+        for inside in _around(function):
             if self._holds(inside) and self(inside) is not inside:
                 raise TypeError(
                     f"the function {function.__qualname__!r} works with {inside!r}, which cannot "
@@ -194,6 +238,8 @@ class Copier:
                 return True
             if id(item) in self._holders or id(item) in seen or isinstance(item, _SHARED):
                 continue
+            if _kind(item.__class__) == "_module":
+                return True
             seen[id(item)] = item
             stack += _parts(item)
         self._holders.update((key, (item, False)) for key, item in seen.items())
@@ -220,7 +266,7 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 def _parts(item: Any) -> list[Any]:
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
-    if isinstance(item, (list, tuple, set, frozenset)):
+    if isinstance(item, (list, tuple, set, frozenset, deque)):
         return list(item)
     if isinstance(item, types.MethodType):
         return [item.__self__]
@@ -229,7 +275,45 @@ def _parts(item: Any) -> list[Any]:
     if isinstance(item, (types.FunctionType, *_SHARED)):
         return []
     # Not through the nodes of a layer: they lead to whatever else was called behind it.
-    return [v for k, v in getattr(item, "__dict__", {}).items() if k not in _NOT_TAKEN]
+    inside = [v for k, v in getattr(item, "__dict__", {}).items() if k not in _NOT_TAKEN]
+    names = [s for cls in type(item).__mro__ for s in _slots(cls)]
+    return inside + [getattr(item, name) for name in names if hasattr(item, name)]
+
+
+@functools.cache
+def _slots(cls: type) -> tuple[str, ...]:
+    """Return the slots of a class that was written in Python."""
+    slots = cls.__dict__.get("__slots__", ())
+    slots = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(s for s in slots if isinstance(cls.__dict__.get(s), types.MemberDescriptorType))
+
+
+def _around(function: Any) -> list[Any]:
+    """Return what a function works with besides its arguments."""
+    found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # a name that was never given a value
+            continue
+    if not (function.__module__ or "").startswith(("keras.", "tensorflow.", "jax.", "torch.")):
+        known = function.__globals__
+        found += [known[name] for name in _globals(function.__code__) if name in known]
+    return found
+
+
+@functools.cache
+def _globals(code: types.CodeType) -> tuple[str, ...]:
+    """Return the names that a function's code looks up in its module."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    own = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
+    return tuple(dict.fromkeys([*own, *(name for c in inner for name in _globals(c))]))
+
+
+def _is_torch_module(cls: type) -> bool:
+    return any(
+        c.__name__ == "Module" and c.__module__ == "torch.nn.modules.module" for c in cls.__mro__
+    )
 
 
 def track_on_torch(layer: Any) -> None:
