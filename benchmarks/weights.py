@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import page
 import structure
 
 import keras_graft as kg
 from keras_graft.tabular import table
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-weights.md"
 HEAD = """# What a clone costs
 
 Written by `benchmarks/weights.py` on two shared cores. Every figure is a median over runs in turns;
@@ -100,15 +100,9 @@ def main() -> None:
         rows.append([name, len(model.weights), *measure(model, 3 if quick else 5)])
         print(rows[-1], flush=True)
         del model
-    backend = keras.backend.backend()
-    text = table(["model", "variables", "megabytes", "times faster", "peak", "by hand"], rows)
-    part = f"\n## {backend}, Keras {keras.__version__}\n\n```\n{text}\n```\n"
-    if quick:
-        print(part)
-        return
-    old = PAGE.read_text() if PAGE.exists() else HEAD
-    others = [p for p in re.split(r"(?=\n## )", old)[1:] if not p.startswith(f"\n## {backend},")]
-    PAGE.write_text(HEAD + "".join(sorted([*others, part])))
+    columns = ["model", "variables", "megabytes", "times faster", "peak", "by hand"]
+    text = f"```\n{table(columns, rows)}\n```"
+    print(text) if quick else page.write("benchmarks-weights.md", HEAD, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Clones: equal to the bit, independent, and shared inside as the donor is."""
 
 import dataclasses
+import functools
 import types
+import weakref
 from collections import OrderedDict, deque
 
 import keras
@@ -321,6 +323,7 @@ HOLDERS = {
     "namespace": (lambda d: types.SimpleNamespace(layer=d), lambda h: h.layer),
     "slots": (Slotted, lambda h: h.layer),
     "dataclass": (Frozen, lambda h: h.layer),
+    "weak": (weakref.ref, lambda h: h()),
 }
 
 
@@ -357,10 +360,31 @@ def test_whatever_holds_a_layer_holds_the_clones(how):
 SHELF = layers.Dense(4, name="shelf")
 
 
+def shelved(t):
+    return SHELF(t)
+
+
+class Caller:
+    """Calls a function; a layer's attribute may be such an object."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, t):
+        return self.function(t)
+
+
 @pytest.mark.parametrize(
     "function",
-    [lambda t: SHELF(t), lambda t: [SHELF(i) for i in (t,)][0], lambda t, d=SHELF: d(t)],
-    ids=["global", "inside", "default"],
+    [
+        lambda t: SHELF(t),
+        lambda t: [SHELF(i) for i in (t,)][0],
+        lambda t, d=SHELF: d(t),
+        lambda t: shelved(t),
+        Caller(shelved),
+        functools.partial(shelved),
+    ],
+    ids=["global", "inside", "default", "by another", "in an object", "partial"],
 )
 def test_a_function_that_works_with_a_layer_is_refused(function):
     x = keras.Input((4,))

@@ -28,6 +28,16 @@ def test_the_version_is_one_that_was_tried():
     )
 
 
+def test_a_layer_keeps_build_and_quantize_in_functions_that_work_with_it(small):
+    copy = _keras.Copier(_keras.variable_like)(small.get_layer("dense"))
+    for name in ("build", "quantize"):
+        made, ours = vars(layers.Dense(4))[name], vars(copy)[name]
+        held = {cell.cell_contents for cell in ours.__closure__}
+        assert ours.__code__ is made.__code__, "see _rebound()"
+        assert held == {copy, getattr(layers.Dense, name).__get__(copy)}, "see _rebound()"
+        assert ours.__wrapped__.__self__ is copy, "see _rebound()"
+
+
 def test_a_sequential_delegates_to_a_functional():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
     assert isinstance(model._functional, _keras.Functional), "see functional()"

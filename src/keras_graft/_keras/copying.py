@@ -8,41 +8,33 @@ shares what with whom. So a copy is made of what there is.
 from __future__ import annotations
 
 import copy
-import dis
 import functools
 import types
-from collections import OrderedDict, deque
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.models.functional import Functional  # 3.12 - 3.15
 from keras.src.saving.keras_saveable import KerasSaveable  # 3.12 - 3.15
 from keras.src.utils.tracking import Tracker  # 3.12 - 3.15
 
-_SHARED = (
-    int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, np.ndarray,
-    np.generic, types.BuiltinFunctionType, keras.DTypePolicy, keras.initializers.Initializer,
-    keras.regularizers.Regularizer, keras.constraints.Constraint, keras.KerasTensor,
-)  # fmt: skip
-"""What a copy shares with its original: nothing of it ever changes."""
+from keras_graft._keras.inside import NOT_TAKEN, SHARED, WRAPPED, around, is_torch_module, parts
 
 
 @functools.cache
 def _kind(cls: type) -> str:
     """Return how values of a class are copied: asked for each of the hundred attributes of a layer."""
     kind = next((kind for classes, kind in _KINDS if issubclass(cls, classes)), "_other")
-    if kind in ("_dict", "_list") and not cls.__module__.startswith(_WRAPPERS):
-        return "_reduced"  # an OrderedDict, a defaultdict: more than its items
-    return "_module" if kind == "_other" and _is_torch_module(cls) else kind
+    plain = cls is OrderedDict or cls.__module__.startswith(_WRAPPERS)
+    if kind in ("_dict", "_list") and not plain:
+        return "_reduced"  # a defaultdict: more than its items
+    return "_module" if kind == "_other" and is_torch_module(cls) else kind
 
 
 _WRAPPERS = ("builtins", "keras.src.utils.tracking", "tensorflow.")
 """Where the containers are from that hold their items and no more (3.12 - 3.15)."""
-
-_NOT_TAKEN = {"build", "quantize", "_inbound_nodes", "_outbound_nodes", "_torch_params"}
-"""Attributes of one layer that a copy has of its own: `build` and `quantize` are bound to it."""
 
 COMPILED = {
     "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
@@ -55,7 +47,7 @@ COMPILED = {
 class Copier:
     """Makes layers again, with everything in them, and keeps who shares what.
 
-    Uses `Layer.__dict__` as a whole, `Layer.__new__`, `Tracker.config`, `Tracker.stored_ids`,
+    Uses `Layer.__dict__` as a whole, `Tracker.config`, `Tracker.stored_ids`,
     `TorchLayer._track_variables`, `Variable._value`, and the attributes that `Trainer.__init__` makes
     (3.12 - 3.15).
 
@@ -86,7 +78,7 @@ class Copier:
             if id(item) in self._made or not self._holds(item):
                 continue
             self._made[id(item)] = item, item
-            stack += _parts(item)
+            stack += parts(item)
 
     def new(self, value: Any) -> bool:
         """Whether nothing stands for `value` yet."""
@@ -125,6 +117,10 @@ class Copier:
 
     def _partial(self, value: Any) -> Any:
         return functools.partial(self(value.func), *self(value.args), **self(dict(value.keywords)))
+
+    def _weak(self, value: Any) -> Any:
+        target = value()
+        return value if target is None or not self._holds(target) else type(value)(self(target))
 
     def _tuple(self, value: Any) -> Any:
         items = [self(item) for item in value]
@@ -166,14 +162,20 @@ class Copier:
         """Return an object of the same class with a copy of each attribute."""
         layer = isinstance(old, keras.Layer)
         cls = self._class_of(type(old))
-        new = cls.__new__(cls) if layer else object.__new__(cls)  # type: ignore[call-overload]
+        # Not by `Layer.__new__`: what it makes is in the attributes, and it asks Python for the
+        # signature of the constructor, which takes longer than all the rest.
+        new = object.__new__(cls)
         self.put(old, new)
-        left = _NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else _NOT_TAKEN
+        left = NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else NOT_TAKEN
         if layer:
             self(old._tracker)  # its variables, before what else holds their memory
+            # PyTorch's list of them is made anew, below.
+            self.put(vars(old).get("_modules", {}).get("_torch_params", old), new)
         for name, value in list(vars(old).items()):
             if name not in left:
                 new.__dict__[name] = value if _kind(value.__class__) == "plain" else self(value)
+            elif name in WRAPPED and hasattr(value, "__wrapped__"):
+                new.__dict__[name] = _rebound(value, getattr(new, name), new)
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
         if isinstance(old, keras.Model):
@@ -220,7 +222,7 @@ class Copier:
         return new
 
     def _function(self, function: Any) -> Any:
-        for inside in _around(function):
+        for inside in around(function):
             if self._holds(inside) and self(inside) is not inside:
                 raise TypeError(
                     f"the function {function.__qualname__!r} works with {inside!r}, which cannot "
@@ -236,25 +238,26 @@ class Copier:
             item = stack.pop()
             if isinstance(item, (keras.Variable, keras.layers.Layer, KerasSaveable)):
                 return True
-            if id(item) in self._holders or id(item) in seen or isinstance(item, _SHARED):
+            if id(item) in self._holders or id(item) in seen or isinstance(item, SHARED):
                 continue
             if _kind(item.__class__) == "_module":
                 return True
             seen[id(item)] = item
-            stack += _parts(item)
+            stack += parts(item)
         self._holders.update((key, (item, False)) for key, item in seen.items())
         return False
 
 
 _KINDS: tuple[tuple[Any, str], ...] = (
     (keras.KerasTensor, "shared"),  # unless one of the copy stands for it
-    (_SHARED, "plain"),
+    (SHARED, "plain"),
     (keras.Variable, "_variable"),
     ((keras.Sequential, Functional), "_functional"),
     (Tracker, "_tracker"),
     (types.MethodType, "_method"),
     (types.FunctionType, "_function"),
     (functools.partial, "_partial"),
+    (weakref.ref, "_weak"),
     (dict, "_dict"),
     ((list, set), "_list"),
     (tuple, "_tuple"),
@@ -263,57 +266,16 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 """How values are copied: by which method of `Copier`. The first that fits."""
 
 
-def _parts(item: Any) -> list[Any]:
-    if isinstance(item, dict):
-        return [*item.keys(), *item.values()]
-    if isinstance(item, (list, tuple, set, frozenset, deque)):
-        return list(item)
-    if isinstance(item, types.MethodType):
-        return [item.__self__]
-    if isinstance(item, functools.partial):
-        return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, (types.FunctionType, *_SHARED)):
-        return []
-    # Not through the nodes of a layer: they lead to whatever else was called behind it.
-    inside = [v for k, v in getattr(item, "__dict__", {}).items() if k not in _NOT_TAKEN]
-    names = [s for cls in type(item).__mro__ for s in _slots(cls)]
-    return inside + [getattr(item, name) for name in names if hasattr(item, name)]
-
-
-@functools.cache
-def _slots(cls: type) -> tuple[str, ...]:
-    """Return the slots of a class that was written in Python."""
-    slots = cls.__dict__.get("__slots__", ())
-    slots = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(s for s in slots if isinstance(cls.__dict__.get(s), types.MemberDescriptorType))
-
-
-def _around(function: Any) -> list[Any]:
-    """Return what a function works with besides its arguments."""
-    found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for cell in function.__closure__ or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # a name that was never given a value
-            continue
-    if not (function.__module__ or "").startswith(("keras.", "tensorflow.", "jax.", "torch.")):
-        known = function.__globals__
-        found += [known[name] for name in _globals(function.__code__) if name in known]
-    return found
-
-
-@functools.cache
-def _globals(code: types.CodeType) -> tuple[str, ...]:
-    """Return the names that a function's code looks up in its module."""
-    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    own = [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"]
-    return tuple(dict.fromkeys([*own, *(name for c in inner for name in _globals(c))]))
-
-
-def _is_torch_module(cls: type) -> bool:
-    return any(
-        c.__name__ == "Module" and c.__module__ == "torch.nn.modules.module" for c in cls.__mro__
+def _rebound(wrapper: Any, method: Any, layer: Any) -> Any:
+    """Return what `Layer.__new__` put around a method of one layer, around that of another."""
+    cells = [
+        types.CellType(method if name.startswith("original_") else layer)
+        for name in wrapper.__code__.co_freevars
+    ]
+    new = types.FunctionType(
+        wrapper.__code__, wrapper.__globals__, wrapper.__name__, wrapper.__defaults__, tuple(cells)
     )
+    return functools.update_wrapper(new, method)
 
 
 def track_on_torch(layer: Any) -> None:
@@ -335,7 +297,10 @@ def variable_like(old: Any, value: Any = None, path: str | None = None) -> Any:
     """
     if value is None:
         # On JAX a training step gives away the memory of what it updates, so never the donor's.
-        value = keras.ops.copy(keras.ops.stop_gradient(old.value))
+        value = old.value
+        if getattr(value, "requires_grad", False):  # on PyTorch
+            value = keras.ops.stop_gradient(value)
+        value = keras.ops.copy(value)
     new = keras.Variable(
         value, dtype=old._dtype, trainable=old._trainable, autocast=old._autocast,
         aggregation=old._aggregation, synchronization=old._synchronization, name=old._name,
