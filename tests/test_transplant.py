@@ -150,18 +150,41 @@ def test_frozen_layers_take_and_give_weights():
     assert len(kg.transplant(target, frozen).shared) == 4
 
 
+def test_numbers_that_a_smaller_dtype_does_not_hold_are_refused():
+    source, target = (
+        keras.Sequential([keras.Input((2,)), layers.Dense(3, name="d", dtype=dtype)])
+        for dtype in ("float32", "float16")
+    )
+    source.get_layer("d").bias.assign([1.0, np.inf, 65504.0])
+    assert {m.cast for m in kg.transplant(source, target).moved} == {"float32 -> float16"}
+    source.get_layer("d").bias.assign([1.0, -1e5, np.inf])
+    before = arrays(target.weights)
+    text = refused(source, target)
+    assert "'d/bias' of the target is float16, which ends at 65504, and 1 of its 3" in text
+    equal(before, target.weights)
+    kg.transplant(source, target, keep="d/bias")
+
+
 def test_a_tied_weight_is_one_weight():
     source = language()
     tied = kg.tie(source, "lm_head.kernel", "embedding.embeddings", "transpose")
-    assert "Unused, 1 of the source: 'lm_head/kernel'" in refused(kg.clone(source), tied)
+    text = refused(kg.clone(source), tied)
+    assert "Unused, 1 of the source: 'lm_head/kernel'" in text
+    assert "In the target 'lm_head/kernel' is tied to 'embedding/embeddings': kg.untie" in text
     copy = kg.clone(tied, weights="fresh")
     report = kg.transplant(tied, copy)
     outputs_equal(tied, copy)
     assert [m.target for m in report.moved] == [
         "embedding/embeddings", "norm/gamma", "norm/beta", "lm_head/bias",
     ]  # fmt: skip
+    for keep in ("lm_head", "lm_head/kernel"):
+        text = refused(tied, copy, keep=keep)
+        assert "keep= names 'lm_head/kernel', which is tied to 'embedding/embeddings'" in text
+    assert kg.transplant(tied, copy, keep=["lm_head", "embedding"]).kept[-1] == "lm_head/bias"
     plain = kg.clone(source)
-    assert "Without a source, 1 of the target: 'lm_head/kernel'" in refused(tied, plain)
+    text = refused(tied, plain)
+    assert "Without a source, 1 of the target: 'lm_head/kernel'" in text
+    assert "In the source 'lm_head/kernel' is tied to 'embedding/embeddings': kg.untie" in text
     untied = kg.untie(tied, "lm_head.kernel")
     kg.transplant(untied, plain)
     outputs_equal(untied, plain)

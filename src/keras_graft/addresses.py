@@ -72,7 +72,8 @@ class Place:
         keyed: Whether its weights have numbers for names, as in files of Keras.
         named: Whether the name is the layer's; old files do not hold it.
         own: Its own weights.
-        inside: The places inside, those that hold no weights left out.
+        inside: The places inside, those that hold no weights of their own left out.
+        tied: What it has by ties, the places left out included: its address, and the variable.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Place:
     named: bool = True
     own: list[Weight] = field(default_factory=list)
     inside: list[Place] = field(default_factory=list)
+    tied: list[tuple[str, Any]] = field(default_factory=list, repr=False)
 
     def walk(self) -> Iterator[Place]:
         """Yield this place and all inside."""
@@ -92,6 +94,12 @@ class Place:
     def weights(self) -> list[Weight]:
         """Return all weights, each once, in order."""
         return list({id(w): w for place in self.walk() for w in place.own}.values())
+
+    def ties(self) -> dict[str, str]:
+        """Return the address of what is tied, and the address of the weight it is tied to."""
+        known = {id(weight.variable): weight.address for weight in self.weights()}
+        tied = [pair for place in self.walk() for pair in place.tied]
+        return {address: known[id(v)] for address, v in tied if id(v) in known}
 
 
 class Addresses:
@@ -143,8 +151,12 @@ def places(layer: Any) -> Place:
         ]
         inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
         below = [place(x, (*path, x.name)) for x in inside]
-        below = [p for p in below if p.own or p.inside]
-        return Place(name, layer, _keras.automatic_name(layer), own=own, inside=below)
+        tied = [("/".join([*path, tie.weight]), tie.source) for tie in _keras.ties_of(layer)]
+        empty = [p for p in below if not p.own and not p.inside]
+        tied += [tie for p in empty for tie in p.tied]
+        below = [p for p in below if p not in empty]
+        automatic = _keras.automatic_name(layer)
+        return Place(name, layer, automatic, own=own, inside=below, tied=tied)
 
     return place(layer, ())
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft import _keras
 from keras_graft.addresses import Place, Weight, places
@@ -17,9 +18,8 @@ from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
 from keras_graft.resize import suggestions
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
-from keras_graft.select import listed
 from keras_graft.stored import stored
-from keras_graft.transplanted import Mismatch, Moved, Transplanted
+from keras_graft.transplanted import Mismatch, Moved, Transplanted, refusal
 
 
 def transplant(
@@ -66,7 +66,8 @@ def transplant(
 
     Raises:
         WeightsError: If something is left over, with `strict`; if a rule, a glob or `match` fits
-            nothing; if a file cannot be read. Nothing was assigned then.
+            nothing; if a file cannot be read; if a number is too large for the target's dtype.
+            Nothing was assigned then.
         EditError: If a function given to `resize.channels` makes another shape.
 
     >>> import keras, keras_graft as kg
@@ -87,9 +88,10 @@ def transplant(
         plan = _Plan(origin, into, match, Rules(resize, into), keep)
         report = plan.report(label, getattr(target, "name", ""))
         if strict and (report.missing or report.unused or report.mismatched):
-            raise WeightsError(_refusal(report, plan.fits))
+            raise WeightsError(refusal(report, plan.fits, origin.ties(), into.ties()))
         if origin.layer is None:
             plan.read()
+        plan.check_range()
         plan.assign()
     return report
 
@@ -114,7 +116,7 @@ class _Plan:
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
         used = set()
         for weight in into.weights():
-            if any(names(glob, weight.address) for glob in keep):
+            if _kept(keep, weight.address):
                 self._parts["kept"].append(weight.address)
                 if weight in pairs:
                     used.add(pairs[weight])
@@ -129,7 +131,7 @@ class _Plan:
         for weight in origin.weights():
             if weight in used or weight.again:
                 continue
-            if not any(names(glob, weight.address) for glob in keep):
+            if not _kept(keep, weight.address):
                 part = "dropped" if rules.drops(weight) else "unused"
                 self._parts[part].append(weight.address)
         rules.check_used()
@@ -195,6 +197,26 @@ class _Plan:
             steps.append((weight, lambda array=array: array))
         self._steps = steps
 
+    def check_range(self) -> None:
+        """Refuse numbers that would be infinite in the target.
+
+        Raises:
+            WeightsError: If there are any.
+        """
+        most = float(np.finfo("float16").max)
+        for weight, values in self._steps:
+            if weight.dtype != "float16":  # bfloat16 reaches as far as float32
+                continue
+            sizes = np.abs(np.asarray(values(), "float32"))
+            beyond = sizes[np.isfinite(sizes) & (sizes > most)]
+            if beyond.size:
+                raise WeightsError(
+                    f"transplant: {weight.address!r} of the target is float16, which ends at "
+                    f"{most:g}, and {beyond.size} of its {sizes.size} values would be up to "
+                    f"{beyond.max():g}. Keep what it has, with keep=, or give the target another "
+                    "dtype."
+                )
+
     def assign(self) -> None:
         """Assign all."""
         layers = {}
@@ -215,31 +237,6 @@ def _unlike(its: Weight, mine: Weight) -> str | None:
     if floats[0] != floats[1] or "unknown" in its.dtype or (mine.mode and its.dtype != mine.dtype):
         return f"{its.dtype} in the source, {mine.dtype} in the target"
     return None
-
-
-def _refusal(report: Transplanted, fits: Mapping[str, list[str]]) -> str:
-    lines = [f"transplant: not all goes over from {report.source} to {report.target!r}."]
-    if report.missing:
-        rules = sorted({rule for address in report.missing for rule in fits[address]})
-        hint = f" For a bias resize={', '.join(f'kg.resize.{r}' for r in rules)}." if rules else ""
-        lines.append(
-            f"Without a source, {len(report.missing)} of the target: {listed(report.missing)}.{hint}"
-        )
-    if report.unused:
-        lines.append(f"Unused, {len(report.unused)} of the source: {listed(report.unused)}.")
-    for m in report.mismatched[:10]:
-        hint = "; ".join(f"resize=kg.resize.{rule}" for rule in m.fits)
-        lines.append(
-            f"  {m.target!r}: {m.source_shape} in the source, {m.shape} in the target"
-            + (f": {hint} may fit." if hint else f": {m.reason}.")
-        )
-    if len(report.mismatched) > 10:
-        lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
-    lines.append(
-        "The way out: resize= for other shapes, match= for other names, keep= for what shall stay, "
-        "or strict=False, which leaves all of it as it is and lists it in the report."
-    )
-    return "\n".join(lines)
 
 
 @contextlib.contextmanager
@@ -282,5 +279,16 @@ def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list
                 f"transplant: keep= holds {glob!r}, and names weights or layers of the target by "
                 'their addresses: keep="head", or a list of such.'
             )
-        check_glob(glob, [w.address for w in (*into.weights(), *origin.weights())], "keep")
+        known = [w.address for w in (*into.weights(), *origin.weights())]
+        check_glob(glob, [*known, *into.ties(), *origin.ties()], "keep")
+    for address, its in into.ties().items():
+        if _kept(globs, address) and not _kept(globs, its):
+            raise WeightsError(
+                f"transplant: keep= names {address!r}, which is tied to {its!r} and would change "
+                f"with it. Keep both, or give it a weight of its own with kg.untie first."
+            )
     return globs
+
+
+def _kept(globs: Sequence[str], address: str) -> bool:
+    return any(names(glob, address) for glob in globs)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keras_graft.select import listed
 from keras_graft.tabular import Table, Tabular
 
 
@@ -121,3 +123,49 @@ class Transplanted(Tabular):
             return [plain(x) for x in value] if isinstance(value, tuple | list) else value
 
         return plain(dataclasses.asdict(self))
+
+
+def refusal(
+    report: Transplanted,
+    fits: Mapping[str, list[str]],
+    theirs: Mapping[str, str],
+    mine: Mapping[str, str],
+) -> str:
+    """Return why not all goes over, and what to do.
+
+    Args:
+        report: What would go over, and what would not.
+        fits: For each missing address, the rules of `kg.resize` that would make it.
+        theirs: What is tied in the source, and to what.
+        mine: What is tied in the target, and to what.
+    """
+    lines = [f"transplant: not all goes over from {report.source} to {report.target!r}."]
+    if report.missing:
+        rules = sorted({rule for address in report.missing for rule in fits[address]})
+        hint = f" For a bias resize={', '.join(f'kg.resize.{r}' for r in rules)}." if rules else ""
+        lines.append(
+            f"Without a source, {len(report.missing)} of the target: {listed(report.missing)}.{hint}"
+        )
+    if report.unused:
+        lines.append(f"Unused, {len(report.unused)} of the source: {listed(report.unused)}.")
+    for what, addresses, ties in (
+        ("source", report.missing, theirs), ("target", report.unused, mine)
+    ):  # fmt: skip
+        for address in [a for a in addresses if a in ties][:10]:
+            lines.append(
+                f"In the {what} {address!r} is tied to {ties[address]!r}: kg.untie gives it a "
+                "weight of its own."
+            )
+    for m in report.mismatched[:10]:
+        hint = "; ".join(f"resize=kg.resize.{rule}" for rule in m.fits)
+        lines.append(
+            f"  {m.target!r}: {m.source_shape} in the source, {m.shape} in the target"
+            + (f": {hint} may fit." if hint else f": {m.reason}.")
+        )
+    if len(report.mismatched) > 10:
+        lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
+    lines.append(
+        "The way out: resize= for other shapes, match= for other names, keep= for what shall stay, "
+        "or strict=False, which leaves all of it as it is and lists it in the report."
+    )
+    return "\n".join(lines)
