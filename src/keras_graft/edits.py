@@ -77,7 +77,7 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
     """
     if weights not in (None, "keep"):
         raise EditError(f'replace: weights must be "keep" or None, got {weights!r}.')
-    graph = read(model)
+    old = read(model)
     what = _New(new, is_exact(target), "replace")
     keep: dict[int, Any] = {}
 
@@ -98,14 +98,14 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
 
         return _edit.replace(level, nodes, put, infer)
 
-    graph = at_depth(graph, [(node,) for node in select(graph, target).nodes], edit)
-    for old, new, verb, _, _ in keep.values():
-        tied_again(graph, old, new, verb)
+    graph = at_depth(old, [(node,) for node in select(old, target).nodes], edit)
+    for layer, new, verb, _, _ in keep.values():
+        tied_again(graph, layer, new, verb)
     for _, new, _, report, pairs_ in keep.values():
         carry(new, report, pairs_)
     if keep:
         graph = retied(graph, [pair for *_, pairs_ in keep.values() for pair in pairs_])
-    return edited(model, graph, f"replace {target!r}")
+    return edited(model, old, graph, f"replace {target!r}")
 
 
 def insert(
@@ -211,7 +211,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
         ]
         return _edit.remove(level, nodes, numbers, infer)
 
-    return edited(model, at_depth(graph, places, edit), f"remove {target!r}")
+    return edited(model, graph, at_depth(graph, places, edit), f"remove {target!r}")
 
 
 def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
@@ -238,7 +238,7 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
         pairs = {level.value(old): level.value(new) for old, new in places}  # type: ignore
         return _edit.rewire(level, pairs, infer)
 
-    return edited(model, at_depth(graph, places, edit), "rewire")
+    return edited(model, graph, at_depth(graph, places, edit), "rewire")
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:

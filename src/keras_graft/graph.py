@@ -169,6 +169,11 @@ class Graph(Tabular):
         """The operations, each once, in the order of their first calls."""
         return tuple({id(node.operation): node.operation for node in self.steps}.values())
 
+    @property
+    def tied(self) -> tuple[Node, ...]:
+        """The nodes that work with a weight of another layer, or hold such inside, in order."""
+        return self._ordered(tuple(self._index.tied.values()))
+
     def name_of(self, node: Node) -> str:
         """Return the name of the node's operation, made unique within this graph."""
         return self._index.names[id(node.operation)]

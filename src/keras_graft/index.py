@@ -16,6 +16,9 @@ the place of one stand at its position, with one number more."""
 Change = tuple[Position, Node | None, Sequence[Node]]
 """A position, the node that leaves it, if there is one, and those that come there."""
 
+TIES = "_keras_graft_ties"
+"""The attribute of a layer in which its ties are: those of `_keras/tied_layer.py`."""
+
 _DEEP = 8
 """Positions are given anew when one would get longer than this."""
 
@@ -37,10 +40,11 @@ class Index:
         names: The name of each operation, by its identity.
         named: The operation of each name.
         taken: The names.
+        tied: Each node that works with a weight of another layer.
     """
 
     __slots__ = (
-        "calls", "carried", "made", "named", "names", "places", "read_from", "taken", "used",
+        "calls", "carried", "made", "named", "names", "places", "read_from", "taken", "tied", "used",
     )  # fmt: skip
 
     def __init__(self, inputs: Sequence[Value], steps: Sequence[Node]) -> None:
@@ -53,6 +57,7 @@ class Index:
         self.names: Overlay[int, str] = Overlay()
         self.named: Overlay[str, Any] = Overlay()
         self.taken = Names()
+        self.tied: Overlay[Any, Node] = Overlay()
         for value in inputs:
             self._make(value, None)
         for node in steps:
@@ -100,6 +105,8 @@ class Index:
         operation: Any = node.operation
         key = id(operation)
         _append(self.calls, key, node)
+        if works_with_another(node):
+            self.tied[node.key] = node
         if key not in self.names:
             self.names[key] = name = self.taken.take(str(operation.name))
             self.named[name] = operation
@@ -119,6 +126,8 @@ class Index:
             _remove(self.carried, mask.key, node)
         key = id(node.operation)
         _remove(self.calls, key, node)
+        if works_with_another(node):
+            del self.tied[node.key]
         if key not in self.calls and key not in staying:
             name = self.names[key]
             self.taken.free(name)
@@ -145,3 +154,10 @@ def carries(node: Node) -> list[Value]:
     """Return the masks that a node hands along with its outputs and does not read."""
     masks = [v.mask for v in node.outputs if v.mask is not None]
     return [mask for mask in dict.fromkeys(masks) if mask not in node.reads] if masks else masks
+
+
+def works_with_another(node: Node) -> bool:
+    """Whether the operation of a call, or one inside, works with the weight of another layer."""
+    if node.nested is not None:
+        return bool(node.nested.tied)
+    return bool(getattr(node.operation, "__dict__", {}).get(TIES))

@@ -54,6 +54,11 @@ class Overlay(Generic[K, V]):
             raise KeyError(key)
         return found
 
+    def values(self) -> list[V]:
+        """Return all that is held, what was changed last."""
+        left = [value for key, value in self._base.items() if key not in self._own]
+        return left + [value for value in self._own.values() if value is not _GONE]
+
     def __contains__(self, key: K) -> bool:
         return self.get(key, _GONE) is not _GONE
 

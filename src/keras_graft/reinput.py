@@ -84,7 +84,7 @@ def reinput(
         )
     graph = read(model)
     specs = _specs(graph, shape, batch_shape, dtype)
-    return edited(model, Refit(channels, graph, specs).run(), "reinput")
+    return edited(model, graph, Refit(channels, graph, specs).run(), "reinput")
 
 
 def _specs(graph: Graph, shape: Any, batch_shape: Any, dtype: Any) -> list[Spec]:

@@ -104,6 +104,19 @@ def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
             yield from everything(node.nested, (*scope, here))
 
 
+def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
+    """Yield the calls of layers that work with a weight of another layer, nested ones too.
+
+    Without looking at the others: an edit of a large model asks this each time.
+    """
+    for node in graph.tied:
+        here = node.within(graph, scope)
+        if node.nested is None:
+            yield here
+        else:
+            yield from tied(node.nested, (*scope, here))
+
+
 def select(graph: Graph, selector: Any) -> Selection:
     """Find what a selector names; see the design page for its forms.
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_graft.graph import Graph
+from keras_graft.index import TIES
 from keras_graft.node import Node
 from keras_graft.parameters import count_parameters, variable_behind
-from keras_graft.select import everything
+from keras_graft.select import everything, tied
 from keras_graft.tabular import Table, Tabular
 
 
@@ -160,13 +161,13 @@ def sharing(graph: Graph) -> Sharing:
 
 def ties_of(operation: Any) -> list[Any]:
     """Return what is remembered on an operation of its ties; their sources are known."""
-    known = getattr(operation, "__dict__", {}).get("_keras_graft_ties", ())
+    known = getattr(operation, "__dict__", {}).get(TIES, ())
     return [tie for tie in known if tie.source is not None]
 
 
 def _ties(graph: Graph, users: dict[int, dict[int, Node]]) -> tuple[TiedWeight, ...]:
     found: dict[tuple[int, str], TiedWeight] = {}
-    for node in everything(graph):
+    for node in tied(graph):
         for tie in ties_of(node.operation):
             owners = [
                 user

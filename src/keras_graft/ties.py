@@ -14,7 +14,7 @@ from keras_graft.exchange import calls_of, exchanged
 from keras_graft.graph import Graph
 from keras_graft.node import Node
 from keras_graft.read import read
-from keras_graft.select import everything, listed
+from keras_graft.select import everything, listed, tied
 from keras_graft.weights import Weight, find_weight
 
 
@@ -125,23 +125,34 @@ def register_transform(
     _keras.TRANSFORMS[name] = new
 
 
-def edited(model: Any, graph: Graph, verb: str) -> Any:
+def edited(model: Any, old: Graph, graph: Graph, verb: str) -> Any:
     """Return what an edit gives back for `model`, as `like`, unless it would silently untie.
+
+    Args:
+        model: What the edit was asked for.
+        old: Its graph.
+        graph: The graph after the edit.
+        verb: For messages.
 
     Raises:
         EditError: If the source of a tie is gone, or its value is used no more where it was, and
             the tied layer is still there.
     """
-    before = _sources(read(model))
-    if before:
-        after = _sources(graph)
-        for key, (name, there) in before.items():
-            if there and key in after and not after[key][1]:
-                target, source = name
-                raise EditError(
-                    f"{verb}: {target!r} is tied to {source!r}, which would be gone. Untie it "
-                    f'first: kg.untie(model, "{target}").'
-                )
+    tied_before = _tied(old)
+    if tied_before:
+        stay = _operations(graph)
+        gone = [op for key, op in _operations(old).items() if key not in stay]
+        lost = {id(w) for op in gone for w in _owned(op)}
+        if any(id(tie.source) in lost for n in tied_before for tie in _keras.ties_of(n.operation)):
+            lost -= {id(w) for op in stay.values() for w in _owned(op)}
+        for node in tied_before:
+            for tie_ in _keras.ties_of(node.operation):
+                if id(tie_.source) in lost and id(node.operation) in stay:
+                    target = f"{_path(node)}.{tie_.weight}"
+                    raise EditError(
+                        f"{verb}: {target!r} is tied to {tie_.source_name!r}, which would be gone. "
+                        f'Untie it first: kg.untie(model, "{target}").'
+                    )
     return like(model, graph)
 
 
@@ -158,6 +169,8 @@ def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
         for node in _tied(graph)
         if any(id(tie.source) in instead for tie in _keras.ties_of(node.operation))
     }
+    if not made:
+        return graph
     _tell_sources(graph, made.values())
     places = [node for node in everything(graph) if id(node.operation) in made]
     return exchanged(graph, places, lambda node: made[id(node.operation)])
@@ -179,24 +192,21 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
     _tell_sources(graph, [new])
 
 
-def _sources(graph: Graph) -> dict[Any, tuple[tuple[str, str], bool]]:
-    """Return for each tie its ends by name, and whether the source is in the graph."""
-    nodes = _tied(graph)
-    if not nodes:
-        return {}
-    owned = set()
-    for node in everything(graph):
+def _operations(graph: Graph) -> dict[int, Any]:
+    """Return the operations of a graph and of the models inside it, but for these themselves."""
+    found: dict[int, Any] = {}
+    for node in graph.steps:
         if node.nested is None:
-            own = {id(t.source) for t in _keras.ties_of(node.operation) if not t.inside}
-            owned |= {id(w) for w in getattr(node.operation, "weights", ()) if id(w) not in own}
-    return {
-        (id(node.operation), tie.weight): (
-            (f"{_path(node)}.{tie.weight}", tie.source_name),
-            id(tie.source) in owned,
-        )
-        for node in nodes
-        for tie in _keras.ties_of(node.operation)
-    }
+            found[id(node.operation)] = node.operation
+        else:
+            found.update(_operations(node.nested))
+    return found
+
+
+def _owned(operation: Any) -> list[Any]:
+    """Return the weights of an operation that it does not have by a tie alone."""
+    others = {id(tie.source) for tie in _keras.ties_of(operation) if not tie.inside}
+    return [w for w in getattr(operation, "weights", ()) if id(w) not in others]
 
 
 def _tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
@@ -216,7 +226,7 @@ def _tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
 
 
 def _tied(graph: Graph) -> list[Node]:
-    found = {id(n.operation): n for n in everything(graph) if _keras.ties_of(n.operation)}
+    found = {id(n.operation): n for n in tied(graph) if _keras.ties_of(n.operation)}
     return list(found.values())
 
 
