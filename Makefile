@@ -26,4 +26,6 @@ test: lint
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py
 	KERAS_BACKEND=jax $(PY) benchmarks/edits.py
-	KERAS_BACKEND=jax $(PY) benchmarks/weights.py
+	for b in jax tensorflow torch; do \
+	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py || exit 1; \
+	done

@@ -9,16 +9,27 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
+import page
 from structure import donors, timed, zeros
 
 import keras_graft as kg
 from keras_graft.tabular import table
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks-edits.md"
+HEAD = """# What edits cost
+
+Written by `benchmarks/edits.py` on two shared cores. Every figure is a median over runs in turns;
+machines are noisy, so read ratios, and those to about 20%.
+
+The floor is `keras.Model(model.inputs, model.outputs)`: Keras's own constructor on a graph that is
+there; all but the last two columns are multiples of it, reading and building included. "Many, one
+call" is one `insert` at that many places; "many, one build" is one `insert` a place on a graph, and
+one build at the end; "by hand" is one insertion through `clone_model` with `clone_function` and
+`call_function`, which calls every layer again. "Many / one" compares "many, one build" with "insert
+one"; "layers / one" is the part of it that making and calling so many Keras layers takes alone.
+"""
 
 
 def linear(node: Any) -> keras.Layer:
@@ -62,10 +73,21 @@ def measure(model: keras.Model, rounds: int, many: int) -> list[float]:
         "insert many, one build": one_by_one,
     }
     result = timed(candidates, rounds)
+
+    def layers_alone() -> Any:
+        return [linear(None)(keras.KerasTensor(v.spec.shape, v.spec.dtype)) for v in chosen]
+
+    alone = timed({"layers": layers_alone}, max(1, rounds // 3))["layers"]
     slow = timed({"by hand": by_hand}, max(1, rounds // 3))["by hand"]
     floor = result.pop("floor")
     together = result["insert many, one build"] / result["insert one"]
-    return [len(chosen), *(t / floor for t in result.values()), slow / floor, together]
+    return [
+        len(chosen),
+        *(t / floor for t in result.values()),
+        slow / floor,
+        together,
+        alone / result["insert one"],
+    ]
 
 
 def main() -> None:
@@ -85,28 +107,10 @@ def main() -> None:
         del model
     head = [
         "model", "nodes", "many", "insert one", "replace one", "rewire one", "many, one call",
-        "many, one build", "by hand", "many / one",
+        "many, one build", "by hand", "many / one", "layers / one",
     ]  # fmt: skip
-    page = f"""# What edits cost
-
-Written by `benchmarks/edits.py` on the {keras.backend.backend()} backend, Keras
-{keras.__version__}, two shared cores. Every figure is a median over runs in turns; machines are
-noisy, so read ratios, and those to about 20%.
-
-The floor is `keras.Model(model.inputs, model.outputs)`: Keras's own constructor on a graph that is
-there; all but the last column are multiples of it, reading and building included. "Many, one call"
-is one `insert` at that many places; "many, one build" is one `insert` a place on a graph, and one
-build at the end; "many / one" compares that with `insert one`. "By hand" is one insertion through
-`clone_model` with `clone_function` and `call_function`, which calls every layer again.
-
-```
-{table(head, rows)}
-```
-"""
-    if quick:
-        print(page)
-    else:
-        PAGE.write_text(page)
+    text = f"```\n{table(head, rows)}\n```"
+    print(text) if quick else page.write("benchmarks-edits.md", HEAD, text)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,66 @@
 """What a store of features costs and saves, beside whole models, RAM arrays and the bare loop.
 
-Run: KERAS_BACKEND=jax python benchmarks/features.py [name ...]
-Names: epochs, taps, memory. Prints tables; the numbers are this machine's.
+    KERAS_BACKEND=jax python benchmarks/features.py            # a section of docs/benchmarks-features.md
+    KERAS_BACKEND=jax python benchmarks/features.py --quick    # one small model, to the screen
+
+The page has a section for each backend that this was run on; a run writes that of its own.
 """
 
-import os
-import sys
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import page
 
 import keras_graft as kg
-from keras_graft.features import FeatureDataset, compute
+from keras_graft.features import FeatureDataset, FeatureStore, compute
 from keras_graft.tabular import table
 
-IMAGES = int(os.environ.get("IMAGES", "256"))
-SIZE = 160
-BATCH = 32
+BATCH, SIZE = 32, 160
+HEAD = f"""# What a store of features costs and saves
+
+Written by `benchmarks/features.py` on two shared cores, page cache warm. Seconds are this
+machine's; machines are noisy, so read ratios, and those to about 20%.
+
+Images are {SIZE}x{SIZE}, batches {BATCH}, features float16 in RAM as in the store. "Whole" is an
+epoch of the frozen model with its new head; "RAM" and "store" are epochs of that head, medians of
+epochs in turns; "bare loop" is `predict_on_batch` over the images, "compute" the same into a store,
+both the better of two. What runs the trunk is measured on fewer images than there are rows and
+scaled to the rows. The last columns are total seconds for so many epochs: the whole model, against
+the store with its computing counted.
+"""
 
 
-def timed(run):
+def seconds(run: Callable[[], Any]) -> float:
+    """Return how long a call took."""
     start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
+    run()
+    return time.perf_counter() - start
 
 
-def models():
-    for name in os.environ.get("MODELS", "ResNet50 MobileNetV3Large EfficientNetB0").split():
+def models(quick: bool) -> Iterator[tuple[str, keras.Model, tuple[str, str]]]:
+    """Yield models, each with its pooled features and its last feature maps."""
+    names = ("ResNet50", "MobileNetV3Large", "EfficientNetB0")
+    for name in ("MobileNetV3Small",) if quick else names:
+        keras.utils.clear_session()
         model = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3))
         found = kg.cuts(model)
-        pooled = max(
-            i for i, cut in enumerate(found)
-            if cut.value.producer.kind == "GlobalAveragePooling2D"
-        )  # fmt: skip
+        kinds = [cut.value.producer.kind if cut.value.producer else "" for cut in found]
+        pooled = len(kinds) - 1 - kinds[::-1].index("GlobalAveragePooling2D")
         yield name, model, (found[pooled].name, found[pooled - 1].name)
 
 
-def head_for(trunk):
+def head_for(trunk: keras.Model) -> keras.Model:
+    """Return a new head for a trunk's features, pooled if they are maps."""
     x = y = keras.Input(trunk.output.shape[1:], name="features")
     if len(y.shape) == 4 and y.shape[1] != 1:
         y = keras.layers.GlobalAveragePooling2D()(y)
@@ -47,98 +68,116 @@ def head_for(trunk):
     return keras.Model(x, y, name="new_head")
 
 
-def compiled(model):
+def compiled(model: keras.Model) -> keras.Model:
+    """Return the model, compiled."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01), loss)
     return model
 
 
-def epoch(model, *data, **kwargs):
-    """Return the better of two epochs, after one that compiles."""
-    kwargs = {"verbose": 0, "epochs": 1, **kwargs}
-    model.fit(*data, **kwargs)
-    return min(timed(lambda: model.fit(*data, **kwargs))[0] for _ in range(2))
+def in_ram_and_stored(
+    trunk: keras.Model, store: FeatureStore, rows: int, folder: Path, rounds: int
+) -> tuple[float, float]:
+    """Return the median epochs of the same head from arrays and from a store of as many rows."""
+    some = store.to_numpy()["features"]
+    features = np.resize(some, (rows, *some.shape[1:]))  # the same features over and over
+    y = np.arange(rows) % 10
+    x = keras.Input(features.shape[1:], dtype=features.dtype.name)
+    same = keras.Model(x, keras.layers.Activation("linear", dtype=features.dtype.name)(x))
+    data = FeatureDataset(
+        compute(same, (features, y), folder, batch_size=256, progress=False), BATCH
+    )
+    from_ram, from_store = compiled(head_for(trunk)), compiled(head_for(trunk))
+    ram: list[float] = []
+    stored: list[float] = []
+    for _ in range(rounds + 1):  # the first compiles
+        ram.append(seconds(lambda: from_ram.fit(features, y, batch_size=BATCH, verbose=0)))
+        stored.append(seconds(lambda: from_store.fit(data, shuffle=False, verbose=0)))
+    return statistics.median(ram[1:]), statistics.median(stored[1:])
 
 
-def epochs():
+def epochs(quick: bool) -> str:
+    """Return a table of epochs and of the pass over the trunk."""
+    images, rows = (64, 256) if quick else (256, 2048)
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (IMAGES, SIZE, SIZE, 3)).astype("float32")
-    y = rng.integers(0, 10, IMAGES)
-    rows, totals = [], []
-    for name, model, places in models():
+    x = rng.integers(0, 256, (images, SIZE, SIZE, 3)).astype("float32")
+    y, scale = rng.integers(0, 10, images), rows / images
+    lines = []
+    for name, model, places in models(quick):
         for at in places:
             trunk = kg.freeze(kg.split(model, at=at)[0])
-            bare = []
-            trunk.predict_on_batch(x[:BATCH])
-            trunk.predict_on_batch(x[: IMAGES % BATCH or BATCH])
-            for _ in range(2):
-                bare.append(timed(lambda t=trunk: [
-                    t.predict_on_batch(x[i : i + BATCH]) for i in range(0, IMAGES, BATCH)
-                ])[0])  # fmt: skip
-            with tempfile.TemporaryDirectory() as folder:
-                took = []
-                for i in range(2):
-                    seconds, store = timed(lambda i=i, t=trunk, f=folder: compute(
-                        t, (x, y), Path(f) / str(i), batch_size=BATCH, progress=False
-                    ))  # fmt: skip
-                    took.append(seconds)
-                loop, took = min(bare), min(took)
-                features = store.to_numpy()["features"]
-                ram = epoch(compiled(head_for(trunk)), features, y, batch_size=BATCH)
-                data = FeatureDataset(store, BATCH)
-                stored = epoch(compiled(head_for(trunk)), data, shuffle=False)
-                whole = epoch(
-                    compiled(kg.join(trunk, head_for(trunk))), x, y, batch_size=BATCH
-                )  # fmt: skip
-                rows.append([
-                    name, at, f"{whole:.2f}", f"{ram:.3f}", f"{stored:.3f}", f"{stored / ram:.2f}",
-                    f"{loop:.2f}", f"{took:.2f}", f"{took / loop - 1:+.1%}",
-                ])  # fmt: skip
-                totals.append(
-                    [name, at]
-                    + [f"{n * whole:.1f} / {took + n * stored:.1f}" for n in (1, 3, 10, 30)]
+            whole = compiled(kg.join(trunk, head_for(trunk)))
+            whole.fit(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0)  # compiles
+            full = seconds(lambda m=whole: m.fit(x, y, batch_size=BATCH, verbose=0)) * scale
+
+            def bare(t: keras.Model = trunk) -> None:
+                for i in range(0, images, BATCH):
+                    t.predict_on_batch(x[i : i + BATCH])
+
+            def stored(folder: Path, t: keras.Model = trunk) -> None:
+                compute(t, (x, y), folder, batch_size=BATCH, progress=False)
+
+            with tempfile.TemporaryDirectory() as made:
+                folder = Path(made)
+                trunk.predict_on_batch(x[:BATCH])
+                turns = [(seconds(bare), seconds(lambda f=folder / i: stored(f))) for i in "ab"]
+                loop, took = (min(column) * scale for column in zip(*turns, strict=True))
+                ram, disk = in_ram_and_stored(
+                    trunk, FeatureStore(folder / "a"), rows, folder / "all", 3 if quick else 5
                 )
-    print(f"{IMAGES} images of {SIZE}x{SIZE}, batches of {BATCH}, {keras.backend.backend()}; s")
-    head = ("model", "cut", "whole", "RAM", "store", "store/RAM", "bare loop", "compute", "over")
-    print(table(head, rows))
-    print("\nTotal seconds, the whole model / the store, its computing counted")
-    print(table(("model", "cut", "1 epoch", "3", "10", "30"), totals))
+            total = [f"{n * full:,.0f} / {took + n * disk:,.0f}" for n in (1, 3, 10, 30)]
+            lines.append([
+                f"{name}, {at}", f"{full:.1f}", f"{ram:.3f}", f"{disk:.3f}", f"{disk / ram:.2f}",
+                f"{full / disk:,.0f}", f"{loop:.1f}", f"{took / loop - 1:+.1%}", *total,
+            ])  # fmt: skip
+            print(lines[-1], flush=True)
+    head = [
+        "model, cut", "whole", "RAM", "store", "store / RAM", "whole / store", "bare loop",
+        "compute over it", "1 epoch", "3", "10", "30",
+    ]  # fmt: skip
+    return f"{rows:,} rows, the trunk on {images}:\n\n```\n{table(head, lines)}\n```"
 
 
-def taps():
-    model = kg.freeze(
-        keras.applications.MobileNetV3Large(weights=None, input_shape=(SIZE, SIZE, 3))
-    )
+def taps(quick: bool) -> str:
+    """Return what ten outputs cost in one pass and in ten."""
+    images = 32 if quick else 128
+    shape = (SIZE, SIZE, 3)
+    model = kg.freeze(keras.applications.MobileNetV3Large(weights=None, input_shape=shape))
     names = [c.name for c in kg.cuts(model)][-10:]
-    x = np.random.default_rng(0).random((IMAGES, SIZE, SIZE, 3), "float32")
-    with tempfile.TemporaryDirectory() as folder:
-        together, _ = timed(lambda: compute(
-            kg.extract(model, names), x, Path(folder) / "all", progress=False
-        ))  # fmt: skip
-        apart, _ = timed(lambda: [
-            compute(kg.extract(model, n), x, Path(folder) / f"{i}", progress=False)
-            for i, n in enumerate(names)
-        ])  # fmt: skip
-    rows = [("one pass", f"{together:.1f}"), ("ten passes", f"{apart:.1f}")]
-    print(table((f"ten taps, {IMAGES} images", "s"), rows))
+    x = np.random.default_rng(0).random((images, *shape), "float32")
+    trunks = {"all": kg.extract(model, names), **{n: kg.extract(model, n) for n in names}}
+    for trunk in trunks.values():
+        trunk.predict_on_batch(x[:BATCH])  # compiles
+
+    def run(*chosen: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for i, name in enumerate(chosen):
+                place = Path(folder) / str(i)
+                compute(trunks[name], x, place, batch_size=BATCH, progress=False)
+
+    turns = [(seconds(lambda: run("all")), seconds(lambda: run(*names))) for _ in range(3)]
+    once, ten = (statistics.median(column) for column in zip(*turns, strict=True))
+    return (
+        f"Ten taps of MobileNetV3Large: one pass over {images} images took {once:.1f} s, ten passes "
+        f"{ten:.1f} s, {ten / once:.1f} times as long."
+    )
 
 
-def resident():
-    """Return resident bytes now, in all and without what lies in the page cache."""
-    found = dict(
-        line.split(":") for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(("VmRSS", "RssAnon", "VmHWM"))
-    )  # fmt: skip
-    return {key: int(value.split()[0]) << 10 for key, value in found.items()}
+def resident() -> dict[str, int]:
+    """Return the bytes of this process that are in memory, now and at the most (Linux)."""
+    text = Path("/proc/self/status").read_text()
+    found = re.findall(r"(VmRSS|VmHWM):\s+(\d+)", text)
+    return {name: int(size) * 1024 for name, size in found}
 
 
-def memory():
-    rows, width = int(os.environ.get("ROWS", "200000")), 2048
+def memory(quick: bool) -> str:
+    """Return what writing and training from a store of many rows takes."""
+    rows, width = 20_000 if quick else 200_000, 2048
     x = keras.Input((8,))
     trunk = kg.freeze(keras.Model(x, keras.layers.Dense(width)(x)))
     head = compiled(keras.Sequential([keras.Input((width,)), keras.layers.Dense(10)]))
 
-    def batches():
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(0)
         for start in range(0, rows, 500):
             n = min(500, rows - start)
@@ -152,27 +191,30 @@ def memory():
     with tempfile.TemporaryDirectory() as folder:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         before = resident()["VmRSS"]
-        seconds, store = timed(
-            lambda: compute(trunk, batches(), folder, dtype="float16", progress=False)
-        )
-        written = resident()["VmHWM"] - before
+        start = time.perf_counter()
+        store = compute(trunk, batches(), folder, dtype="float16", progress=False)
+        took, written = time.perf_counter() - start, resident()["VmHWM"] - before
         Path("/proc/self/clear_refs").write_text("5")
         data = FeatureDataset(store, 256)
-        first, _ = timed(lambda: head.fit(data, shuffle=False, verbose=0))
-        second, _ = timed(lambda: head.fit(data, shuffle=False, verbose=0))
+        epoch = min(seconds(lambda: head.fit(data, shuffle=False, verbose=0)) for _ in range(2))
         trained = resident()["VmHWM"] - before
-        reading, _ = timed(lambda: [data[i] for i in range(len(data))])
-        size = store.bytes
-    print(table((f"{rows:,} rows of {width} float16", ""), [
-        ("bytes", f"{size:,}"), ("written in, s", f"{seconds:.1f}"),
-        ("resident memory grew while writing, MB at most", f"{written / 1e6:.0f}"),
-        ("an epoch of shuffled batches, s", f"{first:.1f}, then {second:.1f}"),
-        ("shuffled batches alone, MB/s", f"{size / 1e6 / reading:.0f}"),
-        ("resident memory grew while training, MB at most", f"{trained / 1e6:.0f}"),
-    ]))  # fmt: skip
+        reading = seconds(lambda: [data[i] for i in range(len(data))])
+    return (
+        f"{rows:,} rows of {width:,} float16 ({store.bytes / 1e6:,.0f} MB): written in {took:.1f} s, "
+        f"resident memory growing by at most {written / 1e6:.0f} MB; an epoch of shuffled batches of "
+        f"256 took {epoch:.1f} s, memory growing by at most {trained / 1e6:.0f} MB; those batches "
+        f"alone are read at {store.bytes / 1e6 / reading:,.0f} MB/s."
+    )
+
+
+def main() -> None:
+    """Measure, and write the section of this backend."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="One small model, to the screen.")
+    quick = parser.parse_args().quick
+    body = "\n\n".join(part(quick) for part in (epochs, taps, memory))
+    print(body) if quick else page.write("benchmarks-features.md", HEAD, body)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["epochs", "taps", "memory"]:
-        {"epochs": epochs, "taps": taps, "memory": memory}[name]()
-        print(flush=True)
+    main()
