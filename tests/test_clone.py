@@ -195,6 +195,126 @@ def test_fresh_values_come_from_the_layers_initializers_and_the_seed():
     assert len(shared.weights) == len(siamese().weights)
 
 
+class Composite(layers.Layer):
+    """Has no `build` of its own: Keras builds what is inside when it is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = layers.Dense(4, bias_initializer="he_normal")
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def by_attribute():
+    """A Functional model of a class of its own with a layer that it does not call here."""
+
+    class WithMore(keras.Model):
+        pass
+
+    x = keras.Input((4,))
+    model = WithMore(x, layers.Dense(3)(x))
+    model.more = layers.Dense(2, bias_initializer="he_normal")
+    model.more.build((None, 3))
+    return model
+
+
+def subclassed():
+    model = Subclassed()
+    model(np.ones((2, 4), "float32"))
+    return model
+
+
+def frozen():
+    return kg.freeze(one_layer(layers.Dense(4, bias_initializer="he_normal")))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: one_layer(Composite()), subclassed, by_attribute, frozen],
+    ids=["without build", "subclassed", "by attribute", "frozen"],
+)
+def test_fresh_values_everywhere(make):
+    model = make()
+    one, two = kg.clone(model, weights="fresh"), kg.clone(model, weights="fresh")
+    for own in zip(arrays(model.weights), arrays(one.weights), arrays(two.weights), strict=True):
+        if own[0].any():  # not the biases, which begin at zero
+            assert not np.array_equal(own[0], own[1]) and not np.array_equal(own[1], own[2])
+
+
+def test_fresh_adapters():
+    model = one_layer(layers.Dense(4, name="d"))
+    layer = model.get_layer("d")
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones((2, 4)))
+    new = kg.clone(model, weights="fresh").get_layer("d")
+    equal(new.lora_kernel_b, np.zeros((2, 4), "float32"))
+    assert not np.array_equal(arrays(new.lora_kernel_a)[0], arrays(layer.lora_kernel_a)[0])
+    assert not np.array_equal(arrays(new._kernel)[0], arrays(layer._kernel)[0])
+
+
+def test_variables_among_the_arguments_of_calls():
+    scale = keras.Variable(np.full(4, 2.0, "float32"), name="scale")
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dense(3, name="d")(x * scale))
+    model.scale = scale
+    data = np.ones((2, 4), "float32")
+    new, expected = kg.clone(model), arrays(model(data))
+    assert new.scale is not scale
+    scale.assign(np.zeros(4))
+    equal(new(data), expected)
+    new.scale.assign(np.zeros(4))
+    assert not np.array_equal(arrays(new(data))[0], expected[0])
+
+
+class Trained(keras.Model):
+    """Has an optimizer beside that of `compile`, as a GAN has."""
+
+    def __init__(self):
+        super().__init__()
+        self.d = layers.Dense(2)
+
+    def build(self, shape):
+        self.d.build(shape)
+        self.own = keras.optimizers.Adam(0.1)
+        self.own.build(self.d.trainable_variables)
+
+    def call(self, x):
+        return self.d(x)
+
+
+def test_an_optimizer_of_ones_own_is_that_of_the_clone_s_variables():
+    model = Trained()
+    model(np.ones((2, 4), "float32"))
+    before, new = arrays(model.variables), kg.clone(model)
+    new.own.apply([keras.ops.ones_like(v.value) for v in new.d.trainable_variables])
+    equal(before, model.variables)
+    assert not np.array_equal(arrays(new.d.kernel)[0], arrays(model.d.kernel)[0])
+
+
+def test_what_a_causal_model_made_to_generate_is_made_anew():
+    class Causal(keras.Model):
+        pass
+
+    x = keras.Input((4,))
+    for model in (Causal(x, layers.Dense(4)(x)), subclassed()):
+        model.generate_function = lambda x, model=model: model(x)
+        assert kg.clone(model).generate_function is None
+
+
+def test_errors_of_what_users_put_into_models_name_the_model():
+    model = subclassed()
+    model.closure = lambda x: model(x)
+    with pytest.raises(
+        kg.WeightsError, match="^Subclassed 'subclassed.*' cannot be cloned: the fun"
+    ):
+        kg.clone(model)
+    model = one_layer(layers.Dense(4))
+    model.compile("sgd", lambda y, p: keras.ops.mean(y - p))
+    with pytest.raises(kg.WeightsError, match="'one' cannot be compiled anew.*as you compiled the"):
+        kg.clone(model, compile=True)
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
@@ -267,8 +387,12 @@ def test_what_cannot_be_cloned_is_refused():
     model = one_layer(NoConfig(np.arange(4.0, dtype="float32"), name="bare"))
     x = np.ones((2, 4), "float32")
     equal(kg.clone(model)(x), model(x))
-    with pytest.raises(kg.EditError, match="'bare' cannot be made again from its configuration"):
+    with pytest.raises(
+        kg.WeightsError, match="'bare': no initial values can be drawn for 'bare/w'"
+    ):
         kg.clone(model, weights="fresh")
+    with pytest.raises(kg.WeightsError, match="a Graph is not compiled"):
+        kg.clone(kg.read(model), compile=True)
     model = adorned()
     with pytest.raises(kg.WeightsError, match="'quantized' is quantized: no initializer draws"):
         kg.clone(model, weights="fresh")

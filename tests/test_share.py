@@ -94,6 +94,24 @@ def unlike():
     return keras.Model(x, layers.BatchNormalization(name="norm")(keras.ops.relu(y)), name="unlike")
 
 
+def two_alike():
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, layers.Dense(4, name="b")(layers.Dense(4, name="a")(x)))
+
+
+def quantized():
+    model = two_alike()
+    model.quantize("int8")
+    return model
+
+
+def adapted():
+    model = two_alike()
+    model.get_layer("a").enable_lora(2)
+    model.get_layer("b").enable_lora(2)
+    return model
+
+
 def tied():
     return kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
 
@@ -109,6 +127,9 @@ REFUSALS = {
     "config": (unlike, lambda m: kg.share(m, ["a", "b"]),
                "their configurations differ in activation .'linear' against 'relu'."),
     "ops": (unlike, lambda m: kg.share(m, ["a", "relu*"]), "'relu.*' .Relu. is no layer with weights"),
+    "quantized": (quantized, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' is quantized, a"),
+    "adapters": (adapted, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' has LoRA adapters"),
+    "none": (unlike, lambda m: kg.share(m, []), r"share: \[\] names no layer; two or more"),
     "tied": (tied, lambda m: kg.share(m, ["norm", "lm_head"]), "a weight of 'lm_head' is tied"),
 }  # fmt: skip
 
@@ -120,6 +141,23 @@ def test_what_cannot_be_shared_or_unshared_is_refused(make, attempt, words, tmp_
         with pytest.raises(kg.WeightsError, match=words) as caught:
             attempt(model)
         del caught
+
+
+def test_layers_that_do_not_take_what_the_other_reads():
+    x = keras.Input((8, 8, 4))
+    y = layers.BatchNormalization(name="map")(x)
+    y = layers.GlobalAveragePooling2D(name="pool")(y)
+    model = keras.Model(x, layers.BatchNormalization(name="vector")(y))
+    with pytest.raises(kg.BuildError, match="'map#1' .* does not take its inputs") as caught:
+        kg.share(model, ["map", "vector"])
+    assert "expected ndim=4, found ndim=2" in str(caught.value)
+
+
+def test_a_twin_on_a_graph_has_its_own_inside():
+    model = siamese()
+    graph = kg.unshare(kg.read(model), "encoder#1")
+    assert kg.build(kg.inline(graph)).count_params() == model.count_params() + 43
+    assert len(kg.select(graph, "encoder_1/d0")) == 1
 
 
 def test_a_mean_of_float64_is_one():

@@ -1,5 +1,7 @@
 """Ties in files: stored once, there again when loaded, and a clear word where files differ."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -114,6 +116,98 @@ def test_a_stage_holds_what_its_tie_needs(tmp_path):
     assert joined.count_params() == tied.count_params() and kg.sharing(joined).ties[0].here
     joined.save(path)
     assert size_in_file(path) == tied.count_params()
+
+
+def test_a_stage_from_a_file_has_gone_its_own_way(tmp_path):
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    trunk, head = kg.split(tied, at="norm", complete=True)
+    head.save(tmp_path / "head.keras")
+    head = keras.models.load_model(tmp_path / "head.keras")
+    head.get_layer("lm_head").kernel.assign(np.ones((4, 11)))
+    x = random_inputs(tied, 3)
+    expected = arrays(head(trunk(x)))
+    joined = kg.join(trunk, head)
+    joined.save(tmp_path / "joined.keras")
+    for model in (joined, keras.models.load_model(tmp_path / "joined.keras")):
+        equal(model(x), expected)
+        assert model.count_params() == 107 and kg.sharing(model).ties == ()
+    equal(head(trunk(x)), expected)
+
+
+def test_a_frozen_tie_is_in_the_file_once(tmp_path):
+    frozen = kg.freeze(kg.tie(language(), *ENDS, transform="transpose"))
+    x = random_inputs(frozen, 3)
+    for model in (frozen, kg.clone(frozen)):
+        model.save(tmp_path / "m.keras")
+        assert size_in_file(tmp_path / "m.keras") == frozen.count_params() == 63
+        again = keras.models.load_model(tmp_path / "m.keras")
+        equal(again(x), frozen(x))
+        assert again.count_params() == 63 and again.trainable_variables == []
+        assert kg.sharing(again).ties[0].here
+
+
+def test_a_tied_layer_in_two_models_inside(tmp_path):
+    dense = layers.Dense(4, name="d")
+
+    def inside(name):
+        x = keras.Input((4,))
+        return keras.Model(x, dense(x), name=name)
+
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.Dense(4, name="e")(inside("b")(inside("a")(x))))
+    for target, source in (("a/d.kernel", "e.kernel"), ("e.kernel", "a/d.kernel")):
+        tied = kg.tie(model, target, source)
+        x = random_inputs(tied, 3)
+        for _ in range(2):
+            tied.save(tmp_path / "m.keras")
+            again = keras.models.load_model(tmp_path / "m.keras")
+            equal(again(x), tied(x))
+            assert again.count_params() == 24 == size_in_file(tmp_path / "m.keras")
+            train(again, x, target_like(again, x), steps=2)
+            equal(again.get_layer("a").get_layer("d").kernel, again.get_layer("e").kernel)
+            equal(again.get_layer("b").get_layer("d").kernel, again.get_layer("e").kernel)
+            tied = again
+
+
+def test_a_source_that_was_quantized_since_is_left(tmp_path):
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    tied.get_layer("embedding").quantize("int8")
+    x = random_inputs(tied, 3)
+    tied.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    close(again(x), tied(x))
+    assert kg.sharing(again).ties == ()
+
+
+def test_a_model_that_knows_no_ties_says_so_when_it_is_saved(tmp_path):
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    plain = keras.Model(tied.inputs, tied.outputs)
+    with pytest.warns(UserWarning, match="'lm_head.kernel' is tied to .* knows no ties"):
+        plain.save(tmp_path / "m.keras")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*knows no ties")
+        kg.build(kg.read(plain)).save(tmp_path / "m.keras")
+        for part in kg.split(tied, at="norm", complete=True):
+            part.save(tmp_path / "part.keras")
+        x = keras.Input((5,), dtype="int32")
+        outer = kg.build(kg.read(keras.Model(x, layers.ReLU()(tied(x)))))
+        outer.save(tmp_path / "outer.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").count_params() == 63
+    assert keras.models.load_model(tmp_path / "outer.keras").count_params() == 63
+
+
+@pytest.mark.parametrize(
+    "layer", [layers.ReLU, lambda: layers.Dropout(0.5)], ids=["relu", "dropout"]
+)
+def test_layers_without_weights_across_models(layer, tmp_path):
+    act = layer()
+    inner = keras.Input((4,))
+    inside = keras.Model(inner, layers.Dense(4)(act(inner)), name="inside")
+    x = keras.Input((4,), name="x")
+    model = kg.build(kg.read(keras.Model(x, inside(act(x)))))
+    model.save(tmp_path / "m.keras")
+    x = random_inputs(model, 3)
+    equal(keras.models.load_model(tmp_path / "m.keras")(x), model(x))
 
 
 def test_a_model_inside_saved_alone_has_its_array(tmp_path):

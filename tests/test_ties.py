@@ -136,8 +136,10 @@ def test_a_transform_of_ones_own():
     equal(cell.kernel.value, 2 * arrays(model.get_layer("first").cell.kernel)[0])
     cell.kernel.assign(np.ones((4, 16)))
     equal(model.get_layer("first").cell.kernel, np.full((4, 16), 0.5, "float32"))
-    with pytest.raises(kg.WeightsError, match="keras-graft's own"):
-        kg.register_transform("transpose", lambda v: v, lambda v: v, lambda s: s)
+    for name in ("transpose", "test_doubled"):
+        with pytest.raises(kg.WeightsError, match=f"'{name}' is taken by another transform"):
+            kg.register_transform(name, lambda v: v, lambda v: v, lambda s: s)
+    equal(cell.kernel.value, np.ones((4, 16), "float32"))
 
 
 def test_untie_gives_the_same_numbers_to_a_variable_of_its_own(tmp_path):
@@ -356,3 +358,44 @@ def test_a_frozen_tie_is_frozen_at_both_ends():
     x = random_inputs(tied, 3)
     equal(frozen(x), tied(x))
     assert frozen.trainable_variables == []
+    assert [t.target for t in kg.sharing(frozen).ties] == [ENDS[0]]
+    for attempt in (
+        lambda: kg.untie(frozen, ENDS[0]),
+        lambda: kg.tie(kg.freeze(language(), "lm_head"), *ENDS, transform="transpose"),
+    ):
+        with pytest.raises(kg.WeightsError, match="'lm_head' is in inference mode for good"):
+            attempt()
+
+
+def test_a_weight_may_be_given_as_a_variable():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
+    model = kg.tie(keras.Model(x, layers.Dense(4, name="c")(y)), "a.kernel", "b.kernel")
+    # It is of the layer that it belongs to, not of one that is tied to it.
+    both = kg.tie(model, "c.kernel", model.get_layer("b").kernel)
+    assert [t.source for t in kg.sharing(both).ties] == ["b.kernel", "b.kernel"]
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    untied = kg.untie(tied, tied.get_layer("lm_head").kernel)
+    assert untied.count_params() == language().count_params()
+
+
+def test_adapters_at_a_source_are_refused_before_they_are_lost(tmp_path):
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    tied.get_layer("embedding").enable_lora(2)
+    tied.compile("sgd", "mse")
+    x = random_inputs(tied, 3)
+    for attempt in (
+        lambda: tied.fit(x, np.zeros((3, 5, 11)), verbose=0),
+        lambda: tied.save(tmp_path / "m.keras"),
+    ):
+        with pytest.raises(
+            kg.WeightsError, match="is tied to 'embedding.embeddings', which got LoRA"
+        ):
+            attempt()
+    assert not (tmp_path / "m.keras").exists()
+    x = keras.Input((5,), dtype="int32")
+    embedding = layers.Embedding(11, 4, name="e")
+    h = embedding(x)
+    embedding.enable_lora(2)
+    with pytest.raises(kg.WeightsError, match="its source 'e' has LoRA adapters"):
+        kg.layers.TiedDense(embedding)(h)

@@ -14,6 +14,7 @@ from keras_graft.call import fill
 from keras_graft.clone import duplicates
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
+from keras_graft.exchange import called_anew
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.naming import Names
@@ -238,11 +239,9 @@ def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str)
         def change(node: Node) -> Node:
             if id(node.operation) not in made:  # an op holds nothing
                 return node
-            new = node.replace(operation=made[id(node.operation)])
             if node.nested is not None:  # to be read again: the new model has values of its own
-                outputs = tuple(value.with_spec(None) for value in node.outputs)
-                new = new.replace(nested=None, entries=(), outputs=outputs)
-            return new
+                return called_anew(node, made[id(node.operation)])
+            return node.replace(operation=made[id(node.operation)])
 
         return change
 

@@ -11,12 +11,13 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.assemble import assemble
+from keras_graft.call import mapped
 from keras_graft.copies import again, pair_weights
-from keras_graft.errors import WeightsError
+from keras_graft.errors import GraftError, WeightsError
 from keras_graft.graph import Graph
-from keras_graft.node import Node
+from keras_graft.node import Node, Template
 from keras_graft.read import read
-from keras_graft.select import select
+from keras_graft.select import listed, select
 
 Weights = Literal["copy", "fresh"]
 
@@ -48,7 +49,7 @@ def clone(
 
     Raises:
         WeightsError: If a layer cannot be made again, or its fresh values cannot be drawn: the
-            message names it.
+            message names it. If `compile` is asked for and cannot be done.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
@@ -61,6 +62,8 @@ def clone(
     check_weights(weights, seed)
     work = Clone(weights, seed)
     graph = model if isinstance(model, Graph) else None
+    if graph is not None and compile:
+        raise WeightsError("clone: a Graph is not compiled; compile the model that kg.build makes.")
     if share is not None:
         for node in select(read(model), share).nodes:
             work.copier.keep(node.operation)
@@ -77,7 +80,8 @@ def clone(
     if name is not None:
         new.name = name
     if compile and model.compiled:
-        new.compile_from_config(model.get_compile_config())
+        with _naming(model, " Compile the clone as you compiled the model.", "compiled anew"):
+            new.compile_from_config(model.get_compile_config())
     return new
 
 
@@ -87,6 +91,19 @@ def check_weights(weights: Any, seed: Any = None) -> None:
         raise WeightsError(f'weights must be "copy" or "fresh", got {weights!r}.')
     if seed is not None and weights != "fresh":
         raise WeightsError('seed= is for weights="fresh": a copy draws nothing.')
+
+
+@contextlib.contextmanager
+def _naming(thing: Any, way_out: str = "", done: str = "cloned") -> Iterator[None]:
+    """Say what cannot be made again: what users put into layers raises all kinds of errors."""
+    try:
+        yield
+    except GraftError:
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"{type(thing).__name__} {thing.name!r} cannot be {done}: {error}.{way_out}"
+        ) from error
 
 
 class Clone:
@@ -107,10 +124,12 @@ class Clone:
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw fresh values from the seed, and leave Python's generator as it was."""
+        """Draw fresh values from the seed, if there is one; Python's generator stays as it was."""
+        if self._seed is None:
+            yield
+            return
         before = random.getstate()
-        if self._seed is not None:
-            random.seed(self._seed)  # of which Keras takes the seeds of its initializers
+        random.seed(self._seed)  # of which Keras takes the seeds of its initializers
         try:
             yield
         finally:
@@ -122,6 +141,7 @@ class Clone:
             steps = [
                 node.replace(
                     operation=self.operation(node),
+                    template=self._template(node.template),
                     nested=None if node.nested is None else self.graph(node.nested),
                 )
                 for node in graph.steps
@@ -138,13 +158,17 @@ class Clone:
         operation = node.operation
         if self._fresh and node.nested is None and self.copier.new(operation):
             self._draw(operation)
-        try:
+        way_out = f' Share it with the donor: clone(..., share="{operation.name}").'
+        with _naming(operation, way_out):
             return self.copier(operation)
-        except TypeError as error:
-            raise WeightsError(
-                f"{type(operation).__name__} {operation.name!r} cannot be cloned: {error}. "
-                f'Share it with the donor: clone(..., share="{operation.name}").'
-            ) from error
+
+    def _template(self, template: Template) -> Template:
+        """Return recorded arguments with variables of the clone's own among them."""
+
+        def own(leaf: Any) -> Any:
+            return self.copier(leaf) if isinstance(leaf, keras.Variable) else leaf
+
+        return Template(mapped(template.args, own), mapped(template.kwargs, own))
 
     def renamed(self, node: Node, name: str) -> Any:
         """Return the operation of a call again, under another name."""
@@ -162,9 +186,13 @@ class Clone:
             inner = _keras.functional(model)
             if inner is not None:
                 self.model(inner)
-            return self.copier.object(model)
+            with _naming(model):
+                return self.copier.object(model)
         if _keras.functional(model) is None:
-            return self.copier.object(model)
+            if self._fresh:
+                self._draw(model)
+            with _naming(model):
+                return self.copier.object(model)
         built = assemble(self.graph(read(model)))
         new = built.model
         for value, tensor in built.tensors.items():
@@ -176,9 +204,14 @@ class Clone:
             new = _keras.with_body_of(new, type(model))
         self.copier.put(model, new)
         own = _keras.attributes(new)
+        if self._fresh:
+            self._draw(model)  # layers that it has and does not call here
         for name, value in _keras.attributes(model).items():
-            if name not in own and name not in _keras.COMPILED:
-                setattr(new, name, self.copier(value))
+            if name in _keras.CACHED:
+                setattr(new, name, None)
+            elif name not in own and name not in _keras.COMPILED:
+                with _naming(model):
+                    setattr(new, name, self.copier(value))
         _keras.order_layers(new, model, self.copier)
         return new
 
@@ -191,19 +224,47 @@ class Clone:
         return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
 
     def _draw(self, operation: Any) -> None:
-        """Draw the values of a layer as its own initializers do."""
-        if not isinstance(operation, keras.Layer) or not operation.variables:
+        """Draw the values of a layer as its own initializers do: with it all that is inside."""
+        operation = getattr(operation, "keras_graft_inside", operation)
+        if not isinstance(operation, keras.Layer):
             return
-        if getattr(operation, "quantization_mode", None) is not None:
+        failed: Any = "its configuration makes other weights"
+        for layer in _keras.layers_inside(operation):
+            left = self._undrawn(layer)
+            if not left or _keras.functional(layer) is not None:
+                continue
+            if getattr(layer, "quantization_mode", None) is not None:
+                raise WeightsError(
+                    f"{type(layer).__name__} {layer.name!r} is quantized: no initializer draws "
+                    f'such values. Use weights="copy", or share="{operation.name}".'
+                )
+            try:
+                twin = again(layer, layer.name)
+                if not twin.built:
+                    twin.build_from_config(layer.get_build_config() or {})
+            except Exception as error:
+                failed = error
+                continue
+            for old, new in pair_weights(layer, twin):
+                if id(old) in left:
+                    self._values[id(old)] = old, new.value
+        left = self._undrawn(operation)
+        if left:
             raise WeightsError(
-                f"{type(operation).__name__} {operation.name!r} is quantized: no initializer draws "
-                f'such values. Use weights="copy", or share="{operation.name}".'
+                f"{type(operation).__name__} {operation.name!r}: no initial values can be drawn for "
+                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or share= '
+                "the layers."
             )
-        twin = again(operation, operation.name)
-        if not twin.built:
-            twin.build_from_config(operation.get_build_config() or {})
-        for old, new in pair_weights(operation, twin):
-            self._values[id(old)] = old, new.value
+
+    def _undrawn(self, layer: Any) -> dict[int, Any]:
+        """Return the weights of a layer that nothing was drawn for."""
+        tied = {id(t.source) for x in _keras.layers_inside(layer) for t in _keras.ties_of(x)}
+        return {
+            id(v): v
+            for v in layer.weights
+            if id(v) not in self._values and id(v) not in tied and self.copier.new(v)
+            and not isinstance(v, _keras.View)
+        }  # fmt: skip
 
 
 def duplicates(

@@ -11,25 +11,39 @@ from keras_graft.node import Node
 from keras_graft.select import everything
 
 
-def exchanged(graph: Graph, nodes: Iterable[Node], new: Callable[[Node], Any]) -> Graph:
-    """Return the graph with other operations, of the same specs, at the places of some.
+def exchanged(
+    graph: Graph, nodes: Iterable[Node], new: Callable[[Node], Any], alike: bool = True
+) -> Graph:
+    """Return the graph with other operations at the places of some.
 
     Args:
         graph: The graph.
         nodes: The places, at any depth.
         new: Gives the operation that is to be called there.
+        alike: Whether they are known to take and give the same specs; else they are called.
     """
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         instead = {}
+        settled = level.stale == ()
         for (node,) in places:
             assert isinstance(node, Node)
             here = level.node(node)
-            instead[here] = [here.replace(operation=new(here))]
+            if alike and here.nested is None:
+                instead[here] = [here.replace(operation=new(here))]
+            else:
+                instead[here] = [called_anew(here, new(here))]
+                settled = False
         result = level.spliced(instead, {})
-        return result.settled() if level.stale == () else result  # no spec has changed
+        return result.settled() if settled else result
 
     return at_depth(graph, [(node,) for node in nodes], edit)
+
+
+def called_anew(node: Node, operation: Any) -> Node:
+    """Return a call with another operation, what is inside and what it gives to be found out."""
+    outputs = tuple(value.with_spec(None) for value in node.outputs)
+    return node.replace(operation=operation, nested=None, entries=(), outputs=outputs)
 
 
 def calls_of(graph: Graph, operations: Iterable[Any]) -> list[Node]:

@@ -160,4 +160,7 @@ def works_with_another(node: Node) -> bool:
     """Whether the operation of a call, or one inside, works with the weight of another layer."""
     if node.nested is not None:
         return bool(node.nested.tied)
-    return bool(getattr(node.operation, "__dict__", {}).get(TIES))
+    operation = node.operation
+    if hasattr(type(operation), "keras_graft_inside"):  # a layers.Frozen
+        operation = operation.keras_graft_inside
+    return bool(getattr(operation, "__dict__", {}).get(TIES))

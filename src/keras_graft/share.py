@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -93,18 +93,28 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
     if weights not in ("first", "mean"):
         raise WeightsError(f'share: weights must be "first" or "mean", got {weights!r}.')
     graph = read(model)
+    if isinstance(layers, Iterable) and not isinstance(layers, str):
+        layers = list(layers)
+    else:
+        layers = [layers]
     found = {id(n.operation): n for item in layers for n in select(graph, item).nodes}
     nodes = list(found.values())
     if len(nodes) < 2:
-        raise WeightsError(
-            f"share: {layers!r} names one layer, {nodes[0].path!r}; two or more become one."
-        )
+        named = f"one layer, {nodes[0].path!r}" if nodes else "no layer"
+        raise WeightsError(f"share: {layers!r} names {named}; two or more become one.")
     for node in nodes[1:]:
         _check_alike(nodes[0], node)
     one = nodes[0].operation
     if weights == "first":
         nodes = nodes[1:]
     else:
+        for layer in (x for n in nodes for x in _keras.layers_inside(n.operation)):
+            if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+                what = "is quantized" if layer.quantization_mode else "has LoRA adapters"
+                raise WeightsError(
+                    f"share: {layer.name!r} {what}, and the mean of such numbers is not that of "
+                    'what they stand for. Take weights="first".'
+                )
         one = duplicate(nodes[0], one.name)
         every = [node.operation.weights for node in nodes]
         for target, *values in zip(one.weights, *every, strict=True):
@@ -112,7 +122,7 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
             target.assign(np.mean(arrays, axis=0))
     pairs = [pair for n in nodes for pair in zip(one.weights, n.operation.weights, strict=True)]
     places = calls_of(graph, [node.operation for node in nodes])
-    return like(model, retied(exchanged(graph, places, lambda node: one), pairs))
+    return like(model, retied(exchanged(graph, places, lambda node: one, alike=False), pairs))
 
 
 def _check_alike(first: Node, other: Node) -> None:

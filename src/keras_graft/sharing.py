@@ -161,6 +161,7 @@ def sharing(graph: Graph) -> Sharing:
 
 def ties_of(operation: Any) -> list[Any]:
     """Return what is remembered on an operation of its ties; their sources are known."""
+    operation = getattr(operation, "keras_graft_inside", operation)
     known = getattr(operation, "__dict__", {}).get(TIES, ())
     return [tie for tie in known if tie.source is not None]
 

@@ -52,6 +52,8 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
     to = find_weight(graph, target, "tie")
     of = find_weight(graph, source, "tie")
     verb = f"tie {str(to)!r} to {str(of)!r}"
+    _check_not_frozen(to, verb)
+    _check_not_frozen(of, verb)
     _check_chain(graph, to, of, verb)
     _check_fit(to, of, transform, verb)
     _check_users(graph, to, verb)
@@ -81,6 +83,7 @@ def untie(model: Any, target: Any) -> Any:
     """
     graph = read(model)
     to = find_weight(graph, target, "untie")
+    _check_not_frozen(to, f"untie {str(to)!r}")
     known = _keras.ties_of(to.layer)
     ties = [t for t in known if t.weight == to.name]
     if not ties:
@@ -118,11 +121,19 @@ def register_transform(
     >>> import keras, keras_graft as kg
     >>> kg.register_transform("negative", lambda x: -x, lambda x: -x, lambda shape: shape)
     """
-    new = _keras.Transform(name, forward, inverse, shape)
-    old = _keras.TRANSFORMS.setdefault(name, new)
-    if old is not new and name == "transpose":
-        raise WeightsError(f"register_transform: {name!r} is keras-graft's own. Take another name.")
-    _keras.TRANSFORMS[name] = new
+    old = _keras.TRANSFORMS.get(name)
+    pairs = (
+        ()
+        if old is None
+        else zip((old.forward, old.inverse, old.shape), (forward, inverse, shape), strict=True)
+    )
+    # A notebook runs its cell again: the same code is the same transform.
+    if any(getattr(a, "__code__", a) != getattr(b, "__code__", b) for a, b in pairs):
+        raise WeightsError(
+            f"register_transform: {name!r} is taken by another transform, and ties may rely on it. "
+            "Take another name."
+        )
+    _keras.TRANSFORMS[name] = _keras.Transform(name, forward, inverse, shape)
 
 
 def edited(model: Any, old: Graph, graph: Graph, verb: str) -> Any:
@@ -239,6 +250,14 @@ def _with(graph: Graph, old: Any, new: Any) -> Graph:
 
 
 # -- what can be tied ---------------------------------------------------------------------------
+
+
+def _check_not_frozen(end: Weight, verb: str) -> None:
+    if hasattr(type(end.layer), "keras_graft_inside"):
+        raise WeightsError(
+            f"{verb}: {end.path!r} is in inference mode for good. Do this before kg.freeze, with the "
+            "model that was frozen."
+        )
 
 
 def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:

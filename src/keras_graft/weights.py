@@ -11,7 +11,7 @@ from keras_graft import _keras
 from keras_graft.errors import WeightsError
 from keras_graft.graph import Graph
 from keras_graft.node import Node
-from keras_graft.select import everything, listed, select
+from keras_graft.select import everything, listed, select, tied
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,18 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     Raises:
         WeightsError: If there is no such weight, or if it is not clear which is meant.
     """
+    if isinstance(wanted, _keras.Tied):  # what a layer has through a transform
+        for node in tied(graph):
+            for tie in _keras.ties_of(node.operation):
+                if tie.seen is wanted:
+                    return Weight(node, tie.weight, tie.source)
     if isinstance(wanted, keras.Variable):
-        for node in everything(graph):
-            if node.nested is None:
-                for name, variable in _named(node).items():
-                    if variable is wanted:
-                        return Weight(node, name, variable)
+        for by_tie in (False, True):  # first the layer that it belongs to
+            for node in everything(graph):
+                if node.nested is None:
+                    for name, variable in _named(node, by_tie).items():
+                        if variable is wanted:
+                            return Weight(node, name, variable)
         raise WeightsError(
             f"{verb}: the variable {wanted.path!r} belongs to no layer of {graph.name!r}. A tie is "
             "within one model: make one of both first, with kg.join or by calling one inside the "
@@ -97,6 +103,8 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     return Weight(node, found[0], known[found[0]])
 
 
-def _named(node: Node) -> dict[str, Any]:
-    operation = node.operation
-    return _keras.named_weights(operation) if isinstance(operation, keras.Layer) else {}
+def _named(node: Node, by_tie: bool = True) -> dict[str, Any]:
+    operation = getattr(node.operation, "keras_graft_inside", node.operation)
+    if not isinstance(operation, keras.Layer):
+        return {}
+    return _keras.named_weights(operation, tied=by_tie)

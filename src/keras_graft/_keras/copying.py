@@ -44,12 +44,16 @@ COMPILED = {
 """What `compile` and `fit` make of a model (3.12 - 3.15)."""
 
 
+CACHED = {"generate_function"}
+"""What a model of keras_hub makes when it first needs it, and keeps (0.32)."""
+
+
 class Copier:
     """Makes layers again, with everything in them, and keeps who shares what.
 
     Uses `Layer.__dict__` as a whole, `Tracker.config`, `Tracker.stored_ids`,
-    `TorchLayer._track_variables`, `Variable._value`, and the attributes that `Trainer.__init__` makes
-    (3.12 - 3.15).
+    `TorchLayer._track_variables`, `Variable._value`, the attributes that `Trainer.__init__` makes, and
+    those in which TensorFlow keeps all others once more, for its checkpoints (3.12 - 3.15).
 
     Args:
         variable: Gives the variable that a copy has instead of one of the original.
@@ -172,7 +176,13 @@ class Copier:
             # PyTorch's list of them is made anew, below.
             self.put(vars(old).get("_modules", {}).get("_torch_params", old), new)
         for name, value in list(vars(old).items()):
-            if name not in left:
+            if name in CACHED and isinstance(old, keras.Model):
+                new.__dict__[name] = None
+            elif name == "_self_unconditional_checkpoint_dependencies":
+                new.__dict__[name] = [self(ref) for ref in value if ref.name not in left]
+            elif name == "_self_unconditional_dependency_names":
+                new.__dict__[name] = {key: self(v) for key, v in value.items() if key not in left}
+            elif name not in left:
                 new.__dict__[name] = value if _kind(value.__class__) == "plain" else self(value)
             elif name in WRAPPED and hasattr(value, "__wrapped__"):
                 new.__dict__[name] = _rebound(value, getattr(new, name), new)
@@ -182,6 +192,17 @@ class Copier:
             keras.Model.__bases__[0].__init__(new)  # the Trainer of the backend begins anew
         if layer and old.built:
             track_on_torch(new)
+        return new
+
+    def _optimizer(self, old: Any) -> Any:
+        """Copy an optimizer that a layer or a model has: it finds variables by their identities.
+
+        Uses `Optimizer._trainable_variables_indices`, `_var_key` (3.12 - 3.15).
+        """
+        new = self.object(old)
+        new._trainable_variables_indices = {
+            new._var_key(v): i for i, v in enumerate(new._trainable_variables)
+        }
         return new
 
     def _dict(self, old: Any) -> Any:
@@ -261,6 +282,7 @@ _KINDS: tuple[tuple[Any, str], ...] = (
     (dict, "_dict"),
     ((list, set), "_list"),
     (tuple, "_tuple"),
+    (keras.optimizers.Optimizer, "_optimizer"),
     (KerasSaveable, "object"),
 )
 """How values are copied: by which method of `Copier`. The first that fits."""

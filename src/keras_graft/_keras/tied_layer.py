@@ -70,6 +70,9 @@ def ties_of(operation: Any) -> list[Tie]:
 
 
 def all_ties(operation: Any) -> list[Tie]:
+    """Return the ties of a layer, those too whose source is not found."""
+    if hasattr(type(operation), "keras_graft_inside"):  # a Frozen
+        operation = operation.keras_graft_inside
     return getattr(operation, "__dict__", {}).get("_keras_graft_ties", [])
 
 
@@ -150,7 +153,7 @@ class TiedLayer:
         finally:
             self.__class__ = cls  # type: ignore[assignment]
         kept = {key: plain[key] for key in ("module", "class_name", "registered_name")}
-        ties = [tie.to_config() for tie in all_ties(self)]
+        ties = [tie.to_config() for tie in ties_of(self)]
         return {**plain["config"], "keras_graft_tied": {"class": kept, "ties": ties}}
 
     @classmethod
@@ -167,8 +170,16 @@ class TiedLayer:
 
     def save_own_variables(self, store: Any) -> None:
         """Write what is the layer's own; the rest is in the file of the model around it."""
+        known = self.__dict__.get("_keras_graft_known")
         if self.saved_elsewhere(store):
             store = _Without(store, self.__dict__.get("_keras_graft_not_saved", []))
+        elif ties_of(self) and (known is None or known() is not store):
+            warnings.warn(
+                f"{told(self)}, and the model that is saved knows no ties: in the file it is a "  # type: ignore[attr-defined]
+                "weight of its own. Save a model that keras-graft made of it: "
+                "kg.build(kg.read(model)).",
+                stacklevel=2,
+            )
         super().save_own_variables(store)  # type: ignore[misc]
 
     def load_own_variables(self, store: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -21,8 +22,11 @@ from keras_graft._keras.tied_layer import (
     told,
     way_out,
 )
-from keras_graft._keras.tying import carry_out
+from keras_graft._keras.tied_variable import TRANSFORMS
+from keras_graft._keras.tying import carry_out, look_again
 from keras_graft.errors import NotYetError, WeightsError
+
+_TIED_ALREADY = ContextVar("tied_already", default=False)
 
 
 @keras.saving.register_keras_serializable("keras_graft")
@@ -36,8 +40,24 @@ class TiedModel(Functional):
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
-        self._find_sources()
+        if not _TIED_ALREADY.get():
+            self._find_sources()
         self._address()
+
+    @classmethod
+    def of(cls, inputs: Any, outputs: Any, name: str | None = None) -> Any:
+        """Make a model of layers that are tied already, as far as they shall be.
+
+        A layer out of the file of a stage that did not hold its source goes its own way since: it
+        is not to be tied to what stands where the source stood.
+        """
+        token = _TIED_ALREADY.set(
+            True
+        )  # Keras wants the constructor's arguments to be Functional's
+        try:
+            return cls(inputs, outputs, name=name)
+        finally:
+            _TIED_ALREADY.reset(token)
 
     def _find_sources(self) -> None:
         """Carry out the ties of layers that come out of a file, or of `clone_model`."""
@@ -50,7 +70,7 @@ class TiedModel(Functional):
                 if found or tie.target != path or source is None:
                     continue
                 weight = named_weights(source).get(tie.source_weight)
-                if weight is None:
+                if weight is None or not _fits(layer, tie, weight):
                     continue
                 tie.tentative = False
                 if weight is not tie.source:
@@ -58,6 +78,8 @@ class TiedModel(Functional):
                     layer.source_found(owner_of(source, weight))
                     changed = True
         if changed:
+            for layer in _around(self):
+                look_again(layer)
             for _, layer in reversed(list(layers_of(self, models=True))):
                 if isinstance(layer, keras.Model):
                     track_on_torch(layer)
@@ -70,8 +92,10 @@ class TiedModel(Functional):
         for path, layer in layers:
             for name, weight in named_weights(layer, tied=False).items():
                 owners.setdefault(id(weight), (path, name))
-        here = []
+        here: list[Any] = []
         for path, layer in layers:
+            if layer in here:  # in another model too: its file has it here
+                continue
             found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
             for tie in found:
                 tie.target = path
@@ -84,17 +108,38 @@ class TiedModel(Functional):
         for layer in self._address():
             for user in layers_inside(layer):
                 user.__dict__["_keras_graft_store"] = weakref.ref(store)
+        for _, layer in layers_of(self):
+            for user in layers_inside(layer) if ties_of(layer) else []:
+                user.__dict__["_keras_graft_known"] = weakref.ref(store)
+
+    def _check_adapters(self, verb: str) -> None:
+        """Refuse adapters at a source: the tied layer computes without them.
+
+        Raises:
+            WeightsError: If a source has them.
+        """
+        layers = dict(layers_of(self))
+        for layer in self._address():
+            for tie in ties_of(layer):
+                source = layers.get(tie.source_layer)
+                owner = None if source is None else owner_of(source, tie.source)
+                if getattr(owner, "lora_enabled", False):
+                    raise WeightsError(
+                        f"{verb}: {told(layer)}, which got LoRA adapters since: the tied layer "
+                        f"computes without them. {way_out(layer)}"
+                    )
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
-        self._address()
+        self._check_adapters(f"save {self.name!r}")
+        here = {id(layer) for layer in self._address()}
         config = super().get_config()
         shared = _in_several(self)
         if shared:
             # Else Keras would take one layer for both, with calls in models that are not there yet.
             _forget(config, {id(layer) for _, _, layer in shared})
             config["keras_graft_shared"] = [
-                Tie(name, None, path, first, name).to_config()
+                _as_first(layer, name, first, path, id(layer) in here).to_config()
                 for first, path, layer in shared
                 for name in named_weights(layer)
             ]
@@ -108,11 +153,18 @@ class TiedModel(Functional):
         model: Any = super().from_config(config, custom_objects)
         layers = dict(layers_of(model)) if shared else {}
         for tie in shared:
-            become_tied(layers[tie.target])
-            layers[tie.target].__dict__.setdefault("_keras_graft_ties", []).append(tie)
+            layer = layers[tie.target]
+            become_tied(layer)
+            others = [known for known in all_ties(layer) if known.weight != tie.weight]
+            layer.__dict__["_keras_graft_ties"] = [*others, tie]
         if shared:
             model._find_sources()
         return model
+
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        """Save as Keras does; what cannot be saved is refused before Keras opens the file."""
+        self._check_adapters(f"save {self.name!r}")
+        return super().save(*args, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
         """Begin to write a file: the tied layers write nothing that their sources write."""
@@ -132,6 +184,7 @@ class TiedModel(Functional):
         Uses `Optimizer._trainable_variables` (3.12 - 3.15). Not in `compile`: a model that has one
         of its own is not compiled when it is loaded.
         """
+        self._check_adapters(f"train {self.name!r}")
         optimizer = self.optimizer
         if getattr(optimizer, "built", False):
             known = {id(v) for v in optimizer._trainable_variables}
@@ -155,6 +208,33 @@ class TiedModel(Functional):
         super().quantize(*args, **kwargs)
 
 
+def _around(model: Any) -> Iterator[Any]:
+    """Yield the layers of a model, at any depth, that stand for one inside: those of `kg.freeze`."""
+    for layer in model.layers:
+        if isinstance(layer, (Functional, keras.Sequential)):
+            yield from _around(layer)
+        elif hasattr(type(layer), "keras_graft_inside"):
+            yield layer
+
+
+def _fits(layer: Any, tie: Tie, weight: Any) -> bool:
+    """Whether a layer can work with a variable in the place of one that it has."""
+    shape, old = tuple(weight.shape), tie.source
+    if old is None:
+        old = named_weights(layer).get(tie.weight)
+        if tie.transform in TRANSFORMS:
+            shape = tuple(TRANSFORMS[tie.transform].shape(shape))
+    return old is not None and tuple(old.shape) == shape and old.dtype == weight.dtype
+
+
+def _as_first(layer: Any, name: str, first: str, path: str, tied: bool) -> Tie:
+    """Return what makes a weight of a layer at one path what it is at another."""
+    for tie in ties_of(layer) if tied else []:
+        if tie.weight == name:
+            return Tie(name, tie.transform, path, tie.source_layer, tie.source_weight)
+    return Tie(name, None, path, first, name)
+
+
 def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the layers of a model with their paths, and instead of models what is inside."""
     for layer in model.layers:
@@ -173,7 +253,8 @@ def _in_several(model: Any) -> list[tuple[str, str, Any]]:
     return [
         (first[id(layer)], path, layer)
         for path, layer in layers_of(model)
-        if first.setdefault(id(layer), path) != path and layer.weights
+        if first.setdefault(id(layer), path) != path
+        and not isinstance(layer, keras.layers.InputLayer)
     ]
 
 
@@ -190,16 +271,24 @@ def _forget(config: Any, layers: set[int]) -> None:
             stack += item
 
 
-def model_class(operations: Any) -> type | None:
-    """Return the class of a model of these operations, None for Keras's own choice."""
+def model_class(operations: Any) -> Any:
+    """Return what makes a model of these operations, None for Keras's own choice."""
     seen: set[int] = set()
+    above: set[int] = set()
     for operation in {id(operation): operation for operation in operations}.values():
         inside = [operation]
-        if isinstance(operation, (Functional, keras.Sequential)):
+        nested = isinstance(operation, (Functional, keras.Sequential))
+        if nested:
             inside = [layer for _, layer in layers_of(operation)]
-            if _in_several(operation):
-                return TiedModel
+            if any(layer.weights for _, _, layer in _in_several(operation)):
+                return TiedModel.of
         if any(all_ties(layer) or id(layer) in seen for layer in inside):
-            return TiedModel
+            return TiedModel.of
+        if nested and any(id(layer) in above for layer in inside):
+            return (
+                TiedModel.of
+            )  # Keras loads no layer, not a ReLU, that is here first and then inside
         seen |= {id(layer) for layer in inside if getattr(layer, "weights", None)}
+        if not nested:
+            above.add(id(operation))
     return None

@@ -20,6 +20,8 @@ from keras_graft._keras.tied_layer import (
     plain_class,
 )
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied
+from keras_graft._keras.views import View, view
+from keras_graft.errors import WeightsError
 
 
 def carry_out(layer: Any, tie: Tie, source: Any) -> None:
@@ -74,6 +76,16 @@ def take_back(layer: Any, tie: Tie, variable: Any) -> None:
     _track_all(layer)
 
 
+def look_again(layer: Any) -> None:
+    """Let the views that a layer has of the variables of one inside be of those it has now."""
+    views = [v for _, store in layer._tracker.config.values() for v in store if isinstance(v, View)]
+    for old, now in zip(views, layer.keras_graft_inside.weights, strict=True):
+        if old.source is not now:
+            new = view(now)
+            _exchange(layer, old, None, new, new)
+    _track_all(layer)
+
+
 def own_variable(tie: Tie) -> Any:
     """Return a variable like the one that a tie took away, with the value of the source."""
     value = tie.source.value
@@ -96,8 +108,9 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     instead = instead or {}
 
     def variable(old: Any) -> Any:
-        if isinstance(old, Tied) and id(old.source) in instead:
-            return old.over(instead[id(old.source)])
+        if isinstance(old, Tied | View) and id(old.source) in instead:
+            new = instead[id(old.source)]
+            return old.over(new) if isinstance(old, Tied) else view(new)
         return instead.get(id(old), old)
 
     copier = Copier(variable, class_of=plain_class if plain else lambda cls: cls)
@@ -105,7 +118,12 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     for name in own:
         around = layer.__dict__.get(name)  # a layer of the model around this one
         copier.put(around, around)
-    new = copier(layer)
+    try:
+        new = copier(layer)
+    except TypeError as error:
+        raise WeightsError(
+            f"{type(layer).__name__} {layer.name!r} cannot be made again, as another tie needs: {error}."
+        ) from error
     if plain:
         for user in layers_inside(new):
             for name in own:

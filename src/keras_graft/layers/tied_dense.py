@@ -105,6 +105,11 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
                 f"TiedDense {self.name!r}: its source {layer.name!r} is quantized "
                 f"({layer.quantization_mode}): its numbers mean nothing without its scales."
             )
+        if any(getattr(x, "lora_enabled", False) for x in _keras.layers_inside(layer)):
+            raise WeightsError(
+                f"TiedDense {self.name!r}: its source {layer.name!r} has LoRA adapters, which it "
+                "would compute without. Merge them first: save the source and load it."
+            )
         named = _keras.named_weights(layer)
         found = {
             name: variable
