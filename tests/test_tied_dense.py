@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from architectures import backbones
 from donor import arrays, equal
 from keras import layers
 from tied import in_file, size_in_file, target_like, train
@@ -122,6 +123,42 @@ def test_the_source_may_be_in_another_model(tmp_path):
         equal(other(data), model(data))
     alone = kg.submodel(model, outputs="encoder")
     assert alone.count_params() == 44
+
+
+def nested():
+    source = layers.Embedding(11, 4, name="source")
+    ids = keras.Input((5,), dtype="int32")
+    encoder = keras.Model(ids, source(ids), name="encoder")
+    x = keras.Input((5,), dtype="int32", name="x")
+    return keras.Model(x, kg.layers.TiedDense(source, name="head")(encoder(x)), name="lm")
+
+
+def backbone():
+    bert = backbones()["Bert"]()
+    inputs = {n: keras.Input(t.shape[1:], dtype=t.dtype, name=n) for n, t in bert.input.items()}
+    head = kg.layers.TiedDense(bert.token_embedding, weight="embeddings", name="head")
+    return keras.Model(inputs, head(bert(inputs)["sequence_output"]), name="masked_lm")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: model_of(layers.Embedding(11, 4, name="source")), nested, backbone],
+    ids=["flat", "nested", "backbone"],
+)
+def test_a_model_of_keras_s_own_with_one(make, tmp_path):
+    model = make()
+    data = random_inputs(model, 2)
+    model.save(tmp_path / "m.keras")
+    assert size_in_file(tmp_path / "m.keras") == model.count_params()
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    copy = keras.models.clone_model(model)
+    for other in (loaded, copy, keras.models.model_from_json(model.to_json())):
+        assert type(other) is type(model) and other.count_params() == model.count_params()
+        other.set_weights(model.get_weights())
+        equal(other(data), model(data))
+        (tie,) = kg.sharing(other).ties
+        assert tie.target == "head.kernel" and tie.here
+    equal(loaded(data), model(data))
 
 
 def test_a_stage_with_the_head_alone_holds_the_matrix(tmp_path):

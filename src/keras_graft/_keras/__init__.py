@@ -72,7 +72,7 @@ from keras_graft._keras.tied_layer import (
     same_tie,
     ties_of,
 )
-from keras_graft._keras.tied_model import TiedModel, layers_of, model_class
+from keras_graft._keras.tied_model import TiedModel, layers_behind, layers_of, model_class
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied, Transform
 from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_back
 from keras_graft._keras.views import View, own_call_context, own_seeds, sublayers, view
@@ -134,6 +134,7 @@ __all__ = [
     "become_tied",
     "carry_out",
     "layers_inside",
+    "layers_behind",
     "layers_of",
     "model_class",
     "named_weights",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,6 +11,7 @@ import keras
 from keras.src.models.functional import Functional  # 3.12 - 3.15
 
 from keras_graft._keras.copying import track_on_torch
+from keras_graft._keras.graphs import node_of
 from keras_graft._keras.tied_layer import (
     Tie,
     all_ties,
@@ -245,6 +246,23 @@ def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tu
             yield from layers_of(layer, models, f"{path}/")
         else:
             yield path, getattr(layer, "keras_graft_inside", layer)
+
+
+def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
+    """Yield the layers that were called to make symbolic tensors, and those in models among them."""
+    seen: set[int] = set()
+    stack = [node_of(tensor) for tensor in tensors]
+    while stack:
+        node = stack.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        stack += [node_of(tensor) for tensor in node.input_tensors]
+        operation = node.operation
+        if isinstance(operation, (Functional, keras.Sequential)):
+            yield from (layer for _, layer in layers_of(operation))
+        else:
+            yield getattr(operation, "keras_graft_inside", operation)
 
 
 def _in_several(model: Any) -> list[tuple[str, str, Any]]:

@@ -61,6 +61,35 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         self.__dict__["source_layer"] = source_layer
         self.weight = weight
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer. One that was made from a configuration looks for its source behind it.
+
+        Keras makes the layers of a model from their configurations one by one: in `clone_model`,
+        or where the source is in another model inside, the one that came with this is its own.
+        """
+        if self.__dict__.get("_keras_graft_file") is not None:
+            given = [
+                x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)
+            ]
+            self._look_behind(given)
+        return super().__call__(*args, **kwargs)
+
+    def _look_behind(self, tensors: list[Any]) -> None:
+        old = self.source_layer
+        for layer in _keras.layers_behind(tensors):
+            if layer is old:
+                return
+            if layer.name == old.name and type(layer) is type(old) and layer.built:
+                break
+        else:
+            return
+        self.source_found(layer)
+        for tie in _keras.ties_of(self) if self.built else []:
+            weight = _keras.named_weights(layer).get(tie.source_weight)
+            if weight is not None and tuple(weight.shape) == tuple(tie.source.shape):
+                tie.tentative = False
+                _keras.carry_out(self, tie, weight)
+
     def build(self, input_shape: Any) -> None:
         """Take the matrix, and make the bias."""
         file = self.__dict__.get("_keras_graft_file")
