@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import types
 import weakref
 from collections import OrderedDict, deque
@@ -81,7 +82,7 @@ def test_applications(name):
 BACKBONES = backbones()
 
 
-@pytest.mark.parametrize("name", BACKBONES if THOROUGH else list(BACKBONES)[::2])
+@pytest.mark.parametrize("name", BACKBONES if EVERY else list(BACKBONES)[::2])
 def test_backbones(name):
     model = BACKBONES[name]()
     x = random_inputs(model, 2)
@@ -95,9 +96,14 @@ def test_backbones(name):
             assert type(getattr(new, attribute)) is type(value)
 
 
-@pytest.mark.parametrize("name", ["Bert", "GPT2", "ResNet"])
+STEPPED = [*BACKBONES, *applications()] if os.environ.get("KERAS_GRAFT_ALL") == "1" else (
+    list(BACKBONES) if THOROUGH else ["Bert", "GPT2", "ResNet"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEPPED)
 def test_after_one_step_with_the_same_data_they_are_equal_still(name):
-    model = BACKBONES[name]()
+    model = BACKBONES[name]() if name in BACKBONES else application(name)
     x = random_inputs(model, 2)
     before = [a.copy() for a in arrays(model.weights)]
     new, idle = kg.clone(model), kg.clone(model)
