@@ -108,6 +108,59 @@ def test_a_mask_that_is_made_anew_is_handed_on():
     assert np.array_equal(*map(keras.ops.convert_to_numpy, (kg.build(graph)(x), y)))
 
 
+def attentive():
+    """Attention takes the mask off its inputs: what comes behind reads it by its recorded call."""
+    x = keras.Input((5,), dtype="int32", name="ids")
+    h = layers.Embedding(9, 4, mask_zero=True, name="embed")(x)
+    h = layers.Add(name="add")([h, layers.MultiHeadAttention(2, 2, name="attend")(h, h)])
+    y = layers.LSTM(3, name="lstm")(layers.LayerNormalization(name="norm")(h))
+    mean = layers.GlobalAveragePooling1D(name="mean")(h)
+    model = keras.Model(x, layers.Concatenate(name="both")([y, mean]), name="attentive")
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    return model
+
+
+def embedding(**kwargs):
+    return layers.Embedding(9, 4, name="embed", **kwargs)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: kg.recipes.add_adapters(m, 2),
+        lambda m: kg.replace(m, "add", layers.Add(name="sum")),
+        lambda m: kg.replace(m, "embed", embedding(mask_zero=True), weights="keep"),
+        lambda m: kg.reinput(kg.reinput(m, (8,)), (5,)),
+        lambda m: kg.remove(kg.insert(m, layers.LayerNormalization(name="n"), before="lstm"), "n"),
+    ],
+    ids=["adapters", "same", "embedding", "there and back", "in and out"],
+)
+def test_masks_stay_where_the_layer_that_makes_them_changes(edit):
+    model = attentive()
+    ids = np.array([[1, 2, 3, 0, 0], [3, 0, 0, 0, 0]])
+    assert np.array_equal(*(keras.ops.convert_to_numpy(m(ids)) for m in (edit(model), model)))
+
+
+def test_places_of_one_call_see_the_masks_of_the_places_before():
+    model = attentive()
+    new = {"embed": embedding, "lstm": lambda: layers.LSTM(3, name="lstm")}
+    one = kg.replace(model, list(new), lambda node: new[node.name](), weights="keep")
+    two = model
+    for name, make in new.items():
+        two = kg.replace(two, name, make(), weights="keep")
+    ids = np.array([[1, 2, 3, 0, 0], [3, 0, 0, 0, 0]])
+    a, b, c = (keras.ops.convert_to_numpy(m(ids)) for m in (one, two, model))
+    assert np.array_equal(a, b) and not np.allclose(a, c)
+
+
+def test_a_mask_is_no_input_of_its_own():
+    model = attentive()
+    new = kg.insert(model, layers.Dropout(0.5, name="drop"), before="lstm")
+    assert [n.label for n in kg.select(kg.read(new), "drop").nodes[0].consumers] == ["lstm"]
+    assert "norm" not in [layer.name for layer in kg.remove(model, "norm").layers]
+
+
 def test_on_one_edge_only():
     model = residual()
     for how in ({"between": ("stem", "add0")}, {"before": "add0:0"}):
@@ -144,6 +197,11 @@ def test_inline(make):
     assert edited.count_params() == model.count_params()
 
 
+def one_for_all():
+    layer = layers.Conv2D(4, 3, padding="same", name="all")
+    return lambda node: layer
+
+
 REFUSALS = [
     (residual, lambda m: kg.replace(m, "add*", layers.Add()), "2 places, 'add0', 'add1', and one Add"),
     (residual, lambda m: kg.replace(m, "pool", layers.Dense), "Dense is a class; give a layer"),
@@ -161,6 +219,19 @@ REFUSALS = [
     (residual, lambda m: kg.remove(m, "out"), 'kg.submodel\\(model, outputs="pool"\\)'),
     (residual, lambda m: kg.remove(m, "add0", keep="bn0"), "is none of its inputs 'stem', 'conv0'"),
     (residual, lambda m: kg.rewire(m, {"stem": "add1"}), "rewire .* has a cycle"),
+    (residual, lambda m: kg.replace(m, "image", layers.ReLU()), "replace 'image': it is an input.*after=\"im"),
+    (residual, lambda m: kg.remove(m, ["image", "bn0"]), "remove 'image': it is an input"),
+    (residual, lambda m: kg.insert(m, layers.ReLU(), before=m.input), "insert before 'image': it is an i"),
+    (siamese, lambda m: kg.replace(m, "encoder/inner", layers.ReLU()), "'encoder#0/inner': it is an inp"),
+    (residual, lambda m: kg.replace(m, layers.Add, ops.relu), "asked for what goes there, and gets the no"),
+    (residual, lambda m: kg.replace(m, layers.Add, lambda t: t * 2), "lambda node: <lambda>. It raised T"),
+    (residual, lambda m: kg.insert(m, layers.ReLU(), between="ab"), "between= is a value and a node"),
+    (residual, lambda m: kg.rewire(m, [("stem", "x")]), "give {old value: new value}, got list"),
+    (residual, lambda m: kg.nest(m, "stem", "add0", "a/b"), "give the new model a name, without a sla"),
+    (residual, lambda m: kg.replace(m, "conv0", m.get_layer("conv1"), weights="keep"),
+     "would give 'conv1' the weights of 'conv0', and it has a place"),
+    (residual, lambda m: kg.replace(m, ["conv0", "conv1"], one_for_all(), weights="keep"),
+     "would give 'all' the weights of 'conv1'"),
 ]  # fmt: skip
 
 

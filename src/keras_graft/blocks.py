@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import keras
@@ -126,6 +127,8 @@ def _folded(
     graph: Graph, ins: Any, in_template: Any, outs: Any, out_template: Any, name: str
 ) -> Graph:
     verb = f"nest {name!r}"
+    if not isinstance(name, str) or not name or "/" in name:
+        raise EditError(f"{verb}: give the new model a name, without a slash.")
     taken = [n for n in graph.nodes if n.name == name] or [
         n for n in graph.input_names if n == name
     ]
@@ -207,7 +210,7 @@ def repeat(
     """
     if weights not in ("share", "copy", "fresh"):
         raise EditError(f'repeat: weights must be "share", "copy" or "fresh", got {weights!r}.')
-    if not isinstance(times, int) or isinstance(times, bool) or times < 1:
+    if not isinstance(times, Integral) or isinstance(times, bool) or times < 1:
         raise EditError(
             f"repeat: times says how often the block runs in all, from 1 on; got {times!r}."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from keras_graft.errors import EditError, GraphError
-from keras_graft.flow import in_order, swept
+from keras_graft.flow import in_order, read_places, swept
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
 from keras_graft.select import listed
@@ -166,7 +166,8 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
     ):
         node = patch.node(old)
         used = [v for v in node.outputs if _is_used(patch.graph, v)] or [node.outputs[0]]
-        inputs = list(dict.fromkeys(node.inputs))
+        places = read_places(node)
+        inputs = list(dict.fromkeys(node.inputs[i] for i in places))
         if place is None and len(inputs) > 1:
             raise EditError(
                 f"remove {node.label!r}: it has {len(inputs)} inputs. Say which one passes "
@@ -177,7 +178,7 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
                 f"remove {node.label!r}: {listed(map(patch.graph.label, used))} are used, and one "
                 "input cannot stand for all of them. Use rewire, or replace it by a function."
             )
-        through = patch.now(node.inputs[place or 0])
+        through = patch.now(node.inputs[places[0] if place is None else place])
         value = patch.graph.known(used[0])
         if place is None and not _alike(through, value):
             raise EditError(_changes_spec(patch.graph, node, value, through))

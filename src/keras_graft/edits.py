@@ -12,6 +12,7 @@ from keras_graft.build import like
 from keras_graft.copies import carry, match_weights
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
+from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.new import At, is_factory, put_in
@@ -92,13 +93,22 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
             if weights and layer is not node.operation:
                 if layer is None:
                     raise EditError(f'{place.edit}: weights="keep" needs a layer, not a function.')
+                if (
+                    level.calls(layer)
+                    or keep.get(id(layer), (node.operation,))[0] is not node.operation
+                ):
+                    raise EditError(
+                        f'{place.edit}: weights="keep" would give {layer.name!r} the weights of '
+                        f"{node.operation.name!r}, and it has a place in the model already. Give "
+                        "a new layer for each."
+                    )
                 matched = match_weights(node.operation, layer, place.edit)
                 keep[id(layer)] = node.operation, layer, place.edit, *matched
             return steps, outputs
 
         return _edit.replace(level, nodes, put, infer)
 
-    graph = at_depth(old, [(node,) for node in select(old, target).nodes], edit)
+    graph = at_depth(old, [(node,) for node in _nodes(old, target, "replace")], edit)
     for layer, new, verb, _, _ in keep.values():
         tied_again(graph, layer, new, verb)
     for _, new, _, report, pairs_ in keep.values():
@@ -138,6 +148,8 @@ def insert(
     """
     if sum(place is not None for place in (after, before, between)) != 1:
         raise EditError("insert: give one of after=..., before=... and between=(value, node).")
+    if between is not None and not (isinstance(between, tuple | list) and len(between) == 2):
+        raise EditError(f"insert: between= is a value and a node that reads it, got {between!r}.")
     graph = read(model)
     exact = is_exact(before if after is None else after) or between is not None
     what = _New(new, exact, "insert")
@@ -166,7 +178,7 @@ def insert(
         if isinstance(before, str) and ":" in before and before.rpartition(":")[2].isdigit():
             before, _, text = before.rpartition(":")
             number = int(text)
-        places = [(node,) for node in select(graph, before).nodes]
+        places = [(node,) for node in _nodes(graph, before, "insert before")]
     return like(model, at_depth(graph, places, in_front))
 
 
@@ -189,7 +201,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
     ['x', 'd']
     """
     graph = read(model)
-    nodes = select(graph, target).nodes
+    nodes = _nodes(graph, target, "remove")
     places: list[Place] = [(node,) for node in nodes]
     if keep is not None:
         kept = select(graph, keep).values
@@ -227,6 +239,8 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
     >>> [layer.name for layer in kg.rewire(keras.Model(x, y), {"a": "x"}).layers]
     ['x', 'b']
     """
+    if not isinstance(reads, Mapping):
+        raise EditError(f"rewire: give {{old value: new value}}, got {type(reads).__name__}.")
     graph = read(model)
     places = [
         place
@@ -239,6 +253,19 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
         return _edit.rewire(level, pairs, infer)
 
     return edited(model, graph, at_depth(graph, places, edit), "rewire")
+
+
+def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
+    """Return the nodes that a selector names; refuse one that names an input."""
+    found = select(graph, selector)
+    inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
+    if inputs:
+        label = inputs[0].path
+        raise EditError(
+            f"{verb} {label!r}: it is an input, which nothing makes. To put something behind it: "
+            f'kg.insert(model, new, after="{label}"); for another shape, kg.reinput.'
+        )
+    return found.nodes
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:
@@ -257,7 +284,8 @@ def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[in
     """Return a node and the numbers of its inputs that are to read something else."""
     *values, end = place
     node = graph.node(end)  # type: ignore[arg-type]
-    inputs = [graph.label(v) for v in node.inputs]
+    own = read_places(node)
+    inputs = [graph.label(node.inputs[i]) for i in own]
     if values:
         places = [i for i, read in enumerate(node.inputs) if read == values[0].within(None)]
         if not places:
@@ -272,10 +300,10 @@ def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[in
                 f'insert before "{node.label}:{number}": {node.label!r} has {len(inputs)} inputs: '
                 f"{listed(inputs)}."
             )
-        return node, [number]
-    if len(set(node.inputs)) > 1:
+        return node, [own[number]]
+    if len(set(inputs)) > 1:
         raise EditError(
             f"insert before {node.label!r}: it has {len(inputs)} inputs, {listed(inputs)}. Name "
             f'one by its number, such as before="{node.label}:0".'
         )
-    return node, list(range(len(inputs)))
+    return node, own

@@ -96,3 +96,9 @@ def in_order(graph: Graph, changed: Mapping[Node, Sequence[Node]]) -> Graph:
                 if producer is not None and graph.position(producer) > graph.position(node):
                     return graph.replace(nodes=sort(graph.steps, graph.inputs))
     return graph
+
+
+def read_places(node: Node) -> list[int]:
+    """Return which inputs of a node are what it works on, without the masks of the others."""
+    masks = {value.mask for value in node.inputs if value.mask is not None}
+    return [i for i, value in enumerate(node.inputs) if value not in masks]

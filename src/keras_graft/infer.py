@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_graft import _keras
-from keras_graft.call import filled
+from keras_graft.call import filled, mapped
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.index import Position
@@ -52,13 +52,12 @@ def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
         if _holds(node, inputs):
             continue
-        # A mask may be one that was made anew on the way, of which the graph knows nothing yet.
-        masks = {
-            i: now.get(v.mask) or graph.known(v.mask)
-            for i, v in enumerate(inputs)
-            if v.mask is not None and (v.mask in now or v.mask in graph)
-        }
-        new = _called(graph, node if fit is None else fit(graph, node, inputs), inputs, masks)
+
+        def known(mask: Value) -> Value | None:
+            # It may be one that was made anew on the way, of which the graph knows nothing yet.
+            return now.get(mask) or (graph.known(mask) if mask in graph else None)
+
+        new = _called(graph, node if fit is None else fit(graph, node, inputs), inputs, known)
         instead[node] = new
         now.update((v, v) for step in new if step.key is not node.key for v in step.outputs)
         changed = next(n for n in new if n.key is node.key)
@@ -86,10 +85,12 @@ def _holds(node: Node, inputs: Sequence[Value]) -> bool:
 
 
 def _called(
-    graph: Graph, node: Node, inputs: Sequence[Value], masks: Mapping[int, Value]
+    graph: Graph, node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None]
 ) -> list[Node]:
     """Call a node again on what it reads now; return it with the nodes that compute its masks."""
-    template = _without_old_masks(node, inputs)
+    template, inputs = with_masks_of(node, inputs, known)
+    found = {i: known(v.mask) for i, v in enumerate(inputs) if v.mask is not None}
+    masks = {i: mask for i, mask in found.items() if mask is not None}
 
     def run(*tensors: Any) -> Any:
         args, kwargs = filled(template, tensors)
@@ -129,24 +130,41 @@ def _inside(node: Node, step: Node) -> Graph | None:
     return known if len(known.inputs) == len(step.operation.inputs) else now
 
 
-def _without_old_masks(node: Node, inputs: Sequence[Value]) -> Template:
-    """Return the recorded call without the masks that Keras itself had put there.
+def with_masks_of(
+    node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None]
+) -> tuple[Template, tuple[Value, ...]]:
+    """Return the recorded call of a node, and what it reads, with the masks of today.
 
-    A mask among the arguments that is the very one that came along with an input was filled in;
-    where another comes along now, Keras is to fill that in.
+    A mask among the arguments that is the very one that came along with an input was filled in by
+    Keras; what comes along now stands in its place. Not left for Keras to fill in: it then records
+    none, and looks for it at each run, where `MultiHeadAttention` may have taken it off.
+
+    Args:
+        node: The node, with what it read when it was recorded.
+        inputs: What it reads now.
+        known: Gives a mask as the graph knows it, None if it does not.
     """
-    old = {
-        was.mask
+    masks = {
+        was.mask: value.mask
         for was, value in zip(node.inputs, inputs, strict=True)
         if was.mask is not None and was.mask != value.mask
     }
-    if not old:
-        return node.template
-    kwargs = {
-        name: None if isinstance(leaf, Slot) and node.inputs[leaf.index] in old else leaf
-        for name, leaf in node.template.kwargs.items()
-    }
-    return Template(node.template.args, kwargs)
+    if not masks:
+        return node.template, tuple(inputs)
+    reads = list(inputs)
+
+    def today(leaf: Any) -> Any:
+        if not isinstance(leaf, Slot) or node.inputs[leaf.index] not in masks:
+            return leaf
+        mask = masks[node.inputs[leaf.index]]
+        found = None if mask is None else known(mask)
+        if found is None:
+            return None
+        reads[leaf.index] = found
+        return leaf
+
+    kwargs = {name: mapped(value, today) for name, value in node.template.kwargs.items()}
+    return Template(node.template.args, kwargs), tuple(reads)
 
 
 def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import keras
 from keras_graft.call import filled
 from keras_graft.errors import EditError, GraftError, ReadError
 from keras_graft.graph import Graph
+from keras_graft.infer import with_masks_of
 from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.read import trace
 from keras_graft.select import find_tensor
@@ -68,7 +70,7 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
         EditError: If it is nothing that can be called, or does not take what is read there.
     """
     if factory:
-        new = new(place.node if place.node is not None else place.inputs[0])
+        new = _asked(new, place)
     if isinstance(new, type):
         raise EditError(
             f"{place.edit}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
@@ -80,11 +82,19 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
             f"{type(new).__name__}."
         )
     graph = place.graph
+    template = None
+    if place.node is not None and place.verb == "replace" and isinstance(new, keras.Layer):
+        template, inputs = with_masks_of(
+            place.node, place.inputs, lambda mask: graph.known(mask) if mask in graph else None
+        )
+        place = dataclasses.replace(place, inputs=inputs)
     masks = {
         i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
     }
     try:
-        traced = trace(_caller(new, place), place.inputs, masks, lambda t: _here(graph, t))
+        traced = trace(
+            _caller(new, place, template), place.inputs, masks, lambda t: _here(graph, t)
+        )
     except GraftError as error:
         raise EditError(f"{place.edit}: {_hint(new, error)}") from error
     except Exception as error:
@@ -104,7 +114,21 @@ def _here(graph: Graph, tensor: Any) -> Value | None:
     return None if found is None or found.scope else found.within(None)
 
 
-def _caller(new: Any, place: At) -> Callable[..., Any]:
+def _asked(new: Any, place: At) -> Any:
+    """Return what a factory gives for a place."""
+    try:
+        return new(place.node if place.node is not None else place.inputs[0])
+    except GraftError:
+        raise
+    except Exception as error:
+        name = getattr(new, "__name__", "new")
+        raise EditError(
+            f"{place.edit}: for several places {name!r} is asked for what goes there, and gets the "
+            f"node, not tensors: lambda node: {name}. It raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def _caller(new: Any, place: At, recorded: Template | None) -> Callable[..., Any]:
     node = place.node
     if not isinstance(new, keras.Layer):
 
@@ -114,7 +138,7 @@ def _caller(new: Any, place: At) -> Callable[..., Any]:
         run.__name__ = str(getattr(new, "__name__", "function"))
         return run
     if place.verb == "replace" and node is not None and isinstance(node.operation, keras.Layer):
-        template = _taken(new, node)
+        template = _taken(new, recorded or node.template)
     else:
         count = len(place.inputs)
         template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
@@ -127,17 +151,17 @@ def _caller(new: Any, place: At) -> Callable[..., Any]:
     return call
 
 
-def _taken(new: Any, node: Node) -> Template:
-    """Return the recorded call of `node` with the arguments that `new` takes."""
+def _taken(new: Any, recorded: Template) -> Template:
+    """Return a recorded call with the arguments that `new` takes."""
     parameters = inspect.signature(new.call).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     # `mask` and `training` are Keras's own to fill in where they were not given.
     kwargs = {
         name: value
-        for name, value in node.template.kwargs.items()
+        for name, value in recorded.kwargs.items()
         if name in parameters or (any_name and name not in ("mask", "training"))
     }
-    return Template(node.template.args, kwargs)
+    return Template(recorded.args, kwargs)
 
 
 def _hint(new: Any, error: GraftError) -> str:

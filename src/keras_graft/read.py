@@ -94,7 +94,11 @@ class _Reader:
     ) -> Traced:
         # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
         tensors = [tensor_of(value.spec) for value in inputs]
-        mask_tensors = {place: tensor_of(mask.spec) for place, mask in masks.items()}
+        known = dict(zip(inputs, tensors, strict=True))  # a mask may be an argument too
+        mask_tensors = {
+            place: known[mask] if mask in known else tensor_of(mask.spec)
+            for place, mask in masks.items()
+        }
         for place, mask in mask_tensors.items():
             _keras.set_mask(tensors[place], mask)
         given = [*tensors, *mask_tensors.values()]

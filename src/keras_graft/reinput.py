@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace as changed
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -139,7 +140,8 @@ def _shape(
 ) -> tuple[int | None, ...]:
     good = isinstance(wanted, Sequence) and not isinstance(wanted, str)
     if not good or not all(
-        d is None or (isinstance(d, int) and not isinstance(d, bool) and d > 0) for d in wanted
+        d is None or (isinstance(d, Integral) and not isinstance(d, bool) and int(d) > 0)
+        for d in wanted
     ):
         raise EditError(
             f"reinput: {what}= of input {name!r} is to be a tuple of positive numbers and None, "
