@@ -376,6 +376,21 @@ def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     assert len(store._rows._open) == 2
 
 
+def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    theirs = ["model.safetensors", "shard-of-mine.safetensors", "download.part"]
+    left = ["shard-00077.safetensors", "shard-00003.safetensors.part", "manifest.json.part"]
+    left.append(f"shard-{'0af' * 10}12.safetensors")
+    for name in theirs + left:
+        (folder / name).write_text("precious")
+    for resume in (True, False):
+        run(trunk, images()[0], tmp_path, resume=resume)
+    kg.features.keep(folder, 1)
+    assert all((folder / name).read_text() == "precious" for name in theirs)
+    assert not any((folder / name).exists() for name in left)
+
+
 def test_two_writers_at_once_are_refused(trunk, tmp_path):
     from keras_graft.features.folder import Folder
 

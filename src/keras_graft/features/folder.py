@@ -6,6 +6,7 @@ The one interface for it: `remote.py` has the same for object stores.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import zlib
 from pathlib import Path
@@ -17,6 +18,8 @@ except ImportError:  # Windows: two writers at once are not noticed there
     fcntl = None
 
 _TEMPORARY = ".part"
+_OURS = re.compile(r"shard-(\d+|[0-9a-f]{32})\.safetensors(\.part)?|manifest\.json\.part")
+"""What a killed writer leaves; everything else in a folder is the user's."""
 _PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
 
 
@@ -122,8 +125,7 @@ class Folder:
     def sweep(self, keep: set[str]) -> None:
         """Delete what a killed writer left: temporary files, and shards that nobody knows."""
         for name in self.sizes():
-            left = name.endswith(".safetensors") and name not in keep
-            if left or name.endswith(_TEMPORARY):
+            if name not in keep and _OURS.fullmatch(name):
                 self.delete(name)
 
     def lock(self) -> Any:
