@@ -207,10 +207,34 @@ def test_several_inputs():
     ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
     ([(np.zeros((2, 1)), "text")], "holds a str, which is no array"),
     ([(1, 2, 3, 4)], "got 4 things"),
+    ([(np.zeros((8, 2)), np.zeros(7))], r"arrays of a batch have different numbers.*\[7, 8\]"),
+    ([(np.zeros((8, 2)), np.zeros(8), np.zeros(9))], r"different numbers of samples: \[8, 9\]"),
 ])  # fmt: skip
 def test_what_is_no_data_is_refused(data, says):
     with pytest.raises(kg.FeatureError, match=says):
         list(batches(data, 8))
+
+
+@pytest.mark.parametrize("fold", [
+    lambda x: keras.ops.reshape(x, (-1, 2)), keras.ops.mean,
+    lambda x: keras.ops.mean(x, axis=0, keepdims=True),
+])  # fmt: skip
+def test_a_trunk_that_does_not_keep_the_samples_apart_is_refused(tmp_path, fold):
+    x = keras.Input((4,))
+    trunk = keras.Model(x, {"same": x * 1.0, "folded": fold(x)})
+    with pytest.raises(kg.FeatureError, match="shape .* for 8 samples.*one row for each sample"):
+        run(trunk, np.ones((16, 4), "float32"), tmp_path)
+
+
+def test_what_is_nested_twice_is_refused(trunk, tmp_path):
+    x = keras.Input((4,))
+    nested = keras.Model(x, {"a": [x * 1.0, x * 2.0], "b": x * 3.0})
+    with pytest.raises(kg.FeatureError, match="The features are nested more than once.*one dict"):
+        run(nested, np.ones((16, 4), "float32"), tmp_path)
+    images_, y = images(16)
+    twice = [(images_[i : i + 8], {"a": [y[i : i + 8]] * 8}) for i in (0, 8)]
+    with pytest.raises(kg.FeatureError, match="The targets are nested more than once"):
+        run(trunk, twice, tmp_path)
 
 
 def test_data_without_an_end_is_refused():

@@ -52,6 +52,9 @@ class Runner:
         """Return the outputs of the samples that work, None if none does, and why others do not.
 
         An error that no sample has got past yet is no matter of single samples: it is raised.
+
+        Raises:
+            FeatureError: If an output has not one row for each sample.
         """
         try:
             outputs = self._trunk.predict_on_batch(batch.x)
@@ -59,7 +62,7 @@ class Runner:
             first = error
         else:
             self._worked = True
-            return outputs, {}
+            return _of_each(outputs, len(batch)), {}
         failed: dict[int, str] = {}
         for i in range(len(batch)):
             try:
@@ -73,7 +76,20 @@ class Runner:
             return None, failed
         self._worked = True
         rest = tree.map_structure(lambda a: a[works], batch.x)
-        return self._trunk.predict_on_batch(rest), failed
+        return _of_each(self._trunk.predict_on_batch(rest), len(works)), failed
+
+
+def _of_each(outputs: Any, samples: int) -> Any:
+    """Return the outputs, once there is a row for each sample in every one of them."""
+    for leaf in tree.flatten(outputs):
+        shape = np.shape(leaf)
+        if shape[:1] != (samples,):
+            raise FeatureError(
+                f"The trunk gives an output of shape {shape} for {samples} samples, and a store "
+                "holds one row for each sample: take a trunk that ends before the batch axis is "
+                "folded into others or reduced."
+            )
+    return outputs
 
 
 class Building:

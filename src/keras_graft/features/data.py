@@ -66,18 +66,14 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
         FeatureError: If it has no end, if it is not in batches, or holds what is no array.
     """
     if _is_arrays(data):
-        whole = Batch(*_parts(data))
-        rows = {len(leaf) for part in (whole.x, whole.y, whole.w) for leaf in tree.flatten(part) if
-                leaf is not None}  # fmt: skip
-        if len(rows) != 1:
-            raise FeatureError(f"The arrays have different numbers of samples: {sorted(rows)}.")
+        whole = _even(Batch(*_parts(data)), "The arrays have")
         for start in range(0, len(whole), batch_size):
             yield _standard(whole[start : start + batch_size])
         return
     for item in _items(data):
         # A DataLoader makes lists of tuples.
         parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
-        yield _standard(Batch(*_parts(parts)))
+        yield _even(_standard(Batch(*_parts(parts))), "The arrays of a batch have")
 
 
 def _items(data: Any) -> Iterator[Any]:
@@ -122,6 +118,22 @@ def _parts(item: Any) -> tuple[Any, Any, Any]:
             raise FeatureError(f"A batch is x, (x, y) or (x, y, weights), got {len(item)} things.")
         return (*item, *(None,) * (3 - len(item)))  # type: ignore[return-value]
     return item, None, None
+
+
+def _even(batch: Batch, what: str) -> Batch:
+    """Return the batch, once all that is in it is of as many samples."""
+    rows = {
+        len(leaf)
+        for part in (batch.x, batch.y, batch.w)
+        for leaf in tree.flatten(part)
+        if leaf is not None
+    }
+    if len(rows) != 1:
+        raise FeatureError(
+            f"{what} different numbers of samples: {sorted(rows)}. Inputs, targets and weights "
+            "have one row for each sample."
+        )
+    return batch
 
 
 def _standard(batch: Batch) -> Batch:

@@ -192,7 +192,19 @@ def differences(old: Manifest, new: Manifest) -> list[str]:
 
 
 def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
-    """Return how a structure is nested, and its arrays by column name."""
+    """Return how a structure is nested, and its arrays by column name.
+
+    Raises:
+        FeatureError: If a dict or list holds others.
+    """
+    inner = structure.values() if isinstance(structure, Mapping) else structure
+    if isinstance(structure, Mapping | list | tuple) and any(
+        isinstance(value, Mapping | list | tuple) for value in inner
+    ):
+        raise FeatureError(
+            f"The {kind} are nested more than once, and a store holds an array, or a dict or list "
+            "of arrays: bring them into one dict, {'a/0': ..., 'a/1': ..., 'b': ...}."
+        )
     if isinstance(structure, Mapping):
         return "dict", {f"{kind}/{key}": value for key, value in structure.items()}
     if isinstance(structure, list | tuple):
