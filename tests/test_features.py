@@ -237,6 +237,28 @@ def test_what_is_nested_twice_is_refused(trunk, tmp_path):
         run(trunk, twice, tmp_path)
 
 
+def test_sources_may_fill_the_same_arrays_for_each_batch(trunk, tmp_path):
+    import torch
+
+    x, y = images(48)
+    shared = np.empty((8, 8, 8, 3), "float32"), np.empty(8, "int64")
+
+    class Filled(Py):
+        def __getitem__(self, i):
+            shared[0][:], shared[1][:] = super().__getitem__(i)
+            return shared
+
+    def tensors():
+        for batch in map(Filled(x, y).__getitem__, range(6)):
+            yield tuple(map(torch.from_numpy, batch))
+
+    expected = trunk.predict(x, batch_size=8, verbose=0)
+    for number, data in enumerate((Filled(x, y), tensors())):
+        found = run(trunk, data, tmp_path / str(number)).to_numpy()
+        assert found["targets"].tolist() == y.tolist()
+        np.testing.assert_allclose(found["features"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_data_without_an_end_is_refused():
     import tensorflow as tf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +36,12 @@ class Batch:
         return self if len(numbers) == len(self) else self[numbers]
 
     def __getitem__(self, rows: Any) -> Batch:
+        return self.map(lambda array: array[rows])
+
+    def map(self, function: Callable[[Any], Any]) -> Batch:
+        """Return the batch with a function applied to each of its arrays."""
         return Batch(*(
-            None if part is None else tree.map_structure(lambda a: a[rows], part)
+            None if part is None else tree.map_structure(function, part)
             for part in (self.x, self.y, self.w)
         ))  # fmt: skip
 
@@ -68,12 +72,14 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     if _is_arrays(data):
         whole = _even(Batch(*_parts(data)), "The arrays have")
         for start in range(0, len(whole), batch_size):
-            yield _standard(whole[start : start + batch_size])
+            yield whole[start : start + batch_size].map(_array)
         return
     for item in _items(data):
         # A DataLoader makes lists of tuples.
         parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
-        yield _even(_standard(Batch(*_parts(parts))), "The arrays of a batch have")
+        batch = _even(Batch(*_parts(parts)).map(_array), "The arrays of a batch have")
+        # Batches are read ahead, and some sources fill the same arrays anew for each.
+        yield batch.map(np.copy)
 
 
 def _items(data: Any) -> Iterator[Any]:
@@ -134,13 +140,6 @@ def _even(batch: Batch, what: str) -> Batch:
             "have one row for each sample."
         )
     return batch
-
-
-def _standard(batch: Batch) -> Batch:
-    def plain(part: Any) -> Any:
-        return None if part is None else tree.map_structure(_array, part)
-
-    return Batch(plain(batch.x), plain(batch.y), plain(batch.w))
 
 
 def _array(leaf: Any) -> np.ndarray:
