@@ -368,6 +368,23 @@ def test_a_fingerprint_is_of_what_a_trunk_does(trunk):
     assert fingerprint(sums[0])["structure"] != fingerprint(sums[1])["structure"]
 
 
+@pytest.mark.parametrize("tensor", [np.asarray, keras.ops.convert_to_tensor])
+def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
+    from keras_graft.features.fingerprint import fingerprint
+
+    def of(constant):
+        x = keras.Input((2000,))
+        return fingerprint(keras.Model(x, keras.ops.divide(x, tensor(constant))))
+
+    large = np.ones((1, 2000), "float32")
+    other = large.copy()
+    other[0, 1000] = 500
+    assert of(large) == of(large.copy()) != of(other)
+    close = (np.full(2000, c, "float32") for c in (0.00392001, 0.00392002))
+    assert of(next(close)) != of(next(close))
+    assert of(large) != of(large.astype("float64").astype("float16")) != of(large[0])
+
+
 def test_without_the_extra_it_says_what_to_install(trunk, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[features\]'"):

@@ -44,9 +44,8 @@ def fingerprint(trunk: Any) -> dict[str, str]:
         weights = graph.weights
     values = hashlib.sha256()
     for weight in weights:
-        array: Any = np.ascontiguousarray(keras.ops.convert_to_numpy(weight.value))
-        values.update(f"{array.shape} {array.dtype};".encode())
-        values.update(array.reshape(-1).view(np.uint8))
+        for part in _parts(weight.value):
+            values.update(part)
     return {"structure": structure.hexdigest()[:16], "weights": values.hexdigest()[:16]}
 
 
@@ -71,7 +70,7 @@ def _lines(graph: Graph) -> Iterator[str]:
         reads = [place.get(v, "?") for v in node.inputs]
         call = mapped(
             (node.template.args, kwargs),
-            lambda leaf, reads=reads: reads[leaf.index] if isinstance(leaf, Slot) else str(leaf),
+            lambda leaf, reads=reads: reads[leaf.index] if isinstance(leaf, Slot) else _text(leaf),
         )
         inside = "" if node.nested is None else "".join(_lines(node.nested))
         config = _config(layer) if node.nested is None else ""
@@ -80,10 +79,22 @@ def _lines(graph: Graph) -> Iterator[str]:
     yield f"outputs {[place.get(v.within(None), '?') for v in graph.outputs]}\n"
 
 
+def _text(leaf: Any) -> str:
+    """Return what tells an argument from others: large or close arrays are printed alike."""
+    array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
+    return hashlib.sha256(b"".join(_parts(leaf))).hexdigest() if array else str(leaf)
+
+
+def _parts(values: Any) -> tuple[bytes, Any]:
+    """Return what is hashed of an array, or of a tensor of any backend."""
+    array: Any = np.ascontiguousarray(keras.ops.convert_to_numpy(values))
+    return f"{array.shape} {array.dtype};".encode(), array.reshape(-1).view(np.uint8)
+
+
 def _config(layer: Any) -> str:
     if not isinstance(layer, keras.Layer):  # an op is its attributes
-        plain = (bool, int, float, str, tuple, list, type(None))
-        own = {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
+        plain = (bool, int, float, str, tuple, list, type(None), np.ndarray)
+        own = {k: _text(v) for k, v in vars(layer).items() if isinstance(v, plain)}
         return str(sorted((k, v) for k, v in own.items() if k != "name" and k[0] != "_"))
     try:
         config: Any = keras.saving.serialize_keras_object(layer)
