@@ -288,6 +288,26 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
         run(trunk, images()[0], tmp_path)
 
 
+def test_a_trunk_that_is_not_built_is_refused(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.inner = layers.Dense(3)
+
+        def call(self, x):
+            return self.inner(x)
+
+    x = np.ones((16, 4), "float32")
+    own = Own()
+    for trunk in (own, keras.Sequential([layers.Dropout(0.5), layers.Dense(3)])):
+        with pytest.raises(kg.FeatureError, match="is not built.*call it on a batch first"):
+            run(trunk, x, tmp_path, frozen=True)
+    own(x)
+    with pytest.raises(kg.FeatureError, match="'own.*' have weights"):
+        run(own, x, tmp_path)
+    assert len(run(own, x, tmp_path, frozen=True)) == 16
+
+
 def test_plain_weights_pass_if_they_are_said_to_stay(tmp_path):
     trunk = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2, name="d")])
     with pytest.raises(kg.FeatureError, match="'d' have weights.*or say .* frozen=True"):

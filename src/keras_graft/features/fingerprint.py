@@ -93,8 +93,9 @@ def _parts(values: Any) -> tuple[bytes, Any]:
 
 def _config(layer: Any) -> str:
     if not isinstance(layer, keras.Layer):  # an op is its attributes
-        plain = (bool, int, float, str, tuple, list, type(None), np.ndarray)
-        own = {k: _text(v) for k, v in vars(layer).items() if isinstance(v, plain)}
+        plain = (bool, int, float, str, tuple, list, type(None))
+        own = {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
+        own.update((k, _text(v)) for k, v in vars(layer).items() if isinstance(v, np.ndarray))
         return str(sorted((k, v) for k, v in own.items() if k != "name" and k[0] != "_"))
     try:
         config: Any = keras.saving.serialize_keras_object(layer)

@@ -30,6 +30,11 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
     Raises:
         FeatureError: It names the layers and the way out.
     """
+    if not trunk.built:
+        raise FeatureError(
+            f"{trunk.name!r} is not built, so its weights are not there yet, and nothing tells it "
+            "from another: call it on a batch first."
+        )
     noisy, moving, stateful, trained = [], [], [], []
     for path, layer in _layers(trunk):
         if isinstance(layer, Frozen):
