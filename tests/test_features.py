@@ -1,7 +1,10 @@
 """Features: what is kept, what is refused, what comes back, and that the head learns the same."""
 
+import errno
 import json
+import os
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -191,6 +194,24 @@ def test_every_kind_of_data_gives_the_same_batches():
 def test_how_many_samples_is_known_where_it_can_be():
     x, y = images()
     assert [count(d) for d in kinds(x, y)] == [50, None, None, None, None, 50]
+
+
+def test_of_a_loader_the_samples_of_its_sampler_count(trunk, tmp_path):
+    import torch
+
+    x, y = images()
+    tensors = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+
+    def loader(**how):
+        return torch.utils.data.DataLoader(tensors, **how)
+
+    some = loader(batch_size=8, sampler=range(20))
+    assert count(some) == 20
+    for _ in range(2):  # the second time it is there
+        assert len(run(trunk, some, tmp_path, keys=range(20))) == 20
+    assert count(loader(batch_sampler=[[0, 1], [2]])) is None
+    assert count(loader(batch_size=8, drop_last=True)) is None
+    assert count(loader(batch_size=None)) is None
 
 
 def test_several_inputs():
@@ -457,6 +478,34 @@ def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
     assert store.take(order)["targets"].tolist() == order.tolist()
     assert len(store._rows._open) == 2
+
+
+def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
+    from keras_graft.features import folder
+
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    for read in (lambda number, buffers, at: os.preadv(number, [buffers[0][:7]], at), None):
+        monkeypatch.setattr(folder, "_PREADV", read)
+        buffer = bytearray(90)
+        folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
+        assert list(buffer) == list(range(5, 95))
+        with pytest.raises(OSError, match="ends before byte 105"):
+            folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
+
+
+def test_a_file_system_without_locks_is_no_other_process(trunk, tmp_path, monkeypatch):
+    import fcntl
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert len(run(trunk, images()[0], tmp_path)) == 50
+
+
+def test_a_url_that_became_a_path_is_refused():
+    with pytest.raises(kg.FeatureError, match="s3:/bucket/x was a URL.*give it as a str"):
+        FeatureStore(Path("s3://bucket/x"))
 
 
 def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):

@@ -37,14 +37,19 @@ class Parts:
         Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
         would soon count the whole store as resident.
         """
+        done = 0
+        while done < buffer.nbytes:  # Linux reads 2 GiB at once, and no more
+            count = self._some(start + done, buffer[done:])
+            if not count:
+                raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
+            done += count
+
+    def _some(self, start: int, buffer: memoryview) -> int:
         if _PREADV is not None:
-            count = _PREADV(self._number, (buffer,), start)
-        else:
-            with self._lock:
-                self._file.seek(start)
-                count = self._file.readinto(buffer)
-        if count != buffer.nbytes:
-            raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
+            return _PREADV(self._number, (buffer,), start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(buffer)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -138,7 +143,9 @@ class Folder:
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 handle.close()
                 return None
+            except OSError:  # a file system without locks: there too they are not noticed
+                return handle
         return handle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 import threading
 import zlib
@@ -28,6 +29,10 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
     """
     text = os.fspath(path)
     if "://" not in text:
+        if re.match(r"[a-z][a-z0-9+.-]+:/", text) and isinstance(path, os.PathLike):
+            raise FeatureError(
+                f"{text} was a URL, and a Path takes a slash away: give it as a str."
+            )
         return Folder(path)
     for scheme in _LOCAL:  # a rename is more than a put
         if text.startswith(scheme):
