@@ -388,11 +388,73 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
     assert len(run(trunk, (x[::-1], y), tmp_path, resume=False)) == 50
 
 
+def test_a_store_that_only_lacks_its_end_is_compared_too(trunk, tmp_path):
+    x, y = images()
+    store = run(trunk, x, tmp_path, dtype="float16")
+    kg.features.keep(store.path, len(store.manifest.shards))
+    with pytest.raises(kg.FeatureError, match="float16, now .* float32"):
+        run(trunk, x, tmp_path)
+    with pytest.raises(kg.FeatureError, match="targets: absent, now"):
+        run(trunk, (x, y), tmp_path, dtype="float16")
+    with pytest.raises(kg.FeatureError, match="keys: absent, now"):
+        run(trunk, x, tmp_path, dtype="float16", keys=range(50))
+    assert run(trunk, x, tmp_path, dtype="float16").manifest == store.manifest
+
+
+def test_columns_are_compared_where_the_first_shards_have_no_rows(tmp_path):
+    inputs = keras.Input((4,))
+    trunk = keras.Model(inputs, inputs * 1.0)
+    x = np.ones((32, 4), "float32")
+    x[:16] = 1e9
+    how = {"on_error": "skip", "shard_bytes": 1}
+    assert len(run(trunk, x, tmp_path, dtype="float16", **how)) == 16
+    with pytest.raises(kg.FeatureError, match="float16, now .* float32"):
+        run(trunk, x, tmp_path, dtype="float32", **how)
+
+
+def test_all_targets_and_keys_of_arrays_are_compared(trunk, tmp_path):
+    x, y = images()
+    keys = np.arange(50)
+    run(trunk, (x, y), tmp_path, keys=keys)
+    other = y.copy()
+    other[45] += 1
+    says = "samples 32 to .* had other targets, sample weights or keys"
+    with pytest.raises(kg.FeatureError, match=says):
+        run(trunk, (x, other), tmp_path, keys=keys)
+    with pytest.raises(kg.FeatureError, match=says):
+        run(trunk, (x, y), tmp_path, keys=np.where(keys == 45, 99, keys))
+    assert len(run(trunk, (x, y), tmp_path, keys=keys)) == 50
+
+
 def test_keys_that_do_not_fit_are_refused(trunk, tmp_path):
     with pytest.raises(kg.FeatureError, match="50 samples and 3 keys"):
         run(trunk, images()[0], tmp_path, keys=[1, 2, 3])
     with pytest.raises(kg.FeatureError, match="more samples than the 9 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(9))
+    for _ in range(2):
+        with pytest.raises(kg.FeatureError, match="20 samples and 30 keys"):
+            run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30), resume=False)
+        run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(20), resume=False)
+    with pytest.raises(kg.FeatureError, match="20 samples and 30 keys"):
+        run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30))
+
+
+@pytest.mark.parametrize("keys, back", [
+    (np.array([b"k%d" % i for i in range(20)]), [f"k{i}" for i in range(20)]),
+    ((f"é{i}" for i in range(20)), [f"é{i}" for i in range(20)]),
+    (np.arange(20).astype(object), list(range(20))),
+    (range(20), list(range(20))),
+])  # fmt: skip
+def test_keys_come_back_as_what_they_were(trunk, tmp_path, keys, back):
+    assert run(trunk, images(20)[0], tmp_path, keys=keys).take(range(20))["keys"].tolist() == back
+
+
+@pytest.mark.parametrize("keys", [
+    [], [1.5] * 20, [*range(19), "a"], [2**70] * 20, [None] * 20, [[1]] * 20, [b"\xff"] * 20,
+])  # fmt: skip
+def test_keys_that_are_neither_integers_nor_texts_are_refused(trunk, tmp_path, keys):
+    with pytest.raises(kg.FeatureError, match="keys is a list of integers .*or of texts"):
+        run(trunk, images(20)[0], tmp_path, keys=keys)
 
 
 def test_a_fingerprint_is_of_what_a_trunk_does(trunk):

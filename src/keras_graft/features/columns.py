@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +91,35 @@ class Columns:
         return found
 
 
-def coded(keys: Sequence[Any] | None) -> tuple[np.ndarray, bool] | None:
-    """Return keys as an array of numbers, and whether they are texts."""
+def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
+    """Return keys as an array of numbers, and whether they are texts.
+
+    Raises:
+        FeatureError: If they are not all integers, or all texts.
+    """
     if keys is None:
         return None
-    array = np.asarray(keys)
-    if array.ndim != 1 or array.dtype.kind not in "iuUOS":
-        raise FeatureError("keys is a list of integers or of texts, one for each sample.")
-    if array.dtype.kind in "iu":
+    given: Any = keys if hasattr(keys, "dtype") else list(keys)
+    array = np.asarray(given)
+    if array.dtype.hasobject:
+        array = np.asarray(given := array.tolist())
+    if array.ndim == 1 and len(array) and array.dtype.kind in "iu":
         return array, False
-    texts = [str(key).encode() for key in array]
-    width = max(1, *map(len, texts)) if texts else 1
+    texts = [k.encode() if isinstance(k, str) else k for k in given] if array.ndim == 1 else []
+    if not texts or not all(isinstance(text, bytes) and _readable(text) for text in texts):
+        raise FeatureError(
+            "keys is a list of integers (of at most 64 bits) or of texts, one for each sample; "
+            f"got {type(keys).__name__} of {array.dtype.name} and shape {array.shape}."
+        )
+    width = max(1, *map(len, texts))
     return np.frombuffer(b"".join(t.ljust(width, b"\0") for t in texts), np.uint8).reshape(
         len(texts), width
     ), True
+
+
+def _readable(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

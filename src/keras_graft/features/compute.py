@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import keras
@@ -33,7 +33,7 @@ def compute(
     batch_size: int = 32,
     dtype: Literal["float16", "bfloat16", "float32"] | None = None,
     targets: bool = True,
-    keys: Sequence[Any] | None = None,
+    keys: Iterable[Any] | None = None,
     frozen: bool = False,
     resume: bool = True,
     progress: bool = True,
@@ -46,7 +46,10 @@ def compute(
 
     Memory stays bounded, and writing overlaps computing. Killed at any moment, it loses at most
     the shard that was being written; called again, it goes on where it was, without a duplicate
-    or a hole. A store that is complete is not computed again.
+    or a hole. A store that is complete is not computed again, if it is of this trunk and data:
+    compared are the inputs of the first shard, and of data in whole arrays the number of samples
+    and all targets, sample weights and keys. Inputs that changed further on are not noticed:
+    `resume=False`.
 
     Args:
         trunk: A Keras model, with one output or a dict or list of them: `kg.extract` gives all
@@ -97,8 +100,7 @@ def compute(
             f'on_error is "raise" or "skip", got {on_error!r}; engine is "local" or "ray", got '
             f"{engine!r}."
         )
-    if keys is not None and len(keys) == 0:
-        raise FeatureError("keys is empty.")
+    columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None
     check_fixed(trunk, frozen)
     folder = folder_at(store)
@@ -109,7 +111,6 @@ def compute(
         found = _manifest.load(folder) if resume else None
         if not resume:
             _forget(folder)
-        columns = Columns(dtype, targets, coded(keys))
         run = Run(
             trunk, fingerprint(trunk), folder, found, columns, batch_size, shard_bytes,
             on_error == "skip",
@@ -137,7 +138,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     writer: Writer | None = None
     runner = run.runner()
     try:
-        passed = run.passed(ahead, total)
+        passed = run.passed(ahead, data)
         if passed is None:
             return
         done, rest = passed
@@ -154,6 +155,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             done += len(batch)
             if bar is not None:
                 bar.update(done, finalize=False)
+        run.check_keys(done)
         if writer is None:
             run.end()
         else:

@@ -82,6 +82,14 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
         yield batch.map(np.copy)
 
 
+def numbered(data: Any) -> Batch | None:
+    """Return whole arrays with numbers in the place of inputs, None if the data is no arrays."""
+    if not _is_arrays(data):
+        return None
+    _, y, w = _parts(data)
+    return Batch(np.arange(count(data)), y, w).map(_array)  # type: ignore[arg-type]
+
+
 def _items(data: Any) -> Iterator[Any]:
     if isinstance(data, keras.utils.PyDataset):
         if data.num_batches is None:

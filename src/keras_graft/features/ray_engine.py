@@ -97,7 +97,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     run.check_keys(total)
     ahead = Ahead(batches(data, run.batch_size))
     try:
-        passed = run.passed(ahead, total)
+        passed = run.passed(ahead, data)
         if passed is None:
             return
         done, rest = passed
@@ -118,6 +118,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
                 shards = []
     finally:
         ahead.close()
+    run.check_keys(starts[-1])
     number = len(manifest.shards)
     rows: Any = [{"shard": i} for i in range(len(puts))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -133,12 +134,12 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
             "column of numbers with the targets: RayOptions(targets={'y': 'label', 'id': 'id'})."
         )
     found = run.found
-    looked = found.shards[0].samples if found is not None and found.complete else run.batch_size
+    looked = run.compared if found is not None and found.complete else run.batch_size
     block = data.take_batch(looked, batch_format="numpy")
     rows = Rows.of(run.trunk, block, how.inputs, how.targets, how.weights, run.batch_size)
     first = [batch for batch, _ in rows.batches(block)]
     if found is not None and found.complete:
-        run.passed(iter(first), None)
+        run.passed(iter(first))
         return
     known = found.shards if found is not None else ()
     if found is not None:

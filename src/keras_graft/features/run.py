@@ -10,7 +10,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features import manifest as _manifest
 from keras_graft.features.building import Checksums, Runner
 from keras_graft.features.columns import Columns
-from keras_graft.features.data import Batch
+from keras_graft.features.data import Batch, count, numbered
 from keras_graft.features.fingerprint import versions
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import Manifest, ShardEntry
@@ -46,13 +46,29 @@ class Run:
         return Runner(self.trunk, self.found is not None and self.found.rows > 0)
 
     def check_keys(self, total: int | None) -> None:
-        """Refuse keys that are not as many as the samples."""
+        """Refuse keys that are not as many as the samples, once these are counted."""
         keys = self.columns.keys
         if keys is not None and total is not None and len(keys[0]) != total:
             raise FeatureError(f"{total} samples and {len(keys[0])} keys.")
 
-    def passed(self, stream: Iterator[Batch], total: int | None) -> tuple[int, Batch | None] | None:
+    @property
+    def compared(self) -> int:
+        """How many samples have to do to compare inputs: to read all the data may take long.
+
+        Of a complete store: those of its shards up to the first that holds rows.
+        """
+        found = self.found
+        assert found is not None
+        number = next((i for i, shard in enumerate(found.shards, 1) if shard.rows), None)
+        shards = found.shards[:number] if found.complete else found.shards
+        return sum(shard.samples for shard in shards)
+
+    def passed(self, stream: Iterator[Batch], data: Any = None) -> tuple[int, Batch | None] | None:
         """Pass by what is in the store, and check that it was made of these very inputs.
+
+        Args:
+            stream: The batches.
+            data: What they are of; whole arrays are compared as far as `Run.check_labels` says.
 
         Returns:
             How many samples were passed by, and what is left of the last batch; None if there is
@@ -61,10 +77,12 @@ class Run:
         found = self.found
         if found is None or not found.shards:
             return 0, None
-        self.check_found(total)
-        passed = 0
+        self.check_found(count(data))
+        passed, checked, compared = 0, False, self.compared
         rest: Batch | None = None
         for shard in found.shards:
+            if passed == compared:
+                break
             inputs, labels = Checksums(), Checksums()
             missing = shard.samples
             while missing:
@@ -76,13 +94,22 @@ class Run:
                 inputs.add(part.x)
                 labels.add(list(self.columns.labels(part, done)[1].values()))
                 missing -= len(part)
-                if found.complete and not missing:
-                    self._check_columns(part, done)
+                checked = checked or self._check_columns(part, done)
             self.check_same(shard, passed, inputs.values, labels.values)
             passed += shard.samples
-            if found.complete:
-                return None  # the first shard has to do: reading all the data may take long
-        return passed, rest
+        self.check_labels(data)
+        return None if found.complete else (passed, rest)
+
+    def check_labels(self, data: Any) -> None:
+        """Refuse other targets, sample weights or keys in any shard, if the data is arrays."""
+        assert self.found is not None
+        whole = numbered(data)
+        start = 0
+        for shard in self.found.shards if whole is not None else ():
+            part, labels = whole[start : start + shard.samples], Checksums()
+            labels.add(list(self.columns.labels(part, start)[1].values()))
+            self.check_same(shard, start, shard.inputs, labels.values)
+            start += shard.samples
 
     def check_found(self, total: int | None) -> None:
         """Refuse a store of another trunk, of other data, or with samples left out unasked."""
@@ -93,6 +120,8 @@ class Run:
             self.refuse([f"the {part} of the trunk" for part in parts])
         if found.complete and total is not None and total != found.samples:
             self.refuse([f"{found.samples} samples, now {total}"])
+        if found.complete:
+            self.check_keys(found.samples)
         if found.skipped and not self.skip:
             raise failed(found.skipped[0])
 
@@ -114,14 +143,16 @@ class Run:
         if len(labels) == len(shard.labels) and labels != shard.labels:
             self.refuse([f"{samples} had other targets, sample weights or keys"])
 
-    def _check_columns(self, batch: Batch, start: int) -> None:
+    def _check_columns(self, batch: Batch, start: int) -> bool:
+        """Compare the columns, by a sample that works; say whether there was one."""
         assert self.found is not None
         skipped = {sample.index for sample in self.found.skipped}
         for i in range(len(batch)):
             if start + i not in skipped:
                 one = batch[i : i + 1]
                 self.described(self.trunk.predict_on_batch(one.x), one, start + i)
-                return
+                return True
+        return False
 
     def described(self, outputs: Any, batch: Batch, start: int) -> Manifest:
         """Return the manifest to go on from, once it fits the one that is there.
