@@ -530,6 +530,35 @@ def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
         FeatureStore(store.path)
 
 
+@pytest.mark.parametrize("old, new", [
+    ('"rows": 16', '"rows": 18'), ('float32', 'float16'), ('"targets/"', '"targets/x"'),
+])  # fmt: skip
+def test_verify_compares_the_shards_with_the_manifest(trunk, tmp_path, old, new):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    path = tmp_path / "store" / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(kg.FeatureError, match="'shard-00000.*' does not hold the rows and columns"):
+        FeatureStore(store.path).verify()
+
+
+def test_samples_are_given_as_numbers_or_as_a_mask(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    mask = np.arange(50) == 7
+    assert store.take(mask)["targets"].tolist() == [7]
+    assert store.take(np.array([7], "uint64"))["targets"].tolist() == [7]
+    for wrong in (3, [3.0], ["a"], [[1, 2]], mask[:49]):
+        with pytest.raises(kg.FeatureError, match="list of whole numbers, or as a mask of 50"):
+            store.take(wrong)
+        with pytest.raises(kg.FeatureError, match="list of whole numbers, or as a mask of 50"):
+            FeatureDataset(store, 8, indices=wrong)
+    with pytest.raises(kg.FeatureError, match="has the samples 0 to 49"):
+        FeatureDataset(store, 8, indices=[-1])
+    with pytest.raises(kg.FeatureError, match="no 'feature': the kinds are features, targets"):
+        store.take([3], "feature")
+
+
 def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     from keras_graft.features import shards
 

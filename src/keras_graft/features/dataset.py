@@ -36,7 +36,7 @@ class FeatureDataset(keras.utils.PyDataset):
         validation_split: The share that belongs to the subset `"validation"`: the last samples of
             those in `indices`.
         subset: `"training"` or `"validation"`.
-        indices: Only these samples.
+        indices: Only these samples, by their numbers or as a mask: a bool for each.
         names: For several stores, what to call the features of each; by default `"0"`, `"1"`, ...
 
     Raises:
@@ -74,9 +74,7 @@ class FeatureDataset(keras.utils.PyDataset):
         _check_together(opened, self._names)
         if batch_size < 1:
             raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
-        chosen = np.arange(len(opened[0])) if indices is None else np.asarray(indices)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
+        chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
         self.indices = _part(chosen, validation_split, subset)
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._epoch = 0

@@ -119,6 +119,10 @@ class Remote(Folder):
             self._system.rm_file(self._at(name))
         self._seen.pop(name, None)
 
+    def piece(self, name: str, start: int, length: int) -> bytes:
+        """Return some bytes of a file, read anew."""
+        return self._system.cat_file(self._at(name), start=start, end=start + length)
+
     def checksum(self, name: str) -> int:
         """Return the CRC-32 of a file, read anew and in pieces."""
         total = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,21 @@ def encode(columns: Mapping[str, np.ndarray]) -> bytes:
     return save({name: np.ascontiguousarray(array) for name, array in columns.items()})
 
 
+def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int, ...], int]]:
+    """Return dtype, shape and first byte of each column of a shard.
+
+    Args:
+        read: Returns the bytes from a place on, so many.
+    """
+    length = int.from_bytes(read(0, 8), "little")
+    found = {}
+    for key, tensor in json.loads(read(8, length)).items():
+        if key != "__metadata__":
+            dtype = bfloat16() if tensor["dtype"] == "BF16" else np.dtype(_DTYPES[tensor["dtype"]])
+            found[key] = dtype, tuple(tensor["shape"]), 8 + length + tensor["data_offsets"][0]
+    return found
+
+
 class Shard:
     """One shard, open: columns of rows.
 
@@ -63,14 +78,10 @@ class Shard:
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
         self._parts = folder.open(entry.file, entry.crc32)
         self._rows = entry.rows
-        length = int.from_bytes(self._bytes(0, 8), "little")
-        header = json.loads(self._bytes(8, length))
-        header.pop("__metadata__", None)
-        self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {}
-        for key, tensor in header.items():
-            dtype = bfloat16() if tensor["dtype"] == "BF16" else np.dtype(_DTYPES[tensor["dtype"]])
-            start = 8 + length + tensor["data_offsets"][0]
-            self.columns[key] = dtype, tuple(tensor["shape"][1:]), start
+        self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {
+            key: (dtype, shape[1:], start)
+            for key, (dtype, shape, start) in header(self._bytes).items()
+        }
         self._whole: dict[str, np.ndarray] = {}
 
     def _bytes(self, start: int, length: int) -> bytes:

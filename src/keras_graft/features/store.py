@@ -9,10 +9,12 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features import manifest as _manifest
-from keras_graft.features.manifest import Manifest, unpacked
+from keras_graft.features.manifest import Manifest, ShardEntry, unpacked
 from keras_graft.features.remote import folder_at
-from keras_graft.features.shards import Rows
+from keras_graft.features.shards import Rows, header
 from keras_graft.tabular import Table, Tabular
+
+_KINDS = ("features", "targets", "weights", "keys")
 
 
 class FeatureStore(Tabular):
@@ -71,21 +73,40 @@ class FeatureStore(Tabular):
         """Return the names of the columns of these kinds, such as `"features"`."""
         return [c for c in self.manifest.columns if c.partition("/")[0] in kinds]
 
+    def numbers(self, indices: Any) -> np.ndarray:
+        """Return the numbers of samples, given as such or as a mask over all.
+
+        Raises:
+            FeatureError: If they are neither, or if there are no such samples.
+        """
+        array = np.asarray(indices)
+        if array.dtype == bool and array.shape == (len(self),):
+            return np.flatnonzero(array)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise FeatureError(
+                f"Samples are given as a list of whole numbers, or as a mask of {len(self)} bools, "
+                f"got {array.dtype.name} of shape {array.shape}."
+            )
+        if array.size and (array.min() < 0 or array.max() >= len(self)):
+            raise FeatureError(f"{self.path} has the samples 0 to {len(self) - 1}.")
+        return array.astype(np.intp)
+
     def take(self, indices: Any, *kinds: str) -> dict[str, Any]:
         """Return rows in any order.
 
         Args:
-            indices: The numbers of the samples.
+            indices: The numbers of the samples, or a mask: a bool for each.
             *kinds: Of `"features"`, `"targets"`, `"weights"`, `"keys"`; all if none is given.
 
         Returns:
             For each kind that the store has: an array, or a dict or list of arrays, as the trunk
             and the data gave them. Texts among the keys come as `str`.
         """
-        indices = np.asarray(indices)
-        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
-            raise FeatureError(f"{self.path} has the samples 0 to {len(self) - 1}.")
-        kinds = kinds or ("features", "targets", "weights", "keys")
+        indices = self.numbers(indices)
+        unknown = [kind for kind in kinds if kind not in _KINDS]
+        if unknown:
+            raise FeatureError(f"A store has no {unknown[0]!r}: the kinds are {', '.join(_KINDS)}.")
+        kinds = kinds or _KINDS
         names = self.columns(*kinds)
         if len(indices):
             arrays = self._rows.take(indices, names)
@@ -106,26 +127,41 @@ class FeatureStore(Tabular):
         return self.take(np.arange(len(self)), *kinds)
 
     def verify(self) -> int:
-        """Read all shards again and compare their checksums.
+        """Read all shards again: compare their checksums, and their columns with the manifest's.
 
         Returns:
             How many bytes were read.
 
         Raises:
-            FeatureError: If a shard is not what was written; each is named.
+            FeatureError: If a shard is not what was written, or not what the manifest says; each
+                is named.
         """
-        bad = [
-            number
-            for number, shard in enumerate(self.manifest.shards)
-            if self._folder.checksum(shard.file) != shard.crc32
-        ]
+        shards = list(enumerate(self.manifest.shards))
+        bad = [n for n, shard in shards if self._folder.checksum(shard.file) != shard.crc32]
         if bad:
-            names = ", ".join(repr(self.manifest.shards[n].file) for n in bad)
             raise FeatureError(
-                f"{self.path}: the checksum of {names} is not that of what was written. "
+                f"{self.path}: the checksum of {self._files(bad)} is not that of what was written. "
                 f"{self._way_out(bad[0])}"
             )
+        bad = [n for n, shard in shards if self._held(shard) != self._told(shard)]
+        if bad:
+            raise FeatureError(
+                f"{self.path}: {self._files(bad)} does not hold the rows and columns that "
+                f"{_manifest.NAME} tells, so this was damaged: compute it anew, resume=False."
+            )
         return self.bytes
+
+    def _files(self, numbers: list[int]) -> str:
+        return ", ".join(repr(self.manifest.shards[n].file) for n in numbers)
+
+    def _held(self, shard: ShardEntry) -> dict[str, Any]:
+        """Return dtype and shape of each column, as a shard itself says."""
+        found = header(lambda start, length: self._folder.piece(shard.file, start, length))
+        return {name: (dtype.name, shape) for name, (dtype, shape, _) in found.items()}
+
+    def _told(self, shard: ShardEntry) -> dict[str, Any]:
+        columns = self.manifest.columns.items()
+        return {name: (column.dtype, (shard.rows, *column.shape)) for name, column in columns}
 
     def _way_out(self, number: int) -> str:
         return (
