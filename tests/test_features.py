@@ -686,6 +686,32 @@ def test_stores_side_by_side(tmp_path):
         FeatureDataset([tmp_path / "b", tmp_path / "d"], 8)
 
 
+def test_stores_side_by_side_may_be_cut_at_different_places(trunk, tmp_path):
+    data = images()[0], np.arange(50)
+    paths = [run(trunk, data, tmp_path / str(n), shard_bytes=n).path for n in (300, 500)]
+    features, targets = FeatureDataset(paths, 50, shuffle=False)[0]
+    np.testing.assert_array_equal(features["0"], features["1"])
+    assert targets.tolist() == list(range(50))
+    other = run(trunk, (data[0][::-1], data[1]), tmp_path / "other")
+    with pytest.raises(kg.FeatureError, match="made of other inputs"):
+        FeatureDataset([paths[1], other], 8)
+
+
+def test_targets_are_those_of_the_first_store_that_has_them(trunk, tmp_path):
+    x, y = images()[0], np.arange(50)
+    bare, with_y, with_w, others = (
+        run(trunk, data, tmp_path / name)
+        for name, data in {"a": x, "b": (x, y), "c": (x, y, y / 2), "d": (x, -y)}.items()
+    )
+    found = FeatureDataset([bare, with_y, with_w], 50, shuffle=False)[0]
+    assert found[1].tolist() == y.tolist() and found[2].tolist() == (y / 2).tolist()
+    with pytest.raises(kg.FeatureError, match="hold other 'targets'.*targets=False"):
+        FeatureDataset([bare, with_y, others], 8)
+    weights = run(trunk, (x, None, y / 2), tmp_path / "e")
+    with pytest.raises(kg.FeatureError, match="weights and no targets"):
+        FeatureDataset(weights, 8)
+
+
 def test_as_tf_and_as_torch(trunk, tmp_path):
     x, _ = images()
     store = run(trunk, (x, np.arange(50)), tmp_path, dtype="float16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Sequence
@@ -29,7 +30,9 @@ class FeatureDataset(keras.utils.PyDataset):
 
     Args:
         store: A `FeatureStore` or its path; a list of them stands side by side: the features of
-            the same samples from several trunks, as a dict by name.
+            the same samples from several trunks, as a dict by name. Targets and sample weights
+            are those of the first store that has them; inputs, targets and weights are compared
+            where shards are cut at the same samples.
         batch_size: Samples in a batch.
         shuffle: Shuffle the samples anew in each epoch.
         seed: Of the shuffling. The same seed gives the same order, epoch by epoch.
@@ -127,11 +130,10 @@ class FeatureDataset(keras.utils.PyDataset):
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
         kinds = ("features", "targets", "weights")
-        found = self._stores[0].take(indices, *kinds)
-        x = _given(found["features"])
-        if self._names is not None:
-            others = [_given(s.take(indices, "features")["features"]) for s in self._stores[1:]]
-            x = _side_by_side(self._names, [x, *others])
+        several = [store.take(indices, *kinds) for store in self._stores]
+        found = {kind: part for one in reversed(several) for kind, part in one.items()}
+        parts = [_given(one["features"]) for one in several]
+        x = parts[0] if self._names is None else _side_by_side(self._names, parts)
         if "targets" not in found:
             return (x,)
         if "weights" not in found:
@@ -203,16 +205,50 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
                 f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: side by side "
                 "stand features of the same samples."
             )
-        ours, theirs = (_inputs(s) for s in (first, other))
-        if ours and theirs and ours != theirs:
+    for one, other in itertools.combinations(stores, 2):
+        sums = _checksums(one), _checksums(other)
+        wrong = {part for at, part in sums[0].keys() & sums[1].keys()
+                 if sums[0][at, part] != sums[1][at, part]}  # fmt: skip
+        if "inputs" in wrong:
             raise FeatureError(
-                f"{first.path} and {other.path} were made of other inputs, or in another order."
+                f"{one.path} and {other.path} were made of other inputs, or in another order."
             )
+        if wrong:
+            raise FeatureError(
+                f"{one.path} and {other.path} hold other {listed(sorted(wrong))}, and only one can "
+                "be given: compute the other store with targets=False."
+            )
+    layouts = [store.manifest.layout for store in stores]
+    if any("weights" in layout for layout in layouts) and not any(
+        "targets" in layout for layout in layouts
+    ):
+        raise FeatureError(
+            f"{first.path} holds sample weights and no targets, and fit takes weights with targets "
+            "only: compute it with targets, or with targets=False."
+        )
 
 
-def _inputs(store: FeatureStore) -> Any:
-    """Return the checksums of the inputs, if the stores are cut in the same places."""
-    return [(s.samples, s.inputs) for s in store.manifest.shards]
+def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
+    """Return those of inputs, targets, weights and keys, by the samples they are of.
+
+    Stores are cut at different places if their rows are of different length: where none of the
+    cuts agree, nothing is compared.
+    """
+    found: dict[tuple[Any, str], Any] = {}
+    columns = store.manifest.columns
+    names = sorted(name for name in columns if not name.startswith("features/"))
+    start = 0
+    for shard in store.manifest.shards:
+        at = start, start + shard.samples
+        found[at, "inputs"] = shard.inputs
+        for kind in {name.partition("/")[0] for name in names}:
+            found[at, kind] = [
+                (name, columns[name], crc)
+                for name, crc in zip(names, shard.labels, strict=True)
+                if name.startswith(f"{kind}/")
+            ]
+        start += shard.samples
+    return found
 
 
 def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
