@@ -688,7 +688,7 @@ def test_stores_side_by_side(tmp_path):
 
 def test_stores_side_by_side_may_be_cut_at_different_places(trunk, tmp_path):
     data = images()[0], np.arange(50)
-    paths = [run(trunk, data, tmp_path / str(n), shard_bytes=n).path for n in (300, 500)]
+    paths = [run(trunk, data, tmp_path / str(n), shard_bytes=n).path for n in (100, 500)]
     features, targets = FeatureDataset(paths, 50, shuffle=False)[0]
     np.testing.assert_array_equal(features["0"], features["1"])
     assert targets.tolist() == list(range(50))

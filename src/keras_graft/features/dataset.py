@@ -229,7 +229,7 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
 
 
 def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
-    """Return those of inputs, targets, weights and keys, by the samples they are of.
+    """Return those of inputs, targets and weights, by the samples they are of.
 
     Stores are cut at different places if their rows are of different length: where none of the
     cuts agree, nothing is compared.
@@ -241,12 +241,14 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
     for shard in store.manifest.shards:
         at = start, start + shard.samples
         found[at, "inputs"] = shard.inputs
-        for kind in {name.partition("/")[0] for name in names}:
-            found[at, kind] = [
+        for kind in ("targets", "weights"):
+            own = [
                 (name, columns[name], crc)
                 for name, crc in zip(names, shard.labels, strict=True)
                 if name.startswith(f"{kind}/")
             ]
+            if own:
+                found[at, kind] = own
         start += shard.samples
     return found
 
