@@ -807,8 +807,66 @@ def test_fit_head_in_one_line(tmp_path):
         compile={"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(True)},
     )  # fmt: skip
     assert again.model.output.shape == (None, 3) and again.head is new
-    with pytest.raises(kg.FeatureError, match="fit_head needs targets"):
-        kg.features.fit_head(model, "pool", x, store=tmp_path / "u", progress=False)
+
+
+@pytest.mark.parametrize("make, more, says", [
+    (lambda x, y: x, {}, "fit_head needs targets"),
+    (lambda x, y: iter([(x, y)]), {}, "iterator gives its samples once only"),
+    (lambda x, y: [], {}, "The data is empty"),
+    (lambda x, y: (x, y), {"validation_split": 1.0}, "validation_split lies between 0 and 1"),
+    (lambda x, y: (x, y), {"validation_data": 1}, "validation_data would have to be features"),
+])  # fmt: skip
+def test_fit_head_refuses_before_it_computes(tmp_path, make, more, says):
+    model = donor()
+    model.compile("adam", "mse")
+    with pytest.raises(kg.FeatureError, match=says):
+        kg.features.fit_head(
+            model, "pool", make(*images()), store=tmp_path / "s", progress=False, **more
+        )
+    assert not (tmp_path / "s").exists()
+
+
+def test_fit_head_finds_data_in_another_order_before_it_trains(tmp_path):
+    x, y = images()
+
+    class Shuffled(Py):
+        passes = 0
+
+        def __getitem__(self, i):
+            Shuffled.passes += i == 0
+            return tuple(np.roll(a, Shuffled.passes, 0) for a in super().__getitem__(i))
+
+    model = donor()
+    model.compile("adam", "mse")
+    head = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
+    head.compile("adam", "mse")
+    before = [w.copy() for w in head.get_weights()]
+    with pytest.raises(kg.FeatureError, match="another order each time"):
+        kg.features.fit_head(
+            model, "pool", Shuffled(x, y), store=tmp_path / "s", head=head, dtype="float32",
+            progress=False,
+        )  # fmt: skip
+    for a, b in zip(before, head.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    x, y = images()
+    x[3] = 1e9  # its features overflow float16
+    model = donor()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    with pytest.raises(kg.FeatureError, match="Sample 3 fails.*on_error"):
+        kg.features.fit_head(model, "pool", (x, y), store=tmp_path / "s", progress=False)
+    done = kg.features.fit_head(
+        model, "pool", (x, y), store=tmp_path / "s", progress=False, on_error="skip",
+        resume=False, epochs=10**6, callbacks=[Stop()], verbose=0,
+    )  # fmt: skip
+    assert len(done.store) == 49 and done.checked == 31
+    assert done.epoch_seconds > 1e-4
 
 
 def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
@@ -823,7 +881,7 @@ def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
     columns = load_file(path)
     columns["features/"] = columns["features/"] + 1
     save_file(columns, path)
-    with pytest.raises(kg.FeatureError, match=r"joined model differs from the head[\s\S]*verify"):
+    with pytest.raises(kg.FeatureError, match=r"does not hold what the trunk gives[\s\S]*verify"):
         kg.features.fit_head(
             model, "pool", data, store=tmp_path / "store", dtype="float32", progress=False,
             batch_size=8,

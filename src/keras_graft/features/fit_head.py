@@ -16,7 +16,7 @@ import numpy as np
 from keras_graft.api import join, split
 from keras_graft.errors import FeatureError
 from keras_graft.features.compute import compute
-from keras_graft.features.data import batches
+from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
@@ -89,6 +89,8 @@ def fit_head(
     validation_split: float = 0.0,
     dtype: Literal["float16", "bfloat16", "float32"] | None = "float16",
     seed: int = 0,
+    resume: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
     progress: bool = True,
     **fit: Any,
 ) -> Fitted:
@@ -99,7 +101,8 @@ def fit_head(
     Args:
         model: The donor.
         at: Where to cut, as `kg.split` takes it.
-        data: With targets, as `kg.features.compute` takes it.
+        data: With targets, as `kg.features.compute` takes it, but no iterator that gives them
+            once only: the first batch is read again.
         store: The folder for the features, or its URL; what is there is used if it is of this trunk and data.
         head: A model of the features to train instead of the donor's own head.
         complete: Add values that also cross the cut, instead of refusing.
@@ -109,6 +112,8 @@ def fit_head(
         validation_split: The share of the samples, the last ones, to validate on.
         dtype: What features are kept as.
         seed: Of the order of the samples.
+        resume: As for `kg.features.compute`.
+        on_error: As for `kg.features.compute`.
         progress: Show bars.
         **fit: Whatever else `fit` takes.
 
@@ -116,21 +121,32 @@ def fit_head(
         The joined model, the history, and a report of times and bytes.
 
     Raises:
-        FeatureError: If the data has no targets, if nothing says how to compile, or if the joined
-            model does not give what the head gave.
+        FeatureError: If the data has no targets or gives its samples once only, if nothing says
+            how to compile, if the store does not hold what the trunk gives, which is looked at
+            before training, or if the joined model does not give what the head gave.
         CutError: If a value is missing at the cut.
     """
+    first = _first(data, batch_size)
+    if not 0 <= validation_split < 1 or "validation_data" in fit:
+        raise FeatureError(
+            "validation_split lies between 0 and 1, and is what fit_head validates on: "
+            "validation_data would have to be features too. Or train by hand: "
+            "kg.features.compute, then head.fit on kg.features.FeatureDataset."
+        )
     trunk, own = split(model, at, complete)
     trunk = freeze(trunk)
     new = _copied(own) if head is None else head
     _compile(new, model, compile)
     computed, compute_seconds = _timed(
         lambda: compute(
-            trunk, data, store, batch_size=batch_size, dtype=dtype, progress=progress
+            trunk, data, store, batch_size=batch_size, dtype=dtype, progress=progress,
+            resume=resume, on_error=on_error,
         )
     )  # fmt: skip
-    if "targets" not in computed.manifest.layout:
-        raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
+    left_out = {sample.index for sample in computed.manifest.skipped}
+    first = first[[i for i in range(len(first)) if i not in left_out]]
+    rows = computed.take(np.arange(len(first)), "features")["features"]
+    per_sample = _looked_at(trunk, computed, first, rows)
     parts = {
         subset: FeatureDataset(
             computed, batch_size, shuffle=subset != "validation", seed=seed,
@@ -142,15 +158,31 @@ def fit_head(
     history, seconds = _timed(
         lambda: new.fit(
             training, validation_data=parts.get("validation"), epochs=epochs,
-            verbose="auto" if progress else 0, **{"shuffle": False, **fit},
+            **{"verbose": "auto" if progress else 0, "shuffle": False, **fit},
         )
     )  # fmt: skip
     joined = join(trunk, new)
-    difference, checked, per_sample = _proved(joined, new, trunk, computed, data, batch_size)
+    difference = _proved(joined, new, computed, first, rows)
     return Fitted(
-        joined, new, history, computed, compute_seconds, seconds / max(epochs, 1),
-        per_sample * len(training.indices), difference, checked,
+        joined, new, history, computed, compute_seconds, seconds / max(len(history.epoch), 1),
+        per_sample * len(training.indices), difference, len(first),
     )  # fmt: skip
+
+
+def _first(data: Any, batch_size: int) -> Batch:
+    """Return the first batch, which is to have targets and to be the first again."""
+    if hasattr(data, "__next__"):
+        raise FeatureError(
+            f"The {type(data).__name__} gives its samples once only, and fit_head reads the first "
+            "batch again: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
+            "PyDataset."
+        )
+    first = next(iter(batches(data, batch_size)), None)
+    if first is None:
+        raise FeatureError("The data is empty.")
+    if first.y is None:
+        raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
+    return first
 
 
 def _timed(run: Any) -> tuple[Any, float]:
@@ -179,29 +211,41 @@ def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None
         head.compile_from_config(model.get_compile_config())
 
 
-def _proved(
-    joined: Any, head: Any, trunk: Any, store: FeatureStore, data: Any, batch_size: int
-) -> tuple[float, int, float]:
+def _looked_at(trunk: Any, store: FeatureStore, first: Batch, rows: Any) -> float:
+    """Compare the trunk with the store, before training; return what it takes for a sample."""
+    given = trunk.predict_on_batch(first.x)  # compiled before it is timed
+    _, seconds = _timed(lambda: trunk.predict_on_batch(first.x))
+    difference, close = _apart(given, rows, store)
+    if not difference <= close:
+        raise FeatureError(
+            f"The store in {store.path} does not hold what the trunk gives for the first batch: up "
+            f"to {difference:g} lie between. Does the data come in another order each time "
+            "(shuffle=True)? Else kg.features.FeatureStore("
+            f"{store.path!r}).verify() checks the shards; resume=False computes them anew."
+        )
+    return seconds / len(first)
+
+
+def _proved(joined: Any, head: Any, store: FeatureStore, first: Batch, rows: Any) -> float:
     """Compare the joined model with the head on the store, on the first batch."""
-    batch = next(iter(batches(data, batch_size)))
-    rows = store.take(np.arange(len(batch)), "features")["features"]
     rows = tree.map_structure(lambda a: a.astype("float32") if a.dtype.kind in "fV" else a, rows)
-    trunk.predict_on_batch(batch.x)  # compiled before it is timed
-    _, seconds = _timed(lambda: trunk.predict_on_batch(batch.x))
-    whole = tree.flatten(joined.predict_on_batch(batch.x))
-    parts = tree.flatten(head.predict_on_batch(rows))
-    worst = max(
-        float(np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")).max())
-        for a, b in zip(whole, parts, strict=True)
-    )
-    scale = max(1.0, *(float(np.abs(np.asarray(b, "float64")).max()) for b in parts))
+    whole, parts = joined.predict_on_batch(first.x), head.predict_on_batch(rows)
+    difference, close = _apart(whole, parts, store)
+    if not difference <= close:
+        raise FeatureError(
+            f"The joined model differs from the head on the store by up to {difference:g}: the "
+            "features vary more than their dtype can hold: dtype='float32'."
+        )
+    return difference
+
+
+def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
+    """Return how far outputs are apart, and how far they may be for the dtype of the store."""
+    pairs = [
+        (np.asarray(a, "float64"), np.asarray(b, "float64"))
+        for a, b in zip(tree.flatten(whole), tree.flatten(parts), strict=True)
+    ]
     kinds = {c.dtype for n, c in store.manifest.columns.items() if n.startswith("features/")}
     close = max((_CLOSE.get(kind, 1e-4) for kind in kinds), default=1e-4)
-    if not worst <= close * scale:
-        raise FeatureError(
-            f"The joined model differs from the head on the store by up to {worst:g}: the store "
-            f"in {store.path} does not hold what the trunk gives. kg.features.FeatureStore("
-            f"{store.path!r}).verify() checks the shards; if they are whole, the features vary "
-            "more than their dtype can hold: dtype='float32'."
-        )
-    return worst, len(batch), seconds / len(batch)
+    scale = max(1.0, *(float(np.abs(b).max()) for _, b in pairs))
+    return max(float(np.abs(a - b).max()) for a, b in pairs), close * scale
