@@ -280,6 +280,16 @@ def test_sources_may_fill_the_same_arrays_for_each_batch(trunk, tmp_path):
         np.testing.assert_allclose(found["features"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_every_batch_has_the_same_columns(trunk, tmp_path, first):
+    x, y = images(16)
+    data = [(x[:8],), (x[8:], y[8:])]
+    with pytest.raises(kg.FeatureError, match="from 8 on have other columns.*: targets. Every"):
+        run(trunk, [data[first], data[1 - first]], tmp_path)
+    with pytest.raises(kg.FeatureError, match="batch_size must be 1 or more, got 0"):
+        run(trunk, (x, y), tmp_path, batch_size=0)
+
+
 def test_data_without_an_end_is_refused():
     import tensorflow as tf
 

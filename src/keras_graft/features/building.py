@@ -138,6 +138,13 @@ class Building:
             self._parts.append(part)
 
     def _check(self, part: dict[str, np.ndarray], start: int) -> None:
+        other = sorted(name.removesuffix("/") for name in part.keys() ^ self._known.keys())
+        if other:
+            raise FeatureError(
+                f"The samples from {start} on have other columns than those before: "
+                f"{', '.join(other)}. Every batch is to have targets and weights, or none; or take "
+                "targets=False."
+            )
         for name, array in part.items():
             known = self._known[name]
             if tuple(array.shape[1:]) != known.shape or array.dtype.name != known.dtype:

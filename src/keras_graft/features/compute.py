@@ -53,7 +53,9 @@ def compute(
 
     Args:
         trunk: A Keras model, with one output or a dict or list of them: `kg.extract` gives all
-            taps in one pass.
+            taps in one pass. A mask that Keras hands along unseen with an output is not kept:
+            `kg.split(model, at, complete=True)` makes it an output too, and so does
+            `kg.features.fit_head(..., complete=True)`.
         data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
             Keras `PyDataset` or any iterable of batches; with `engine="ray"` a Ray dataset too.
             Its order must be the same every time.
@@ -95,6 +97,8 @@ def compute(
         raise FeatureError(
             f'dtype must be "float16", "bfloat16", "float32" or None, got {dtype!r}.'
         )
+    if batch_size < 1:
+        raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
     if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
         raise FeatureError(
             f'on_error is "raise" or "skip", got {on_error!r}; engine is "local" or "ray", got '

@@ -50,7 +50,9 @@ def count(data: Any) -> int | None:
     """Return how many samples there are, None if only reading them tells."""
     if _is_arrays(data):
         return len(tree.flatten(_parts(data)[0])[0])
-    sampler = getattr(data, "sampler", None)  # a DataLoader, unless it makes batches in other ways
+    sampler: Any = getattr(
+        data, "sampler", None
+    )  # a DataLoader, unless it makes batches in other ways
     if hasattr(sampler, "__len__") and data.batch_size and not data.drop_last:
         return len(sampler)
     samples = getattr(data, "samples", None)

@@ -103,7 +103,7 @@ class Run:
     def check_labels(self, data: Any) -> None:
         """Refuse other targets, sample weights or keys in any shard, if the data is arrays."""
         assert self.found is not None
-        whole = numbered(data)
+        whole: Any = numbered(data)
         start = 0
         for shard in self.found.shards if whole is not None else ():
             part, labels = whole[start : start + shard.samples], Checksums()
