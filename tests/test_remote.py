@@ -103,6 +103,16 @@ def test_a_second_writer_is_noticed(url):
     assert ours.read("manifest.json") == b"3"
 
 
+def test_a_second_writer_is_noticed_where_a_store_is_written_anew(url):
+    ours, theirs = remote.folder_at(url), remote.folder_at(url)
+    ours.write("manifest.json", b"1")
+    assert ours.read("manifest.json") == b"1"
+    ours.delete("manifest.json")
+    theirs.write("manifest.json", b"2")
+    with pytest.raises(kg.FeatureError, match="Another process is writing to"):
+        ours.write("manifest.json", b"3")
+
+
 def test_a_flipped_bit_is_found_when_it_is_fetched_and_by_verify(url):
     store = crash_writer.run(url)
     system, root = fsspec.core.url_to_fs(url)

@@ -103,9 +103,11 @@ class Run:
     def check_labels(self, data: Any) -> None:
         """Refuse other targets, sample weights or keys in any shard, if the data is arrays."""
         assert self.found is not None
-        whole: Any = numbered(data)
+        whole = numbered(data)
+        if whole is None:
+            return
         start = 0
-        for shard in self.found.shards if whole is not None else ():
+        for shard in self.found.shards:
             part, labels = whole[start : start + shard.samples], Checksums()
             labels.add(list(self.columns.labels(part, start)[1].values()))
             self.check_same(shard, start, shard.inputs, labels.values)
