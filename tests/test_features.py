@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -143,6 +144,25 @@ def test_samples_that_fail_are_named_or_left_out_and_listed(trunk, tmp_path, mon
 
 def donor_twin(trunk):
     return kg.freeze(keras.Model(trunk.input, trunk.output))
+
+
+def test_a_block_of_which_all_samples_fail_is_left_out_by_an_actor(tmp_path, monkeypatch):
+    from keras_graft.features import ray_engine
+    from keras_graft.features.columns import Columns
+    from keras_graft.features.fingerprint import fingerprint
+    from keras_graft.features.ray_rows import Rows
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda given: given))
+    x = keras.Input((4,))
+    trunk = keras.Model(x, layers.Reshape((2, 2))(x))
+    manifest = run(trunk, np.ones((8, 4), "float32"), tmp_path).manifest
+    rows = Rows("x", ((4,),), None, None, 8)
+    work = ray_engine._Work(
+        None, str(tmp_path / "actor"), Columns(None, True, None), manifest, True, 0, rows=rows
+    )
+    worker = ray_engine.Worker(work, ray_engine._file(trunk), fingerprint(trunk))
+    told = json.loads(worker({"x": np.ones((8, 3), "float32")})["entry"][0])
+    assert told["rows"] == 0 and [s["index"] for s in told["skipped"]] == list(range(8))
 
 
 def test_what_fails_on_every_sample_is_raised_as_it_is(trunk, tmp_path, monkeypatch):

@@ -264,7 +264,7 @@ class Worker:
         now = fingerprint(trunk)
         if now != print:
             raise FeatureError(f"The trunk is another one once it is loaded: {print}, now {now}.")
-        self._run = Runner(trunk)
+        self._run = Runner(trunk, True)  # it has worked where the actors were started
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         work = self._work
