@@ -880,6 +880,21 @@ def test_fit_head_finds_data_in_another_order_before_it_trains(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_head_that_would_train_the_trunk_is_refused(tmp_path):
+    inputs = keras.Input((4,))
+    layer = layers.Dense(4, name="both")
+    model = keras.Model(inputs, layer(layers.Activation("relu", name="at")(layer(inputs))))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).random((20, 4), "float32")
+    with pytest.raises(kg.FeatureError, match="train weights of the trunk .'both/kernel', 'both/b"):
+        kg.features.fit_head(
+            model, "at", (x, x), store=tmp_path / "s", head=kg.split(model, at="at")[1],
+            progress=False,
+        )  # fmt: skip
+    assert not (tmp_path / "s").exists()
+    kg.features.fit_head(model, "at", (x, x), store=tmp_path / "s", progress=False)
+
+
 def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -20,6 +20,7 @@ from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
+from keras_graft.select import listed
 from keras_graft.tabular import Table, Tabular
 
 tree = keras.tree
@@ -134,9 +135,16 @@ def fit_head(
             "kg.features.compute, then head.fit on kg.features.FeatureDataset."
         )
     trunk, own = split(model, at, complete)
-    trunk = freeze(trunk)
     new = _copied(own) if head is None else head
+    fixed = {id(variable) for variable in trunk.variables}
+    common = [v.path for v in new.trainable_variables if id(v) in fixed]
+    if common:
+        raise FeatureError(
+            f"The head would train weights of the trunk ({listed(common)}), and features of the "
+            "store would be those of before: give a head with layers of its own, as head=None does."
+        )
     _compile(new, model, compile)
+    trunk = freeze(trunk)
     computed, compute_seconds = _timed(
         lambda: compute(
             trunk, data, store, batch_size=batch_size, dtype=dtype, progress=progress,
