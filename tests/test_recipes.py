@@ -268,6 +268,29 @@ def test_what_cannot_be_folded_stays_and_says_why(case, why):
     assert [id(w) for w in result.model.weights] == [id(w) for w in model.weights]
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_trains_with_the_model_around_it_is_not_folded(twice):
+    i = keras.Input((4,), name="i")
+    y = layers.BatchNormalization(name="bn")(layers.Dense(4, name="d")(i), training=False)
+    inner = keras.Model(i, y, name="inner")
+    x = keras.Input((4,), name="x")
+    y = inner(x) if twice else x
+    model = trained(keras.Model(x, inner(y, training=True)))
+    result = recipes.fold_batchnorm(model)
+    assert result.folded == ()
+    assert [why for _, why in result.kept] == ["it is called with training=True"]
+
+
+def test_a_flag_of_a_model_reaches_the_layers_inside():
+    i = keras.Input((4,), name="i")
+    y = layers.BatchNormalization(name="bn")(layers.Dense(4, name="d")(i), training=True)
+    x = keras.Input((4,), name="x")
+    model = trained(keras.Model(x, keras.Model(i, y, name="inner")(x, training=False)))
+    result = recipes.fold_batchnorm(model)
+    assert result.folded == (("inner/bn", "inner/d"),)
+    assert_same_outputs(model, result.model, exact=False)
+
+
 def test_add_adapters(donor, tmp_path):
     new = recipes.add_adapters(donor, size=3)
     # Two calls of one block: it gets one adapter, as it has one addition.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,11 @@ def fold_batchnorm(model: Any) -> Folded:
     folds: dict[int, tuple[Any, Any]] = {}  # by the old layer: the normalization, the new layer
     folded: dict[str, str] = {}
     kept: dict[str, str] = {}
-    seen: set[int] = set()
+    norms: dict[int, list[kg.Node]] = {}  # one entry for each, with all its calls
     for node in kg.select(graph, keras.layers.BatchNormalization).nodes:
-        if id(node.operation) in seen:
-            continue
-        seen.add(id(node.operation))
-        why = _why_not(node, calls, users)
+        norms.setdefault(id(node.operation), []).append(node)
+    for node, *again in norms.values():
+        why = _why_not(node, again, calls, users)
         if why:
             kept[node.path] = why
             continue
@@ -119,14 +118,17 @@ def fold_batchnorm(model: Any) -> Folded:
     return Folded(result, tuple(folded.items()), tuple(kept.items()))
 
 
-def _why_not(node: kg.Node, calls: dict[int, set[Any]], users: dict[int, dict[int, str]]) -> str:
+def _why_not(
+    node: kg.Node, again: Sequence[kg.Node], calls: dict[int, set[Any]],
+    users: dict[int, dict[int, str]],
+) -> str:  # fmt: skip
     """Return why a batch normalization stays; nothing if it can be folded."""
     norm = node.operation
     if type(norm) is not keras.layers.BatchNormalization:
         return f"it is a {node.kind}"
     if len(calls[id(norm)]) > 1:
         return f"it is called {len(calls[id(norm)])} times"
-    if node.training:
+    if any(_training(place) for place in (node, *again)):
         return "it is called with training=True"
     (value,) = node.inputs
     before = value.within(node.home, node.scope).producer
@@ -160,6 +162,12 @@ def _why_not(node: kg.Node, calls: dict[int, set[Any]], users: dict[int, dict[in
     if gives.dtype != wants.dtype:
         return f"{name!r} gives {gives.dtype}, it gives {wants.dtype}"
     return ""
+
+
+def _training(node: kg.Node) -> bool:
+    """Whether a call is recorded as one in training: the flag of the outermost model decides."""
+    flags = [call.training for call in (*node.scope, node)]
+    return bool(next((flag for flag in flags if flag is not None), False))
 
 
 def _take_in(norm: Any, old: Any, new: Any) -> None:
