@@ -291,6 +291,25 @@ def test_a_flag_of_a_model_reaches_the_layers_inside():
     assert_same_outputs(model, result.model, exact=False)
 
 
+def masked(*behind):
+    """An embedding with a mask, and what reads it."""
+    x = y = keras.Input((5,), dtype="int32", name="ids")
+    for layer in (layers.Embedding(9, 4, mask_zero=True, name="emb"), *behind):
+        y = layer(y)
+    return trained(keras.Model(x, y))
+
+
+def test_fold_batchnorm_where_a_mask_passes():
+    norm = layers.BatchNormalization(name="bn")
+    model = masked(layers.Dense(4, name="d"), norm, layers.LSTM(3, name="lstm"))
+    result = recipes.fold_batchnorm(model)
+    assert result.folded == (("bn", "d"),) and not result.kept
+    ids = np.array([[1, 2, 3, 0, 0], [3, 0, 0, 0, 0]])
+    a, b = (ops.convert_to_numpy(m(ids)) for m in (model, result.model))
+    assert np.allclose(a, b, atol=1e-6)
+    assert len(kg.select(result.model, "lstm").nodes[0].inputs) == 2  # the value and its mask
+
+
 def test_add_adapters(donor, tmp_path):
     new = recipes.add_adapters(donor, size=3)
     # Two calls of one block: it gets one adapter, as it has one addition.

@@ -103,7 +103,7 @@ def fold_batchnorm(model: Any) -> Folded:
         config = {**before.operation.get_config(), "use_bias": True}
         folds[id(before.operation)] = node.operation, type(before.operation).from_config(config)
     if folds:
-        gone = {id(norm) for norm, _ in folds.values()}
+        gone, made = ({id(layer) for layer in side} for side in zip(*folds.values(), strict=True))
         old = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
         graph = kg.replace(
             graph,
@@ -111,7 +111,11 @@ def fold_batchnorm(model: Any) -> Folded:
             lambda node: folds[id(node.operation)][1],
             weights="keep",
         )
-        graph = kg.remove(graph, lambda node: id(node.operation) in gone)
+        graph = kg.remove(
+            graph,
+            lambda node: id(node.operation) in gone,
+            keep=lambda node: id(node.operation) in made,  # and not the mask beside it
+        )
         for key, (norm, new) in folds.items():
             _take_in(norm, old[key], new)
     result = graph if isinstance(model, kg.Graph) else kg.build(graph)
@@ -130,8 +134,8 @@ def _why_not(
         return f"it is called {len(calls[id(norm)])} times"
     if any(_training(place) for place in (node, *again)):
         return "it is called with training=True"
-    (value,) = node.inputs
-    before = value.within(node.home, node.scope).producer
+    # Behind the first input there may be a mask, which means nothing to inference.
+    before = node.inputs[0].within(node.home, node.scope).producer
     if before is None:
         return "it reads an input"
     layer, name = before.operation, before.path
