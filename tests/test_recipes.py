@@ -399,6 +399,12 @@ def test_new_head_of_sequential_and_nested():
     assert new.get_layer("h") is stack.get_layer("h")
 
 
+def test_new_head_where_a_mask_passes():
+    new = recipes.new_head(masked(layers.Dense(6, name="d"), layers.Softmax(name="soft")), 3)
+    assert [layer.name for layer in new.layers] == ["ids", "emb", "head"]
+    assert new.output_shape == (None, 5, 3)
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_unet(donor, named, tmp_path):
     encoder = donor if named else kg.submodel(donor, outputs="loose_bn")

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes._look import data
 
 
 def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> Any:
@@ -81,8 +82,8 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
         if node.nested is not None:
             graph = kg.inline(graph, node)
             node = graph.outputs[0].producer
-        elif len(node.inputs) == 1 and not getattr(node.operation, "weights", ()):
-            node = next(iter(node.producers), None)
+        elif len(data(node)) == 1 and not getattr(node.operation, "weights", ()):
+            node = data(node)[0].producer
         else:
             break
     if node is not None and node.kind == "Dense":
