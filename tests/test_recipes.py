@@ -405,6 +405,33 @@ def test_new_head_where_a_mask_passes():
     assert new.output_shape == (None, 5, 3)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_new_head_drops_no_pooling_behind_the_classifier(nested):
+    x = keras.Input((5, 4), name="x")
+    y = layers.Reshape((5, 10), name="shape")(
+        layers.Dense(10, name="d")(layers.Dense(6, name="h")(x))
+    )
+    y = layers.GlobalAveragePooling1D(name="pool")(layers.Softmax(name="soft")(y))
+    model, prefix = keras.Model(x, y, name="inner"), ""
+    if nested:
+        x = keras.Input((5, 4), name="x")
+        model, prefix = keras.Model(x, layers.Softmax(name="end")(model(x))), "inner/"
+    with pytest.raises(kg.EditError) as caught:
+        recipes.new_head(model, 3)
+    words = str(caught.value)
+    assert (
+        "'pool' (GlobalAveragePooling1D), behind the Dense 'd', makes (?, 10) float32 of " in words
+    )
+    # Both ways out are ways.
+    assert f'kg.replace(model, "{prefix}d", ...)' in words and f'at="{prefix}h")' in words
+    assert recipes.new_head(model, 3, at=f"{prefix}h").output_shape == (None, 3)
+    new = kg.replace(model, f"{prefix}d", layers.Dense(10, name="new"))
+    assert len(kg.select(new, "**/pool")) == 1
+    # What only stands in another shape is dropped, as before.
+    flat = kg.submodel(kg.inline(model), outputs="shape")
+    assert [layer.name for layer in recipes.new_head(flat, 3).layers] == ["x", "h", "head"]
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_unet(donor, named, tmp_path):
     encoder = donor if named else kg.submodel(donor, outputs="loose_bn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -14,7 +15,8 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
     """Drop the classifier of a network and put another head on its features.
 
     The features are what the last `Dense` reads: the last layer with weights, behind which only
-    softmax, dropout, reshaping and the like may come. If it is inside a nested model, that one is
+    softmax, dropout, reshaping and the like may come, which are dropped with it; pooling there
+    is refused. If it is inside a nested model, that one is
     opened. All layers up to there are shared with the donor.
 
     Args:
@@ -77,21 +79,44 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
             f"{', '.join(repr(v.label) for v in graph.outputs)}. Say which features get the head: "
             "at=..."
         )
-    node = graph.outputs[0].producer
+    donor, node, behind = graph, graph.outputs[0].producer, []
     while node is not None and node.kind != "Dense":
         if node.nested is not None:
             graph = kg.inline(graph, node)
-            node = graph.outputs[0].producer
+            node, behind = graph.outputs[0].producer, []
         elif len(data(node)) == 1 and not getattr(node.operation, "weights", ()):
+            behind.append(node)
             node = data(node)[0].producer
         else:
             break
-    if node is not None and node.kind == "Dense":
-        return graph, graph.value(node.inputs[0])
-    what = "has no layer with weights" if node is None else f"ends in {node.label!r} ({node.kind})"
-    pools = [n.label for n in graph.nodes if n.kind.startswith("Global")]
-    place = pools[-1] if pools else graph.label(graph.outputs[0])
-    raise kg.EditError(
-        f"new_head: {graph.name!r} {what}, not in a Dense, so it is not clear what to drop. Name "
-        f'the features: kg.recipes.new_head(model, ..., at="{place}").'
-    )
+    if node is None or node.kind != "Dense":
+        what = f"ends in {node.label!r} ({node.kind})" if node else "has no layer with weights"
+        pools = [n.label for n in graph.nodes if n.kind.startswith("Global")]
+        place = pools[-1] if pools else graph.label(graph.outputs[0])
+        raise kg.EditError(
+            f"new_head: {graph.name!r} {what}, not in a Dense, so it is not clear what to drop. "
+            f'Name the features: kg.recipes.new_head(model, ..., at="{place}").'
+        )
+    features = graph.value(node.inputs[0])
+    for later in behind:
+        before, after = data(later)[0].spec, later.outputs[0].spec
+        if _size(before) != _size(after):
+            raise kg.EditError(
+                f"new_head: {later.label!r} ({later.kind}), behind the Dense {node.label!r}, makes "
+                f"{after} of {before}, and would be dropped with it. To keep it, exchange the "
+                f'Dense alone: kg.replace(model, "{_path(donor, node)}", ...). For a head on the '
+                "mean of the features: kg.recipes.new_head(model, ..., "
+                f'at="{_path(donor, features.producer) if features.producer else features.label}").'
+            )
+    return graph, features
+
+
+def _size(spec: Any) -> Any:
+    """Return how many numbers a sample has, as far as that is known, in whatever shape."""
+    shape = spec.shape[1:] if spec else ()
+    return shape.count(None), math.prod(length for length in shape if length is not None)
+
+
+def _path(donor: kg.Graph, node: kg.Node) -> str:
+    """Return where a node was before models were opened."""
+    return kg.select(donor, node.operation).nodes[-1].path
