@@ -134,6 +134,60 @@ def test_swap_activation_in_wrappers_but_not_gates():
     assert all(map(np.array_equal, numbers(model), numbers(new)))
 
 
+def test_swap_activation_in_lists_of_a_configuration():
+    i = y = keras.Input((4,))
+    for layer in (
+        layers.Dense(4, activation="relu", name="first"),
+        layers.ReLU(name="own", dtype="mixed_bfloat16"),
+        layers.ReLU(max_value=6.0, name="ceiling"),
+        ops.relu,
+    ):
+        y = layer(y)
+    x = keras.Input((5, 4), name="x")
+    y = layers.TimeDistributed(keras.Model(i, layers.Add()([i, y])), name="steps")(x)
+    y = layers.Dense(2, activation=layers.ReLU(), name="dense")(y)
+    model = keras.Model(x, layers.Dense(2, activation=layers.Activation("relu"), name="end")(y))
+    new = recipes.swap_activation(model, layers.ReLU(), "gelu")
+    gelu, inner = keras.activations.gelu, new.get_layer("steps").layer
+    assert inner.get_layer("first").activation is inner.get_layer("own").activation is gelu
+    assert inner.get_layer("own").dtype_policy.name == "mixed_bfloat16"
+    kinds = [type(layer).__name__ for layer in inner.layers]
+    assert kinds == ["InputLayer", "Dense", "Activation", "ReLU", "Activation", "Add"]
+    assert new.get_layer("dense").activation is new.get_layer("end").activation is gelu
+    assert all(map(np.array_equal, numbers(model), numbers(new)))
+    with pytest.raises(
+        kg.NothingSelectedError, match=r"is 'relu'. It has 'gelu' \(5\), 'relu\(max"
+    ):
+        recipes.swap_activation(new, "relu", "gelu")
+
+
+@pytest.mark.parametrize("kind", ["cells", "stack"])
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        True,
+        # Keras names these weights in another way when it makes such a layer again, so that
+        # weights="keep" does not find them; of a loaded model they have those names already.
+        pytest.param(False, marks=pytest.mark.xfail(raises=kg.EditError)),
+    ],
+)
+def test_swap_activation_in_a_list_of_layers(loaded, kind, tmp_path):
+    if kind == "cells":
+        layer = layers.RNN([layers.SimpleRNNCell(3, activation="relu") for _ in range(2)])
+    else:
+        stack = [layers.Dense(3, activation="relu"), layers.ReLU()]
+        layer = layers.TimeDistributed(keras.Sequential(stack))
+    x = keras.Input((5, 4), name="x")
+    model = keras.Model(x, layer(x))
+    if loaded:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    new = recipes.swap_activation(model, "relu", "gelu").layers[-1]
+    inner = new.cell.cells if kind == "cells" else new.layer.layers
+    assert [layer.activation.__name__ for layer in inner] == ["gelu"] * 2
+    assert all(map(np.array_equal, numbers(model), numbers(new)))
+
+
 class NoConfig(layers.Layer):
     def __init__(self, size, array):
         super().__init__(name="closed")

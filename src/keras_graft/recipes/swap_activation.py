@@ -11,6 +11,13 @@ import keras
 
 import keras_graft as kg
 
+# By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
+_FUNCTIONS = {
+    name.replace("_", ""): function
+    for name, function in vars(keras.activations).items()
+    if callable(function)
+}
+
 
 def swap_activation(
     model: Any, old: str | Callable[..., Any] = "relu", new: str | Callable[..., Any] = "gelu"
@@ -19,7 +26,7 @@ def swap_activation(
 
     Three forms are found: layers and ops that are nothing but the function (`ReLU`,
     `keras.ops.relu`), `Activation` layers, and layers with the function as their `activation=`,
-    also inside a wrapper such as `TimeDistributed`. Gates (`recurrent_activation=`) stay, and so
+    also inside a wrapper such as `TimeDistributed`, or an `RNN` of several cells. Gates (`recurrent_activation=`) stay, and so
     does what a layer's code applies without a word of it in its configuration.
 
     Names stay, so that selectors fit as before. A layer with weights is made again from its
@@ -81,27 +88,33 @@ def _name(function: Any) -> str:
         function = keras.activations.get(function)
     except (ValueError, TypeError):  # what only settings give, such as "relu(max_value=6.0)"
         return str(function)
-    return str(getattr(function, "__name__", function))
+    # A layer may be the activation of another.
+    return next(_activations(function), str(getattr(function, "__name__", function)))
 
 
 def _activations(operation: Any) -> Iterator[str]:
     """Yield the names of the functions that an operation applies."""
-    if isinstance(operation, keras.Model):
-        return  # what is inside one that can be opened are nodes of their own
-    kind = type(operation).__name__.lower()
-    if type(operation).__module__.partition(".")[0] == "keras":
-        for name, function in vars(keras.activations).items():
-            if name.replace("_", "") == kind and callable(function):
-                own = {
-                    p.name: getattr(operation, p.name)
-                    for p in inspect.signature(function).parameters.values()
-                    if getattr(operation, p.name, p.default) != p.default
-                }
-                text = ", ".join(f"{key}={value}" for key, value in own.items())
-                yield f"{function.__name__}({text})" if own else function.__name__
-                return
-    if isinstance(operation, keras.Layer):
-        yield from (_name(config["activation"]) for config in _configs(_config(operation)))
+    name = _function(operation)
+    if name:
+        yield name
+    # What is inside a model that can be opened are nodes of their own.
+    elif isinstance(operation, keras.Layer) and not isinstance(operation, keras.Model):
+        yield from (name for _, _, name in _places(_config(operation)))
+
+
+def _function(operation: Any) -> str:
+    """Return the name of the function that an operation is, or nothing if it is another thing."""
+    kind = type(operation)
+    function: Any = _FUNCTIONS.get(kind.__name__.lower())
+    if function is None or kind.__module__.partition(".")[0] != "keras":
+        return ""
+    own = {
+        p.name: getattr(operation, p.name)
+        for p in inspect.signature(function).parameters.values()
+        if getattr(operation, p.name, p.default) != p.default
+    }
+    text = ", ".join(f"{key}={value}" for key, value in own.items())
+    return f"{function.__name__}({text})" if own else function.__name__
 
 
 def _config(layer: Any) -> dict[str, Any]:
@@ -111,28 +124,48 @@ def _config(layer: Any) -> dict[str, Any]:
         return {"activation": layer.activation} if hasattr(layer, "activation") else {}
 
 
-def _configs(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield the configurations with an `activation` in a layer's, wrapped layers' included."""
-    if isinstance(config, dict):
-        if "activation" in config:
-            yield config
-        for entry in config.values():
-            yield from _configs(entry)
+def _places(config: Any) -> Iterator[tuple[Any, Any, str]]:
+    """Yield where a configuration has a function: what holds it, under which key, and its name.
+
+    That is an `activation`, or a layer that is the function, of wrapped layers and models too.
+    """
+    entries = config.items() if isinstance(config, dict) else enumerate(config)
+    for key, entry in entries:
+        name = _name(entry) if key == "activation" else _function(_made(entry))
+        if name:
+            yield config, key, name
+        elif isinstance(entry, dict | list):
+            yield from _places(entry)
+
+
+def _made(entry: Any) -> Any:
+    """Return the layer or op that an entry of a configuration describes, if it is a function."""
+    if not isinstance(entry, dict) or str(entry.get("class_name")).lower() not in _FUNCTIONS:
+        return None
+    return keras.saving.deserialize_keras_object(entry)
 
 
 def _with_new(node: kg.Node, name: str, new: Any) -> Any:
     operation: Any = node.operation
-    config = _config(operation) if isinstance(operation, keras.Layer) else {}
-    found = [inner for inner in _configs(config) if _name(inner["activation"]) == name]
-    if not found:  # it is the function and nothing else
+    if _function(operation):
         spec = node.outputs[0].spec
         policy = getattr(operation, "dtype_policy", spec and spec.dtype)
         return keras.layers.Activation(new, name=operation.name, dtype=policy)
     try:
         config = operation.get_config()
-        for inner in _configs(config):
-            if _name(inner["activation"]) == name:
-                inner["activation"] = new
+        for holder, key, found in list(_places(config)):
+            if found != name:
+                continue
+            old, holder[key] = holder[key], new
+            if key != "activation":
+                taken = {k: old["config"][k] for k in ("name", "dtype") if k in old["config"]}
+                holder[key] = {
+                    **old,
+                    "module": "keras.layers",
+                    "class_name": "Activation",
+                    "registered_name": None,
+                    "config": {**taken, "activation": new},
+                }
         return type(operation).from_config(config)
     except Exception as error:
         raise kg.EditError(
