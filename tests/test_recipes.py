@@ -345,6 +345,46 @@ def test_a_flag_of_a_model_reaches_the_layers_inside():
     assert_same_outputs(model, result.model, exact=False)
 
 
+class Own(layers.Layer):
+    """A layer with a normalization inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def call(self, x):
+        return self.norm(x)
+
+
+def test_normalizations_inside_other_layers_are_not_passed_over():
+    x = keras.Input((5, 4), name="x")
+    y = layers.BatchNormalization(name="bn")(layers.Dense(4, name="d")(x))
+    steps = layers.TimeDistributed(layers.BatchNormalization(name="inner"), name="steps")
+    model = keras.Model(x, Own(name="own")(steps(y)))
+    result = recipes.fold_batchnorm(model)
+    assert dict(result.folded) == {"bn": "d"}
+    assert dict(result.kept) == {
+        "steps/inner": "it is a part of 'steps' (TimeDistributed)",
+        "own/norm": "it is a part of 'own' (Own)",
+    }
+    with pytest.raises(kg.EditError, match=r"'inner' is a part of 'steps' \(TimeDistributed\)"):
+        recipes.norm_swap(model)
+    with pytest.raises(kg.NothingSelectedError, match="no BatchNormalization in"):
+        recipes.fold_batchnorm(kg.submodel(model, outputs="d"))
+
+
+def test_normalizations_of_a_frozen_model():
+    x = keras.Input((5, 4), name="x")
+    model = keras.Model(x, layers.BatchNormalization(name="bn")(layers.Dense(4, name="d")(x)))
+    frozen = kg.freeze(model)
+    result = recipes.fold_batchnorm(frozen)
+    assert result.folded == () and result.kept == (("bn/bn", "it is a part of 'bn' (Frozen)"),)
+    with pytest.raises(kg.EditError, match="thaw what is frozen"):
+        recipes.norm_swap(frozen)
+    thawed = kg.replace(frozen, kg.layers.Frozen, lambda node: node.operation.layer)
+    assert type(recipes.norm_swap(thawed, 2).get_layer("bn")) is layers.GroupNormalization
+
+
 def masked(*behind):
     """An embedding with a mask, and what reads it."""
     x = y = keras.Input((5,), dtype="int32", name="ids")

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes._look import out_of_reach
 from keras_graft.tabular import Table, Tabular
 
 # The kernel that makes the output channels, and where they stand in its shape.
@@ -80,6 +81,7 @@ def fold_batchnorm(model: Any) -> Folded:
     """
     graph = kg.read(model)
     calls: dict[int, set[Any]] = {}
+    norms: dict[int, list[kg.Node]] = {}  # one entry for each, with all its calls
     users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
     for node in kg.select(graph, "**").nodes:
         for weight in [] if node.nested is not None else getattr(node.operation, "weights", []):
@@ -87,12 +89,17 @@ def fold_batchnorm(model: Any) -> Folded:
         # Calls of one nested model are the same calls of what is inside.
         inside = id(node.scope[-1].operation) if node.scope else None
         calls.setdefault(id(node.operation), set()).add((inside, node.call))
+        if isinstance(node.operation, keras.layers.BatchNormalization):
+            norms.setdefault(id(node.operation), []).append(node)
     folds: dict[int, tuple[Any, Any]] = {}  # by the old layer: the normalization, the new layer
     folded: dict[str, str] = {}
     kept: dict[str, str] = {}
-    norms: dict[int, list[kg.Node]] = {}  # one entry for each, with all its calls
-    for node in kg.select(graph, keras.layers.BatchNormalization).nodes:
-        norms.setdefault(id(node.operation), []).append(node)
+    for outer, norm in out_of_reach(graph, keras.layers.BatchNormalization):
+        kept[f"{outer.path}/{norm.name}"] = f"it is a part of {outer.path!r} ({outer.kind})"
+    if not norms and not kept:
+        raise kg.NothingSelectedError(
+            f"fold_batchnorm: there is no BatchNormalization in {graph.name!r}."
+        )
     for node, *again in norms.values():
         why = _why_not(node, again, calls, users)
         if why:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes._look import out_of_reach
 
 
 def norm_swap(model: Any, groups: int = 32) -> Any:
@@ -29,6 +30,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
 
     Raises:
         NothingSelectedError: If there is no `BatchNormalization`.
+        EditError: If one is a part of another layer, such as a `TimeDistributed` or a `Frozen`.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((8, 8, 24), name="x")
@@ -39,6 +41,13 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     if not isinstance(groups, int) or groups < 1:
         raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
     graph = kg.read(model)
+    for outer, norm in out_of_reach(graph, keras.layers.BatchNormalization):
+        raise kg.EditError(
+            f"norm_swap: the BatchNormalization {norm.name!r} is a part of {outer.path!r} "
+            f"({outer.kind}), where no edit reaches it. Put another layer in the place of the "
+            f'whole first, kg.replace(model, "{outer.path}", ...), or thaw what is frozen: '
+            "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
+        )
     found = kg.select(graph, keras.layers.BatchNormalization).nodes
     made: dict[int, Any] = {}
 
