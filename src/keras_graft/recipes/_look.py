@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft import _keras
 
 
 def data(node: kg.Node) -> list[Any]:
@@ -24,12 +25,14 @@ def out_of_reach(graph: kg.Graph, kind: type) -> Iterator[tuple[kg.Node, Any]]:
     seen: set[int] = set()
     for node in kg.select(graph, "**").nodes:
         if node.nested is None and isinstance(node.operation, keras.Layer):
-            whole = getattr(node.operation, "keras_graft_inside", node.operation)
-            for layer in whole._flatten_layers():
-                if (
-                    layer is not node.operation
-                    and isinstance(layer, kind)
-                    and id(layer) not in seen
-                ):
+            for layer in _parts(node.operation):
+                if isinstance(layer, kind) and id(layer) not in seen:
                     seen.add(id(layer))
                     yield node, layer
+
+
+def _parts(layer: Any) -> Iterator[Any]:
+    inside = getattr(layer, "keras_graft_inside", None)
+    for part in [inside] if inside is not None else _keras.sublayers(layer):
+        yield part
+        yield from _parts(part)
