@@ -215,6 +215,22 @@ def test_norm_swap(donor, tmp_path):
     lives(new, tmp_path)
 
 
+@pytest.mark.parametrize("shape", [(16,), (1, 16)])
+def test_norm_swap_makes_no_group_of_one_number(shape):
+    x = keras.Input(shape, name="x")
+    model = trained(keras.Model(x, layers.BatchNormalization(name="bn")(x)))
+    new = recipes.norm_swap(model, groups=16)
+    assert new.get_layer("bn").groups == 8
+    values = ops.convert_to_numpy(new(random_inputs(new, 3)))
+    assert values.std(0).max() > 0.1
+    wide = keras.Input((7, 16), name="x")
+    new = recipes.norm_swap(keras.Model(wide, layers.BatchNormalization(name="bn")(wide)), 16)
+    assert new.get_layer("bn").groups == 16
+    one = keras.Input((1,), name="x")
+    with pytest.raises(kg.EditError, match="'bn' normalizes one channel"):
+        recipes.norm_swap(keras.Model(one, layers.BatchNormalization(name="bn")(one)))
+
+
 def test_norm_swap_without_weights_and_along_another_axis():
     x = keras.Input((6, 5, 4), name="x")
     bare = layers.BatchNormalization(axis=1, center=False, scale=False, trainable=False, name="n")

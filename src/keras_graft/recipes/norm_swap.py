@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -23,14 +22,17 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
         model: A Keras model or a `Graph`.
         groups: The number of groups. Where the channels are no multiple of it, the greatest
             common divisor is taken: 8 of 32 for 24 channels. A layer with as many groups as
-            channels normalizes each alone; take less if the network has narrow layers.
+            channels normalizes each alone; take less if the network has narrow layers. Where
+            there are no positions to average over, as behind a `Dense` on plain features, a
+            group has two channels at least: one alone would always be 0.
 
     Returns:
         What `model` is.
 
     Raises:
         NothingSelectedError: If there is no `BatchNormalization`.
-        EditError: If one is a part of another layer, such as a `TimeDistributed` or a `Frozen`.
+        EditError: If one is a part of another layer, such as a `TimeDistributed` or a `Frozen`;
+            or has one channel and no positions.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((8, 8, 24), name="x")
@@ -49,6 +51,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
             "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
         )
     found = kg.select(graph, keras.layers.BatchNormalization).nodes
+    alone = {id(n.operation) for n in found if _has_one_position(n)}
     made: dict[int, Any] = {}
 
     def group_norm(node: kg.Node) -> Any:
@@ -58,9 +61,20 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
             config = old.get_config()
             # Its weights are as long as its axis, so that this has a fixed size.
             channels = old.moving_mean.shape[0]
+            fitting = [
+                n
+                for n in range(1, groups + 1)
+                if groups % n == channels % n == 0 and not (n == channels and id(old) in alone)
+            ]
+            if not fitting:
+                raise kg.EditError(
+                    f"norm_swap: {node.path!r} normalizes one channel, and there are no positions "
+                    "to average over: it would give the same for every input. Take it out first, "
+                    f'kg.remove(model, "{node.path}"), or put another layer in its place.'
+                )
             taken = keras.layers.GroupNormalization().get_config().keys() & config.keys()
             made[id(old)] = keras.layers.GroupNormalization(
-                groups=math.gcd(groups, channels), **{key: config[key] for key in taken}
+                groups=max(fitting), **{key: config[key] for key in taken}
             )
         return made[id(old)]
 
@@ -71,3 +85,10 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     if trained:
         graph = kg.replace(graph, lambda node: id(node.operation) in trained, group_norm, "keep")
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
+
+
+def _has_one_position(node: kg.Node) -> bool:
+    """Whether all that a call averages over are channels: no other axis has a length."""
+    spec: Any = node.inputs[0].spec
+    axis = node.operation.axis % len(spec.shape)
+    return all(length == 1 for i, length in enumerate(spec.shape) if i not in (0, axis))
