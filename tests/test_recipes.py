@@ -1,7 +1,9 @@
 """Recipes: what they promise, on a network that has a bit of everything and on real ones."""
 
+import inspect
 import json
 import re
+import textwrap
 
 import architectures
 import keras
@@ -431,9 +433,15 @@ def test_add_adapters(donor, tmp_path):
     assert new.count_params() == donor.count_params() + 2 * (8 * 3 + 3 + 3 * 8 + 8)
     new.save(tmp_path / "start.keras")
     loaded = keras.models.load_model(tmp_path / "start.keras")
-    for layer in loaded.layers:
-        layer.trainable = layer.name.startswith("adapter_")
-    assert len(loaded.trainable_weights) == 4
+    loaded.get_layer("block").trainable = False
+    documented = re.search(
+        r"^    for .*\n(?: {8}.*\n)+", inspect.getdoc(recipes.add_adapters), re.M
+    )
+    exec(textwrap.dedent(documented[0]), {"kg": kg, "new": loaded})
+    names = sorted(w.path.rpartition("adapter_")[2] for w in loaded.trainable_weights)
+    assert len(names) == 8 and {name.rpartition("_")[2] for name in names} == {
+        "down/kernel", "down/bias", "up/kernel", "up/bias",
+    }  # fmt: skip
     lives(new, tmp_path)
 
 

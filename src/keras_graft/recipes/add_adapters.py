@@ -15,8 +15,9 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     The projection up starts at zero, so that the outputs are at first what they were, to the bit.
     All layers of the donor are shared. What trains is yours to say; to train the adapters alone:
 
-        for layer in new.layers:
-            layer.trainable = layer.name.startswith("adapter_")
+        for node in kg.select(new, "**").nodes:
+            inside = node.nested is not None  # a frozen model freezes all that is in it
+            node.operation.trainable = inside or node.name.startswith("adapter_")
 
     That freezes the donor's layers too, as they are the same. Each adapter is three stock layers,
     `adapter_<name>_down`, `_up` and `_sum`, and works on the last axis.
