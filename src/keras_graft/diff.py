@@ -233,12 +233,16 @@ def _all(graph: Graph) -> list[Value]:
 
 
 def _computed(
-    graph: Graph, numbers: dict[Any, int], given: Sequence[int] | None = None
+    graph: Graph,
+    numbers: dict[Any, int],
+    given: Sequence[int] | None = None,
+    training: bool | None = None,
 ) -> dict[Value, int]:
     """Number the values so that equal numbers mean: the same calls on the same inputs.
 
     This is value numbering, as compilers find common subexpressions with. Models inside are
-    looked through, so that inlining or nesting changes no number.
+    looked through, so that inlining or nesting changes no number; `training` is the flag of the
+    call that is looked through, which reaches every layer inside, over what is recorded there.
     """
 
     def number(key: Any) -> int:
@@ -249,6 +253,7 @@ def _computed(
     found = dict(zip(graph.inputs, given, strict=True))
     for node in graph.steps:
         reads = [found[value] for value in node.reads]
+        flag = node.training if training is None else training
         if node.nested is not None:
             entering = []
             for entry in node.entries:
@@ -256,10 +261,13 @@ def _computed(
                 for step in entry.adapt:
                     at = number((type(step.operation).__name__, at))
                 entering.append(at)
-            inside = _computed(node.nested, numbers, entering)
+            inside = _computed(node.nested, numbers, entering, flag)
             made = [inside[value] for value in node.nested.outputs]
         else:
-            call = (id(node.operation), _frozen(node.template.args), _frozen(node.template.kwargs))
+            kwargs = dict(node.template.kwargs)
+            if node.trains:
+                kwargs["training"] = flag
+            call = (id(node.operation), _frozen(node.template.args), _frozen(kwargs))
             made = [number((call, tuple(reads), i)) for i in range(len(node.outputs))]
         for value, at in zip(node.outputs, made, strict=True):
             found.setdefault(value, at)

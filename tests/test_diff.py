@@ -1,0 +1,36 @@
+"""Which outputs an edit cannot change, as `kg.diff` says."""
+
+import keras
+from keras import layers
+
+import keras_graft as kg
+
+
+def around(flag):
+    """A model with a nested one that knows a training mode and one that knows none."""
+    i = keras.Input((4,), name="i")
+    y = layers.Dropout(0.5, name="inner_drop")(i, training=False)
+    inner = keras.Model(i, y, name="inner")
+    encoder = keras.Model(i, layers.Dropout(0.5, name="drop")(inner(i)), name="encoder")
+    plain = keras.Model(i, layers.ReLU(name="relu")(i), name="plain")
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, [encoder(x, training=flag), plain(x, training=flag)])
+    return model, encoder, plain
+
+
+def test_the_training_flag_of_a_nested_call_counts():
+    for before, after in ((None, True), (True, False), (False, True)):
+        model, encoder, plain = around(before)
+        new = kg.replace(model, "encoder", lambda t, f=after, e=encoder: e(t, training=f))
+        report = kg.diff(model, new)
+        assert report.same_outputs == ("plain",) and report.other_outputs == ("encoder",)
+    # What is inside takes no flag.
+    new = kg.replace(model, "plain", lambda t: plain(t, training=True))
+    assert kg.diff(model, new).other_outputs == ()
+
+
+def test_opening_a_nested_call_changes_no_output():
+    for flag in (None, True, False):
+        model = around(flag)[0]
+        assert kg.diff(model, kg.inline(model)).other_outputs == ()
+        assert kg.diff(model, kg.inline(model, "encoder")).other_outputs == ()
