@@ -589,8 +589,19 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
             "'softmax' (1).",
         ),
         (
-            lambda m: recipes.swap_activation(m, new="rleu"), ValueError, "rleu",
+            lambda m: recipes.swap_activation(m, new="rleu"), kg.EditError,
+            "swap_activation: new='rleu' is no activation. Give the name of one of",
         ),
+        (
+            lambda m: recipes.add_adapters(m, activation="rleu"), kg.EditError,
+            "add_adapters: activation='rleu' is no activation.",
+        ),
+        (
+            lambda m: recipes.new_head(m, 3, activation="rleu"), kg.EditError,
+            "new_head: activation='rleu' is no activation.",
+        ),
+        (lambda m: recipes.new_head(m, True), kg.EditError, "head must be a whole number above 0, got True"),
+        (lambda m: recipes.new_head(m, 0), kg.EditError, "head must be a whole number above 0, got 0"),
         (
             lambda m: recipes.swap_activation(
                 kg.insert(m, NoConfig(1, np.ones(2)), after="pool")
@@ -608,6 +619,7 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
             'has no residual addition that can be reached. Say where they go, such as after="classes"',
         ),
         (lambda m: recipes.add_dropout(m, 2, "pool"), kg.EditError, "must be from 0 to 1, got 2"),
+        (lambda m: recipes.add_dropout(m, "0.5", "pool"), kg.EditError, "must be from 0 to 1, got '0.5'"),
         (lambda m: recipes.add_dropout(m, 0.1, "poll"), kg.NothingSelectedError, "Nearest: 'pool'"),
         (
             lambda m: recipes.new_head(kg.submodel(m, outputs="up_bn"), 3), kg.EditError,
@@ -647,12 +659,42 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
             "the tap 'pool' is to be one map (batch, height, width, channels)",
         ),
         (lambda m: recipes.unet(m, filters=()), kg.EditError, "filters is empty"),
+        (
+            lambda m: recipes.unet(m, filters=(8, 0)), kg.EditError,
+            "unet: filters must be a whole number above 0, got 0",
+        ),
+        (
+            lambda m: recipes.unet(m, filters="8"), kg.EditError,
+            "unet: filters must be a whole number above 0, got '8'",
+        ),
+        (
+            lambda m: recipes.unet(m, classes=0), kg.EditError,
+            "unet: classes must be a whole number above 0, got 0",
+        ),
+        (
+            lambda m: recipes.unet(m, activation="rleu"), kg.EditError,
+            "unet: activation='rleu' is no activation.",
+        ),
+        (lambda m: recipes.unet(m, taps=[]), kg.EditError, "unet: taps is empty"),
     ],
 )  # fmt: skip
 def test_what_is_refused_says_the_way_out(refusing, attempt, error, words):
     with pytest.raises(error) as caught:
         attempt(refusing)
     assert words in str(caught.value)
+
+
+def test_one_thing_is_taken_for_a_list_of_it_and_a_number_of_numpy_for_a_number(refusing):
+    new = recipes.unet(refusing, np.int64(2), taps="stem_bn", filters=np.int32(4))
+    assert new.output_shape == (None, 15, 15, 2)
+    assert new.get_layer("decoder0_conv1").filters == 4
+    assert recipes.new_head(refusing, np.int64(5)).output_shape == (None, 5)
+    assert recipes.norm_swap(refusing, np.int64(4)).get_layer("stem_bn").groups == 4
+    adapted = recipes.add_adapters(refusing, np.int64(3), after="pool")
+    assert adapted.get_layer("adapter_pool_down").units == 3
+    assert (
+        recipes.add_dropout(refusing, np.float32(0.5), "pool").get_layer("dropout_pool").rate == 0.5
+    )
 
 
 SWAPS = {"MobileNetV3Small": "hard_swish", "EfficientNetB0": "swish", "ResNet50": "relu"}

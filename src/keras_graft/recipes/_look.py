@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -36,3 +37,30 @@ def _parts(layer: Any) -> Iterator[Any]:
     for part in [inside] if inside is not None else _keras.sublayers(layer):
         yield part
         yield from _parts(part)
+
+
+def whole(recipe: str, name: str, number: Any) -> int:
+    """Return a count that was given, such as a number of classes.
+
+    Raises:
+        EditError: If it is no whole number above 0.
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise kg.EditError(f"{recipe}: {name} must be a whole number above 0, got {number!r}.")
+    return int(number)
+
+
+def checked(recipe: str, name: str, activation: Any) -> Any:
+    """Return an activation that was given.
+
+    Raises:
+        EditError: If Keras knows no such function.
+    """
+    try:
+        keras.activations.get(activation)
+    except (ValueError, TypeError) as error:
+        raise kg.EditError(
+            f"{recipe}: {name}={activation!r} is no activation. Give the name of one of "
+            "keras.activations, or a function."
+        ) from error
+    return activation

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes._look import checked, whole
 
 
 def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any = "gelu") -> Any:
@@ -34,6 +35,7 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 
     Raises:
         NothingSelectedError: If there is nothing to put one behind.
+        EditError: If `size` or `activation` is none.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -42,8 +44,8 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     >>> [layer.name for layer in new.layers if layer.name.startswith("adapter_")]
     ['adapter_add_down', 'adapter_add_up', 'adapter_add_sum']
     """
-    if not isinstance(size, int) or size < 1:
-        raise kg.EditError(f"add_adapters: size must be a whole number above 0, got {size!r}.")
+    size = whole("add_adapters", "size", size)
+    activation = checked("add_adapters", "activation", activation)
     graph = kg.read(model)
     if after is None:
         after = [node for node in kg.select(graph, "**").nodes if _is_residual(node)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import keras
@@ -39,8 +40,9 @@ def add_dropout(
     >>> [layer.name for layer in new.layers]
     ['x', 'h', 'dropout_h', 'out']
     """
-    if not 0 <= rate <= 1:
+    if not isinstance(rate, Real) or not 0 <= rate <= 1:
         raise kg.EditError(f"add_dropout: the rate must be from 0 to 1, got {rate!r}.")
+    rate = float(rate)
     count = 0
 
     def dropout(node: Any) -> Any:

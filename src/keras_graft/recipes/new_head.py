@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import keras
 
 import keras_graft as kg
-from keras_graft.recipes._look import data
+from keras_graft.recipes._look import checked, data, whole
 
 
 def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> Any:
@@ -41,6 +42,7 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
     >>> [layer.name for layer in new.layers], new.output_shape
     (['x', 'h', 'head'], (None, 5))
     """
+    activation = checked("new_head", "activation", activation)
     graph = kg.read(model)
     if at is None:
         graph, features = _features(graph)
@@ -53,8 +55,8 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
             )
         features = found[0]
     graph = kg.submodel(graph, outputs=features)
-    if isinstance(head, int):
-        head = _dense(head, activation, pool=at is not None)
+    if isinstance(head, Integral):
+        head = _dense(whole("new_head", "head", head), activation, pool=at is not None)
     # A frozen model stays so layer by layer; as a whole it would freeze the head too.
     graph = kg.insert(graph, head, after=graph.outputs[0]).replace(trainable=True)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)

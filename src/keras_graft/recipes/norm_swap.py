@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
-from keras_graft.recipes._look import out_of_reach
+from keras_graft.recipes._look import out_of_reach, whole
 
 
 def norm_swap(model: Any, groups: int = 32) -> Any:
@@ -40,8 +40,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     >>> kg.recipes.norm_swap(model, groups=32).get_layer("bn").groups
     8
     """
-    if not isinstance(groups, int) or groups < 1:
-        raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
+    groups = whole("norm_swap", "groups", groups)
     graph = kg.read(model)
     for outer, norm in out_of_reach(graph, keras.layers.BatchNormalization):
         raise kg.EditError(

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes._look import checked
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
 _FUNCTIONS = {
@@ -46,6 +47,7 @@ def swap_activation(
 
     Raises:
         NothingSelectedError: If the function stands nowhere; those that do are listed.
+        EditError: If `new` is no activation, or a layer cannot be made again.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -55,7 +57,7 @@ def swap_activation(
     """
     graph = kg.read(model)
     name = _name(old)
-    keras.activations.get(new)  # refuses what is no activation, before anything else
+    new = checked("swap_activation", "new", new)
     operations = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
     names = {key: list(_activations(operation)) for key, operation in operations.items()}
     concerned = [key for key, found in names.items() if name in found]

@@ -9,13 +9,14 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes._look import checked, whole
 
 
 def unet(
     encoder: Any,
     classes: int = 1,
-    taps: Sequence[Any] | None = None,
-    filters: Sequence[int] = (256, 128, 64, 32, 16),
+    taps: Any = None,
+    filters: int | Sequence[int] = (256, 128, 64, 32, 16),
     activation: Any = None,
 ) -> Any:
     """Put a decoder on an image network, whose output has the height and width of its input.
@@ -30,16 +31,18 @@ def unet(
         encoder: A Keras model or a `Graph`, with one image as input, channels last, of a fixed
             size.
         classes: The channels of the output.
-        taps: Selectors of the maps, the finest first, the deepest last. None: the last value at
+        taps: Selectors of the maps, the finest first, the deepest last; or of one. None: the last value at
             each resolution before it is halved, of those through which everything passes.
-        filters: The channels of the decoder's steps, from the deepest up; the last goes on.
+        filters: The channels of the decoder's steps, from the deepest up; the last goes on. A
+            number is that of all.
         activation: That of the output. None: logits.
 
     Returns:
         What `encoder` is.
 
     Raises:
-        EditError: If the input is no image of a fixed size, or no pyramid is found.
+        EditError: If the input is no image of a fixed size, or no pyramid is found, or if another
+            argument is not what it is to be.
 
     >>> import keras, keras_graft as kg
     >>> x = y = keras.Input((15, 15, 3), name="image")
@@ -55,9 +58,14 @@ def unet(
             f"unet: {graph.name!r} is to have one image of a fixed size as its input, it has "
             f"{', '.join(str(v.spec) for v in graph.inputs)}."
         )
+    classes = whole("unet", "classes", classes)
+    activation = checked("unet", "activation", activation)
+    filters = [whole("unet", "filters", number) for number in _several(filters)]
     if not filters:
         raise kg.EditError("unet: filters is empty; give the channels of at least one step.")
-    found = _pyramid(graph) if taps is None else [_one(graph, tap) for tap in taps]
+    found = _pyramid(graph) if taps is None else [_one(graph, tap) for tap in _several(taps)]
+    if not found:
+        raise kg.EditError("unet: taps is empty; name at least one map, or leave it out.")
     maps = [(value.label, value.spec.shape[1:], value.spec.dtype) for value in found]
     for (fine, above, _), (coarse, below, _) in pairwise(maps):
         if below[0] > above[0] or below[1] > above[1]:
@@ -95,6 +103,12 @@ def _pyramid(graph: kg.Graph) -> list[Any]:
             'later. Name the maps, finest first: kg.recipes.unet(encoder, taps=["...", "..."]).'
         )
     return [*result, last]
+
+
+def _several(given: Any) -> list[Any]:
+    """Return what was given one by one, or the one thing that was given."""
+    several = isinstance(given, (list, tuple, kg.Selection))
+    return list(given) if several else [given]
 
 
 def _one(graph: kg.Graph, tap: Any) -> Any:
