@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_graft as kg
 
@@ -40,7 +40,7 @@ def add_dropout(
     >>> [layer.name for layer in new.layers]
     ['x', 'h', 'dropout_h', 'out']
     """
-    if not isinstance(rate, Real) or not 0 <= rate <= 1:
+    if not isinstance(rate, (int, float, np.number)) or not 0 <= rate <= 1:
         raise kg.EditError(f"add_dropout: the rate must be from 0 to 1, got {rate!r}.")
     rate = float(rate)
     count = 0

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 import keras_graft as kg
-from keras_graft.recipes._look import out_of_reach
 from keras_graft.tabular import Table, Tabular
 
 # The kernel that makes the output channels, and where they stand in its shape.
@@ -82,19 +81,22 @@ def fold_batchnorm(model: Any) -> Folded:
     graph = kg.read(model)
     calls: dict[int, set[Any]] = {}
     norms: dict[int, list[kg.Node]] = {}  # one entry for each, with all its calls
+    inside: dict[int, tuple[Any, kg.Node]] = {}  # normalizations in layers, which are no nodes
     users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
     for node in kg.select(graph, "**").nodes:
         for weight in [] if node.nested is not None else getattr(node.operation, "weights", []):
             users.setdefault(id(weight), {})[id(node.operation)] = node.path
         # Calls of one nested model are the same calls of what is inside.
-        inside = id(node.scope[-1].operation) if node.scope else None
-        calls.setdefault(id(node.operation), set()).add((inside, node.call))
+        around = id(node.scope[-1].operation) if node.scope else None
+        calls.setdefault(id(node.operation), set()).add((around, node.call))
+        for part in _parts(node):
+            inside.setdefault(id(part), (part, node))
         if isinstance(node.operation, keras.layers.BatchNormalization):
             norms.setdefault(id(node.operation), []).append(node)
     folds: dict[int, tuple[Any, Any]] = {}  # by the old layer: the normalization, the new layer
     folded: dict[str, str] = {}
     kept: dict[str, str] = {}
-    for outer, norm in out_of_reach(graph, keras.layers.BatchNormalization):
+    for norm, outer in inside.values():
         kept[f"{outer.path}/{norm.name}"] = f"it is a part of {outer.path!r} ({outer.kind})"
     if not norms and not kept:
         raise kg.NothingSelectedError(
@@ -195,3 +197,12 @@ def _take_in(norm: Any, old: Any, new: Any) -> None:
     kernel = getattr(new, name)
     kernel.assign(array(getattr(old, name), 0) * placed(scale, kernel.shape))
     new.bias.assign(array(old.bias, 0) * scale + shift)
+
+
+def _parts(node: kg.Node) -> list[Any]:
+    """Return the normalizations inside a layer: they are no nodes, and no verb reaches them."""
+    if node.nested is not None or not isinstance(node.operation, keras.Layer):
+        return []
+    outer: Any = getattr(node.operation, "keras_graft_inside", node.operation)  # of a `Frozen`
+    parts = [part for part in outer._flatten_layers() if part is not node.operation]
+    return [part for part in parts if isinstance(part, keras.layers.BatchNormalization)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_graft as kg
-from keras_graft.recipes._look import checked, data, whole
 
 
 def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> Any:
@@ -42,7 +41,7 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
     >>> [layer.name for layer in new.layers], new.output_shape
     (['x', 'h', 'head'], (None, 5))
     """
-    activation = checked("new_head", "activation", activation)
+    activation = _checked(activation)
     graph = kg.read(model)
     if at is None:
         graph, features = _features(graph)
@@ -55,8 +54,10 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
             )
         features = found[0]
     graph = kg.submodel(graph, outputs=features)
-    if isinstance(head, Integral):
-        head = _dense(whole("new_head", "head", head), activation, pool=at is not None)
+    if isinstance(head, (int, np.integer)):
+        if isinstance(head, bool) or head < 1:
+            raise kg.EditError(f"new_head: head must be a whole number above 0, got {head!r}.")
+        head = _dense(int(head), activation, pool=at is not None)
     # A frozen model stays so layer by layer; as a whole it would freeze the head too.
     graph = kg.insert(graph, head, after=graph.outputs[0]).replace(trainable=True)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
@@ -86,9 +87,9 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
         if node.nested is not None:
             graph = kg.inline(graph, node)
             node, behind = graph.outputs[0].producer, []
-        elif len(data(node)) == 1 and not getattr(node.operation, "weights", ()):
+        elif len(_data(node)) == 1 and not getattr(node.operation, "weights", ()):
             behind.append(node)
-            node = data(node)[0].producer
+            node = _data(node)[0].producer
         else:
             break
     if node is None or node.kind != "Dense":
@@ -101,7 +102,7 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
         )
     features = graph.value(node.inputs[0])
     for later in behind:
-        before, after = data(later)[0].spec, later.outputs[0].spec
+        before, after = _data(later)[0].spec, later.outputs[0].spec
         if _size(before) != _size(after):
             raise kg.EditError(
                 f"new_head: {later.label!r} ({later.kind}), behind the Dense {node.label!r}, makes "
@@ -122,3 +123,20 @@ def _size(spec: Any) -> Any:
 def _path(donor: kg.Graph, node: kg.Node) -> str:
     """Return where a node was before models were opened."""
     return kg.select(donor, node.operation).nodes[-1].path
+
+
+def _checked(activation: Any) -> Any:
+    try:
+        keras.activations.get(activation)
+    except (ValueError, TypeError) as error:
+        raise kg.EditError(
+            f"new_head: activation={activation!r} is no activation. Give the name of one of "
+            "keras.activations, or a function."
+        ) from error
+    return activation
+
+
+def _data(node: kg.Node) -> list[Any]:
+    """Return the inputs of a call, without those that are the masks of others."""
+    masks = {value.mask for value in node.inputs}
+    return [v.within(node.home, node.scope) for v in node.inputs if v not in masks]

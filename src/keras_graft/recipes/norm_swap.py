@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_graft as kg
-from keras_graft.recipes._look import out_of_reach, whole
 
 
 def norm_swap(model: Any, groups: int = 32) -> Any:
@@ -40,9 +40,12 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     >>> kg.recipes.norm_swap(model, groups=32).get_layer("bn").groups
     8
     """
-    groups = whole("norm_swap", "groups", groups)
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
+        raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
+    groups = int(groups)
     graph = kg.read(model)
-    for outer, norm in out_of_reach(graph, keras.layers.BatchNormalization):
+    everything = kg.select(graph, "**").nodes
+    for outer, norm in ((node, part) for node in everything for part in _parts(node)):
         raise kg.EditError(
             f"norm_swap: the BatchNormalization {norm.name!r} is a part of {outer.path!r} "
             f"({outer.kind}), where no edit reaches it. Put another layer in the place of the "
@@ -91,3 +94,12 @@ def _has_one_position(node: kg.Node) -> bool:
     spec: Any = node.inputs[0].spec
     axis = node.operation.axis % len(spec.shape)
     return all(length == 1 for i, length in enumerate(spec.shape) if i not in (0, axis))
+
+
+def _parts(node: kg.Node) -> list[Any]:
+    """Return the normalizations inside a layer: they are no nodes, and no verb reaches them."""
+    if node.nested is not None or not isinstance(node.operation, keras.Layer):
+        return []
+    outer: Any = getattr(node.operation, "keras_graft_inside", node.operation)  # of a `Frozen`
+    parts = [part for part in outer._flatten_layers() if part is not node.operation]
+    return [part for part in parts if isinstance(part, keras.layers.BatchNormalization)]

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 
 import keras_graft as kg
-from keras_graft.recipes._look import checked
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
 _FUNCTIONS = {
@@ -57,7 +56,7 @@ def swap_activation(
     """
     graph = kg.read(model)
     name = _name(old)
-    new = checked("swap_activation", "new", new)
+    new = _checked(new)
     operations = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
     names = {key: list(_activations(operation)) for key, operation in operations.items()}
     concerned = [key for key, found in names.items() if name in found]
@@ -174,3 +173,14 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
             f"swap_activation: {node.kind} {node.path!r} cannot be made again from its "
             f"configuration: {error}"
         ) from error
+
+
+def _checked(activation: Any) -> Any:
+    try:
+        keras.activations.get(activation)
+    except (ValueError, TypeError) as error:
+        raise kg.EditError(
+            f"swap_activation: new={activation!r} is no activation. Give the name of one of "
+            "keras.activations, or a function."
+        ) from error
+    return activation

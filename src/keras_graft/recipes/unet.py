@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_graft as kg
-from keras_graft.recipes._look import checked, whole
 
 
 def unet(
@@ -58,9 +58,9 @@ def unet(
             f"unet: {graph.name!r} is to have one image of a fixed size as its input, it has "
             f"{', '.join(str(v.spec) for v in graph.inputs)}."
         )
-    classes = whole("unet", "classes", classes)
-    activation = checked("unet", "activation", activation)
-    filters = [whole("unet", "filters", number) for number in _several(filters)]
+    classes = _whole("classes", classes)
+    activation = _checked(activation)
+    filters = [_whole("filters", number) for number in _several(filters)]
     if not filters:
         raise kg.EditError("unet: filters is empty; give the channels of at least one step.")
     found = _pyramid(graph) if taps is None else [_one(graph, tap) for tap in _several(taps)]
@@ -146,3 +146,20 @@ def _decoder(
             x = layers.ReLU(name=f"{name}_relu{j}", dtype=policy)(x)
     x = layers.Conv2D(classes, 1, activation=activation, name="mask", dtype="float32")(x)
     return keras.Model(inputs, x, name="decoder")
+
+
+def _checked(activation: Any) -> Any:
+    try:
+        keras.activations.get(activation)
+    except (ValueError, TypeError) as error:
+        raise kg.EditError(
+            f"unet: activation={activation!r} is no activation. Give the name of one of "
+            "keras.activations, or a function."
+        ) from error
+    return activation
+
+
+def _whole(name: str, number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
+        raise kg.EditError(f"unet: {name} must be a whole number above 0, got {number!r}.")
+    return int(number)
