@@ -17,14 +17,12 @@ _LAST = ("kernel", lambda scale, shape: scale)
 _TRANSPOSED = ("kernel", lambda scale, shape: scale[:, None])
 _DEPTHWISE = ("kernel", lambda scale, shape: scale.reshape(shape[-2:]))
 _POINTWISE = ("pointwise_kernel", lambda scale, shape: scale)
-_layers = keras.layers
+_L = keras.layers
 KERNELS: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
-    **dict.fromkeys([_layers.Dense, _layers.Conv1D, _layers.Conv2D, _layers.Conv3D], _LAST),
-    **dict.fromkeys(
-        [_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose], _TRANSPOSED
-    ),
-    **dict.fromkeys([_layers.DepthwiseConv1D, _layers.DepthwiseConv2D], _DEPTHWISE),
-    **dict.fromkeys([_layers.SeparableConv1D, _layers.SeparableConv2D], _POINTWISE),
+    **dict.fromkeys([_L.Dense, _L.Conv1D, _L.Conv2D, _L.Conv3D], _LAST),
+    **dict.fromkeys([_L.Conv1DTranspose, _L.Conv2DTranspose, _L.Conv3DTranspose], _TRANSPOSED),
+    **dict.fromkeys([_L.DepthwiseConv1D, _L.DepthwiseConv2D], _DEPTHWISE),
+    **dict.fromkeys([_L.SeparableConv1D, _L.SeparableConv2D], _POINTWISE),
 }
 
 
@@ -66,7 +64,7 @@ def fold_batchnorm(model: Any) -> Folded:
         that can take it, and those that stay are listed with the reason.
 
     Raises:
-        NothingSelectedError: If there is no `BatchNormalization`.
+        NothingSelectedError: If there is none; those inside other layers do not count.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -81,7 +79,6 @@ def fold_batchnorm(model: Any) -> Folded:
     graph = kg.read(model)
     calls: dict[int, set[Any]] = {}
     norms: dict[int, list[kg.Node]] = {}  # one entry for each, with all its calls
-    inside: dict[int, tuple[Any, kg.Node]] = {}  # normalizations in layers, which are no nodes
     users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
     for node in kg.select(graph, "**").nodes:
         for weight in [] if node.nested is not None else getattr(node.operation, "weights", []):
@@ -89,19 +86,14 @@ def fold_batchnorm(model: Any) -> Folded:
         # Calls of one nested model are the same calls of what is inside.
         around = id(node.scope[-1].operation) if node.scope else None
         calls.setdefault(id(node.operation), set()).add((around, node.call))
-        for part in _parts(node):
-            inside.setdefault(id(part), (part, node))
         if isinstance(node.operation, keras.layers.BatchNormalization):
             norms.setdefault(id(node.operation), []).append(node)
     folds: dict[int, tuple[Any, Any]] = {}  # by the old layer: the normalization, the new layer
     folded: dict[str, str] = {}
     kept: dict[str, str] = {}
-    for norm, outer in inside.values():
-        kept[f"{outer.path}/{norm.name}"] = f"it is a part of {outer.path!r} ({outer.kind})"
-    if not norms and not kept:
-        raise kg.NothingSelectedError(
-            f"fold_batchnorm: there is no BatchNormalization in {graph.name!r}."
-        )
+    if not norms:
+        what = f"no BatchNormalization in {graph.name!r}, outside of other layers and kg.freeze"
+        raise kg.NothingSelectedError(f"fold_batchnorm: there is {what}.")
     for node, *again in norms.values():
         why = _why_not(node, again, calls, users)
         if why:
@@ -112,29 +104,18 @@ def fold_batchnorm(model: Any) -> Folded:
         config = {**before.operation.get_config(), "use_bias": True}
         folds[id(before.operation)] = node.operation, type(before.operation).from_config(config)
     if folds:
-        gone, made = ({id(layer) for layer in side} for side in zip(*folds.values(), strict=True))
+        gone = {id(norm) for norm, _ in folds.values()}
         old = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
-        graph = kg.replace(
-            graph,
-            lambda node: id(node.operation) in folds,
-            lambda node: folds[id(node.operation)][1],
-            weights="keep",
-        )
-        graph = kg.remove(
-            graph,
-            lambda node: id(node.operation) in gone,
-            keep=lambda node: id(node.operation) in made,  # and not the mask beside it
-        )
+        new = lambda node: folds[id(node.operation)][1]  # noqa: E731
+        graph = kg.replace(graph, lambda node: id(node.operation) in folds, new, weights="keep")
+        graph = kg.remove(graph, lambda node: id(node.operation) in gone)
         for key, (norm, new) in folds.items():
             _take_in(norm, old[key], new)
     result = graph if isinstance(model, kg.Graph) else kg.build(graph)
     return Folded(result, tuple(folded.items()), tuple(kept.items()))
 
 
-def _why_not(
-    node: kg.Node, again: Sequence[kg.Node], calls: dict[int, set[Any]],
-    users: dict[int, dict[int, str]],
-) -> str:  # fmt: skip
+def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) -> str:
     """Return why a batch normalization stays; nothing if it can be folded."""
     norm = node.operation
     if type(norm) is not keras.layers.BatchNormalization:
@@ -166,8 +147,8 @@ def _why_not(
         return f"{name!r} has an activation, {layer.activation.__name__}"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return f"{name!r} is quantized or has LoRA weights"
-    gives: Any = given.spec
-    wants: Any = node.outputs[0].spec
+    gives, wants = given.spec, node.outputs[0].spec
+    assert gives is not None and wants is not None
     rank = len(gives.shape)
     first = getattr(layer, "data_format", None) == "channels_first"
     if norm.axis % rank != (1 if first else rank - 1):
@@ -187,9 +168,8 @@ def _take_in(norm: Any, old: Any, new: Any) -> None:
     """Give `new`, which has the weights of `old`, what `old` and then `norm` compute."""
 
     def array(variable: Any, default: float) -> Any:
-        if variable is None:
-            return np.float64(default)
-        return np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+        value = default if variable is None else keras.ops.convert_to_numpy(variable)
+        return np.asarray(value, "float64")
 
     scale = array(norm.gamma, 1) / np.sqrt(array(norm.moving_variance, 1) + norm.epsilon)
     shift = array(norm.beta, 0) - array(norm.moving_mean, 0) * scale
@@ -197,12 +177,3 @@ def _take_in(norm: Any, old: Any, new: Any) -> None:
     kernel = getattr(new, name)
     kernel.assign(array(getattr(old, name), 0) * placed(scale, kernel.shape))
     new.bias.assign(array(old.bias, 0) * scale + shift)
-
-
-def _parts(node: kg.Node) -> list[Any]:
-    """Return the normalizations inside a layer: they are no nodes, and no verb reaches them."""
-    if node.nested is not None or not isinstance(node.operation, keras.Layer):
-        return []
-    outer: Any = getattr(node.operation, "keras_graft_inside", node.operation)  # of a `Frozen`
-    parts = [part for part in outer._flatten_layers() if part is not node.operation]
-    return [part for part in parts if isinstance(part, keras.layers.BatchNormalization)]

@@ -97,9 +97,8 @@ def _has_one_position(node: kg.Node) -> bool:
 
 
 def _parts(node: kg.Node) -> list[Any]:
-    """Return the normalizations inside a layer: they are no nodes, and no verb reaches them."""
-    if node.nested is not None or not isinstance(node.operation, keras.Layer):
-        return []
-    outer: Any = getattr(node.operation, "keras_graft_inside", node.operation)  # of a `Frozen`
-    parts = [part for part in outer._flatten_layers() if part is not node.operation]
-    return [part for part in parts if isinstance(part, keras.layers.BatchNormalization)]
+    """Return the normalization that a wrapper or `kg.freeze` keeps from the verbs, if there is one."""
+    part = getattr(node.operation, "keras_graft_inside", node.operation)
+    part = getattr(part, "layer", part)
+    hidden = part is not node.operation and isinstance(part, keras.layers.BatchNormalization)
+    return [part] if hidden else []

@@ -26,8 +26,8 @@ def swap_activation(
 
     Three forms are found: layers and ops that are nothing but the function (`ReLU`,
     `keras.ops.relu`), `Activation` layers, and layers with the function as their `activation=`,
-    also inside a wrapper such as `TimeDistributed`, or an `RNN` of several cells. Gates (`recurrent_activation=`) stay, and so
-    does what a layer's code applies without a word of it in its configuration.
+    also in a wrapper such as `TimeDistributed`, or an `RNN` of several cells. Gates
+    (`recurrent_activation=`) stay, and what a layer's code applies without a word in its config.
 
     Names stay, so that selectors fit as before. A layer with weights is made again from its
     configuration, and trained values are copied to it; one that is called several times becomes
@@ -64,13 +64,11 @@ def swap_activation(
         there = Counter(text for found in names.values() for text in found if text != "linear")
         raise kg.NothingSelectedError(
             f"swap_activation: nothing in {graph.name!r} is {name!r}. It has "
-            + (", ".join(f"{text!r} ({n})" for text, n in there.items()) or "no activation")
-            + "."
+            f"{', '.join(f'{text!r} ({n})' for text, n in there.items()) or 'no activation'}."
         )
     made: dict[int, Any] = {}
 
-    def renewed(node: kg.Node) -> Any:
-        """Return the new layer: the same one for all calls of an old one."""
+    def renewed(node: kg.Node) -> Any:  # the same one for all calls of an old one
         if id(node.operation) not in made:
             made[id(node.operation)] = _with_new(node, name, new)
         return made[id(node.operation)]
@@ -161,18 +159,13 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
             if key != "activation":
                 taken = {k: old["config"][k] for k in ("name", "dtype") if k in old["config"]}
                 holder[key] = {
-                    **old,
-                    "module": "keras.layers",
-                    "class_name": "Activation",
-                    "registered_name": None,
-                    "config": {**taken, "activation": new},
-                }
+                    **old, "module": "keras.layers", "class_name": "Activation",
+                    "registered_name": None, "config": {**taken, "activation": new},
+                }  # fmt: skip
         return type(operation).from_config(config)
     except Exception as error:
-        raise kg.EditError(
-            f"swap_activation: {node.kind} {node.path!r} cannot be made again from its "
-            f"configuration: {error}"
-        ) from error
+        what = f"{node.kind} {node.path!r} cannot be made again from its configuration"
+        raise kg.EditError(f"swap_activation: {what}: {error}") from error
 
 
 def _checked(activation: Any) -> Any:
