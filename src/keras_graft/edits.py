@@ -257,15 +257,17 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
 
 def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
     """Return the nodes that a selector names; refuse one that names an input."""
-    found = select(graph, selector)
-    inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
-    if inputs:
-        label = inputs[0].path
-        raise EditError(
-            f"{verb} {label!r}: it is an input, which nothing makes. To put something behind it: "
-            f'kg.insert(model, new, after="{label}"); for another shape, kg.reinput.'
-        )
-    return found.nodes
+    for part in selector if isinstance(selector, list | tuple) else [selector]:
+        found = select(graph, part).items
+        inputs = [v for v in found if isinstance(v, Value) and v.producer is None]
+        # What a pattern fits besides does not matter.
+        if inputs and (is_exact(part) or len(inputs) == len(found)):
+            label = inputs[0].path
+            raise EditError(
+                f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "
+                f'it: kg.insert(model, new, after="{label}"); for another shape, kg.reinput.'
+            )
+    return select(graph, selector).nodes
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:
