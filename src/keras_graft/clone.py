@@ -180,19 +180,19 @@ class Clone:
 
     def model(self, model: Any) -> Any:
         """Return a model again, of the same class."""
-        if not self.copier.new(model):
-            return self.copier(model)
+        with _naming(model):
+            return self._model(model) if self.copier.new(model) else self.copier(model)
+
+    def _model(self, model: Any) -> Any:
         if isinstance(model, keras.Sequential):
             inner = _keras.functional(model)
             if inner is not None:
                 self.model(inner)
-            with _naming(model):
-                return self.copier.object(model)
+            return self.copier.object(model)
         if _keras.functional(model) is None:
             if self._fresh:
                 self._draw(model)
-            with _naming(model):
-                return self.copier.object(model)
+            return self.copier.object(model)
         built = assemble(self.graph(read(model)))
         new = built.model
         for value, tensor in built.tensors.items():
@@ -207,11 +207,8 @@ class Clone:
         if self._fresh:
             self._draw(model)  # layers that it has and does not call here
         for name, value in _keras.attributes(model).items():
-            if name in _keras.CACHED:
-                setattr(new, name, None)
-            elif name not in own and name not in _keras.COMPILED:
-                with _naming(model):
-                    setattr(new, name, self.copier(value))
+            if name not in own:
+                setattr(new, name, self.copier(value))
         _keras.order_layers(new, model, self.copier)
         return new
 

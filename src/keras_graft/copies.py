@@ -48,9 +48,11 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
         EditError: If a pair differs in shape, or if there is none.
     """
     before, now = _keras.named_weights(old), _keras.named_weights(new)
-    if _plainly(before) == _plainly(now):
+    unlike = not before.keys() & now.keys()
+    if _plainly(before) == _plainly(now) or (unlike and _inmost(before) == _inmost(now)):
         # The same weights in the same order. Keras numbers the layers inside one that have no
-        # names: the second of the old layer may have the name of the first of the new one.
+        # names: the second of the old layer may have the name of the first of the new one. And
+        # of what is inside wrappers, the names around depend on how it was built.
         now = dict(zip(before, now.values(), strict=True))
     tied = [tie.weight for tie in _keras.ties_of(old)]  # they have their value elsewhere
     before = {name: weight for name, weight in before.items() if name not in tied}
@@ -102,3 +104,8 @@ def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
 def _plainly(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """Return names without the numbers that Keras gives, and shapes."""
     return [(re.sub(r"_\d+(?=/|$)", "", name), tuple(w.shape)) for name, w in weights.items()]
+
+
+def _inmost(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    """Return the same without the names of the layers around."""
+    return [(name.rpartition("/")[2], shape) for name, shape in _plainly(weights)]

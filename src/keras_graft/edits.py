@@ -93,10 +93,8 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
             if weights and layer is not node.operation:
                 if layer is None:
                     raise EditError(f'{place.edit}: weights="keep" needs a layer, not a function.')
-                if (
-                    level.calls(layer)
-                    or keep.get(id(layer), (node.operation,))[0] is not node.operation
-                ):
+                taken = keep.get(id(layer))
+                if level.calls(layer) or (taken and taken[0] is not node.operation):
                     raise EditError(
                         f'{place.edit}: weights="keep" would give {layer.name!r} the weights of '
                         f"{node.operation.name!r}, and it has a place in the model already. Give "
@@ -257,9 +255,11 @@ def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
 
 def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
     """Return the nodes that a selector names; refuse one that names an input."""
-    for part in selector if isinstance(selector, list | tuple) else [selector]:
-        found = select(graph, part).items
-        inputs = [v for v in found if isinstance(v, Value) and v.producer is None]
+    several = isinstance(selector, list | tuple) and selector
+    nodes: dict[Node, None] = {}
+    for part in selector if several else [selector]:
+        found = select(graph, part)
+        inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
         # What a pattern fits besides does not matter.
         if inputs and (is_exact(part) or len(inputs) == len(found)):
             label = inputs[0].path
@@ -267,7 +267,8 @@ def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
                 f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "
                 f'it: kg.insert(model, new, after="{label}"); for another shape, kg.reinput.'
             )
-    return select(graph, selector).nodes
+        nodes.update(dict.fromkeys(found.nodes))
+    return tuple(nodes)
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:

@@ -16,9 +16,6 @@ the place of one stand at its position, with one number more."""
 Change = tuple[Position, Node | None, Sequence[Node]]
 """A position, the node that leaves it, if there is one, and those that come there."""
 
-TIES = "_keras_graft_ties"
-"""The attribute of a layer in which its ties are: those of `_keras/tied_layer.py`."""
-
 _DEEP = 8
 """Positions are given anew when one would get longer than this."""
 
@@ -160,7 +157,14 @@ def works_with_another(node: Node) -> bool:
     """Whether the operation of a call, or one inside, works with the weight of another layer."""
     if node.nested is not None:
         return bool(node.nested.tied)
-    operation = node.operation
-    if hasattr(type(operation), "keras_graft_inside"):  # a layers.Frozen
+    return bool(all_ties(node.operation))
+
+
+def all_ties(operation: Any) -> list[Any]:
+    """Return the ties of a layer, as `_keras/tied_layer.py` keeps them on it.
+
+    Those too whose source is not found, and for a `layers.Frozen` those of the layer inside.
+    """
+    if hasattr(type(operation), "keras_graft_inside"):
         operation = operation.keras_graft_inside
-    return bool(getattr(operation, "__dict__", {}).get(TIES))
+    return getattr(operation, "__dict__", {}).get("_keras_graft_ties", [])

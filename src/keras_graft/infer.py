@@ -43,6 +43,11 @@ def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -
     now: dict[Value, Value] = {}
     instead: dict[Node, Sequence[Node]] = {}
     last = None
+
+    def known(mask: Value) -> Value | None:
+        # It may be one that was made anew on the way, of which the graph knows nothing yet.
+        return now.get(mask) or (graph.known(mask) if mask in graph else None)
+
     while waiting and (until is None or waiting[0][0] < until):
         _, key = heapq.heappop(waiting)
         if key is last:
@@ -52,11 +57,6 @@ def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
         if _holds(node, inputs):
             continue
-
-        def known(mask: Value) -> Value | None:
-            # It may be one that was made anew on the way, of which the graph knows nothing yet.
-            return now.get(mask) or (graph.known(mask) if mask in graph else None)
-
         new = _called(graph, node if fit is None else fit(graph, node, inputs), inputs, known)
         instead[node] = new
         now.update((v, v) for step in new if step.key is not node.key for v in step.outputs)

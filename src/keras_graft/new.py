@@ -12,6 +12,7 @@ import keras
 
 from keras_graft.call import filled
 from keras_graft.errors import EditError, GraftError, ReadError
+from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import with_masks_of
 from keras_graft.node import Node, Slot, Template, Value
@@ -82,19 +83,12 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
             f"{type(new).__name__}."
         )
     graph = place.graph
-    template = None
-    if place.node is not None and place.verb == "replace" and isinstance(new, keras.Layer):
-        template, inputs = with_masks_of(
-            place.node, place.inputs, lambda mask: graph.known(mask) if mask in graph else None
-        )
-        place = dataclasses.replace(place, inputs=inputs)
+    place, template = _call_of(new, place)
     masks = {
         i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
     }
     try:
-        traced = trace(
-            _caller(new, place, template), place.inputs, masks, lambda t: _here(graph, t)
-        )
+        traced = trace(_caller(new, template), place.inputs, masks, lambda t: _here(graph, t))
     except GraftError as error:
         raise EditError(f"{place.edit}: {_hint(new, error)}") from error
     except Exception as error:
@@ -123,13 +117,29 @@ def _asked(new: Any, place: At) -> Any:
     except Exception as error:
         name = getattr(new, "__name__", "new")
         raise EditError(
-            f"{place.edit}: for several places {name!r} is asked for what goes there, and gets the "
-            f"node, not tensors: lambda node: {name}. It raised {type(error).__name__}: {error}"
+            f"{place.edit}: the factory {name!r} raised {type(error).__name__}: {error}. It is asked "
+            f"for what goes there, and gets the node; a function of tensors is given by one, lambda "
+            f"node: {name}."
         ) from error
 
 
-def _caller(new: Any, place: At, recorded: Template | None) -> Callable[..., Any]:
-    node = place.node
+def _call_of(new: Any, place: At) -> tuple[At, Template]:
+    """Return what is read at a place by what comes in, and how that is called."""
+    graph, node, inputs = place.graph, place.node, place.inputs
+    if node is not None and place.verb == "replace":
+        if isinstance(new, keras.Layer) and isinstance(node.operation, keras.Layer):
+            recorded, inputs = with_masks_of(
+                node, inputs, lambda mask: graph.known(mask) if mask in graph else None
+            )
+            return dataclasses.replace(place, inputs=inputs), _taken(new, recorded)
+        # A mask comes along with what it is of; it is no input that a function would expect.
+        inputs = tuple(inputs[i] for i in read_places(node))
+    count = len(inputs)
+    template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
+    return dataclasses.replace(place, inputs=inputs), template
+
+
+def _caller(new: Any, template: Template) -> Callable[..., Any]:
     if not isinstance(new, keras.Layer):
 
         def run(*tensors: Any) -> Any:
@@ -137,11 +147,6 @@ def _caller(new: Any, place: At, recorded: Template | None) -> Callable[..., Any
 
         run.__name__ = str(getattr(new, "__name__", "function"))
         return run
-    if place.verb == "replace" and node is not None and isinstance(node.operation, keras.Layer):
-        template = _taken(new, recorded or node.template)
-    else:
-        count = len(place.inputs)
-        template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
 
     def call(*tensors: Any) -> Any:
         args, kwargs = filled(template, tensors)

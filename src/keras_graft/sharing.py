@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_graft.graph import Graph
-from keras_graft.index import TIES
+from keras_graft.index import all_ties
 from keras_graft.node import Node
 from keras_graft.parameters import count_parameters, variable_behind
 from keras_graft.select import everything, tied
@@ -161,9 +161,7 @@ def sharing(graph: Graph) -> Sharing:
 
 def ties_of(operation: Any) -> list[Any]:
     """Return what is remembered on an operation of its ties; their sources are known."""
-    operation = getattr(operation, "keras_graft_inside", operation)
-    known = getattr(operation, "__dict__", {}).get(TIES, ())
-    return [tie for tie in known if tie.source is not None]
+    return [tie for tie in all_ties(operation) if tie.source is not None]
 
 
 def _ties(graph: Graph, users: dict[int, dict[int, Node]]) -> tuple[TiedWeight, ...]:

@@ -204,8 +204,9 @@ class _Plan:
             WeightsError: If there are any.
         """
         most = float(np.finfo("float16").max)
-        for weight, values in self._steps:
-            if weight.dtype != "float16":  # bfloat16 reaches as far as float32
+        for (weight, values), moved in zip(self._steps, self._parts["moved"], strict=True):
+            # bfloat16 reaches as far as float32
+            if weight.dtype != "float16" or not (moved.cast or moved.rule):
                 continue
             sizes = np.abs(np.asarray(values(), "float32"))
             beyond = sizes[np.isfinite(sizes) & (sizes > most)]

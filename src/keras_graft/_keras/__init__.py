@@ -5,8 +5,6 @@ holds every assumption made here, so that a Keras that moved is found there firs
 """
 
 from keras_graft._keras.copying import (
-    CACHED,
-    COMPILED,
     Copier,
     attributes,
     order_layers,
@@ -78,8 +76,6 @@ from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_
 from keras_graft._keras.views import View, own_call_context, own_seeds, sublayers, view
 
 __all__ = [
-    "CACHED",
-    "COMPILED",
     "Copier",
     "attributes",
     "order_layers",

@@ -43,7 +43,6 @@ COMPILED = {
 }  # fmt: skip
 """What `compile` and `fit` make of a model (3.12 - 3.15)."""
 
-
 CACHED = {"generate_function"}
 """What a model of keras_hub makes when it first needs it, and keeps (0.32)."""
 
@@ -344,9 +343,13 @@ def with_body_of(functional: Any, cls: type) -> Any:
 
 
 def attributes(model: Any) -> dict[str, Any]:
-    """Return the attributes of a model, those included that PyTorch keeps elsewhere."""
-    modules = vars(model).get("_modules", {})
-    return vars(model) | {k: v for k, v in modules.items() if k != "_torch_params"}
+    """Return the attributes of a model, those included that PyTorch keeps elsewhere.
+
+    Without what `compile` and `fit` make, and nothing of what is made when it is needed.
+    """
+    found = vars(model) | vars(model).get("_modules", {})
+    left = COMPILED | {"_torch_params"}
+    return {k: None if k in CACHED else v for k, v in found.items() if k not in left}
 
 
 def order_layers(model: Any, like: Any, copy: Callable[[Any], Any]) -> None:

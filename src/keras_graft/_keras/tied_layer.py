@@ -15,6 +15,8 @@ from typing import Any
 import keras
 
 from keras_graft.errors import NotYetError
+from keras_graft.index import all_ties
+from keras_graft.sharing import ties_of
 
 
 @dataclass(eq=False)
@@ -62,18 +64,6 @@ class Tie:
 
 _WRITTEN = ("weight", "transform", "target", "source_layer", "source_weight")
 OWN = ("_name", "_path", "_regularizer", "_constraint")
-
-
-def ties_of(operation: Any) -> list[Tie]:
-    """Return the ties of a layer whose source is known."""
-    return [tie for tie in all_ties(operation) if tie.source is not None]
-
-
-def all_ties(operation: Any) -> list[Tie]:
-    """Return the ties of a layer, those too whose source is not found."""
-    if hasattr(type(operation), "keras_graft_inside"):  # a Frozen
-        operation = operation.keras_graft_inside
-    return getattr(operation, "__dict__", {}).get("_keras_graft_ties", [])
 
 
 def layers_inside(layer: Any) -> list[Any]:

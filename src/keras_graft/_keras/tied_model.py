@@ -52,9 +52,8 @@ class TiedModel(Functional):
         A layer out of the file of a stage that did not hold its source goes its own way since: it
         is not to be tied to what stands where the source stood.
         """
-        token = _TIED_ALREADY.set(
-            True
-        )  # Keras wants the constructor's arguments to be Functional's
+        # Not an argument: Keras wants those of the constructor to be Functional's.
+        token = _TIED_ALREADY.set(True)
         try:
             return cls(inputs, outputs, name=name)
         finally:
@@ -93,17 +92,17 @@ class TiedModel(Functional):
         for path, layer in layers:
             for name, weight in named_weights(layer, tied=False).items():
                 owners.setdefault(id(weight), (path, name))
-        here: list[Any] = []
+        here: dict[int, Any] = {}
         for path, layer in layers:
-            if layer in here:  # in another model too: its file has it here
+            if id(layer) in here:  # in another model too: its file has it here
                 continue
             found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
             for tie in found:
                 tie.target = path
                 tie.source_layer, tie.source_weight = owners[id(tie.source)]
             if found:
-                here.append(layer)
-        return here
+                here[id(layer)] = layer
+        return list(here.values())
 
     def _tell(self, store: Any) -> None:
         for layer in self._address():
@@ -113,14 +112,17 @@ class TiedModel(Functional):
             for user in layers_inside(layer) if ties_of(layer) else []:
                 user.__dict__["_keras_graft_known"] = weakref.ref(store)
 
-    def _check_adapters(self, verb: str) -> None:
+    def _check_adapters(self, verb: str) -> list[Any]:
         """Refuse adapters at a source: the tied layer computes without them.
+
+        Returns:
+            What `_address` returns.
 
         Raises:
             WeightsError: If a source has them.
         """
-        layers = dict(layers_of(self))
-        for layer in self._address():
+        layers, here = dict(layers_of(self)), self._address()
+        for layer in here:
             for tie in ties_of(layer):
                 source = layers.get(tie.source_layer)
                 owner = None if source is None else owner_of(source, tie.source)
@@ -129,11 +131,11 @@ class TiedModel(Functional):
                         f"{verb}: {told(layer)}, which got LoRA adapters since: the tied layer "
                         f"computes without them. {way_out(layer)}"
                     )
+        return here
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
-        self._check_adapters(f"save {self.name!r}")
-        here = {id(layer) for layer in self._address()}
+        here = {id(layer) for layer in self._check_adapters(f"save {self.name!r}")}
         config = super().get_config()
         shared = _in_several(self)
         if shared:
@@ -266,7 +268,7 @@ def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
 
 
 def _in_several(model: Any) -> list[tuple[str, str, Any]]:
-    """Return the layers with weights that are in several models: first path, other path, layer."""
+    """Return the layers that are in several models: first path, other path, layer."""
     first: dict[int, str] = {}
     return [
         (first[id(layer)], path, layer)
@@ -303,9 +305,8 @@ def model_class(operations: Any) -> Any:
         if any(all_ties(layer) or id(layer) in seen for layer in inside):
             return TiedModel.of
         if nested and any(id(layer) in above for layer in inside):
-            return (
-                TiedModel.of
-            )  # Keras loads no layer, not a ReLU, that is here first and then inside
+            # Not even a ReLU that is called here first and then inside is loaded by Keras.
+            return TiedModel.of
         seen |= {id(layer) for layer in inside if getattr(layer, "weights", None)}
         if not nested:
             above.add(id(operation))

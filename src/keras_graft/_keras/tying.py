@@ -122,7 +122,8 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
         new = copier(layer)
     except TypeError as error:
         raise WeightsError(
-            f"{type(layer).__name__} {layer.name!r} cannot be made again, as another tie needs: {error}."
+            f"{type(layer).__name__} {layer.name!r} cannot be made again around another variable: "
+            f"{error}. Let it hold what it works with as attributes of its own."
         ) from error
     if plain:
         for user in layers_inside(new):

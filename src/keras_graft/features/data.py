@@ -50,9 +50,7 @@ def count(data: Any) -> int | None:
     """Return how many samples there are, None if only reading them tells."""
     if _is_arrays(data):
         return len(tree.flatten(_parts(data)[0])[0])
-    sampler: Any = getattr(
-        data, "sampler", None
-    )  # a DataLoader, unless it makes batches in other ways
+    sampler: Any = getattr(data, "sampler", None)  # of a DataLoader that counts its batches itself
     if hasattr(sampler, "__len__") and data.batch_size and not data.drop_last:
         return len(sampler)
     samples = getattr(data, "samples", None)

@@ -16,8 +16,8 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
 
     The features are what the last `Dense` reads: the last layer with weights, behind which only
     softmax, dropout, reshaping and the like may come, which are dropped with it; pooling there
-    is refused. If it is inside a nested model, that one is
-    opened. All layers up to there are shared with the donor.
+    is refused. If it is inside a nested model, that one is opened. All layers up to there are
+    shared with the donor.
 
     Args:
         model: A Keras model or a `Graph`.

@@ -44,11 +44,12 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
         raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
     groups = int(groups)
     graph = kg.read(model)
-    everything = kg.select(graph, "**").nodes
-    for outer, norm in ((node, part) for node in everything for part in _parts(node)):
+    wrapped = [node for node in kg.select(graph, "**").nodes if _wrapped(node) is not None]
+    if wrapped:
+        outer = wrapped[0]
         raise kg.EditError(
-            f"norm_swap: the BatchNormalization {norm.name!r} is a part of {outer.path!r} "
-            f"({outer.kind}), where no edit reaches it. Put another layer in the place of the "
+            f"norm_swap: the BatchNormalization {_wrapped(outer).name!r} is a part of "
+            f"{outer.path!r} ({outer.kind}), where no edit reaches it. Put another layer in the place of the "
             f'whole first, kg.replace(model, "{outer.path}", ...), or thaw what is frozen: '
             "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
         )
@@ -96,9 +97,9 @@ def _has_one_position(node: kg.Node) -> bool:
     return all(length == 1 for i, length in enumerate(spec.shape) if i not in (0, axis))
 
 
-def _parts(node: kg.Node) -> list[Any]:
+def _wrapped(node: kg.Node) -> Any:
     """Return the normalization that a wrapper or `kg.freeze` keeps from the verbs, if there is one."""
     part = getattr(node.operation, "keras_graft_inside", node.operation)
     part = getattr(part, "layer", part)
     hidden = part is not node.operation and isinstance(part, keras.layers.BatchNormalization)
-    return [part] if hidden else []
+    return part if hidden else None

@@ -31,8 +31,8 @@ def unet(
         encoder: A Keras model or a `Graph`, with one image as input, channels last, of a fixed
             size.
         classes: The channels of the output.
-        taps: Selectors of the maps, the finest first, the deepest last; or of one. None: the last value at
-            each resolution before it is halved, of those through which everything passes.
+        taps: Selectors of the maps, the finest first, the deepest last; or of one. None: the last
+            value at each resolution before it is halved, of those through which everything passes.
         filters: The channels of the decoder's steps, from the deepest up; the last goes on. A
             number is that of all.
         activation: That of the output. None: logits.
