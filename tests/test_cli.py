@@ -211,7 +211,16 @@ def test_features(saved, tmp_path):
     assert "no store of features" in run("features", "info", tmp_path, code=1).stderr
     np.savez(tmp_path / "other.npz", images=x)
     result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
-    assert "no array 'x': it has images" in result.stderr
+    assert "holds images: name the inputs x, and targets and sample" in result.stderr
+    np.savez(tmp_path / "other.npz", x=x, labels=np.arange(len(x)))
+    result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
+    assert "holds x, labels: name the inputs x" in result.stderr
+    np.savez(tmp_path / "other.npz", x=np.array([[1], [1, 2]], object))
+    result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
+    assert "holds Python objects, not numbers" in result.stderr
+    np.save(tmp_path / "one.npy", np.float32(3))
+    result = run("features", "compute", path, tmp_path / "one.npy", "-o", store, code=1)
+    assert "one sample, not a batch" in result.stderr
     (tmp_path / "text.npy").write_text("no array")
     result = run("features", "compute", path, tmp_path / "text.npy", "-o", store, code=2)
     assert "is no readable .npy or .npz file" in result.stderr

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,6 +241,30 @@ def test_several_inputs():
     assert [leaf.shape for leaf in batch.x] == [(5, 2), (5, 3)]
 
 
+def test_tables_are_taken_by_position_and_not_by_their_labels():
+    import pandas
+
+    table = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}, index=[2, 0, 1])
+    y = pandas.Series([7, 8, 9], index=[1, 2, 0])
+    assert count((table, y)) == count(table) == 3
+    for data in ((table, y), ({"t": table}, y)):
+        (batch,) = batches(data, 8)
+        leaf = batch.x["t"] if isinstance(batch.x, dict) else batch.x
+        assert leaf.tolist() == [[1, 4], [2, 5], [3, 6]]
+        assert batch[[2, 0]].y.tolist() == [9, 7]
+    assert next(iter(batches(table, 2))).x.tolist() == [[1, 4], [2, 5]]
+
+
+def test_tensors_of_torch_are_taken_whatever_they_are():
+    import torch
+
+    x = torch.arange(6.0).reshape(3, 2).requires_grad_()
+    y = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16)
+    (batch,) = batches([(x, y)], 8)
+    assert batch.x.tolist() == [[0, 1], [2, 3], [4, 5]] and batch.y.dtype == "float32"
+    assert batch.y.tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize("data, says", [
     ((np.zeros((3, 2)), np.zeros(4)), r"different numbers of samples: \[3, 4\]"),
     (7, "int is no data: give arrays"),
@@ -250,6 +273,9 @@ def test_several_inputs():
     ([(1, 2, 3, 4)], "got 4 things"),
     ([(np.zeros((8, 2)), np.zeros(7))], r"arrays of a batch have different numbers.*\[7, 8\]"),
     ([(np.zeros((8, 2)), np.zeros(8), np.zeros(9))], r"different numbers of samples: \[8, 9\]"),
+    ((np.zeros((2, 2)), [0, 1]), r"targets are a list of int: give np.asarray\(targets\)"),
+    ((np.zeros((2, 2)), [[0], [1]]), "targets are a list of list"),
+    (np.array([[1], [1, 2]], object), "Python objects, or rows of different lengths"),
 ])  # fmt: skip
 def test_what_is_no_data_is_refused(data, says):
     with pytest.raises(kg.FeatureError, match=says):
@@ -326,7 +352,7 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
         run(trunk, images()[0], tmp_path)
     text = str(caught.value)
     assert "'drop' draw random numbers in training" in text
-    assert "'bn' move their averages in training" in text
+    assert "'bn' move their statistics in training" in text
     assert "'stem', 'bn', 'block' have weights that training would change" in text
     assert "trunk = kg.freeze(trunk)" in text and "frozen=True" not in text
     with pytest.raises(kg.FeatureError, match="'drop' draw random numbers in training; 'bn' move"):
@@ -337,6 +363,22 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
         kg.FeatureError, match="function.*: 'drop' draw random numbers in training."
     ):
         run(trunk, images()[0], tmp_path)
+
+
+def test_spectral_normalization_moves_in_training(tmp_path):
+    x = keras.Input((4,))
+    trunk = keras.Model(x, layers.SpectralNormalization(layers.Dense(3), name="sn")(x))
+    trunk.trainable = False
+    with pytest.raises(kg.FeatureError, match="function.*: 'sn' move their statistics in training"):
+        run(trunk, np.ones((8, 4), "float32"), tmp_path)
+    run(kg.freeze(trunk), np.ones((8, 4), "float32"), tmp_path)
+
+
+def test_what_is_a_file_is_no_folder_for_a_store(trunk, tmp_path):
+    (tmp_path / "store").write_text("mine")
+    with pytest.raises(kg.FeatureError, match="store is a file, or lies in one"):
+        run(trunk, images()[0], tmp_path)
+    assert (tmp_path / "store").read_text() == "mine"
 
 
 def test_a_trunk_that_is_not_built_is_refused(tmp_path):
@@ -530,6 +572,11 @@ def test_without_the_extra_it_says_what_to_install(trunk, tmp_path, monkeypatch)
 def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(kg.FeatureError, match="no store of features: it has no manifest.json"):
         FeatureStore(tmp_path)
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, file / "store"):
+        with pytest.raises(kg.FeatureError, match="is a file, or lies in one, and a store is a fo"):
+            FeatureStore(path)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(kg.FeatureError, match="cannot be read"):
         FeatureStore(tmp_path)
@@ -555,6 +602,10 @@ def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
     again = run(trunk, (x, y), tmp_path)
     again.verify()
     np.testing.assert_array_equal(again.to_numpy()["features"], whole["features"])
+    opened = FeatureStore(store.path)
+    path.unlink()
+    with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' is not there any more. K"):
+        opened.verify()
     path.write_bytes(data[:-1])
     with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' has .* bytes, .* written"):
         FeatureStore(store.path)
@@ -589,29 +640,61 @@ def test_samples_are_given_as_numbers_or_as_a_mask(trunk, tmp_path):
         store.take([3], "feature")
 
 
-def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
+def test_maps_are_let_go_before_all_of_a_store_is_resident(trunk, tmp_path, monkeypatch):
     from keras_graft.features import shards
 
-    monkeypatch.setattr(shards, "_OPEN", 2)
     x, _ = images()
     store = run(trunk, (x, np.arange(50)), tmp_path, shard_bytes=1)
     assert len(store.manifest.shards) == 7
-    order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
-    assert store.take(order)["targets"].tolist() == order.tolist()
-    assert len(store._rows._open) == 2
+    rows, mapped = store._rows, []
+    monkeypatch.setattr(shards, "_SMALL", 0)  # else what is so short is kept in memory
+    monkeypatch.setattr(shards, "_RESIDENT", 0)
+    touch = rows._touch
+    monkeypatch.setattr(rows, "_touch", lambda n: (mapped.append(len(rows._open)), touch(n)))
+    exact = store.to_numpy()["features"]
+    for _ in range(2):
+        order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
+        found = store.take(order)
+        assert found["targets"].tolist() == order.tolist()
+        np.testing.assert_array_equal(found["features"], exact[order])
+    assert mapped == [7, 0] * 3 and not rows._open  # of features, then of targets
+    monkeypatch.setattr(shards, "_RESIDENT", 1 << 30)
+    store.take(order)
+    assert len(rows._open) == 7
 
 
-def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
-    from keras_graft.features import folder
+def test_memory_is_used_again_once_nobody_refers_to_it(monkeypatch):
+    from keras_graft.features import shards
 
-    (tmp_path / "file").write_bytes(bytes(range(100)))
-    for read in (lambda number, buffers, at: os.preadv(number, [buffers[0][:7]], at), None):
-        monkeypatch.setattr(folder, "_PREADV", read)
-        buffer = bytearray(90)
-        folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
-        assert list(buffer) == list(range(5, 95))
-        with pytest.raises(OSError, match="ends before byte 105"):
-            folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
+    buffers = shards.Buffers()
+    sizes = [shards._LARGE] * 3
+    first, second, third = (buffers.get(size) for size in sizes)
+    places = {array.ctypes.data for array in (first, second, third)}
+    assert len(places) == 3
+    held = first.view("float32").reshape(-1, 4)[3:5]  # a view of a view
+    place = second.ctypes.data
+    del first, second
+    again = buffers.get(shards._LARGE // 2 + shards._LARGE // 2)
+    assert again.ctypes.data == place and again.size == shards._LARGE
+    assert not np.shares_memory(buffers.get(shards._LARGE), held)
+    kept = [buffers.get(shards._LARGE + i) for i in range(2 * shards._BUFFERS)]
+    assert len({array.ctypes.data for array in kept}) == len(kept)
+    assert len(buffers._kept) == shards._BUFFERS
+    small = buffers.get(8)
+    assert len(small) == 8 and not any(np.shares_memory(small, array) for array in buffers._kept)
+
+
+def test_batches_that_a_backend_holds_are_not_written_over(tmp_path):
+    wide = kg.freeze(keras.Sequential([keras.Input((2,)), layers.Dense(8192)]))
+    x = np.random.default_rng(0).random((160, 2), "float32")
+    store = compute(wide, x, tmp_path, progress=False)
+    exact = store.to_numpy()["features"].copy()
+    dataset = FeatureDataset(store, 16, shuffle=False)
+    held = [keras.ops.convert_to_tensor(dataset[i][0]) for i in range(len(dataset))]
+    for i, batch in enumerate(held):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(batch), exact[i * 16 : i * 16 + 16]
+        )  # fmt: skip
 
 
 def test_a_file_system_without_locks_is_no_other_process(trunk, tmp_path, monkeypatch):
@@ -675,14 +758,33 @@ def test_a_dataset_gives_every_sample_once_an_epoch_in_a_new_order(trunk, tmp_pa
     assert y.tolist() == [48, 49] and f.shape == (2, 6)
 
 
-def test_what_was_read_ahead_is_not_given_in_the_next_epoch(trunk, tmp_path):
+@pytest.mark.parametrize("block", [1, 3, 100])
+@pytest.mark.parametrize("slow", [False, True])
+def test_batches_are_the_same_however_they_are_read(trunk, tmp_path, monkeypatch, block, slow):
+    from keras_graft.features import dataset
+
     store = run(trunk, (images()[0], np.arange(50)), tmp_path)
-    stopped, whole = FeatureDataset(store, 8), FeatureDataset(store, 8)
-    stopped[0]  # batches 1 and 2 are being read
-    for dataset in (stopped, whole):
-        dataset.on_epoch_end()
-    assert stopped[1][1].tolist() == whole[1][1].tolist()
-    assert stopped[5][1].tolist() == whole[5][1].tolist()  # out of turn, as fit(shuffle=True) asks
+    row = sum(column.bytes for column in store.manifest.columns.values())
+    monkeypatch.setattr(dataset, "_BLOCK", 8 * row * block)
+    monkeypatch.setattr(dataset, "_SURE", -1.0 if slow else 1e9)
+    monkeypatch.setattr(dataset, "_FAST", 1 << 60)
+    exact = store.to_numpy()["features"]
+    reader = FeatureDataset(store, 8, seed=3)
+    for epoch in range(2):
+        order = np.random.default_rng([3, epoch]).permutation(50)
+        for i in (0, 1, *range(7)):  # TensorFlow looks at some before it starts
+            features, targets = reader[i]
+            assert targets.tolist() == order[8 * i : 8 * i + 8].tolist()
+            np.testing.assert_array_equal(features, exact[targets])
+        for i in (5, 2, 6, 0, 3):  # as fit(shuffle=True) asks
+            assert reader[i][1].tolist() == order[8 * i : 8 * i + 8].tolist()
+        assert len(reader._blocks) <= 3
+        reader.on_epoch_end()
+    assert (reader._pool is not None) == slow
+    reader[0]  # what is read ahead now is not of the epoch after it
+    reader.on_epoch_end()
+    order = np.random.default_rng([3, 3]).permutation(50)
+    assert [t for i in range(7) for t in reader[i][1].tolist()] == order.tolist()
 
 
 def test_parts_of_a_store(trunk, tmp_path):
@@ -750,6 +852,11 @@ def test_as_tf_and_as_torch(trunk, tmp_path):
         assert len(first) == 7 == len(made)
         assert sorted(np.concatenate(first)) == list(range(50))
         assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
+    x = keras.Input((2,))
+    several = run(keras.Model(x, [x * 1.0, x * 2.0]), np.ones((9, 2), "float32"), tmp_path / "l")
+    for made in (FeatureDataset(several, 4).as_tf(), FeatureDataset(several, 4).as_torch()):
+        for ((one, two),) in made:
+            np.testing.assert_array_equal(2 * np.asarray(one), np.asarray(two))
 
 
 # -- the head learns the same ----------------------------------------------------------------
@@ -891,8 +998,34 @@ def test_a_head_that_would_train_the_trunk_is_refused(tmp_path):
             model, "at", (x, x), store=tmp_path / "s", head=kg.split(model, at="at")[1],
             progress=False,
         )  # fmt: skip
+    with pytest.raises(
+        kg.FeatureError, match=r"trunk too \('both/kernel', 'both/bias'\), tied or "
+    ):
+        kg.features.fit_head(model, "at", (x, x), store=tmp_path / "s", progress=False)
     assert not (tmp_path / "s").exists()
-    kg.features.fit_head(model, "at", (x, x), store=tmp_path / "s", progress=False)
+    apart = kg.unshare(model, "both#1")
+    apart.compile("sgd", "mse")
+    kg.features.fit_head(apart, "at", (x, x), store=tmp_path / "s", progress=False)
+
+
+def test_a_tie_across_the_cut_is_not_lost_in_silence(tmp_path):
+    ids = keras.Input((5,), dtype="int32")
+    h = layers.Embedding(9, 4, name="embedding")(ids)
+    h = layers.Dense(4, name="block")(h)
+    model = kg.tie(
+        keras.Model(ids, layers.Dense(9, name="lm_head")(h)), "lm_head.kernel",
+        "embedding.embeddings", transform="transpose",
+    )  # fmt: skip
+    loss = keras.losses.SparseCategoricalCrossentropy(True)
+    x = np.random.default_rng(0).integers(0, 9, (20, 5))
+    model.compile("sgd", loss)
+    with pytest.raises(kg.FeatureError, match=r"'embedding/embeddings'.*lose the tie: kg.untie"):
+        kg.features.fit_head(model, "block", (x, x), store=tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+    apart = kg.untie(model, "lm_head.kernel")
+    apart.compile("sgd", loss)
+    done = kg.features.fit_head(apart, "block", (x, x), store=tmp_path / "s", progress=False)
+    assert done.head.count_params() == 4 * 9 + 9
 
 
 def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
@@ -912,6 +1045,17 @@ def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
     )  # fmt: skip
     assert len(done.store) == 49 and done.checked == 31
     assert done.epoch_seconds > 1e-4
+    x[:32] = 1e9  # the whole first batch, and one more
+    x[33] = 1e9
+    done = kg.features.fit_head(
+        model, "pool", (x, y), store=tmp_path / "t", progress=False, on_error="skip", verbose=0
+    )
+    assert len(done.store) == 17 and done.checked == 17 and done.difference < 1e-2
+    x[:] = 1e9
+    with pytest.raises(kg.FeatureError, match="The trunk fails on each of the 50 samples"):
+        kg.features.fit_head(
+            model, "pool", (x, y), store=tmp_path / "u", progress=False, on_error="skip"
+        )
 
 
 def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
@@ -942,3 +1086,31 @@ def test_advice_says_what_each_cut_takes_and_saves():
     assert "bytes in all" in str(advice) and list(rows)[0] == "stem"
     with pytest.raises(kg.FeatureError, match="how many samples it has"):
         kg.features.advise(donor(), iter([]))
+
+
+def test_advice_counts_what_a_layer_does_at_each_place():
+    x = keras.Input((10, 3), dtype="float64", name="x")
+    h = layers.LSTM(4, name="all", return_sequences=True)(x)
+    h = layers.LSTM(4, name="last", dtype="float64")(h)
+    model = keras.Model(x, layers.Dense(5, name="out")(h))
+    work = np.array([10 * 16 * 7, 10 * 16 * 8, 20])
+    for given in (model, kg.freeze(model)):
+        rows = kg.features.advise(given, np.int64(7)).rows
+        assert [cut.name for cut, *_ in rows] == ["all", "last"]
+        assert [each for _, each, *_ in rows] == [80, 8]
+        shares = [share for *_, share in rows]
+        np.testing.assert_allclose(shares, np.cumsum(work)[:2] / work.sum())
+        assert rows[0][2] == 560
+    image = keras.Input((None, 4, 2))
+    up = layers.Conv2DTranspose(3, 2, strides=2, name="up")(image)
+    down = layers.Conv2D(1, 1, name="down")(up)
+    (cut, each, total, share) = kg.features.advise(keras.Model(image, down), 9).rows[0]
+    assert cut.name == "up" and each is None and total is None
+    np.testing.assert_allclose(share, 4 * 24 / (4 * 24 + 8 * 3))  # what is open counts as one
+
+
+def test_advice_knows_that_a_frozen_embedding_multiplies_nothing():
+    ids = keras.Input((6,), dtype="int32")
+    h = layers.Embedding(50, 4, name="embedding")(ids)
+    model = kg.freeze(keras.Model(ids, layers.Dense(2)(layers.Dense(4, name="h")(h))))
+    assert [share for *_, share in kg.features.advise(model, 1).rows] == [0, pytest.approx(2 / 3)]

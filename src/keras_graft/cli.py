@@ -271,9 +271,15 @@ def _arrays(path: str) -> Any:
         raise FileError(f"{path!r} is no readable .npy or .npz file: {error}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
-    if "x" not in loaded:
-        raise FileError(f"{path!r} has no array 'x': it has {', '.join(loaded.files)}.")
-    return tuple(loaded.get(name) for name in ("x", "y", "w"))
+    if "x" not in loaded or set(loaded.files) - {"x", "y", "w"}:
+        raise FileError(
+            f"{path!r} holds {', '.join(loaded.files)}: name the inputs x, and targets and sample "
+            "weights, if there are any, y and w."
+        )
+    try:
+        return tuple(loaded.get(name) for name in ("x", "y", "w"))
+    except ValueError as error:
+        raise FileError(f"{path!r} holds Python objects, not numbers: {error}") from error
 
 
 def _told(store: Any, as_json: bool) -> Any:

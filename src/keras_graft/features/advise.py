@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -12,9 +13,18 @@ from keras_graft.cuts import Cut, cuts
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import count
 from keras_graft.flow import needed
+from keras_graft.layers.frozen import Frozen
 from keras_graft.node import Node
 from keras_graft.read import read
 from keras_graft.tabular import Table, Tabular
+
+_WIDER = {"float32": 2, "float64": 4}
+"""How many times longer than float16."""
+_AT_EACH_INPUT = (
+    keras.layers.RNN, keras.layers.Bidirectional, keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
+)  # fmt: skip
+"""These multiply once for each place of their input; others once for each place of their output."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ def advise(model: Any, data: Any) -> Advice:
     """Say for each cut of a model what a store of its features takes and what it saves.
 
     The share of compute is an estimate: multiplications with weights, convolutions and dense
-    layers at all places of their outputs.
+    layers at all places of their outputs, recurrent layers at all steps. A size that the model
+    leaves open counts as one.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -57,7 +68,7 @@ def advise(model: Any, data: Any) -> Advice:
     cut  output          bytes/sample  bytes in all  compute saved
     h    (?, 4) float32             8         8,000  50.0%
     """
-    samples = data if isinstance(data, int) else count(data)
+    samples = int(data) if isinstance(data, Integral) else count(data)
     if samples is None:
         raise FeatureError(
             "The data does not say how many samples it has: give their number, "
@@ -74,8 +85,8 @@ def advise(model: Any, data: Any) -> Advice:
         before = (cut.value,)
         spec = cut.value.spec
         each = cut.bytes_per_sample
-        if each is not None and spec is not None and spec.dtype == "float32":
-            each //= 2
+        if each is not None and spec is not None:
+            each //= _WIDER.get(spec.dtype, 1)
         rows.append((cut, each, None if each is None else each * samples, below / whole))
     return Advice(samples, tuple(rows))
 
@@ -84,16 +95,20 @@ def _work(node: Node) -> int:
     """Return about how many multiplications with weights one sample takes at this call."""
     if node.nested is not None:
         return sum(map(_work, node.nested.steps))
-    if isinstance(node.operation, keras.layers.Embedding):
+    layer: Any = node.operation
+    if isinstance(layer, Frozen):
+        layer = layer.layer
+    if isinstance(layer, keras.layers.Embedding):
         return 0  # it looks up
     total = 0
-    spec = node.outputs[0].spec
+    at_inputs = isinstance(layer, _AT_EACH_INPUT) and node.inputs
+    spec = node.inputs[0].spec if at_inputs else node.outputs[0].spec
     places = 1
     if spec is not None:
         places = math.prod(d for d in spec.shape[1:-1] if d is not None)
-        if getattr(node.operation, "data_format", None) == "channels_first":
+        if getattr(layer, "data_format", None) == "channels_first":
             places = math.prod(d for d in spec.shape[2:] if d is not None)
-    for weight in getattr(node.operation, "weights", ()):
+    for weight in getattr(layer, "weights", ()):
         if len(weight.shape) >= 2:
             total += math.prod(weight.shape)
     return total * max(places, 1)

@@ -48,8 +48,10 @@ class Batch:
 
 def count(data: Any) -> int | None:
     """Return how many samples there are, None if only reading them tells."""
+    data = _columned(data)
     if _is_arrays(data):
-        return len(tree.flatten(_parts(data)[0])[0])
+        first = tree.flatten(_parts(data)[0])[0]
+        return len(_array(first) if not first.shape else first)
     sampler: Any = getattr(data, "sampler", None)  # of a DataLoader that counts its batches itself
     if hasattr(sampler, "__len__") and data.batch_size and not data.drop_last:
         return len(sampler)
@@ -69,6 +71,7 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     Raises:
         FeatureError: If it has no end, if it is not in batches, or holds what is no array.
     """
+    data = _columned(data)
     if _is_arrays(data):
         whole = _even(Batch(*_parts(data)), "The arrays have")
         for start in range(0, len(whole), batch_size):
@@ -84,6 +87,7 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
 
 def numbered(data: Any) -> Batch | None:
     """Return whole arrays with numbers in the place of inputs, None if the data is no arrays."""
+    data = _columned(data)
     if not _is_arrays(data):
         return None
     _, y, w = _parts(data)
@@ -108,6 +112,29 @@ def _items(data: Any) -> Iterator[Any]:
             f"{type(data).__name__} is no data: give arrays, (x, y), a tf.data.Dataset, a torch "
             "DataLoader, a PyDataset or an iterable of batches."
         ) from error
+
+
+def _columned(data: Any) -> Any:
+    """Return data with NumPy arrays in the place of pandas' tables, whose rows have labels.
+
+    Raises:
+        FeatureError: If a list of numbers stands where an array is meant.
+    """
+    if hasattr(data, "iloc"):
+        return data.to_numpy()
+    if not isinstance(data, tuple) or len(data) > 3:
+        return data
+    parts = tuple(
+        tree.map_structure(lambda a: a.to_numpy() if hasattr(a, "iloc") else a, part)
+        for part in data
+    )
+    for name, part in zip(("inputs", "targets", "weights"), parts, strict=False):
+        if isinstance(part, list) and part and isinstance(part[0], int | float | str | list):
+            raise FeatureError(
+                f"The {name} are a list of {type(part[0]).__name__}: give np.asarray({name}), one "
+                "row for each sample."
+            )
+    return parts
 
 
 def _is_arrays(data: Any) -> bool:
@@ -154,8 +181,16 @@ def _array(leaf: Any) -> np.ndarray:
     if not isinstance(leaf, np.ndarray):
         if not _is_array(leaf):
             raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is no array.")
+        if hasattr(leaf, "detach"):  # torch's own tensors, whatever the backend is
+            leaf = leaf.detach().cpu()
+            leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
         leaf = np.asarray(keras.ops.convert_to_numpy(leaf) if not hasattr(leaf, "numpy") else
                           leaf.numpy())  # fmt: skip
+    if leaf.dtype.hasobject:
+        raise FeatureError(
+            "The data holds Python objects, or rows of different lengths: give arrays of numbers "
+            "or texts, padded to one length."
+        )
     if leaf.ndim == 0:
         raise FeatureError(
             "What the data gives is one sample, not a batch of samples: add .batch(n), or "

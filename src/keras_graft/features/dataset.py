@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -16,14 +17,21 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store import FeatureStore
 from keras_graft.select import listed
 
+_BLOCK = 1 << 20
+"""Bytes that are read at once, if batches are small: a call and a thread cost as much as a batch."""
 _AHEAD = 2
+"""Blocks that are read ahead."""
+_FAST = 1 << 30
+"""Bytes a second: what comes slower is waited for, so it is read ahead."""
+_SURE = 0.05
+"""Seconds after which it is known how fast it comes."""
 
 
 class FeatureDataset(keras.utils.PyDataset):
     """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
 
-    Only the rows that are needed are read, and the next batches are prepared in a thread
-    while the step runs. Features kept as bfloat16 are given as float32.
+    Only the rows that are needed are read. What does not come from the page cache is read in a
+    thread, while the step runs. Features kept as bfloat16 are given as float32.
 
     Give `fit(..., shuffle=False)`: samples are shuffled here, each time in the order that the seed
     says. By default Keras shuffles the batches besides, and does not say which comes next.
@@ -83,8 +91,11 @@ class FeatureDataset(keras.utils.PyDataset):
         self._epoch = 0
         self._order = self._shuffled()
         self._pool: ThreadPoolExecutor | None = None
-        self._pending: dict[int, Future[tuple[Any, ...]]] = {}
-        self._given: set[int] = set()
+        self._row_bytes = sum(c.bytes for s in opened for c in s.manifest.columns.values())
+        self._together = max(1, _BLOCK // max(1, batch_size * self._row_bytes))  # in a block
+        self._blocks: dict[int, Future[tuple[Any, ...]]] = {}
+        self._next = 0
+        self._slow, self._read, self._took = False, 0, 0.0
         self._lock = threading.Lock()
 
     def _shuffled(self) -> np.ndarray:
@@ -95,8 +106,9 @@ class FeatureDataset(keras.utils.PyDataset):
     def on_epoch_end(self) -> None:
         """Shuffle anew; Keras calls it."""
         with self._lock:
-            self._pending.clear()
-            self._given.clear()
+            self._blocks.clear()
+            self._next = 0
+            self._slow, self._read, self._took = False, 0, 0.0
             self._epoch += 1
             self._order = self._shuffled()
 
@@ -111,22 +123,44 @@ class FeatureDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, asked was number {index}.")
+        block, place = divmod(index, self._together)
         with self._lock:
-            ready = self._pending.pop(index, None)
-            self._given.add(index)
-            # One that is asked for out of turn stays ready until its turn: none is read twice.
-            for ahead in range(index + 1, min(index + 1 + _AHEAD, len(self))):
-                if len(self._pending) == _AHEAD:
-                    break
-                if ahead not in self._pending and ahead not in self._given:
-                    self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
-                    self._pending[ahead] = self._pool.submit(self._rows, self._batch(ahead))
-            rows = self._batch(index)
-        return self._rows(rows) if ready is None else ready.result()
+            rows = self._batches(index, 1)
+            # Out of turn, as `fit(shuffle=True)` asks, nobody knows what comes next.
+            in_turn = index in (0, self._next)
+            self._next = index + 1
+            if not in_turn and block not in self._blocks:
+                return self._rows(rows)
+            whole = self._block(block)
+        start = place * self._batch_size
+        part: Any = keras.tree.map_structure(lambda array: array[start : start + len(rows)], whole)
+        return part
 
-    def _batch(self, index: int) -> np.ndarray:
-        start = index * self._batch_size
-        return self._order[start : start + self._batch_size]
+    def _block(self, number: int) -> tuple[Any, ...]:
+        """Return a block of batches, and have those after it read meanwhile, if that takes long."""
+        count = self._together
+        if number not in self._blocks:
+            start, rows = time.perf_counter(), self._batches(number * count, count)
+            self._blocks[number] = Future()
+            self._blocks[number].set_result(self._rows(rows))
+            # From the page cache, a thread beside the step would take more than it gives.
+            self._took += time.perf_counter() - start
+            self._read += len(rows) * self._row_bytes
+            self._slow = self._took > _SURE and self._read < _FAST * self._took
+        ahead = range(number + 1, min(number + 1 + _AHEAD, -(-len(self) // count)))
+        if self._slow:
+            self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
+            for other in ahead:
+                if other not in self._blocks:
+                    rows = self._batches(other * count, count)
+                    self._blocks[other] = self._pool.submit(self._rows, rows)
+        kept = self._blocks.keys() & {number, *ahead}
+        self._blocks = {other: self._blocks[other] for other in kept}
+        return self._blocks[number].result()
+
+    def _batches(self, first: int, count: int) -> np.ndarray:
+        """Return the numbers of the samples of some batches."""
+        return self._order[first * self._batch_size : (first + count) * self._batch_size]
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
         kinds = ("features", "targets", "weights")
@@ -151,8 +185,12 @@ class FeatureDataset(keras.utils.PyDataset):
         def spec(array: np.ndarray) -> Any:
             return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
 
-        signature = keras.tree.map_structure(spec, self._rows(self.indices[:1]))
-        made = tf.data.Dataset.from_generator(self._pass, output_signature=signature)
+        def batches() -> Any:  # a list would be taken for one tensor
+            yield from map(keras.tree.lists_to_tuples, self._pass())
+
+        one = keras.tree.lists_to_tuples(self._rows(self.indices[:1]))
+        signature = keras.tree.map_structure(spec, one)
+        made = tf.data.Dataset.from_generator(batches, output_signature=signature)
         return made.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
 
     def as_torch(self) -> Any:

@@ -127,7 +127,7 @@ def fit_head(
             before training, or if the joined model does not give what the head gave.
         CutError: If a value is missing at the cut.
     """
-    first = _first(data, batch_size)
+    _check_data(data, batch_size)
     if not 0 <= validation_split < 1 or "validation_data" in fit:
         raise FeatureError(
             "validation_split lies between 0 and 1, and is what fit_head validates on: "
@@ -135,13 +135,20 @@ def fit_head(
             "kg.features.compute, then head.fit on kg.features.FeatureDataset."
         )
     trunk, own = split(model, at, complete)
-    new = _copied(own) if head is None else head
     fixed = {id(variable) for variable in trunk.variables}
+    crossing = [v.path for v in own.variables if id(v) in fixed] if head is None else []
+    if crossing:
+        raise FeatureError(
+            f"The head computes with weights of the trunk too ({listed(crossing)}), tied or in a "
+            "layer that both call. Training them would change the trunk, and a head with its own "
+            "would lose the tie: kg.untie or kg.unshare them first, or give another head=."
+        )
+    new = _copied(own) if head is None else head
     common = [v.path for v in new.trainable_variables if id(v) in fixed]
     if common:
         raise FeatureError(
             f"The head would train weights of the trunk ({listed(common)}), and features of the "
-            "store would be those of before: give a head with layers of its own, as head=None does."
+            "store would be those of before: give a head with layers of its own."
         )
     _compile(new, model, compile)
     trunk = freeze(trunk)
@@ -152,7 +159,7 @@ def fit_head(
         )
     )  # fmt: skip
     left_out = {sample.index for sample in computed.manifest.skipped}
-    first = first[[i for i in range(len(first)) if i not in left_out]]
+    first = _first(data, batch_size, left_out)
     rows = computed.take(np.arange(len(first)), "features")["features"]
     per_sample = _looked_at(trunk, computed, first, rows)
     parts = {
@@ -177,8 +184,8 @@ def fit_head(
     )  # fmt: skip
 
 
-def _first(data: Any, batch_size: int) -> Batch:
-    """Return the first batch, which is to have targets and to be the first again."""
+def _check_data(data: Any, batch_size: int) -> None:
+    """Refuse data whose first batch has no targets, or would not be the first again."""
     if hasattr(data, "__next__"):
         raise FeatureError(
             f"The {type(data).__name__} gives its samples once only, and fit_head reads the first "
@@ -190,7 +197,17 @@ def _first(data: Any, batch_size: int) -> Batch:
         raise FeatureError("The data is empty.")
     if first.y is None:
         raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
-    return first
+
+
+def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:
+    """Return what is in the store of the first batch of which anything is."""
+    start = 0
+    for batch in batches(data, batch_size):
+        kept = [i for i in range(len(batch)) if start + i not in left_out]
+        if kept:
+            return batch.rows(kept)
+        start += len(batch)
+    raise FeatureError(f"The trunk fails on each of the {start} samples.")
 
 
 def _timed(run: Any) -> tuple[Any, float]:

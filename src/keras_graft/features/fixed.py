@@ -43,6 +43,8 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
             noisy.append(path)
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             moving.append(path)
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            moving.append(path)
         if getattr(layer, "stateful", False):
             stateful.append(path)
         if _own(layer.trainable_variables, layer):
@@ -51,7 +53,7 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
     if noisy:
         reasons.append(f"{listed(noisy)} draw random numbers in training")
     if moving:
-        reasons.append(f"{listed(moving)} move their averages in training")
+        reasons.append(f"{listed(moving)} move their statistics in training")
     if trained and not frozen:
         reasons.append(f"{listed(trained)} have weights that training would change")
     if stateful:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import zlib
 from pathlib import Path
 from typing import Any
+
+from keras_graft.errors import FeatureError
 
 try:
     import fcntl
@@ -20,40 +21,6 @@ except ImportError:  # Windows: two writers at once are not noticed there
 _TEMPORARY = ".part"
 _OURS = re.compile(r"shard-(\d+|[0-9a-f]{32})\.safetensors(\.part)?|manifest\.json\.part")
 """What a killed writer leaves; everything else in a folder is the user's."""
-_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
-
-
-class Parts:
-    """An open file of which parts are read, by several threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
-        self._number = self._file.fileno()
-        self._lock = threading.Lock()
-
-    def read_into(self, start: int, buffer: memoryview) -> None:
-        """Fill a buffer with what stands in the file from `start` on.
-
-        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
-        would soon count the whole store as resident.
-        """
-        done = 0
-        while done < buffer.nbytes:  # Linux reads 2 GiB at once, and no more
-            count = self._some(start + done, buffer[done:])
-            if not count:
-                raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
-            done += count
-
-    def _some(self, start: int, buffer: memoryview) -> int:
-        if _PREADV is not None:
-            return _PREADV(self._number, (buffer,), start)
-        with self._lock:
-            self._file.seek(start)
-            return self._file.readinto(buffer)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
 
 
 class Folder:
@@ -99,6 +66,13 @@ class Folder:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise self._no_folder() from None
+
+    def _no_folder(self) -> FeatureError:
+        return FeatureError(
+            f"{self.path} is a file, or lies in one, and a store is a folder: give another path."
+        )
 
     def sizes(self) -> dict[str, int]:
         """Return how long every file is, by name."""
@@ -124,14 +98,14 @@ class Folder:
                 total = zlib.crc32(piece, total)
         return total
 
-    def open(self, name: str, crc32: int) -> Parts:
-        """Open a file to read parts of it, closed when nobody uses it any more.
+    def local(self, name: str, crc32: int) -> Path:
+        """Return where a file can be opened.
 
         Args:
             name: The file.
             crc32: Its checksum, for a place that has to fetch it first.
         """
-        return Parts(self.path / name)
+        return self.path / name
 
     def sweep(self, keep: set[str]) -> None:
         """Delete what a killed writer left: temporary files, and shards that nobody knows."""
@@ -144,7 +118,10 @@ class Folder:
 
         The lock is the process's: a killed one holds none.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise self._no_folder() from None
         handle = open(self.path / "lock", "w")  # noqa: SIM115 - it is to stay open
         if fcntl is not None:
             try:

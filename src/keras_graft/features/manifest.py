@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ class Column:
     def bytes(self) -> int:
         """Bytes of one row."""
         size = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
-        return size * int(np.prod(self.shape))
+        return size * math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"({', '.join(map(str, ('?', *self.shape)))}) {'text' if self.text else self.dtype}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.folder import Folder
-from keras_graft.features.manifest import ShardEntry
+from keras_graft.features.manifest import Column, ShardEntry
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
@@ -19,10 +21,14 @@ _DTYPES = {
     "F64": "float64",
 }  # fmt: skip
 DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
-_OPEN = 200
-"""Files that are open at once: systems allow a thousand or so."""
-_SMALL = 64
-"""Columns of rows of so few bytes are kept in memory, as long as their shard is open."""
+_LARGE, _BUFFERS = 1 << 18, 8
+"""From so many bytes on memory is used again, and so many pieces of it are kept."""
+_SMALL, _SMALL_ALL = 64, 16 << 20
+"""Columns of rows of so few bytes, and so few in all, are kept in memory."""
+_RESIDENT = 128 << 20
+"""Bytes of maps that may be resident, before they are let go."""
+_AROUND = 1 << 16
+"""What Linux maps around a byte that is touched, if it is in the page cache."""
 
 
 def bfloat16() -> Any:
@@ -69,60 +75,48 @@ def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int,
 
 
 class Shard:
-    """One shard, open: columns of rows.
+    """One shard, mapped into memory: columns of rows of bytes.
 
-    safetensors' own reader copies whole tensors; here single rows are read. The format: 8 bytes
+    safetensors' own reader copies whole tensors; here single rows are taken. The format: 8 bytes
     of length, a JSON header of that length, the data.
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
-        self._parts = folder.open(entry.file, entry.crc32)
-        self._rows = entry.rows
-        self.columns: dict[str, tuple[Any, tuple[int, ...], int]] = {
-            key: (dtype, shape[1:], start)
-            for key, (dtype, shape, start) in header(self._bytes).items()
-        }
-        self._whole: dict[str, np.ndarray] = {}
+        path = folder.local(entry.file, entry.crc32)
+        data = np.frombuffer(np.memmap(path, np.uint8, "r"), np.uint8)
+        kinds = header(lambda start, length: data[start : start + length].tobytes())
+        self.columns: dict[str, np.ndarray] = {}
+        for name, (dtype, shape, start) in kinds.items():
+            size = dtype.itemsize * math.prod(shape)
+            self.columns[name] = data[start : start + size].reshape(shape[0], -1)
 
-    def _bytes(self, start: int, length: int) -> bytes:
-        data = bytearray(length)
-        self._parts.read_into(start, memoryview(data))
-        return bytes(data)
 
-    def read(self, name: str, rows: np.ndarray, places: np.ndarray, into: np.ndarray) -> None:
-        """Read rows into an array of bytes, one row a line.
+class Buffers:
+    """Memory for batches, used again once nobody refers to what was in it.
 
-        Args:
-            name: The column.
-            rows: The numbers of the rows, which ascend.
-            places: The line of `into` for each.
-            into: The array.
+    New pages for each batch may cost more than the batch, above all in virtual machines.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def get(self, size: int) -> np.ndarray:
+        """Return so many bytes, of any content.
+
+        Every view of an array refers to it, those of JAX, TensorFlow and PyTorch too: once there
+        are only ours, it is free.
         """
-        width = into.shape[1]
-        if width <= _SMALL:  # targets: a read for each would cost as much as the features
-            into[places] = self._column(name, width)[rows]
-            return
-        start = self.columns[name][2]
-        lines = into.reshape(-1).data
-        first = place = number = 0
-        for row, at in zip(rows.tolist(), places.tolist(), strict=True):
-            if number and row == first + number and at == place + number:
-                number += 1  # neighbours are read at once
-                continue
-            if number:
-                self._parts.read_into(
-                    start + first * width, lines[place * width : (place + number) * width]
-                )
-            first, place, number = row, at, 1
-        self._parts.read_into(
-            start + first * width, lines[place * width : (place + number) * width]
-        )
-
-    def _column(self, name: str, width: int) -> np.ndarray:
-        if name not in self._whole:
-            data = self._bytes(self.columns[name][2], self._rows * width)
-            self._whole[name] = np.frombuffer(data, np.uint8).reshape(self._rows, width)
-        return self._whole[name]
+        if size < _LARGE:
+            return np.empty(size, np.uint8)
+        with self._lock:
+            for i in range(len(self._kept)):
+                if len(self._kept[i]) >= size and sys.getrefcount(self._kept[i]) == 2:
+                    self._kept.append(self._kept.pop(i))
+                    break
+            else:
+                self._kept = [*self._kept[1 - _BUFFERS :], np.empty(size, np.uint8)]
+            return self._kept[-1][:size]
 
 
 class Rows:
@@ -131,42 +125,79 @@ class Rows:
     Args:
         folder: Where the shards are.
         shards: What they hold, in order.
+        columns: What rows each column has.
     """
 
-    def __init__(self, folder: Folder, shards: Sequence[ShardEntry]) -> None:
-        self._folder, self._shards = folder, shards
+    def __init__(
+        self, folder: Folder, shards: Sequence[ShardEntry], columns: Mapping[str, Column]
+    ) -> None:
+        self._folder, self._shards, self._columns = folder, shards, columns
         self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
         self._open: dict[int, Shard] = {}
+        self._touched = self._mapped = 0
+        self._buffers = Buffers()
+        self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         self._lock = threading.Lock()
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            shard = self._open.pop(number, None) or Shard(self._folder, self._shards[number])
-            self._open[number] = shard
-            if len(self._open) > _OPEN:  # the one that was not used for longest
-                self._open.pop(next(iter(self._open)))
-            return shard
+            if number not in self._open:
+                self._open[number] = Shard(self._folder, self._shards[number])
+                self._touched += _AROUND
+                self._mapped += self._shards[number].bytes
+            return self._open[number]
 
-    def take(self, indices: np.ndarray, columns: list[str]) -> dict[str, np.ndarray]:
+    def _touch(self, count: int) -> None:
+        """Let the maps go when much of them may be resident; they are made again when needed."""
+        with self._lock:
+            self._touched += count
+            if min(self._touched, self._mapped) > _RESIDENT:
+                self._touched = self._mapped = 0
+                self._open.clear()
+
+    def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""
-        order = np.argsort(indices, kind="stable")  # in the order of the files
-        ordered = indices[order]
-        homes = np.searchsorted(self._starts, ordered, side="right") - 1
-        edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(ordered)]
-        found: dict[str, np.ndarray] = {}
-        kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
-        for start, stop in zip(edges, edges[1:], strict=False):
-            shard = self._shard(int(homes[start]))
-            local = ordered[start:stop] - self._starts[homes[start]]
-            for name in columns:
-                dtype, shape, _ = shard.columns[name]
-                if name not in found:
-                    width = dtype.itemsize * int(np.prod(shape))
-                    found[name] = np.empty((len(indices), width), np.uint8)
-                    kinds[name] = dtype, shape
-                shard.read(name, local, order[start:stop], found[name])
-        result = {}
-        for name, rows in found.items():
-            dtype, shape = kinds[name]
-            result[name] = rows.reshape(-1).view(dtype).reshape(len(indices), *shape)
-        return result
+        homes = np.searchsorted(self._starts, indices, side="right") - 1
+        # Open as long as they are needed here, whatever else lets go of them.
+        shards = {number: self._shard(number) for number in set(homes.tolist())}
+        found = {}
+        for name in names:
+            column = self._columns[name]
+            if column.bytes <= _SMALL and self._starts[-1] * column.bytes <= _SMALL_ALL:
+                rows = self._small(name, column.bytes, shards)[indices]
+            else:
+                rows = self._large(name, column.bytes, shards, homes, indices)
+            found[name] = rows.reshape(-1).view(dtype_of(column.dtype)).reshape(
+                len(indices), *column.shape
+            )  # fmt: skip
+        return found
+
+    def _small(self, name: str, width: int, shards: Mapping[int, Shard]) -> np.ndarray:
+        """Return a column in memory, with the rows of these shards in it."""
+        with self._lock:
+            if name not in self._whole:
+                self._whole[name] = np.empty((self._starts[-1], width), np.uint8), set()
+            whole, there = self._whole[name]
+            for number in shards.keys() - there:
+                start, stop = self._starts[number : number + 2]
+                whole[start:stop] = shards[number].columns[name]
+                there.add(number)
+            return whole
+
+    def _large(
+        self, name: str, width: int, shards: Mapping[int, Shard], homes: Any, indices: Any
+    ) -> np.ndarray:
+        """Return rows of a column, from the maps."""
+        columns = {number: shard.columns[name] for number, shard in shards.items()}
+        local = indices - self._starts[homes]
+        edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(indices)]
+        first = edges[:-1]
+        runs = zip(first, edges[1:], homes[first].tolist(), local[first].tolist(), strict=True)
+        into = self._buffers.get(len(indices) * width).reshape(len(indices), width)
+        for start, stop, number, row in runs:
+            if stop == start + 1:  # shuffled, of many shards: a call for each would be slower
+                into[start] = columns[number][row]
+            else:  # "clip" spares a copy: the numbers are known to be there
+                np.take(columns[number], local[start:stop], 0, into[start:stop], "clip")
+        self._touch(len(indices) * (width + _AROUND))
+        return into

@@ -49,7 +49,7 @@ class FeatureStore(Tabular):
                     + ("is not there" if size is None else f"has {size} bytes")
                     + f", {shard.bytes} were written. {self._way_out(number)}"
                 )
-        self._rows = Rows(self._folder, self.manifest.shards)
+        self._rows = Rows(self._folder, self.manifest.shards, self.manifest.columns)
 
     @property
     def path(self) -> str:
@@ -137,6 +137,12 @@ class FeatureStore(Tabular):
                 is named.
         """
         shards = list(enumerate(self.manifest.shards))
+        there = self._folder.sizes()
+        gone = [n for n, shard in shards if shard.file not in there]
+        if gone:
+            raise FeatureError(
+                f"{self.path}: {self._files(gone)} is not there any more. {self._way_out(gone[0])}"
+            )
         bad = [n for n, shard in shards if self._folder.checksum(shard.file) != shard.crc32]
         if bad:
             raise FeatureError(
