@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -640,27 +641,34 @@ def test_samples_are_given_as_numbers_or_as_a_mask(trunk, tmp_path):
         store.take([3], "feature")
 
 
-def test_maps_are_let_go_before_all_of_a_store_is_resident(trunk, tmp_path, monkeypatch):
+def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     from keras_graft.features import shards
 
+    monkeypatch.setattr(shards, "_OPEN", 2)
     x, _ = images()
     store = run(trunk, (x, np.arange(50)), tmp_path, shard_bytes=1)
     assert len(store.manifest.shards) == 7
-    rows, mapped = store._rows, []
-    monkeypatch.setattr(shards, "_SMALL", 0)  # else what is so short is kept in memory
-    monkeypatch.setattr(shards, "_RESIDENT", 0)
-    touch = rows._touch
-    monkeypatch.setattr(rows, "_touch", lambda n: (mapped.append(len(rows._open)), touch(n)))
+    order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
     exact = store.to_numpy()["features"]
-    for _ in range(2):
-        order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
+    for small in (shards._SMALL, 0):  # rows that are so short are kept in memory
+        monkeypatch.setattr(shards, "_SMALL", small)
         found = store.take(order)
         assert found["targets"].tolist() == order.tolist()
         np.testing.assert_array_equal(found["features"], exact[order])
-    assert mapped == [7, 0] * 3 and not rows._open  # of features, then of targets
-    monkeypatch.setattr(shards, "_RESIDENT", 1 << 30)
-    store.take(order)
-    assert len(rows._open) == 7
+        assert len(store._rows._open) == 2
+
+
+def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
+    from keras_graft.features import folder
+
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    for read in (lambda number, buffers, at: os.preadv(number, [buffers[0][:7]], at), None):
+        monkeypatch.setattr(folder, "_PREADV", read)
+        buffer = bytearray(90)
+        folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
+        assert list(buffer) == list(range(5, 95))
+        with pytest.raises(OSError, match="ends before byte 105"):
+            folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
 
 
 def test_memory_is_used_again_once_nobody_refers_to_it(monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,40 @@ except ImportError:  # Windows: two writers at once are not noticed there
 _TEMPORARY = ".part"
 _OURS = re.compile(r"shard-(\d+|[0-9a-f]{32})\.safetensors(\.part)?|manifest\.json\.part")
 """What a killed writer leaves; everything else in a folder is the user's."""
+_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
+
+
+class Parts:
+    """An open file of which parts are read, by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._number = self._file.fileno()
+        self._lock = threading.Lock()
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with what stands in the file from `start` on.
+
+        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
+        would soon count the whole store as resident.
+        """
+        done = self._some(start, buffer)
+        while done < len(buffer):  # Linux reads 2 GiB at once, and no more
+            count = self._some(start + done, buffer[done:])
+            if not count:
+                raise OSError(f"{self._file.name} ends before byte {start + buffer.nbytes}")
+            done += count
+
+    def _some(self, start: int, buffer: memoryview) -> int:
+        if _PREADV is not None:
+            return _PREADV(self._number, (buffer,), start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(buffer)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 class Folder:
@@ -98,14 +133,14 @@ class Folder:
                 total = zlib.crc32(piece, total)
         return total
 
-    def local(self, name: str, crc32: int) -> Path:
-        """Return where a file can be opened.
+    def open(self, name: str, crc32: int) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more.
 
         Args:
             name: The file.
             crc32: Its checksum, for a place that has to fetch it first.
         """
-        return self.path / name
+        return Parts(self.path / name)
 
     def sweep(self, keep: set[str]) -> None:
         """Delete what a killed writer left: temporary files, and shards that nobody knows."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.folder import Folder
+from keras_graft.features.folder import Folder, Parts
 
 _LOCAL = ("file://", "local://")
 
@@ -132,8 +132,8 @@ class Remote(Folder):
                 total = zlib.crc32(piece, total)
         return total
 
-    def local(self, name: str, crc32: int) -> Path:
-        """Fetch a file, once: single rows would be a request each.
+    def open(self, name: str, crc32: int) -> Parts:
+        """Fetch a file, once, and open it: single rows would be a request each.
 
         Raises:
             FeatureError: If what came is not what was written.
@@ -157,7 +157,7 @@ class Remote(Folder):
                     os.replace(beside, path)
                 finally:
                     beside.unlink(missing_ok=True)
-            return path
+            return Parts(path)
 
     def lock(self) -> Any:
         """Return a handle: object stores have no locks, see `write`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +24,8 @@ _LARGE, _BUFFERS = 1 << 18, 8
 """From so many bytes on memory is used again, and so many pieces of it are kept."""
 _SMALL, _SMALL_ALL = 64, 16 << 20
 """Columns of rows of so few bytes, and so few in all, are kept in memory."""
-_RESIDENT = 128 << 20
-"""Bytes of maps that may be resident, before they are let go."""
-_AROUND = 1 << 16
-"""What Linux maps around a byte that is touched, if it is in the page cache."""
+_OPEN = 200
+"""Files that are open at once: systems allow a thousand or so."""
 
 
 def bfloat16() -> Any:
@@ -75,20 +72,22 @@ def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int,
 
 
 class Shard:
-    """One shard, mapped into memory: columns of rows of bytes.
+    """One shard, open: its columns, of which rows are read.
 
-    safetensors' own reader copies whole tensors; here single rows are taken. The format: 8 bytes
+    safetensors' own reader copies whole tensors; here single rows are read. The format: 8 bytes
     of length, a JSON header of that length, the data.
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
-        path = folder.local(entry.file, entry.crc32)
-        data = np.frombuffer(np.memmap(path, np.uint8, "r"), np.uint8)
-        kinds = header(lambda start, length: data[start : start + length].tobytes())
-        self.columns: dict[str, np.ndarray] = {}
-        for name, (dtype, shape, start) in kinds.items():
-            size = dtype.itemsize * math.prod(shape)
-            self.columns[name] = data[start : start + size].reshape(shape[0], -1)
+        self.parts = folder.open(entry.file, entry.crc32)
+        found = header(lambda start, length: self.bytes(start, length).tobytes())
+        self.starts = {name: start for name, (_, _, start) in found.items()}
+
+    def bytes(self, start: int, length: int) -> np.ndarray:
+        """Return some bytes of the file."""
+        data = np.empty(length, np.uint8)
+        self.parts.read_into(start, data.data)
+        return data
 
 
 class Buffers:
@@ -134,70 +133,74 @@ class Rows:
         self._folder, self._shards, self._columns = folder, shards, columns
         self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
         self._open: dict[int, Shard] = {}
-        self._touched = self._mapped = 0
         self._buffers = Buffers()
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         self._lock = threading.Lock()
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            if number not in self._open:
-                self._open[number] = Shard(self._folder, self._shards[number])
-                self._touched += _AROUND
-                self._mapped += self._shards[number].bytes
-            return self._open[number]
-
-    def _touch(self, count: int) -> None:
-        """Let the maps go when much of them may be resident; they are made again when needed."""
-        with self._lock:
-            self._touched += count
-            if min(self._touched, self._mapped) > _RESIDENT:
-                self._touched = self._mapped = 0
-                self._open.clear()
+            shard = self._open.pop(number, None) or Shard(self._folder, self._shards[number])
+            self._open[number] = shard
+            if len(self._open) > _OPEN:  # the one that was not used for longest
+                self._open.pop(next(iter(self._open)))
+            return shard
 
     def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""
-        homes = np.searchsorted(self._starts, indices, side="right") - 1
-        # Open as long as they are needed here, whatever else lets go of them.
-        shards = {number: self._shard(number) for number in set(homes.tolist())}
+        order = np.argsort(indices, kind="stable")  # in the order of the files
+        ordered = indices[order]
+        homes = np.searchsorted(self._starts, ordered, side="right") - 1
         found = {}
         for name in names:
             column = self._columns[name]
             if column.bytes <= _SMALL and self._starts[-1] * column.bytes <= _SMALL_ALL:
-                rows = self._small(name, column.bytes, shards)[indices]
+                rows = self._small(name, column.bytes, set(homes.tolist()))[indices]
             else:
-                rows = self._large(name, column.bytes, shards, homes, indices)
+                local = ordered - self._starts[homes]
+                rows = self._large(name, column.bytes, homes, local, order)
             found[name] = rows.reshape(-1).view(dtype_of(column.dtype)).reshape(
                 len(indices), *column.shape
             )  # fmt: skip
         return found
 
-    def _small(self, name: str, width: int, shards: Mapping[int, Shard]) -> np.ndarray:
+    def _small(self, name: str, width: int, needed: set[int]) -> np.ndarray:
         """Return a column in memory, with the rows of these shards in it."""
-        with self._lock:
-            if name not in self._whole:
-                self._whole[name] = np.empty((self._starts[-1], width), np.uint8), set()
-            whole, there = self._whole[name]
-            for number in shards.keys() - there:
-                start, stop = self._starts[number : number + 2]
-                whole[start:stop] = shards[number].columns[name]
-                there.add(number)
-            return whole
+        if name not in self._whole:
+            self._whole[name] = np.empty((self._starts[-1], width), np.uint8), set()
+        whole, there = self._whole[name]
+        for number in needed - there:
+            start, stop = self._starts[number : number + 2].tolist()
+            shard = self._shard(number)
+            data = shard.bytes(shard.starts[name], (stop - start) * width)
+            whole[start:stop] = data.reshape(-1, width)
+            there.add(number)
+        return whole
 
     def _large(
-        self, name: str, width: int, shards: Mapping[int, Shard], homes: Any, indices: Any
+        self, name: str, width: int, homes: np.ndarray, local: np.ndarray, places: np.ndarray
     ) -> np.ndarray:
-        """Return rows of a column, from the maps."""
-        columns = {number: shard.columns[name] for number, shard in shards.items()}
-        local = indices - self._starts[homes]
-        edges = [0, *(np.flatnonzero(np.diff(homes)) + 1).tolist(), len(indices)]
-        first = edges[:-1]
-        runs = zip(first, edges[1:], homes[first].tolist(), local[first].tolist(), strict=True)
-        into = self._buffers.get(len(indices) * width).reshape(len(indices), width)
-        for start, stop, number, row in runs:
-            if stop == start + 1:  # shuffled, of many shards: a call for each would be slower
-                into[start] = columns[number][row]
-            else:  # "clip" spares a copy: the numbers are known to be there
-                np.take(columns[number], local[start:stop], 0, into[start:stop], "clip")
-        self._touch(len(indices) * (width + _AROUND))
+        """Return rows of a column.
+
+        Args:
+            name: The column.
+            width: The bytes of a row.
+            homes: The numbers of the shards, which ascend.
+            local: The numbers of the rows in these.
+            places: Which row of the result each becomes.
+        """
+        into = self._buffers.get(len(homes) * width)
+        lines = into.data
+        # Neighbours in the file that stay neighbours are read at once.
+        apart = (np.diff(homes) != 0) | (np.diff(local) != 1) | (np.diff(places) != 1)
+        first = np.flatnonzero(np.concatenate([[True], apart]))
+        counts = np.diff(first, append=len(homes))
+        current, shard, start = -1, None, 0
+        for number, row, place, count in zip(
+            homes[first].tolist(), local[first].tolist(), (places[first] * width).tolist(),
+            (counts * width).tolist(), strict=True,
+        ):  # fmt: skip
+            if number != current or shard is None:
+                current, shard = number, self._shard(number)
+                start = shard.starts[name]
+            shard.parts.read_into(start + row * width, lines[place : place + count])
         return into
