@@ -30,7 +30,9 @@ def build(
         name: The name of the model; the graph's if None.
 
     Returns:
-        A Functional model with the structure of inputs and outputs that the graph says.
+        A Functional model with the structure of inputs and outputs that the graph says. Also where
+        the graph was read from a model with a class of its own, such as a keras_hub backbone:
+        methods and attributes of that class stay with the donor. `kg.clone` keeps the class.
 
     Raises:
         GraphError: If the graph is not well formed.
