@@ -366,6 +366,59 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
         run(trunk, images()[0], tmp_path)
 
 
+class Noisy(layers.Layer):
+    """Draws random numbers, in inference too."""
+
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale, self.seeds = scale, keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + self.scale * keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+class Outer(layers.Layer):
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def test_what_draws_random_numbers_in_inference_too_is_refused(tmp_path):
+    x = keras.Input((4,))
+    y = layers.Dropout(0.5)(layers.Dense(3)(x))
+    data = np.ones((20, 4), "float32")
+    noisy = kg.freeze(keras.Model(x, Outer(Noisy(name="noisy"), name="outer")(y), name="vae"))
+    with pytest.raises(
+        kg.FeatureError, match="'vae' gives a sample other features.*'outer/noisy' draw.*Cut before"
+    ):
+        run(noisy, data, tmp_path)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    silent = kg.freeze(keras.Model(x, Noisy(0.0)(y)))
+    assert len(run(silent, data, tmp_path)) == 20
+
+
+def test_a_model_that_is_no_graph_is_frozen_as_a_layer_of_one(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.drop = layers.Dropout(0.5, name="drop")
+
+        def call(self, x):
+            return self.drop(x)
+
+    own = Own()
+    own(np.ones((1, 4)))
+    data = np.ones((20, 4), "float32")
+    with pytest.raises(kg.FeatureError, match=r"kg.freeze\(keras.Model\(x, trunk\(x\)\)\)"):
+        run(own, data, tmp_path)
+    x = keras.Input((4,))
+    store = run(kg.freeze(keras.Model(x, own(x))), data, tmp_path)
+    np.testing.assert_array_equal(store.to_numpy()["features"], data)
+
+
 def test_spectral_normalization_moves_in_training(tmp_path):
     x = keras.Input((4,))
     trunk = keras.Model(x, layers.SpectralNormalization(layers.Dense(3), name="sn")(x))
@@ -764,6 +817,20 @@ def test_a_dataset_gives_every_sample_once_an_epoch_in_a_new_order(trunk, tmp_pa
                           ).tolist() == orders[0]  # fmt: skip
     f, y = FeatureDataset(store, 8, shuffle=False)[6]
     assert y.tolist() == [48, 49] and f.shape == (2, 6)
+
+
+def test_a_store_that_was_written_anew_is_opened_again(trunk, tmp_path):
+    x, _ = images()
+    store, other = (run(trunk, (x, np.arange(50)), tmp_path) for _ in range(2))
+    other.to_numpy()
+    store.take([3])  # of the first shard
+    run(trunk, (x, np.arange(50) + 1), tmp_path, resume=False)
+    with pytest.raises(
+        kg.FeatureError, match="was written anew since it was opened.*open it again"
+    ):
+        store.take([3, 40])
+    assert FeatureStore(store.path).take([3])["targets"] == 4
+    assert other.take([3])["targets"] == 3  # its files are still open
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])

@@ -12,8 +12,10 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
+from keras_graft.features.fixed import may_draw
 from keras_graft.features.manifest import Column, ShardEntry, Skipped
 from keras_graft.features.shards import dtype_of, encode
+from keras_graft.select import listed
 
 tree = keras.tree
 
@@ -61,6 +63,8 @@ class Runner:
         except Exception as error:
             first = error
         else:
+            if not self._worked:
+                self._check_again(batch, outputs)
             self._worked = True
             return _of_each(outputs, len(batch)), {}
         failed: dict[int, str] = {}
@@ -77,6 +81,24 @@ class Runner:
         self._worked = True
         rest = tree.map_structure(lambda a: a[works], batch.x)
         return _of_each(self._trunk.predict_on_batch(rest), len(works)), failed
+
+    def _check_again(self, batch: Batch, outputs: Any) -> None:
+        """Refuse a trunk that draws random numbers in inference, where a layer of it might.
+
+        Frozen layers draw the same in each batch: another for the same sample in another place.
+        """
+        doubtful = may_draw(self._trunk)
+        if not doubtful:
+            return
+        turned = tree.map_structure(lambda array: np.roll(array, 1, 0), (batch.x, outputs))
+        again = self._trunk.predict_on_batch(turned[0])
+        for a, b in zip(tree.flatten(turned[1]), tree.flatten(again), strict=True):
+            # Some devices add in another order each time.
+            if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), equal_nan=True):
+                raise FeatureError(
+                    f"{self._trunk.name!r} gives a sample other features in another place: "
+                    f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
+                )
 
 
 def _of_each(outputs: Any, samples: int) -> Any:

@@ -68,8 +68,33 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
         raise FeatureError(
             f"{trunk.name!r} is no fixed function, so the head would be trained on features that "
             f"the joined model does not give: {'; '.join(reasons)}. Freeze it (the weights stay "
-            f"shared): trunk = kg.freeze(trunk){says}."
+            f"shared): {_way_out(trunk)}{says}."
         )
+
+
+def _way_out(trunk: Any) -> str:
+    try:
+        read(trunk)
+    except ReadError:  # `kg.freeze` takes graphs, and such a model as a layer in one
+        return "x = keras.Input(...); trunk = kg.freeze(keras.Model(x, trunk(x)))"
+    return "trunk = kg.freeze(trunk)"
+
+
+def may_draw(trunk: Any) -> list[str]:
+    """Return the paths of layers that may draw random numbers in inference too.
+
+    Those of Keras draw in training only; of others with a seed generator nobody knows.
+    """
+    inside = {
+        path: layer
+        for outer, frozen in _layers(trunk)
+        for path, layer in _inside(outer, getattr(frozen, "keras_graft_inside", frozen), set())
+    }
+    return [
+        path
+        for path, layer in inside.items()
+        if _keras.own_seeds(layer) and not type(layer).__module__.startswith("keras.")
+    ]
 
 
 def draws(layer: Any) -> bool:
@@ -93,24 +118,25 @@ def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
     """Yield every layer once, those inside others too, with the path that names it."""
     seen: set[int] = set()
 
-    def inside(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
-        if id(layer) in seen:
-            return
-        seen.add(id(layer))
-        yield path, layer
-        for sub in _keras.sublayers(layer):
-            yield from inside(f"{path}/{sub.name}", sub)
-
     def graph_layers(graph: Graph, prefix: str) -> Iterator[tuple[str, Any]]:
         for node in graph.nodes:
             if node.nested is not None:
                 yield from graph_layers(node.nested, f"{prefix}{node.name}/")
             elif isinstance(node.operation, keras.Layer):
-                yield from inside(prefix + node.name, node.operation)
+                yield from _inside(prefix + node.name, node.operation, seen)
 
     try:
         graph = read(trunk)
     except ReadError:  # a model with a `call` of its own
-        yield from inside(trunk.name, trunk)
+        yield from _inside(trunk.name, trunk, seen)
     else:
         yield from graph_layers(graph, "")
+
+
+def _inside(path: str, layer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield path, layer
+    for sub in _keras.sublayers(layer):
+        yield from _inside(f"{path}/{sub.name}", sub, seen)

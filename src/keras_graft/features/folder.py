@@ -109,6 +109,14 @@ class Folder:
             f"{self.path} is a file, or lies in one, and a store is a folder: give another path."
         )
 
+    def stamp(self, name: str) -> Any:
+        """Return what changes when a file is written anew, None if nothing tells."""
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
     def sizes(self) -> dict[str, int]:
         """Return how long every file is, by name."""
         if not self.path.is_dir():

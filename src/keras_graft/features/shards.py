@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.folder import Folder
-from keras_graft.features.manifest import Column, ShardEntry
+from keras_graft.features.manifest import NAME as MANIFEST
+from keras_graft.features.manifest import Manifest, ShardEntry
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
@@ -123,15 +124,14 @@ class Rows:
 
     Args:
         folder: Where the shards are.
-        shards: What they hold, in order.
-        columns: What rows each column has.
+        manifest: What they hold, in order.
+        stamp: Of the file of the manifest, when it was read.
     """
 
-    def __init__(
-        self, folder: Folder, shards: Sequence[ShardEntry], columns: Mapping[str, Column]
-    ) -> None:
-        self._folder, self._shards, self._columns = folder, shards, columns
-        self._starts = np.cumsum([0, *(shard.rows for shard in shards)])
+    def __init__(self, folder: Folder, manifest: Manifest, stamp: Any) -> None:
+        self._folder, self._stamp = folder, stamp if manifest.complete else None
+        self._shards, self._columns = manifest.shards, manifest.columns
+        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._open: dict[int, Shard] = {}
         self._buffers = Buffers()
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
@@ -139,11 +139,19 @@ class Rows:
 
     def _shard(self, number: int) -> Shard:
         with self._lock:
-            shard = self._open.pop(number, None) or Shard(self._folder, self._shards[number])
+            shard = self._open.pop(number, None) or self._opened(number)
             self._open[number] = shard
             if len(self._open) > _OPEN:  # the one that was not used for longest
                 self._open.pop(next(iter(self._open)))
             return shard
+
+    def _opened(self, number: int) -> Shard:
+        if self._stamp is not None and self._folder.stamp(MANIFEST) != self._stamp:
+            raise FeatureError(
+                f"{self._folder} was written anew since it was opened, so its rows would be mixed "
+                "with those of before: open it again."
+            )
+        return Shard(self._folder, self._shards[number])
 
     def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""

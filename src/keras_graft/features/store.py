@@ -33,6 +33,7 @@ class FeatureStore(Tabular):
         self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None
     ) -> None:
         self._folder = folder_at(path, cache)
+        stamp = self._folder.stamp(_manifest.NAME)
         found = _manifest.load(self._folder)
         if found is None:
             raise FeatureError(
@@ -49,7 +50,7 @@ class FeatureStore(Tabular):
                     + ("is not there" if size is None else f"has {size} bytes")
                     + f", {shard.bytes} were written. {self._way_out(number)}"
                 )
-        self._rows = Rows(self._folder, self.manifest.shards, self.manifest.columns)
+        self._rows = Rows(self._folder, self.manifest, stamp)
 
     @property
     def path(self) -> str:
