@@ -90,9 +90,9 @@ class Runner:
         doubtful = may_draw(self._trunk)
         if not doubtful:
             return
-        turned = tree.map_structure(lambda array: np.roll(array, 1, 0), (batch.x, outputs))
-        again = self._trunk.predict_on_batch(turned[0])
-        for a, b in zip(tree.flatten(turned[1]), tree.flatten(again), strict=True):
+        turned = batch.map(lambda array: np.roll(array, 1, 0)).x
+        again = tree.flatten(self._trunk.predict_on_batch(turned))
+        for a, b in zip((np.roll(a, 1, 0) for a in tree.flatten(outputs)), again, strict=True):
             # Some devices add in another order each time.
             if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), equal_nan=True):
                 raise FeatureError(
