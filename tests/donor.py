@@ -10,11 +10,12 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+from architectures import ALL
 
 from keras_graft import _keras
 from keras_graft.testing import random_inputs
 
-THOROUGH = keras.backend.backend() == "torch"
+THOROUGH = ALL
 """Whether every case is tried, or a sample: eager PyTorch compiles nothing, and is quick."""
 
 

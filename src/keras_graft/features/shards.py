@@ -91,6 +91,14 @@ class Shard:
         return data
 
 
+def _count(items: list[np.ndarray], number: int) -> int:
+    return sys.getrefcount(items[number])
+
+
+_ALONE = _count([np.empty(0)], 0)
+"""What Python counts for an array that only a list refers to; versions differ."""
+
+
 class Buffers:
     """Memory for batches, used again once nobody refers to what was in it.
 
@@ -111,7 +119,7 @@ class Buffers:
             return np.empty(size, np.uint8)
         with self._lock:
             for i in range(len(self._kept)):
-                if len(self._kept[i]) >= size and sys.getrefcount(self._kept[i]) == 2:
+                if len(self._kept[i]) >= size and _count(self._kept, i) == _ALONE:
                     self._kept.append(self._kept.pop(i))
                     break
             else:
