@@ -248,6 +248,7 @@ def test_tables_are_taken_by_position_and_not_by_their_labels():
     table = pandas.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 5.0, 6.0]}, index=[2, 0, 1])
     y = pandas.Series([7, 8, 9], index=[1, 2, 0])
     assert count((table, y)) == count(table) == 3
+    assert next(batches({"t": table}, 8)).x["t"].tolist() == [[1, 4], [2, 5], [3, 6]]
     for data in ((table, y), ({"t": table}, y)):
         (batch,) = batches(data, 8)
         leaf = batch.x["t"] if isinstance(batch.x, dict) else batch.x
@@ -277,10 +278,35 @@ def test_tensors_of_torch_are_taken_whatever_they_are():
     ((np.zeros((2, 2)), [0, 1]), r"targets are a list of int: give np.asarray\(targets\)"),
     ((np.zeros((2, 2)), [[0], [1]]), "targets are a list of list"),
     (np.array([[1], [1, 2]], object), "Python objects, or rows of different lengths"),
+    ((np.zeros((2, 2)), [np.int64(0), np.int64(1)]), "targets are a list of int64"),
+    ((np.zeros((2, 2)), np.array(3)), "one sample, not a batch of samples"),
+    ((None, np.zeros(2)), "has no inputs: the first of"),
+    (({"a": {"b": np.zeros((2, 2))}}, np.zeros(2)), "inputs are nested more than once"),
+    ((np.zeros((2, 2)), {"a": [np.zeros(2)]}), "targets are nested more than once"),
 ])  # fmt: skip
 def test_what_is_no_data_is_refused(data, says):
     with pytest.raises(kg.FeatureError, match=says):
         list(batches(data, 8))
+
+
+def test_what_is_sparse_or_ragged_is_refused():
+    import scipy.sparse
+    import tensorflow as tf
+    import torch
+
+    sparse = torch.eye(3).to_sparse()
+    for leaf in (
+        scipy.sparse.eye(3).tocsr(), tf.ragged.constant([[1.0], [1.0, 2.0], [3.0]]),
+        tf.sparse.eye(3), sparse, torch.empty(3, 2, device="meta"),
+    ):  # fmt: skip
+        for data in ((leaf, np.zeros(3)), (np.zeros((3, 2)), leaf), [(np.zeros((3, 2)), leaf)]):
+            with pytest.raises(kg.FeatureError, match="sparse, ragged or of no values: make it"):
+                list(batches(data, 8))
+    (batch,) = batches((tf.Variable([[1.0], [2.0]]), torch.tensor([3, 4])), 8)
+    assert batch.x.tolist() == [[1], [2]] and batch.y.tolist() == [3, 4]
+    (batch,) = batches(np.array([1, 2], ">f4"), 8)
+    assert batch.x.dtype.isnative and batch.x.tolist() == [1, 2]
+    assert [b.x.tolist() for b in batches([[np.array([1, 2]), np.array([3, 4])]], 8)] == [[1, 2]]
 
 
 @pytest.mark.parametrize("fold", [
@@ -396,8 +422,32 @@ def test_what_draws_random_numbers_in_inference_too_is_refused(tmp_path):
     ):
         run(noisy, data, tmp_path)
     assert not (tmp_path / "store" / "manifest.json").exists()
-    silent = kg.freeze(keras.Model(x, Noisy(0.0)(y)))
+    for odd in ({"batch_size": 1}, {}):
+        with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+            run(noisy, data, tmp_path / "odd", **odd)
+    data[:, 0] = [np.inf, np.nan, 1e6, *range(17)]
+    wide = kg.freeze(keras.Model(x, [Noisy()(x), x[:, :0]]))
+    with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+        run(wide, data, tmp_path / "wide")
+    silent = kg.freeze(keras.Model(x, [Noisy(0.0)(x), x[:, :0]]))
     assert len(run(silent, data, tmp_path)) == 20
+
+
+def test_random_numbers_are_noticed_behind_samples_that_fail(tmp_path, monkeypatch):
+    x = keras.Input((4,))
+    noisy = kg.freeze(keras.Model(x, Noisy()(x)))
+    predict = noisy.predict_on_batch
+
+    def fails(batch):
+        if batch[0, 0] == 1:
+            raise ValueError("one")
+        return predict(batch)
+
+    monkeypatch.setattr(noisy, "predict_on_batch", fails)
+    data = np.zeros((16, 4), "float32")
+    data[0] = 1
+    with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+        run(noisy, data, tmp_path, on_error="skip")
 
 
 def test_a_model_that_is_no_graph_is_frozen_as_a_layer_of_one(tmp_path):
@@ -725,24 +775,33 @@ def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatc
 
 
 def test_memory_is_used_again_once_nobody_refers_to_it(monkeypatch):
-    from keras_graft.features import shards
+    from keras_graft.features import buffers
 
-    buffers = shards.Buffers()
-    sizes = [shards._LARGE] * 3
-    first, second, third = (buffers.get(size) for size in sizes)
-    places = {array.ctypes.data for array in (first, second, third)}
-    assert len(places) == 3
+    pool, size = buffers.Buffers(), buffers._SMALLEST
+    first, second, third = (pool.get(size) for _ in range(3))
+    assert len({array.ctypes.data for array in (first, second, third)}) == 3
     held = first.view("float32").reshape(-1, 4)[3:5]  # a view of a view
     place = second.ctypes.data
     del first, second
-    again = buffers.get(shards._LARGE // 2 + shards._LARGE // 2)
-    assert again.ctypes.data == place and again.size == shards._LARGE
-    assert not np.shares_memory(buffers.get(shards._LARGE), held)
-    kept = [buffers.get(shards._LARGE + i) for i in range(2 * shards._BUFFERS)]
+    again = pool.get(size)
+    assert again.ctypes.data == place and again.size == size
+    assert not np.shares_memory(pool.get(size), held)
+    del third
+    big = pool.get(4 * size)
+    place = big.ctypes.data
+    del big
+    assert pool.get(size).ctypes.data != place  # who keeps a little would keep all of it
+    assert pool.get(3 * size).ctypes.data == place
+    kept = [pool.get(size + i) for i in range(200)]
     assert len({array.ctypes.data for array in kept}) == len(kept)
-    assert len(buffers._kept) == shards._BUFFERS
-    small = buffers.get(8)
-    assert len(small) == 8 and not any(np.shares_memory(small, array) for array in buffers._kept)
+    monkeypatch.setattr(buffers, "_ALL", 4 * size)
+    kept += [pool.get(2 * size), pool.get(2 * size)]
+    assert sum(map(len, pool._kept)) <= 4 * size
+    for odd in (8, buffers._LARGEST + 1):
+        array = pool.get(odd)
+        assert len(array) == odd and not any(np.shares_memory(array, k) for k in pool._kept)
+    monkeypatch.setattr(buffers, "_TOLD", False)  # as without a GIL
+    assert pool.get(size).base is None
 
 
 def test_batches_that_a_backend_holds_are_not_written_over(tmp_path):
@@ -831,18 +890,27 @@ def test_a_store_that_was_written_anew_is_opened_again(trunk, tmp_path):
         store.take([3, 40])
     assert FeatureStore(store.path).take([3])["targets"] == 4
     assert other.take([3])["targets"] == 3  # its files are still open
+    kg.features.keep(store.path, 2)
+    part = FeatureStore(store.path)
+    run(trunk, (x, np.arange(50) + 1), tmp_path)
+    assert part.take([3])["targets"] == 4  # it has only grown
+    kg.features.keep(store.path, 2)
+    part = FeatureStore(store.path)
+    run(trunk, (x, np.arange(50)), tmp_path, resume=False)
+    with pytest.raises(kg.FeatureError, match="was written anew since it was opened"):
+        part.take([3])
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])
 @pytest.mark.parametrize("slow", [False, True])
 def test_batches_are_the_same_however_they_are_read(trunk, tmp_path, monkeypatch, block, slow):
-    from keras_graft.features import dataset
+    from keras_graft.features import epoch as reading
 
     store = run(trunk, (images()[0], np.arange(50)), tmp_path)
     row = sum(column.bytes for column in store.manifest.columns.values())
-    monkeypatch.setattr(dataset, "_BLOCK", 8 * row * block)
-    monkeypatch.setattr(dataset, "_SURE", -1.0 if slow else 1e9)
-    monkeypatch.setattr(dataset, "_FAST", 1 << 60)
+    monkeypatch.setattr(reading, "_BLOCK", 8 * row * block)
+    monkeypatch.setattr(reading, "_SURE", -1.0 if slow else 1e9)
+    monkeypatch.setattr(reading, "_FAST", 1 << 60)
     exact = store.to_numpy()["features"]
     reader = FeatureDataset(store, 8, seed=3)
     for epoch in range(2):
@@ -853,13 +921,86 @@ def test_batches_are_the_same_however_they_are_read(trunk, tmp_path, monkeypatch
             np.testing.assert_array_equal(features, exact[targets])
         for i in (5, 2, 6, 0, 3):  # as fit(shuffle=True) asks
             assert reader[i][1].tolist() == order[8 * i : 8 * i + 8].tolist()
-        assert len(reader._blocks) <= 3
+        assert [t for i in range(7) for t in reader[i][1].tolist()] == order.tolist()
+        assert (reader._epoch._pool is not None) == slow
+        assert len(reader._epoch._blocks) <= 3
         reader.on_epoch_end()
-    assert (reader._pool is not None) == slow
     reader[0]  # what is read ahead now is not of the epoch after it
     reader.on_epoch_end()
     order = np.random.default_rng([3, 3]).permutation(50)
     assert [t for i in range(7) for t in reader[i][1].tolist()] == order.tolist()
+
+
+def test_who_gets_a_batch_may_write_into_it(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    exact, reader = store.to_numpy()["features"], FeatureDataset(store, 8, shuffle=False)
+    for i in (0, 0, 1, 0, 1, 1, 2, 3, 2, 3):
+        features, _ = reader[i]
+        np.testing.assert_array_equal(features, exact[8 * i : 8 * i + 8])
+        features -= 100
+    loader = FeatureDataset(store, 8, shuffle=False).as_torch()
+    for _ in range(3):
+        for features, _ in loader:
+            np.testing.assert_array_equal(features, exact[:8])
+            features.sub_(100)
+            break
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_read_that_fails_is_tried_again(trunk, tmp_path, monkeypatch, slow):
+    from keras_graft.features import epoch as reading
+
+    monkeypatch.setattr(reading, "_BLOCK", 1)
+    monkeypatch.setattr(reading, "_SURE", -1.0 if slow else 1e9)
+    monkeypatch.setattr(reading, "_FAST", 1 << 60)
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    reader, take, broken = FeatureDataset(store, 8, shuffle=False), store.take, []
+
+    def fails(indices, *kinds):
+        if 8 in indices and not broken:
+            broken.append(indices)
+            raise OSError("the disk")
+        return take(indices, *kinds)
+
+    monkeypatch.setattr(store, "take", fails)
+    reader[0]
+    with pytest.raises(OSError, match="the disk"):
+        reader[1]
+    assert [reader[i][1].tolist() for i in (1, 2)] == [[*range(8, 16)], [*range(16, 24)]]
+
+
+def test_passes_may_be_under_way_at_once(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    passes = FeatureDataset(store, 8).as_torch()
+    one = iter(passes)
+    found = [next(one)[1] for _ in range(4)]
+    other = np.concatenate([y for _, y in passes])
+    found = np.concatenate([*found, *(y for _, y in one)])
+    assert sorted(other) == sorted(found) == list(range(50)) and other.tolist() != found.tolist()
+
+
+def test_threads_do_not_live_on_in_a_fork(trunk, tmp_path, monkeypatch):
+    from keras_graft.features import epoch as reading
+
+    monkeypatch.setattr(reading, "_BLOCK", 1)
+    monkeypatch.setattr(reading, "_SURE", -1.0)
+    monkeypatch.setattr(reading, "_FAST", 1 << 60)
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    reader = FeatureDataset(store, 8, shuffle=False)
+    reader[0]
+    before = reader._epoch._pool
+    monkeypatch.setattr(reading.os, "getpid", lambda: -1)
+    assert reader[1][1].tolist() == [*range(8, 16)]
+    assert before is not None and reader._epoch._pool not in (None, before)
+
+
+def test_columns_of_no_width(tmp_path):
+    x = keras.Input((4,))
+    trunk = keras.Model(x, {"none": x[:, :0], "all": x * 1.0})
+    store = run(trunk, (np.ones((10, 4), "float32"), np.zeros((10, 0))), tmp_path)
+    taken = store.take([1, 7])
+    assert taken["features"]["none"].shape == taken["targets"].shape == (2, 0)
+    assert taken["features"]["all"].shape == (2, 4)
 
 
 def test_parts_of_a_store(trunk, tmp_path):
@@ -1027,6 +1168,7 @@ def test_fit_head_in_one_line(tmp_path):
     (lambda x, y: [], {}, "The data is empty"),
     (lambda x, y: (x, y), {"validation_split": 1.0}, "validation_split lies between 0 and 1"),
     (lambda x, y: (x, y), {"validation_data": 1}, "validation_data would have to be features"),
+    (lambda x, y: (x, y), {"batch_size": 0}, "batch_size must be 1 or more, got 0"),
 ])  # fmt: skip
 def test_fit_head_refuses_before_it_computes(tmp_path, make, more, says):
     model = donor()
@@ -1133,6 +1275,30 @@ def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
         )
 
 
+@pytest.mark.parametrize("split, says", [(0.99, "training"), (0.01, "validation")])
+def test_no_part_is_empty(tmp_path, split, says):
+    model = donor()
+    model.compile("adam", "mse")
+    with pytest.raises(kg.FeatureError, match=f"={split} of 10 samples leaves none for {says}"):
+        kg.features.fit_head(
+            model, "pool", images(10), store=tmp_path, validation_split=split, progress=False
+        )
+
+
+def test_what_is_no_number_is_the_same_if_it_is_none_in_both(tmp_path):
+    x, y = np.array([[np.nan, 1], [np.inf, 2], [3, 4]], "float32"), np.zeros((3, 2))
+    inputs = keras.Input((2,))
+    at = layers.Activation("linear", name="at")(inputs)
+    model = keras.Model(inputs, layers.Activation("tanh")(at))
+    model.compile("sgd", "mse")
+    head = keras.Sequential([keras.Input((2,)), layers.Activation("tanh")])
+    done = kg.features.fit_head(
+        model, "at", (x, y), store=tmp_path, head=head, compile={"loss": "mse"}, progress=False,
+        verbose=0,
+    )  # fmt: skip
+    assert done.difference == 0 and done.checked == 3
+
+
 def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
     model = donor()
     model.compile("adam", "mse")
@@ -1161,6 +1327,9 @@ def test_advice_says_what_each_cut_takes_and_saves():
     assert "bytes in all" in str(advice) and list(rows)[0] == "stem"
     with pytest.raises(kg.FeatureError, match="how many samples it has"):
         kg.features.advise(donor(), iter([]))
+    for none in (0, -5):
+        with pytest.raises(kg.FeatureError, match=f"There are {none} samples: give a number of 1"):
+            kg.features.advise(donor(), none)
 
 
 def test_advice_counts_what_a_layer_does_at_each_place():

@@ -69,6 +69,8 @@ def advise(model: Any, data: Any) -> Advice:
     h    (?, 4) float32             8         8,000  50.0%
     """
     samples = int(data) if isinstance(data, Integral) else count(data)
+    if samples is not None and samples < 1:
+        raise FeatureError(f"There are {samples} samples: give a number of 1 or more, or data.")
     if samples is None:
         raise FeatureError(
             "The data does not say how many samples it has: give their number, "

@@ -12,10 +12,9 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
-from keras_graft.features.fixed import may_draw
+from keras_graft.features.fixed import check_places
 from keras_graft.features.manifest import Column, ShardEntry, Skipped
 from keras_graft.features.shards import dtype_of, encode
-from keras_graft.select import listed
 
 tree = keras.tree
 
@@ -63,10 +62,7 @@ class Runner:
         except Exception as error:
             first = error
         else:
-            if not self._worked:
-                self._check_again(batch, outputs)
-            self._worked = True
-            return _of_each(outputs, len(batch)), {}
+            return self._kept(batch, outputs), {}
         failed: dict[int, str] = {}
         for i in range(len(batch)):
             try:
@@ -78,27 +74,15 @@ class Runner:
             raise first
         if not works:
             return None, failed
-        self._worked = True
-        rest = tree.map_structure(lambda a: a[works], batch.x)
-        return _of_each(self._trunk.predict_on_batch(rest), len(works)), failed
+        rest = batch[works]
+        return self._kept(rest, self._trunk.predict_on_batch(rest.x)), failed
 
-    def _check_again(self, batch: Batch, outputs: Any) -> None:
-        """Refuse a trunk that draws random numbers in inference, where a layer of it might.
-
-        Frozen layers draw the same in each batch: another for the same sample in another place.
-        """
-        doubtful = may_draw(self._trunk)
-        if not doubtful:
-            return
-        turned = batch.map(lambda array: np.roll(array, 1, 0)).x
-        again = tree.flatten(self._trunk.predict_on_batch(turned))
-        for a, b in zip((np.roll(a, 1, 0) for a in tree.flatten(outputs)), again, strict=True):
-            # Some devices add in another order each time.
-            if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max(), equal_nan=True):
-                raise FeatureError(
-                    f"{self._trunk.name!r} gives a sample other features in another place: "
-                    f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
-                )
+    def _kept(self, batch: Batch, outputs: Any) -> Any:
+        outputs = _of_each(outputs, len(batch))
+        if not self._worked:
+            check_places(self._trunk, batch, outputs)
+            self._worked = True
+        return outputs
 
 
 def _of_each(outputs: Any, samples: int) -> Any:

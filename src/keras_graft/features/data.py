@@ -29,7 +29,7 @@ class Batch:
     w: Any = None
 
     def __len__(self) -> int:
-        return len(tree.flatten(self.x)[0])
+        return int(tree.flatten(self.x)[0].shape[0])
 
     def rows(self, numbers: list[int]) -> Batch:
         """Return some of the samples; all of them as they are."""
@@ -50,8 +50,7 @@ def count(data: Any) -> int | None:
     """Return how many samples there are, None if only reading them tells."""
     data = _columned(data)
     if _is_arrays(data):
-        first = tree.flatten(_parts(data)[0])[0]
-        return len(_array(first) if not first.shape else first)
+        return _rows(tree.flatten(_parts(data)[0])[0])
     sampler: Any = getattr(data, "sampler", None)  # of a DataLoader that counts its batches itself
     if hasattr(sampler, "__len__") and data.batch_size and not data.drop_last:
         return len(sampler)
@@ -118,23 +117,31 @@ def _columned(data: Any) -> Any:
     """Return data with NumPy arrays in the place of pandas' tables, whose rows have labels.
 
     Raises:
-        FeatureError: If a list of numbers stands where an array is meant.
+        FeatureError: If numbers or nested structures stand where arrays are meant.
     """
-    if hasattr(data, "iloc"):
-        return data.to_numpy()
-    if not isinstance(data, tuple) or len(data) > 3:
+
+    def plain(part: Any) -> Any:
+        return tree.map_structure(lambda a: a.to_numpy() if hasattr(a, "iloc") else a, part)
+
+    if not isinstance(data, tuple):
+        return plain(data) if _is_arrays(data) else data
+    if len(data) > 3 or not data:
         return data
-    parts = tuple(
-        tree.map_structure(lambda a: a.to_numpy() if hasattr(a, "iloc") else a, part)
-        for part in data
-    )
-    for name, part in zip(("inputs", "targets", "weights"), parts, strict=False):
-        if isinstance(part, list) and part and isinstance(part[0], int | float | str | list):
+    if data[0] is None:
+        raise FeatureError("The data has no inputs: the first of (x, y) is None.")
+    for name, part in zip(("inputs", "targets", "weights"), data, strict=False):
+        inner = [*part.values()] if isinstance(part, Mapping) else part
+        if isinstance(part, Mapping) and any(isinstance(v, Mapping | list | tuple) for v in inner):
+            raise FeatureError(
+                f"The {name} are nested more than once: give an array, or a dict or list of arrays."
+            )
+        single = isinstance(part, list) and part and not isinstance(part[0], tuple | Mapping)
+        if single and not (_is_array(part[0]) and len(part[0].shape)):
             raise FeatureError(
                 f"The {name} are a list of {type(part[0]).__name__}: give np.asarray({name}), one "
                 "row for each sample."
             )
-    return parts
+    return tuple(map(plain, data))
 
 
 def _is_arrays(data: Any) -> bool:
@@ -149,7 +156,30 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _is_array(item: Any) -> bool:
-    return hasattr(item, "shape") and hasattr(item, "dtype")
+    return hasattr(item, "shape") and (hasattr(item, "dtype") or hasattr(item, "iloc"))
+
+
+def _rows(leaf: Any) -> int:
+    """Return how many samples an array is of, once it is one that has rows."""
+    if not _is_array(leaf):
+        raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is no array.")
+    layout, device = str(getattr(leaf, "layout", "torch.strided")), getattr(leaf, "device", None)
+    if (
+        any(hasattr(leaf, name) for name in ("tocsr", "row_splits", "dense_shape"))
+        or (layout.startswith("torch.") and layout != "torch.strided")
+        or getattr(leaf, "is_nested", False)
+        or getattr(device, "type", None) == "meta"
+    ):
+        raise FeatureError(
+            f"The data holds a {type(leaf).__name__} that is sparse, ragged or of no values: make "
+            "it dense, its rows padded to one length."
+        )
+    if not len(leaf.shape):
+        raise FeatureError(
+            "What the data gives is one sample, not a batch of samples: add .batch(n), or "
+            "batch_size=n."
+        )
+    return int(leaf.shape[0])
 
 
 def _parts(item: Any) -> tuple[Any, Any, Any]:
@@ -164,7 +194,7 @@ def _parts(item: Any) -> tuple[Any, Any, Any]:
 def _even(batch: Batch, what: str) -> Batch:
     """Return the batch, once all that is in it is of as many samples."""
     rows = {
-        len(leaf)
+        _rows(leaf)
         for part in (batch.x, batch.y, batch.w)
         for leaf in tree.flatten(part)
         if leaf is not None
@@ -178,9 +208,8 @@ def _even(batch: Batch, what: str) -> Batch:
 
 
 def _array(leaf: Any) -> np.ndarray:
+    _rows(leaf)
     if not isinstance(leaf, np.ndarray):
-        if not _is_array(leaf):
-            raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is no array.")
         if hasattr(leaf, "detach"):  # torch's own tensors, whatever the backend is
             leaf = leaf.detach().cpu()
             leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
@@ -191,9 +220,4 @@ def _array(leaf: Any) -> np.ndarray:
             "The data holds Python objects, or rows of different lengths: give arrays of numbers "
             "or texts, padded to one length."
         )
-    if leaf.ndim == 0:
-        raise FeatureError(
-            "What the data gives is one sample, not a batch of samples: add .batch(n), or "
-            "batch_size=n."
-        )
-    return leaf
+    return leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("="))

@@ -5,26 +5,17 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.epoch import Epoch
 from keras_graft.features.store import FeatureStore
 from keras_graft.select import listed
-
-_BLOCK = 1 << 20
-"""Bytes that are read at once, if batches are small: a call and a thread cost as much as a batch."""
-_AHEAD = 2
-"""Blocks that are read ahead."""
-_FAST = 1 << 30
-"""Bytes a second: what comes slower is waited for, so it is read ahead."""
-_SURE = 0.05
-"""Seconds after which it is known how fast it comes."""
 
 
 class FeatureDataset(keras.utils.PyDataset):
@@ -83,34 +74,34 @@ class FeatureDataset(keras.utils.PyDataset):
         self._stores = opened
         self._names = None if not several else [*(names or map(str, range(len(opened))))]
         _check_together(opened, self._names)
-        if batch_size < 1:
-            raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise FeatureError(f"batch_size is a whole number, 1 or more, got {batch_size}.")
         chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
         self.indices = _part(chosen, validation_split, subset)
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
-        self._epoch = 0
-        self._order = self._shuffled()
-        self._pool: ThreadPoolExecutor | None = None
         self._row_bytes = sum(c.bytes for s in opened for c in s.manifest.columns.values())
-        self._together = max(1, _BLOCK // max(1, batch_size * self._row_bytes))  # in a block
-        self._blocks: dict[int, Future[tuple[Any, ...]]] = {}
-        self._next = 0
-        self._slow, self._read, self._took = False, 0, 0.0
         self._lock = threading.Lock()
+        self._number = 0
+        self._epoch = self._started()
 
-    def _shuffled(self) -> np.ndarray:
-        if not self._shuffle:
-            return self.indices
-        return np.random.default_rng([self._seed, self._epoch]).permutation(self.indices)
+    def _started(self) -> Epoch:
+        """Return the epoch that is the next by number."""
+        order = self.indices
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, self._number]).permutation(order)
+        return Epoch(self._rows, order, self._batch_size, self._row_bytes)
+
+    def _over(self) -> Epoch:
+        """Go on to the next epoch, and return the one before it."""
+        with self._lock:
+            before = self._epoch
+            self._number += 1
+            self._epoch = self._started()
+            return before
 
     def on_epoch_end(self) -> None:
         """Shuffle anew; Keras calls it."""
-        with self._lock:
-            self._blocks.clear()
-            self._next = 0
-            self._slow, self._read, self._took = False, 0, 0.0
-            self._epoch += 1
-            self._order = self._shuffled()
+        self._over()
 
     @property
     def num_batches(self) -> int:
@@ -123,44 +114,7 @@ class FeatureDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, asked was number {index}.")
-        block, place = divmod(index, self._together)
-        with self._lock:
-            rows = self._batches(index, 1)
-            # Out of turn, as `fit(shuffle=True)` asks, nobody knows what comes next.
-            in_turn = index in (0, self._next)
-            self._next = index + 1
-            if not in_turn and block not in self._blocks:
-                return self._rows(rows)
-            whole = self._block(block)
-        start = place * self._batch_size
-        part: Any = keras.tree.map_structure(lambda array: array[start : start + len(rows)], whole)
-        return part
-
-    def _block(self, number: int) -> tuple[Any, ...]:
-        """Return a block of batches, and have those after it read meanwhile, if that takes long."""
-        count = self._together
-        if number not in self._blocks:
-            start, rows = time.perf_counter(), self._batches(number * count, count)
-            self._blocks[number] = Future()
-            self._blocks[number].set_result(self._rows(rows))
-            # From the page cache, a thread beside the step would take more than it gives.
-            self._took += time.perf_counter() - start
-            self._read += len(rows) * self._row_bytes
-            self._slow = self._took > _SURE and self._read < _FAST * self._took
-        ahead = range(number + 1, min(number + 1 + _AHEAD, -(-len(self) // count)))
-        if self._slow:
-            self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
-            for other in ahead:
-                if other not in self._blocks:
-                    rows = self._batches(other * count, count)
-                    self._blocks[other] = self._pool.submit(self._rows, rows)
-        kept = self._blocks.keys() & {number, *ahead}
-        self._blocks = {other: self._blocks[other] for other in kept}
-        return self._blocks[number].result()
-
-    def _batches(self, first: int, count: int) -> np.ndarray:
-        """Return the numbers of the samples of some batches."""
-        return self._order[first * self._batch_size : (first + count) * self._batch_size]
+        return self._epoch.batch(index)
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
         kinds = ("features", "targets", "weights")
@@ -210,9 +164,10 @@ class FeatureDataset(keras.utils.PyDataset):
         return torch.utils.data.DataLoader(Passes(), batch_size=None)
 
     def _pass(self) -> Any:
+        """Yield the batches of an epoch: each pass has its own, others may be under way."""
+        epoch = self._over()
         for i in range(len(self)):
-            yield self[i]
-        self.on_epoch_end()
+            yield epoch.batch(i)
 
 
 def _opened(store: Any) -> FeatureStore:

@@ -169,7 +169,13 @@ def fit_head(
         )
         for subset in (["training", "validation"] if validation_split else [None])
     }  # fmt: skip
-    training = parts.get("training") or parts[None]
+    training = parts["training" if validation_split else None]
+    for subset, part in parts.items():
+        if not len(part):
+            raise FeatureError(
+                f"validation_split={validation_split} of {len(computed)} samples leaves none for "
+                f"{subset or 'training'}."
+            )
     history, seconds = _timed(
         lambda: new.fit(
             training, validation_data=parts.get("validation"), epochs=epochs,
@@ -192,6 +198,8 @@ def _check_data(data: Any, batch_size: int) -> None:
             "batch again: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
             "PyDataset."
         )
+    if batch_size < 1:
+        raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
     first = next(iter(batches(data, batch_size)), None)
     if first is None:
         raise FeatureError("The data is empty.")
@@ -272,5 +280,13 @@ def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
     ]
     kinds = {c.dtype for n, c in store.manifest.columns.items() if n.startswith("features/")}
     close = max((_CLOSE.get(kind, 1e-4) for kind in kinds), default=1e-4)
-    scale = max(1.0, *(float(np.abs(b).max()) for _, b in pairs))
-    return max(float(np.abs(a - b).max()) for a, b in pairs), close * scale
+    scale, apart = 1.0, 0.0
+    for a, b in pairs:
+        finite = np.isfinite(b)
+        scale = max(scale, float(np.abs(b[finite]).max(initial=0.0)))
+        # What is no number is the same if it is no number in both.
+        differs = ~(finite | np.isclose(a, b, equal_nan=True))
+        apart = max(
+            apart, float(np.abs(a - b)[finite].max(initial=0.0)), np.inf if differs.any() else 0.0
+        )
+    return apart, close * scale

@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import FeatureError, ReadError
+from keras_graft.features.data import Batch
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
 from keras_graft.read import read
 from keras_graft.select import listed
+
+tree = keras.tree
 
 _RATES = (
     "rate", "stddev", "dropout", "recurrent_dropout", "dropout_rate", "_dropout",
@@ -80,7 +84,36 @@ def _way_out(trunk: Any) -> str:
     return "trunk = kg.freeze(trunk)"
 
 
-def may_draw(trunk: Any) -> list[str]:
+def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
+    """Refuse a trunk that draws random numbers in inference, where a layer of it might.
+
+    Frozen layers draw the same in each batch: another for the same sample in another place.
+
+    Args:
+        trunk: The model.
+        batch: Some samples.
+        outputs: What it gives for them.
+    """
+    doubtful = _may_draw(trunk)
+    if not doubtful:
+        return
+
+    def moved(array: Any) -> Any:
+        return np.roll(array, 1, 0) if len(array) > 1 else np.concatenate([array, array])
+
+    again = trunk.predict_on_batch(batch.map(moved).x)
+    for leaf, now in zip(tree.flatten(outputs), tree.flatten(again), strict=True):
+        before, now = moved(np.asarray(leaf, "float64")), np.asarray(now, "float64")
+        # Some devices add in another order each time: that moves few numbers by much.
+        same = np.isclose(now, before, rtol=2e-2, atol=0, equal_nan=True)
+        if same.size and same.mean() < 0.9:
+            raise FeatureError(
+                f"{trunk.name!r} gives a sample other features in another place: "
+                f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
+            )
+
+
+def _may_draw(trunk: Any) -> list[str]:
     """Return the paths of layers that may draw random numbers in inference too.
 
     Those of Keras draw in training only; of others with a seed generator nobody knows.

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import threading
+import uuid
 import zlib
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ class Remote(Folder):
             # By content: a store that was written anew has other shards of these names.
             path = self._cache / f"{crc32:08x}-{name}"
             if not path.exists():
-                beside = path.with_suffix(f".{os.getpid()}.part")
+                beside = path.with_suffix(f".{uuid.uuid4().hex}.part")  # others may fetch it too
                 try:
                     self._system.get_file(self._at(name), str(beside))
                     if Folder(self._cache).checksum(beside.name) != crc32:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
 from keras_graft.errors import FeatureError
+from keras_graft.features.buffers import Buffers
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import NAME as MANIFEST
-from keras_graft.features.manifest import Manifest, ShardEntry
+from keras_graft.features.manifest import Manifest, ShardEntry, load
 
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
@@ -21,12 +26,10 @@ _DTYPES = {
     "F64": "float64",
 }  # fmt: skip
 DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
-_LARGE, _BUFFERS = 1 << 18, 8
-"""From so many bytes on memory is used again, and so many pieces of it are kept."""
 _SMALL, _SMALL_ALL = 64, 16 << 20
 """Columns of rows of so few bytes, and so few in all, are kept in memory."""
-_OPEN = 200
-"""Files that are open at once: systems allow a thousand or so."""
+_OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+"""Files that are open at once, for one of several stores side by side."""
 
 
 def bfloat16() -> Any:
@@ -91,42 +94,6 @@ class Shard:
         return data
 
 
-def _count(items: list[np.ndarray], number: int) -> int:
-    return sys.getrefcount(items[number])
-
-
-_ALONE = _count([np.empty(0)], 0)
-"""What Python counts for an array that only a list refers to; versions differ."""
-
-
-class Buffers:
-    """Memory for batches, used again once nobody refers to what was in it.
-
-    New pages for each batch may cost more than the batch, above all in virtual machines.
-    """
-
-    def __init__(self) -> None:
-        self._kept: list[np.ndarray] = []
-        self._lock = threading.Lock()
-
-    def get(self, size: int) -> np.ndarray:
-        """Return so many bytes, of any content.
-
-        Every view of an array refers to it, those of JAX, TensorFlow and PyTorch too: once there
-        are only ours, it is free.
-        """
-        if size < _LARGE:
-            return np.empty(size, np.uint8)
-        with self._lock:
-            for i in range(len(self._kept)):
-                if len(self._kept[i]) >= size and _count(self._kept, i) == _ALONE:
-                    self._kept.append(self._kept.pop(i))
-                    break
-            else:
-                self._kept = [*self._kept[1 - _BUFFERS :], np.empty(size, np.uint8)]
-            return self._kept[-1][:size]
-
-
 class Rows:
     """Rows of many shards, by their number, in any order, in bounded memory.
 
@@ -137,7 +104,7 @@ class Rows:
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, stamp: Any) -> None:
-        self._folder, self._stamp = folder, stamp if manifest.complete else None
+        self._folder, self._stamp = folder, stamp
         self._shards, self._columns = manifest.shards, manifest.columns
         self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._open: dict[int, Shard] = {}
@@ -154,12 +121,18 @@ class Rows:
             return shard
 
     def _opened(self, number: int) -> Shard:
-        if self._stamp is not None and self._folder.stamp(MANIFEST) != self._stamp:
-            raise FeatureError(
-                f"{self._folder} was written anew since it was opened, so its rows would be mixed "
-                "with those of before: open it again."
-            )
-        return Shard(self._folder, self._shards[number])
+        """Open a shard, of the store as it was when this was made."""
+        shard = Shard(self._folder, self._shards[number])
+        stamp = self._folder.stamp(MANIFEST)
+        if stamp != self._stamp:
+            now = load(self._folder)
+            if now is None or now.shards[: len(self._shards)] != self._shards:
+                raise FeatureError(
+                    f"{self._folder} was written anew since it was opened, so its rows would be "
+                    "mixed with those of before: open it again."
+                )
+            self._stamp = stamp  # it has only grown
+        return shard
 
     def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""
@@ -188,7 +161,7 @@ class Rows:
             start, stop = self._starts[number : number + 2].tolist()
             shard = self._shard(number)
             data = shard.bytes(shard.starts[name], (stop - start) * width)
-            whole[start:stop] = data.reshape(-1, width)
+            whole[start:stop] = data.reshape(stop - start, width)
             there.add(number)
         return whole
 

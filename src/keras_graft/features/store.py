@@ -80,7 +80,10 @@ class FeatureStore(Tabular):
         Raises:
             FeatureError: If they are neither, or if there are no such samples.
         """
-        array = np.asarray(indices)
+        try:
+            array = np.asarray(indices)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(indices, object)
         if array.dtype == bool and array.shape == (len(self),):
             return np.flatnonzero(array)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
@@ -120,7 +123,9 @@ class FeatureStore(Tabular):
             if kind in self.manifest.layout
         }
         if "keys" in found and self.manifest.columns["keys/"].text:
-            found["keys"] = np.array([bytes(row).rstrip(b"\0").decode() for row in found["keys"]])
+            found["keys"] = np.array(
+                [bytes(row).rstrip(b"\0").decode() for row in found["keys"]], str
+            )
         return found
 
     def to_numpy(self, *kinds: str) -> dict[str, Any]:

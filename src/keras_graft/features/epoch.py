@@ -1,0 +1,94 @@
+"""One pass over the rows of stores, in one order: batches, read in blocks, perhaps ahead."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+
+_BLOCK = 1 << 20
+"""Bytes that are read at once, if batches are small: a call and a thread cost as much as a batch."""
+_AHEAD = 2
+"""Blocks that are read ahead."""
+_FAST = 1 << 30
+"""Bytes a second: what comes slower is waited for, so it is read ahead."""
+_SURE = 0.05
+"""Seconds of reading after which it is known how fast it comes."""
+
+
+class Epoch:
+    """The batches of one order of samples.
+
+    Each time a batch is given, its memory is the receiver's: what they write there comes back
+    to nobody.
+
+    Args:
+        rows: Returns samples by their numbers.
+        order: The numbers.
+        batch_size: Samples in a batch.
+        row_bytes: Bytes of a sample.
+    """
+
+    def __init__(
+        self, rows: Callable[[np.ndarray], Any], order: np.ndarray, batch_size: int, row_bytes: int
+    ) -> None:
+        self._rows, self._order = rows, order
+        self._batch_size, self._row_bytes = batch_size, row_bytes
+        self._together = max(1, _BLOCK // max(1, batch_size * row_bytes))  # batches in a block
+        self._blocks: dict[int, Future[Any]] = {}
+        self._next = 0
+        self._read, self._took = 0, 0.0
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    def batch(self, index: int) -> Any:
+        """Return a batch."""
+        block, place = divmod(index, self._together)
+        with self._lock:
+            rows = self._batches(index, 1)
+            in_turn = index == self._next
+            self._next = index + 1
+            if not in_turn or self._process != os.getpid():  # threads do not live on in a fork
+                self._blocks, self._process, self._pool = {}, os.getpid(), None
+            # Out of turn, as `fit(shuffle=True)` asks, nobody knows what comes next.
+            if not in_turn and index:
+                return self._rows(rows)
+            whole = self._block(block)
+        start = place * self._batch_size
+        return keras.tree.map_structure(lambda array: array[start : start + len(rows)], whole)
+
+    def _block(self, number: int) -> Any:
+        """Return a block of batches, and have those after it read meanwhile, if that takes long."""
+        count = self._together
+        ready = self._blocks.pop(number, None)
+        if ready is None:
+            start, rows = time.perf_counter(), self._batches(number * count, count)
+            found = self._rows(rows)
+            self._took += time.perf_counter() - start
+            self._read += len(rows) * self._row_bytes
+        else:
+            found = ready.result()
+        blocks = -(-len(self._order) // (self._batch_size * count))
+        ahead = range(number + 1, min(number + 1 + _AHEAD, blocks))
+        # From the page cache, a thread beside the step would take more than it gives.
+        if self._took > _SURE and self._read < _FAST * self._took:
+            self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
+            for other in ahead:
+                if other not in self._blocks:
+                    rows = self._batches(other * count, count)
+                    self._blocks[other] = self._pool.submit(self._rows, rows)
+        done: Future[Any] = Future()
+        done.set_result(found)
+        self._blocks = {number: done, **{o: self._blocks[o] for o in ahead if o in self._blocks}}
+        return found
+
+    def _batches(self, first: int, count: int) -> np.ndarray:
+        """Return the numbers of the samples of some batches."""
+        return self._order[first * self._batch_size : (first + count) * self._batch_size]
