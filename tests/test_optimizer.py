@@ -552,3 +552,71 @@ def test_a_metric_that_cannot_be_made_again():
     with pytest.raises(kg.WeightsError, match="a metric of old cannot be made again"):
         kg.carry_optimizer(old, new)
     assert not new.compiled
+
+
+def pair():
+    return keras.Sequential([
+        keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(4, name="b")
+    ])  # fmt: skip
+
+
+def test_a_variable_that_another_optimizer_inside_trains_now_begins():
+    x = np.random.default_rng(0).random((16, 4))
+
+    def compiled(name):
+        model = pair()
+        inner = {f".*{name}/.*": keras.optimizers.SGD(0.1, momentum=0.9)}
+        model.compile(
+            keras.optimizers.MultiOptimizer(OptimizerMap(keras.optimizers.Adam(), inner)), "mse"
+        )
+        return model
+
+    old, new = compiled("a"), compiled("b")
+    old.fit(x, x, verbose=0)
+    report = kg.carry_optimizer(old, new, match="name")
+    assert not report.taken and len(report.new) == 4
+    assert report.slots.count("momentum") <= 1
+    same = compiled("a")
+    report = kg.carry_optimizer(old, same, match="name")
+    assert len(report.taken) == 4 and not report.new
+
+
+def test_one_that_holds_another_is_trained_if_that_is():
+    x = np.random.default_rng(0).random((16, 4))
+
+    def compiled():
+        model = pair()
+        inner = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(keras.optimizers.LossScaleOptimizer(inner), "mse")
+        return model
+
+    old, new = compiled(), compiled()
+    for model in (old, new):
+        model.fit(x, x, verbose=0)
+    with pytest.raises(kg.WeightsError, match="new has been trained since it was compiled"):
+        kg.carry_optimizer(old, new, match="name")
+
+
+def test_what_is_trained_on_gives_its_slots_to_no_other():
+    x = np.random.default_rng(0).random((16, 4))
+    names = ("dense", "dense_1", "dense_2")
+    old = keras.Sequential([keras.Input((4,)), *(layers.Dense(4, name=n) for n in names)])
+    old.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    old.fit(x, x, verbose=0)
+    new = kg.remove(old, "dense")
+    new = kg.insert(new, layers.Dense(4, name="dense_3"), after="dense_2")
+    report = kg.carry_optimizer(old, new, match="name")
+    assert report.new == ("dense_3/kernel", "dense_3/bias")
+    assert [pair[0] for pair in report.taken] == [pair[1] for pair in report.taken]
+
+
+def test_one_optimizer_under_two_patterns():
+    x = np.random.default_rng(0).random((16, 4))
+    old, sgd = pair(), keras.optimizers.SGD(0.1, momentum=0.9)
+    inner = {"a/.*": sgd, "b/.*": sgd}
+    old.compile(
+        keras.optimizers.MultiOptimizer(OptimizerMap(keras.optimizers.Adam(), inner)), "mse"
+    )
+    old.fit(x, x, verbose=0)
+    with pytest.raises(kg.WeightsError, match="the optimizers hold others inside"):
+        kg.carry_optimizer(old, kg.insert(old, layers.Dense(4, name="c"), after="b"))

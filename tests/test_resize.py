@@ -337,3 +337,127 @@ def test_ids_may_come_from_anywhere():
     assert repr(kg.resize.classes(i for i in (2, None))) == "classes(1 kept, 1 new)"
     assert repr(kg.resize.vocabulary(np.arange(3))) == "vocabulary(3 kept, 0 new)"
     assert repr(kg.resize.vocabulary(range(4))) == "vocabulary(4 kept, 0 new)"
+
+
+def head(classes, dtype=None):
+    """A head whose kernel has rows that tell its classes apart."""
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(classes, name="head", dtype=dtype)])
+    kernel = np.random.default_rng(classes).standard_normal((8, classes))
+    model.set_weights([kernel, np.arange(classes)])
+    return model
+
+
+def quantized(classes, mode):
+    model = head(classes)
+    model.quantize(mode)
+    return model
+
+
+@pytest.mark.parametrize("mode, rule", [
+    ("int4", kg.resize.classes([4, 3, 2, 1, 0, None])),
+    ("int4", {"head": kg.resize.classes([4, 3, 2, 1, 0, None])}),
+    ("int8", kg.resize.classes([4, 3, 2, 1, 0, None], new="zeros")),
+    ("int8", kg.resize.classes([4, 3, 2, 1, 0, None], new="mean")),
+    ("int8", kg.resize.crop_or_pad()),
+])  # fmt: skip
+def test_rules_do_not_compute_with_quantized_values(mode, rule):
+    source, target = quantized(5, mode), quantized(6, mode)
+    before = arrays(target.weights)
+    with pytest.raises(kg.WeightsError, match=f"is quantized .{mode}.: what .* before quantize"):
+        kg.transplant(source, target, resize=rule)
+    equal(before, target.weights)
+
+
+@pytest.mark.parametrize("keep", [[4, 3, 2, 1, 0, None], [2, 0]])
+def test_quantized_classes_are_picked(keep):
+    source, target = quantized(5, "int8"), quantized(len(keep), "int8")
+    x = np.random.default_rng(0).random((3, 8), "float32")
+    own = target.predict(x, verbose=0)
+    kg.transplant(source, target, resize=kg.resize.classes(keep))
+    old, now = source.predict(x, verbose=0), target.predict(x, verbose=0)
+    for i, k in enumerate(keep):
+        np.testing.assert_allclose(now[:, i], own[:, i] if k is None else old[:, k], rtol=1e-5)
+
+
+def decoder(channels, length):
+    ids = keras.Input((length,), dtype="int32")
+    x = layers.Embedding(length, 4, name="pos_emb")(ids)
+    return keras.Model(ids, layers.Conv1DTranspose(channels, 2, name="conv1d_transpose")(x))
+
+
+def test_a_transposed_convolution_has_no_positions():
+    with pytest.raises(kg.WeightsError) as caught:
+        kg.transplant(decoder(2, 8), decoder(3, 16), resize=kg.resize.positions())
+    assert "'conv1d_transpose/kernel': (2, 2, 4) in the source, (2, 3, 4)" in str(caught.value)
+    assert "positions" not in str(caught.value).split("conv1d_transpose/kernel")[1]
+    target = decoder(2, 16)
+    report = kg.transplant(decoder(2, 8), target, resize=kg.resize.positions())
+    assert [m.target for m in report.moved if m.rule] == ["pos_emb/embeddings"]
+
+
+@pytest.mark.parametrize("address, whether", [
+    ("pos_emb/embeddings", True), ("vit/position_embedding/embeddings", True),
+    ("posembed", True), ("abs_pos/w", True), ("encoder/positions/w", True), ("pos/w", True),
+    ("positional_encoding/w", True), ("transpose/kernel", False), ("composer/kernel", False),
+    ("deposit/kernel", False),
+])  # fmt: skip
+def test_which_weights_are_of_positions(address, whether):
+    from keras_graft.addresses import Weight
+
+    weight = Weight(address, "embeddings", (4, 2), "float32", lambda: None)
+    assert kg.resize.positions().seeks(weight) is whether
+
+
+@pytest.mark.parametrize("dtype", [">f4", "longdouble", "bfloat16"])
+def test_what_a_rule_gives_may_be_of_any_numbers(dtype):
+    from keras_graft.features.shards import dtype_of
+
+    source, target = head(3), head(2)
+    expected = arrays(source.weights)
+    kg.transplant(
+        source, target, resize=lambda v, shape, w: v[..., :2].astype(dtype_of(dtype))
+    )  # fmt: skip
+    np.testing.assert_allclose(target.get_weights()[0], expected[0][:, :2], rtol=1e-2)
+    for made, says in (
+        (lambda v, shape, w: [[1.0, 2.0], [3.0]], "gave no array for 'head/kernel'"),
+        (lambda v, shape, w: np.zeros(shape, "V2"), "which are no numbers it could hold"),
+    ):
+        target = head(2)
+        before = arrays(target.weights)
+        with pytest.raises(kg.WeightsError, match=says):
+            kg.transplant(source, target, resize=made)
+        equal(before, target.weights)
+
+
+@pytest.mark.parametrize("one, other", [("bfloat16", "float16"), ("float16", "bfloat16")])
+def test_classes_between_half_precisions(one, other):
+    source, target = head(3, one), head(2, other)
+    own = np.asarray(arrays(target.weights)[0], "float32")
+    kg.transplant(source, target, resize=kg.resize.classes([2, None]))
+    found = np.asarray(arrays(target.weights)[0], "float32")
+    np.testing.assert_allclose(found[:, 0], np.asarray(arrays(source.weights)[0], "float32")[:, 2],
+                               rtol=1e-2)  # fmt: skip
+    np.testing.assert_array_equal(found[:, 1], own[:, 1])
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda: kg.resize.positions(prefix="a"), "got grid=False, prefix='a'"),
+    (lambda: kg.resize.positions(prefix=1.0), "prefix= a number of positions, got .*prefix=1.0"),
+    (lambda: kg.resize.positions(grid=((2.0, 2.0), (3, 3))), "grid= is True, or"),
+    (lambda: kg.resize.positions(grid=[(1, 2), (3,)]), "grid= is True, or"),
+    (lambda: kg.resize.positions(grid=((2, "a"), (1, 2))), "grid= is True, or"),
+    (lambda: kg.resize.vocabulary([2**70]), "keep= lists old ids"),
+    (lambda: kg.resize.crop_or_pad("x"), "fill= is a number, got 'x'"),
+    (lambda: kg.resize.crop_or_pad(None), "fill= is a number, got None"),
+    (lambda: kg.transplant(head(3), head(2), resize={1: kg.resize.classes([0, 1])}),
+     "resize= names 1, and globs of addresses are texts"),
+])  # fmt: skip
+def test_rules_that_make_no_sense_are_refused_at_once(make, says):
+    with pytest.raises(kg.WeightsError, match=says):
+        make()
+
+
+def test_rules_say_how_they_fill():
+    assert str(kg.resize.classes([1, None], new="mean")) == "classes(1 kept, 1 new: mean)"
+    assert str(kg.resize.vocabulary([1], new="zeros")) == "vocabulary(1 kept, 0 new)"
+    assert str(kg.resize.crop_or_pad(9.0)) == "crop_or_pad(9)"

@@ -311,3 +311,21 @@ def test_a_layer_of_a_file_with_dots_in_its_names_is_left(tmp_path):
     assert "Unused, 2 of the source" in refused(path, target)
     assert kg.transplant(path, target, keep="out").unused == ()
     equal(source.get_layer("d").kernel, target.get_layer("d").kernel)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_scale_of_a_quantized_layer_is_no_bias(tmp_path, strict):
+    source = keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False, name="d")])
+    source.quantize("int8")
+    source.save_weights(tmp_path / "q.weights.h5")
+    target = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="d")])
+    before = arrays(target.weights)
+    if strict:
+        with pytest.raises(
+            kg.WeightsError, match="'d/kernel'.*int8 in the source, float32 in the t"
+        ):
+            kg.transplant(tmp_path / "q.weights.h5", target, keep="d/bias")
+    else:
+        report = kg.transplant(tmp_path / "q.weights.h5", target, strict=False)
+        assert not report.moved and report.missing == ("d/bias",)
+    equal(before, target.weights)

@@ -206,13 +206,19 @@ def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
     mine = {id(w.variable): w for w in target.own}
     if len(store) != len(source.own) and len({len(w.shape) for w in target.own}) < len(target.own):
         return
-    for weight in source.own:
-        its = mine.get(id(store.get(weight.name)))
+    found = [(mine.get(id(store.get(weight.name))), weight) for weight in source.own]
+    unlike = [pair for pair in found if pair[0] and _whole(pair[0]) != _whole(pair[1])]
+    # One side is quantized: what has the number of a scale there may be a bias here.
+    for its, weight in unlike or found:
         if its is not None:
             yield its, weight
         elif len(weight.shape) == 1 and getattr(target.layer, "bias", weight) is None:
             weight.address = weight.address.removesuffix(weight.name) + "bias"
             weight.name = "bias"  # what else a layer of that class could have
+
+
+def _whole(weight: Weight) -> bool:
+    return not weight.dtype.startswith(("float", "bfloat"))
 
 
 def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place, Place]]:
@@ -265,15 +271,13 @@ def _number(name: str, base: str) -> int | None:
 def _rows(source: list[tuple[int, T]], target: list[tuple[int, T]]) -> Iterator[tuple[T, T]]:
     """Pair layers (or variables) of one automatic name, given with their numbers.
 
-    - If both are as many, and the numbers are shifted by a constant or have none in common, in
-      their order: a model that was made again.
-    - Else by name: the same model, or a part of it, or edited.
+    - If both are as many and have no number in common, in their order: a model made again.
+    - Else by name: the same model, or a part of it, or edited. Where a model made again has some
+      of the numbers too, others are left over on both sides, and so it is noticed.
     """
     source, target = (sorted(row, key=lambda x: x[0]) for row in (source, target))
     ours, theirs = [n for n, _ in source], [n for n, _ in target]
-    if len(ours) == len(theirs) and (
-        len({a - b for a, b in zip(ours, theirs, strict=True)}) == 1 or not set(ours) & set(theirs)
-    ):
+    if len(ours) == len(theirs) and not set(ours) & set(theirs):
         yield from ((s, t) for (_, s), (_, t) in zip(source, target, strict=True))
         return
     left = list(source)

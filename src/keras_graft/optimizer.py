@@ -157,8 +157,10 @@ def _partners(old: Any, new: Any, pairs: Pairs | None, match: str | None) -> dic
     found: dict[int, Any] = {}
     if match == "name":
         mine = {id(v) for v in old.variables}
+        kept = {id(v) for v in new.variables}
         for weight, its in matched(places(old), places(new), "name").items():
-            if id(weight.variable) not in mine and weight.shape == its.shape:
+            survives = id(its.variable) in kept  # its slots are its own still
+            if id(weight.variable) not in mine and weight.shape == its.shape and not survives:
                 found[id(weight.variable)] = its.variable
     olds, news = ({id(v) for v in model.variables} for model in (old, new))
     try:
@@ -204,7 +206,8 @@ def _own_optimizer(old: Any, new: Any) -> Any:
                 "carry_optimizer: the optimizer of new was made for other variables than new has "
                 "to train now. Compile new again."
             )
-        if _number(_keras.batches_seen(optimizer)):
+        parts = _keras.slots(optimizer).values()
+        if any(_number(_keras.batches_seen(part.optimizer)) for part in parts):
             raise WeightsError(
                 "carry_optimizer: new has been trained since it was compiled, and has slots of its "
                 "own. Compile it again if they may go."
@@ -228,6 +231,8 @@ def _fresh(old: Any, new: Any, partners: dict[int, Any]) -> Any:
         ) from error
     before, now = _keras.slots(old.optimizer), _keras.slots(made)
     for path, part in now.items():
+        if path not in before:  # the others inside are compared by whoever asked
+            continue
         donor = before[path].optimizer
         ids, names = _keras.not_decayed(donor)
         if ids or names:
@@ -255,6 +260,8 @@ def _plan(
     gone = {name: None for path in target for name in donor[path].lists}
     for path, part in target.items():
         source = donor[path]
+        # One that only holds others knows their variables too.
+        wraps = any(other.startswith(f"{path}.") for other in target)
         for name, variable in part.single.items():
             its = source.single.get(name)
             if its is None or _keras.is_learning_rate(part.optimizer, variable):
@@ -267,7 +274,7 @@ def _plan(
         for i, variable in enumerate(part.variables):
             partner = partners.get(id(variable), variable)
             place = places_of.get(id(partner))
-            if place is not None:
+            if place is not None and not wraps:
                 taken[id(variable)] = partner
             for name, row in part.lists.items():
                 gone.pop(name, None)
@@ -293,12 +300,15 @@ def _plan(
     survived = {id(v) for v in taken.values()}
     name_old = [(id(v), str(olds.get(id(v), v.path))) for v in known]
     name_new = [(id(v), str(news.get(id(v), v.path))) for v in variables]
+    slots_taken, slots_new, slots_gone = (
+        tuple(dict.fromkeys(map(_plain, names))) for names in (kinds, begins, gone)
+    )
     report = Carried(
         _kind(old.optimizer),
         max(_steps(part.optimizer) for part in donor.values()),
-        tuple(map(_plain, kinds)),
-        tuple(map(_plain, begins)),
-        tuple(map(_plain, gone)),
+        slots_taken,
+        slots_new,
+        slots_gone,
         tuple((n, dict(name_old)[id(taken[key])]) for key, n in name_new if key in taken),
         tuple(n for key, n in name_new if key not in taken),
         tuple(n for key, n in name_old if key not in survived),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import keras
@@ -35,6 +37,7 @@ class Rule:
         fill: What it does.
         drops: Whether a weight of the source, by its name, may stay without a place in the target.
         seeks: Whether a weight is its business if it was given for all, and not for some addresses.
+        exact: Whether it is right for what a layer quantized in this mode holds.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class Rule:
         fill: Fill,
         drops: Callable[[str], bool] = lambda name: False,
         seeks: Callable[[Weight], bool] = lambda weight: True,
+        exact: Callable[[str], bool] = lambda mode: False,
     ) -> None:
         self._text = text
         self._fill = fill
         self.drops = drops
         self.seeks = seeks
+        self.exact = exact
 
     def __call__(self, value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         """Return the values in the new shape, or None."""
@@ -111,7 +116,7 @@ def vocabulary(keep: Sequence[int | None], new: str = "own") -> Rule:
         axis = changed[0] if changed else _vocabulary_axis(weight, shape)
         return _taken(value, shape, weight, ids, axis, new)
 
-    return Rule(f"vocabulary({_short(ids)})", fill)
+    return Rule(f"vocabulary({_short(ids, new)})", fill, exact=_picks(ids, new))
 
 
 def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
@@ -138,7 +143,8 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
             return weight.read()
         return _taken(value, shape, weight, ids, len(shape) - 1, new)
 
-    return Rule(f"classes({'' if ids is None else _short(ids)})", fill)
+    text = "classes()" if ids is None else f"classes({_short(ids, new)})"
+    return Rule(text, fill, exact=lambda m: True if ids is None else _picks(ids, new)(m))
 
 
 def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule:
@@ -158,8 +164,8 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule
     [0.0, 0.25, 0.75, 1.0]
     """
 
-    rectangles = not isinstance(grid, bool) and np.shape(grid) == (2, 2) and np.min(grid) > 0
-    if not (isinstance(grid, bool) or rectangles) or isinstance(prefix, bool) or prefix < 0:
+    whole = isinstance(prefix, Integral) and not isinstance(prefix, bool) and prefix >= 0
+    if not whole or not (isinstance(grid, bool) or _is_rectangles(grid)):
         raise WeightsError(
             "resize.positions: grid= is True, or ((rows, columns), (rows, columns)) of the source and "
             f"the target, and prefix= a number of positions, got grid={grid!r}, prefix={prefix!r}."
@@ -189,7 +195,7 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule
         return np.moveaxis(np.concatenate([first, rest]), 0, axis).astype(value.dtype)
 
     text = f"positions(grid={grid}, prefix={prefix})" if grid or prefix else "positions()"
-    return Rule(text, fill, seeks=lambda weight: "pos" in weight.address)
+    return Rule(text, fill, seeks=_of_positions)
 
 
 def bias() -> Rule:
@@ -206,7 +212,7 @@ def bias() -> Rule:
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         return np.zeros(shape, "float32") if value is None and is_bias(weight.name) else None
 
-    return Rule("bias()", fill, is_bias)
+    return Rule("bias()", fill, is_bias, exact=lambda mode: True)
 
 
 def crop_or_pad(fill: float = 0.0) -> Rule:
@@ -217,6 +223,9 @@ def crop_or_pad(fill: float = 0.0) -> Rule:
     [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
     """
 
+    if not isinstance(fill, Real):
+        raise WeightsError(f"resize.crop_or_pad: fill= is a number, got {fill!r}.")
+
     def resized(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         if value is None or value.ndim != len(shape):
             return None
@@ -225,7 +234,7 @@ def crop_or_pad(fill: float = 0.0) -> Rule:
         result[both] = value[both]
         return result
 
-    return Rule("crop_or_pad()", resized)
+    return Rule(f"crop_or_pad({fill:g})" if fill else "crop_or_pad()", resized)
 
 
 def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
@@ -239,7 +248,7 @@ def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
     axis = _input_axis(weight)
     if axis is not None and changed == [axis % len(shape)]:
         found.append('channels("mean")')
-    elif "pos" in weight.address and len(changed) == 1:
+    elif _of_positions(weight) and len(changed) == 1:
         token = all(
             math.isqrt(n - 1) ** 2 == n - 1 for n in (shape[changed[0]], weight.shape[changed[0]])
         )
@@ -273,6 +282,31 @@ def _vocabulary_axis(weight: Weight, shape: Shape) -> int:
     return 0 if weight is None or weight.name == "embeddings" else len(shape) - 1
 
 
+def _of_positions(weight: Weight) -> bool:
+    return (
+        re.search(r"(?<![a-z])pos(?:ition(?:s|al)?)?(?:_?emb|(?![a-z]))", weight.address)
+        is not None
+    )
+
+
+def _is_rectangles(grid: Any) -> bool:
+    pairs = [tuple(pair) if isinstance(pair, Sequence) else () for pair in grid] if isinstance(
+        grid, Sequence
+    ) else []  # fmt: skip
+    sizes = [size for pair in pairs for size in pair]
+    return [len(pair) for pair in pairs] == [2, 2] and all(
+        isinstance(size, Integral) and int(size) > 0 for size in sizes
+    )
+
+
+def _picks(ids: np.ndarray, new: str) -> Callable[[str], bool]:
+    """Return whether entries are but picked, and so are right as quantized values too.
+
+    Those of int4 are packed, several in a byte.
+    """
+    return lambda mode: mode != "int4" and (new == "own" or bool((ids >= 0).all()))
+
+
 def _ids(rule: str, keep: Sequence[int | None], new: str) -> np.ndarray:
     if new not in ("own", "mean", "zeros"):
         raise WeightsError(f'resize.{rule}: new={new!r} is none of "own", "mean", "zeros".')
@@ -280,6 +314,7 @@ def _ids(rule: str, keep: Sequence[int | None], new: str) -> np.ndarray:
         keep = keep if isinstance(keep, Mapping) else list(keep)
         ids = [-1 if k is None else operator.index(k) for k in keep]
         wrong = isinstance(keep, Mapping) or any(isinstance(k, bool | np.bool_) for k in keep)
+        wrong = wrong or max(ids, default=0) > np.iinfo("int64").max
     except TypeError:
         ids, wrong = [], True
     if wrong or not ids or min(ids) < -1:
@@ -300,7 +335,7 @@ def _taken(
     if len(fresh):
         if new == "own":
             own = weight.read()  # perhaps of a wider dtype than the source
-            result = result.astype(np.promote_types(result.dtype, own.dtype))
+            result = result.astype(_wider(result.dtype, own.dtype))
             rows = np.moveaxis(result, axis, 0)
             rows[fresh] = np.moveaxis(own, axis, 0)[fresh]
         else:
@@ -308,6 +343,13 @@ def _taken(
             mean = np.moveaxis(value.astype("float64"), axis, 0).mean(0)
             rows[fresh] = mean if new == "mean" else 0
     return result
+
+
+def _wider(one: Any, other: Any) -> Any:
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # bfloat16 and float16: neither holds the other
+        return np.dtype("float32")
 
 
 def _grids(grid: Any, old: int, new: int, weight: Weight) -> tuple[Shape, Shape]:
@@ -334,6 +376,6 @@ def _interpolated(values: np.ndarray, axis: int, count: int) -> np.ndarray:
     return np.take(values, low, axis) * (1 - part) + np.take(values, high, axis) * part
 
 
-def _short(ids: np.ndarray) -> str:
+def _short(ids: np.ndarray, how: str) -> str:
     new = int((ids < 0).sum())
-    return f"{len(ids) - new} kept, {new} new"
+    return f"{len(ids) - new} kept, {new} new" + ("" if how == "own" or not new else f": {how}")

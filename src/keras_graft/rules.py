@@ -25,6 +25,9 @@ def _flat(rules: Any) -> list[Any]:
     return list(rules) if many else [rules]
 
 
+_SMALL_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
 class Rules:
     """Which rules are for which weight."""
 
@@ -40,6 +43,11 @@ class Rules:
                     f"transplant: resize= holds resize.{rule.__name__} itself. Call it for a rule: "
                     f"kg.resize.{rule.__name__}(...)."
                 )
+            if not isinstance(glob, str):
+                raise WeightsError(
+                    f"transplant: resize= names {glob!r}, and globs of addresses are texts: "
+                    "resize={'head': rule}."
+                )
             check_glob(glob, [w.address for w in into.weights()], "resize")
         self._used: set[int] = set()
 
@@ -53,13 +61,14 @@ class Rules:
             made = rule(value(), weight.shape, weight)
             if made is None:
                 continue
-            self._used.add(i)
-            made = np.asarray(made)
-            if made.dtype.kind not in "biufV":
+            if weight.mode and not getattr(rule, "exact", lambda mode: True)(weight.mode):
                 raise WeightsError(
-                    f"transplant: the rule {text_of(rule)} gave {made.dtype} for "
-                    f"{weight.address!r}, which are no numbers it could hold."
+                    f"transplant: the rule {text_of(rule)} is for {weight.address!r}, whose layer is "
+                    f"quantized ({weight.mode}): what it holds are no values to compute with. Use "
+                    "it before quantize(), on both sides."
                 )
+            self._used.add(i)
+            made = _numbers(made, rule, weight)
             if made.shape != weight.shape:
                 raise WeightsError(
                     f"transplant: the rule {text_of(rule)} gave {made.shape} for {weight.address!r}, "
@@ -90,6 +99,24 @@ class Rules:
                     "Name the weights, resize={'layer/weight': rule}, see that ids and sizes fit, "
                     "or leave it out."
                 )
+
+
+def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
+    """Return what a rule gave as an array that every backend takes."""
+    try:
+        made = np.asarray(made)
+    except ValueError as error:  # rows of different lengths
+        raise WeightsError(
+            f"transplant: the rule {text_of(rule)} gave no array for {weight.address!r}: {error}"
+        ) from error
+    if made.dtype.kind not in "biuf" and made.dtype.name not in _SMALL_FLOATS:
+        raise WeightsError(
+            f"transplant: the rule {text_of(rule)} gave {made.dtype} for "
+            f"{weight.address!r}, which are no numbers it could hold."
+        )
+    if made.dtype == np.longdouble:
+        made = made.astype("float64")
+    return made if made.dtype.isnative else made.astype(made.dtype.newbyteorder("="))
 
 
 def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:

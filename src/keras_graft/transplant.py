@@ -38,9 +38,9 @@ def transplant(
 
     A weight has an address: the path of its layer through the model's own layers, and its name,
     `"encoder/attention/query/kernel"`. By `match="name"` the same address is the same weight. Names
-    that Keras gave (`conv2d_7`) depend on what was made before: if both sides have as many, shifted
-    by a constant or all different, they go by their order, else they count as names. A name around
-    the whole source counts nothing.
+    that Keras gave (`conv2d_7`) depend on what was made before: if both sides have as many, all
+    different, they go by their order, else they count as names. A name around the whole source
+    counts nothing.
 
     A `.keras` file is loaded as a model; if its code is not there, it is read like a `.weights.h5`
     file. In those a layer is found by its name, and its weights by their places in it; what has no
@@ -94,6 +94,16 @@ def transplant(
         plan.check_range()
         plan.assign()
     return report
+
+
+_ENDS = {
+    **{name: (-float(np.finfo(name).max), float(np.finfo(name).max))
+       for name in ("float16", "float32")},
+    "bfloat16": (-3.3895313892515355e38, 3.3895313892515355e38),
+    **{name: (np.iinfo(name).min, np.iinfo(name).max)
+       for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32")},
+}  # fmt: skip
+"""The first and last number of dtypes that do not hold all that another one does."""
 
 
 class _Plan:
@@ -198,24 +208,23 @@ class _Plan:
         self._steps = steps
 
     def check_range(self) -> None:
-        """Refuse numbers that would be infinite in the target.
+        """Refuse numbers that are beyond the target's dtype.
 
         Raises:
             WeightsError: If there are any.
         """
-        most = float(np.finfo("float16").max)
         for (weight, values), moved in zip(self._steps, self._parts["moved"], strict=True):
-            # bfloat16 reaches as far as float32
-            if weight.dtype != "float16" or not (moved.cast or moved.rule):
+            ends = _ENDS.get(weight.dtype)
+            if ends is None or not (moved.cast or moved.rule):
                 continue
-            sizes = np.abs(np.asarray(values(), "float32"))
-            beyond = sizes[np.isfinite(sizes) & (sizes > most)]
+            found = np.asarray(values(), "float64")
+            beyond = found[np.isfinite(found) & ((found > ends[1]) | (found < ends[0]))]
             if beyond.size:
                 raise WeightsError(
-                    f"transplant: {weight.address!r} of the target is float16, which ends at "
-                    f"{most:g}, and {beyond.size} of its {sizes.size} values would be up to "
-                    f"{beyond.max():g}. Keep what it has, with keep=, or give the target another "
-                    "dtype."
+                    f"transplant: {weight.address!r} of the target is {weight.dtype}, which ends at "
+                    f"{ends[1]:g}, and {beyond.size} of its {found.size} values would be up to "
+                    f"{beyond[np.abs(beyond).argmax()]:g}. Keep what it has, with keep=, or give "
+                    "the target another dtype."
                 )
 
     def assign(self) -> None:

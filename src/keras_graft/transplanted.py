@@ -165,7 +165,7 @@ def refusal(
     if len(report.mismatched) > 10:
         lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
     lines.append(
-        "The way out: resize= for other shapes, match= for other names, keep= for what shall stay, "
-        "or strict=False, which leaves all of it as it is and lists it in the report."
+        "The way out: resize= for other shapes, match= for other names (match='order' where Keras "
+        "named the layers anew), keep= for what shall stay, or strict=False, which leaves all of it as it is and lists it in the report."
     )
     return "\n".join(lines)
