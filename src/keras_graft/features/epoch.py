@@ -41,7 +41,8 @@ class Epoch:
         self._rows, self._order = rows, order
         self._batch_size, self._row_bytes = batch_size, row_bytes
         self._together = max(1, _BLOCK // max(1, batch_size * row_bytes))  # batches in a block
-        self._blocks: dict[int, Future[Any]] = {}
+        self._current: tuple[int, Any] = (-1, None)
+        self._ahead: dict[int, Future[Any]] = {}
         self._next = 0
         self._read, self._took = 0, 0.0
         self._pool: ThreadPoolExecutor | None = None
@@ -55,8 +56,11 @@ class Epoch:
             rows = self._batches(index, 1)
             in_turn = index == self._next
             self._next = index + 1
-            if not in_turn or self._process != os.getpid():  # threads do not live on in a fork
-                self._blocks, self._process, self._pool = {}, os.getpid(), None
+            forked = self._process != os.getpid()
+            if forked:  # in which no thread lives on
+                self._process, self._pool = os.getpid(), None
+            if forked or not in_turn:
+                self._current, self._ahead = (-1, None), {}
             # Out of turn, as `fit(shuffle=True)` asks, nobody knows what comes next.
             if not in_turn and index:
                 return self._rows(rows)
@@ -66,8 +70,10 @@ class Epoch:
 
     def _block(self, number: int) -> Any:
         """Return a block of batches, and have those after it read meanwhile, if that takes long."""
+        if self._current[0] == number:
+            return self._current[1]
         count = self._together
-        ready = self._blocks.pop(number, None)
+        ready = self._ahead.pop(number, None)
         if ready is None:
             start, rows = time.perf_counter(), self._batches(number * count, count)
             found = self._rows(rows)
@@ -75,18 +81,16 @@ class Epoch:
             self._read += len(rows) * self._row_bytes
         else:
             found = ready.result()
-        blocks = -(-len(self._order) // (self._batch_size * count))
-        ahead = range(number + 1, min(number + 1 + _AHEAD, blocks))
+        self._current = number, found
         # From the page cache, a thread beside the step would take more than it gives.
         if self._took > _SURE and self._read < _FAST * self._took:
             self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
-            for other in ahead:
-                if other not in self._blocks:
-                    rows = self._batches(other * count, count)
-                    self._blocks[other] = self._pool.submit(self._rows, rows)
-        done: Future[Any] = Future()
-        done.set_result(found)
-        self._blocks = {number: done, **{o: self._blocks[o] for o in ahead if o in self._blocks}}
+            blocks = -(-len(self._order) // (self._batch_size * count))
+            self._ahead = {
+                other: self._ahead.get(other)
+                or self._pool.submit(self._rows, self._batches(other * count, count))
+                for other in range(number + 1, min(number + 1 + _AHEAD, blocks))
+            }
         return found
 
     def _batches(self, first: int, count: int) -> np.ndarray:
