@@ -115,7 +115,7 @@ def in_ram_and_stored(
 
 def epochs(quick: bool) -> str:
     """Return a table of epochs and of the pass over the trunk."""
-    images, rows = (64, 256) if quick else (256, 2048)
+    images, rows = (64, 256) if quick else (128, 2048)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (images, SIZE, SIZE, 3)).astype("float32")
     y, scale = rng.integers(0, 10, images), rows / images

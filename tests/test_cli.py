@@ -89,6 +89,15 @@ def test_a_file_that_is_there_is_kept(saved, tmp_path):
     run("extract", path, "add0", "-o", path, "--force")
     assert keras.models.load_model(path).output.shape == (None, 8, 8, 4)
     assert files(tmp_path) == ["m.keras"]
+    for force in ([], ["--force"]):
+        result = run("split", path, "--at", "add0", "-o", path, *force, code=2)
+        assert "m.keras' is a file, no folder to write into" in result.stderr
+        (tmp_path / "folder.keras").mkdir(exist_ok=True)
+        result = run("extract", path, "add0", "-o", tmp_path / "folder.keras", *force, code=2)
+        assert "is a folder; a model is written as one file" in result.stderr
+    assert files(tmp_path) == ["folder.keras", "m.keras"]
+    result = run("cuts", path, "--input-shape", "64,64,3", code=2)
+    assert "--input-shape is for app:NAME; a file has the shapes" in result.stderr
 
 
 def test_no_cut_is_refused_with_the_way_out_and_leaves_nothing(saved, tmp_path):

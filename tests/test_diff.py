@@ -1,5 +1,7 @@
 """Which outputs an edit cannot change, as `kg.diff` says."""
 
+import sys
+
 import keras
 from keras import layers
 
@@ -34,3 +36,28 @@ def test_opening_a_nested_call_changes_no_output():
         model = around(flag)[0]
         assert kg.diff(model, kg.inline(model)).other_outputs == ()
         assert kg.diff(model, kg.inline(model, "encoder")).other_outputs == ()
+
+
+def test_a_mask_that_a_nested_model_makes_is_read_outside():
+    ids = keras.Input((6,), dtype="int32")
+    embedding = layers.Embedding(9, 4, mask_zero=True, name="embedding")
+    inner = keras.Model(ids, embedding(ids), name="inner")
+    model = keras.Model(ids, layers.GRU(4, name="gru")(inner(ids)))
+    assert kg.diff(model, kg.build(kg.read(model))).same_outputs == ("gru",)
+    assert kg.diff(model, kg.inline(model)).same_outputs == ("gru",)
+    new = kg.replace(model, "inner/embedding", layers.Embedding(9, 4, mask_zero=True))
+    assert kg.diff(model, new).other_outputs == ("gru",)
+
+
+def test_each_value_is_numbered_once(monkeypatch):
+    diff = sys.modules["keras_graft.diff"]  # `kg.diff` is the verb
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Add()([layers.Activation("relu")(x) for _ in range(30)]))
+    frozen, calls = diff._frozen, []
+    monkeypatch.setattr(diff, "_frozen", lambda s: (calls.append(1), frozen(s))[1])
+    kg.diff(model, model)
+    few = len(calls)
+    calls.clear()
+    x = keras.Input((4,))
+    kg.diff(*[keras.Model(x, layers.Add()([layers.Activation("relu")(x) for _ in range(60)]))] * 2)
+    assert len(calls) < 3 * few

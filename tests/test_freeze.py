@@ -248,3 +248,44 @@ def test_a_frozen_model_is_cloned_and_exported(tmp_path):
         frozen.export(tmp_path / "saved", verbose=False)
         loaded = tf.saved_model.load(str(tmp_path / "saved"))
         np.testing.assert_allclose(loaded.serve(x), frozen(x), rtol=1e-5, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable("test_freeze")
+class Gain(layers.Layer):
+    def call(self, x, other=None, gain=1.0):
+        return (x if other is None else x + other) * gain
+
+
+def calls():
+    x, mask = keras.Input((5, 4)), keras.Input((5, 5), dtype="bool")
+    attention = layers.MultiHeadAttention(2, 2)
+    yield "mask and flag", [x, mask], attention(x, x, attention_mask=mask, use_causal_mask=True)
+    yield "all by name", [x], attention(query=x, value=x, use_causal_mask=True)
+    scoring = layers.MultiHeadAttention(2, 2)
+    scores = scoring(x, x, attention_mask=mask, return_attention_scores=True)
+    yield "two outputs", [x, mask], list(scores)
+    yield "own layer", [x], Gain()(x, other=x, gain=2.0)
+    yield "by place", [x], Gain()(x, x, gain=2.0)
+    yield "a list", [x], layers.Attention()([x, x])
+    yield "a list of three", [x], layers.AdditiveAttention()([x, x, x])
+    seen = layers.Masking()(x)
+    yield "a masked list", [x], layers.Attention()([seen, seen])
+    yield "masks by name", [x], layers.Attention()([x, x], mask=[None, x[..., 0] > 0])
+    yield "masked attention", [x], attention(seen, seen, use_causal_mask=True)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_calls_of_every_form(number, tmp_path):
+    what, inputs, outputs = list(calls())[number]
+    model = keras.Model(inputs, outputs)
+    x = random_inputs(model, 3)
+    frozen = kg.freeze(model)
+    assert_same_outputs(model, frozen, x)
+    frozen.save(tmp_path / "frozen.keras")
+    assert_same_outputs(model, keras.models.load_model(tmp_path / "frozen.keras"), x)
+    y = keras.tree.map_structure(lambda t: np.zeros(t.shape, "float32"), model(x))
+    head = layers.Dense(1, name="head")
+    more = keras.Model(inputs, head(keras.tree.flatten(frozen(inputs))[0]))
+    more.compile("sgd", "mse")
+    more.fit(keras.tree.map_structure(keras.ops.convert_to_numpy, x),
+             np.zeros((*keras.tree.flatten(y)[0].shape[:-1], 1)), verbose=0)  # fmt: skip

@@ -652,3 +652,37 @@ def test_random_models_with_a_fixed_batch_and_a_free_one(plan):
     free = kg.reinput(fixed, batch_shape=specs)
     assert_same_outputs(model, free)
     assert [id(w) for w in free.weights] == [id(w) for w in model.weights]
+
+
+def test_behind_a_flatten_the_way_out_works():
+    x = keras.Input((8, 8, 3))
+    y = layers.Flatten(name="flat")(layers.Conv2D(4, 3, name="conv")(x))
+    model = keras.Model(x, layers.Dense(2, name="d")(y))
+    with pytest.raises(kg.EditError) as caught:
+        kg.reinput(model, (10, 10, 3))
+    text = str(caught.value)
+    assert "put in the place of 'flat' first what gives 'd' the old shape from any size: " in text
+    assert 'kg.replace(model, "flat", ...)' in text and 'kg.replace(model, "d"' not in text
+    new = kg.replace(
+        model, "flat", lambda t: layers.Dense(144)(layers.GlobalAveragePooling2D()(t))
+    )  # fmt: skip
+    assert kg.reinput(new, (10, 10, 3)).output_shape == (None, 2)
+
+
+def test_channels_in_front_are_no_way_out_if_other_sizes_change_too():
+    x = keras.Input((4, 4))
+    model = keras.Model(x, ops.reshape(x, (-1, 16)) * 2.0)
+    with pytest.raises(kg.EditError) as caught:
+        kg.reinput(model, (8, 8))
+    assert "kg.join(front, model)" not in str(caught.value)
+    with pytest.raises(
+        kg.EditError, match=r"kg.join\(front, model\), where front gives 4 channels"
+    ):
+        kg.reinput(model, (4, 8))
+    front = keras.Input((4, 8))
+    kg.join(keras.Model(front, layers.Dense(4)(front)), model)
+
+
+def test_a_dtype_that_no_call_takes_is_refused():
+    with pytest.raises(kg.EditError):
+        kg.reinput(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), dtype="string")

@@ -385,3 +385,59 @@ def test_two_cuts_at_one_value_stand_in_one_model(tmp_path):
     assert both.count_params() == one.count_params()
     both.save(tmp_path / "both.keras")
     assert_same_outputs(both, keras.models.load_model(tmp_path / "both.keras"), x)
+
+
+def both(**kinds):
+    """Return a model of each name, of one input, that gives a dict or list of two."""
+    x = keras.Input((3,), name="x")
+    return {name: keras.Model(x, outputs(x)) for name, outputs in kinds.items()}
+
+
+@pytest.mark.parametrize("make", [
+    lambda q, p: [q, p], lambda q, p: {"q": q, "p": p}, lambda q, p: {"p": p, "q": q},
+])  # fmt: skip
+def test_a_dict_goes_to_the_inputs_of_its_names(make):
+    p, q = (keras.Input((3,), name=name) for name in "pq")
+    head = keras.Model(make(q, p), q - 2 * p, name="head")
+    x = np.random.default_rng(0).random((2, 3), "float32")
+    trunks = both(
+        one=lambda x: {"q": x * 5.0, "p": x * 1.0}, other=lambda x: {"p": x * 1.0, "q": x * 5.0}
+    )
+    for trunk in trunks.values():
+        expected = keras.ops.convert_to_numpy(head(trunk(x)))
+        joined = keras.ops.convert_to_numpy(kg.join(trunk, head)(x))
+        np.testing.assert_array_equal(joined, expected)
+        np.testing.assert_array_equal(joined, (x * 5 - 2 * x))
+    layered = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="h1")])
+    graph = kg.insert(kg.read(layered), layers.Dense(3, name="h2"), after="h1")
+    taps = kg.extract(graph, {"q": "h2", "p": "h1"})  # a graph keeps the order that it was given
+    expected = keras.ops.convert_to_numpy(head(kg.build(taps)(x)))
+    for found in (kg.build(kg.join(taps, kg.read(head))), kg.join(kg.build(taps), head)):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(found(x)), expected)
+
+
+def test_a_dict_of_other_names_is_refused():
+    p, q = (keras.Input((3,), name=name) for name in "pq")
+    trunk = both(t=lambda x: {"q": x * 5.0, "r": x * 1.0})["t"]
+    for inputs in ([q, p], {"q": q, "p": p}):
+        with pytest.raises(
+            kg.JoinError, match="a dict of 'q', 'r', .* takes 'q', 'p'. Name the in"
+        ):
+            kg.join(trunk, keras.Model(inputs, q - p))
+    single = both(t=lambda x: {"any": x * 5.0})["t"]
+    found = kg.join(single, keras.Model(q, q * 2.0))(np.ones((1, 3), "float32"))
+    assert keras.ops.convert_to_numpy(found).tolist() == [[10, 10, 10]]
+
+
+@pytest.mark.parametrize("name", ["w[0]", "**", "a*", "?"])
+def test_a_name_that_looks_like_a_glob_is_a_name(name):
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name=name)(x)
+    model = keras.Model(x, layers.Dense(2, name="ab")(layers.Dense(3, name="a")(y)))
+    assert [n.name for n in kg.select(model, name).nodes] == [name]
+    tapped = kg.extract(model, name)
+    assert tapped.output.shape == (None, 4) and not isinstance(tapped.output, dict)
+    trunk, _ = kg.split(model, at=kg.cuts(model)[0].name)
+    assert [layer.name for layer in trunk.layers] == ["x", name]
+    new = layers.Dense(4, name="new")
+    assert [layer.name for layer in kg.replace(model, name, new).layers] == ["x", "new", "a", "ab"]

@@ -221,15 +221,11 @@ def _specs(old: Graph, new: Graph) -> tuple[SpecChange, ...]:
 def _outputs(old: Graph, new: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Tell the outputs of `new` that `old` computes too from those that it does not."""
     numbers: dict[Any, int] = {}
-    known = {_computed(old, numbers)[value] for value in _all(old)}
+    known = set(_computed(old, numbers).values())
     now = _computed(new, numbers)
     same = [new.label(v) for v in new.outputs if now[v] in known]
     other = [new.label(v) for v in new.outputs if now[v] not in known]
     return tuple(dict.fromkeys(same)), tuple(dict.fromkeys(other))
-
-
-def _all(graph: Graph) -> list[Value]:
-    return [*graph.inputs, *(v for node in graph.steps for v in node.outputs)]
 
 
 def _computed(
@@ -263,6 +259,14 @@ def _computed(
                 entering.append(at)
             inside = _computed(node.nested, numbers, entering, flag)
             made = [inside[value] for value in node.nested.outputs]
+            # Where the model inside is closed, nothing in it says how its mask is made.
+            found.update(
+                (
+                    mask,
+                    inside[v] if v in inside else number((id(node.operation), tuple(entering), i)),
+                )
+                for i, (mask, v) in enumerate(node.unseen)
+            )
         else:
             kwargs = dict(node.template.kwargs)
             if node.trains:

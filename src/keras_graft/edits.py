@@ -79,7 +79,7 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
     if weights not in (None, "keep"):
         raise EditError(f'replace: weights must be "keep" or None, got {weights!r}.')
     old = read(model)
-    what = _New(new, is_exact(target), "replace")
+    what = _New(new, is_exact(old, target), "replace")
     keep: dict[int, Any] = {}
 
     def edit(level: Graph, places: list[Place]) -> Graph:
@@ -149,7 +149,7 @@ def insert(
     if between is not None and not (isinstance(between, tuple | list) and len(between) == 2):
         raise EditError(f"insert: between= is a value and a node that reads it, got {between!r}.")
     graph = read(model)
-    exact = is_exact(before if after is None else after) or between is not None
+    exact = is_exact(graph, before if after is None else after) or between is not None
     what = _New(new, exact, "insert")
     side = "before" if after is None else "after"
 
@@ -261,7 +261,7 @@ def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
         found = select(graph, part)
         inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
         # What a pattern fits besides does not matter.
-        if inputs and (is_exact(part) or len(inputs) == len(found)):
+        if inputs and (is_exact(graph, part) or len(inputs) == len(found)):
             label = inputs[0].path
             raise EditError(
                 f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "

@@ -32,6 +32,8 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
     if source.startswith("app:"):
         return _application(source.removeprefix("app:"), input_shape)
     path = Path(source)
+    if input_shape is not None:
+        raise FileError("--input-shape is for app:NAME; a file has the shapes that it has.")
     if not path.is_file():
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
@@ -95,6 +97,10 @@ def check_free(paths: Mapping[str, Path], force: bool) -> None:
     for path in paths.values():
         if path.suffix != ".keras":
             raise FileError(f"{str(path)!r}: models are written as .keras files.")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise FileError(f"{str(path.parent)!r} is a file, no folder to write into.")
+        if path.is_dir():
+            raise FileError(f"{str(path)!r} is a folder; a model is written as one file.")
         if not (path.parent.is_dir() or path.parent.parent.is_dir()):
             raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
         if path.exists() and not force:

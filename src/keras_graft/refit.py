@@ -195,7 +195,11 @@ class Refit:
         node = graph.node(node)
         label = "/".join([*path, node.label])
         text = f"reinput: {told}\nThe way out: "
-        changes = [old for last, old, _ in self._channels if last]
+        others = any(
+            old.spec is not None and old.spec.shape[:-1] != new.shape[:-1]
+            for old, new in zip(self._graph.inputs, self._specs, strict=True)
+        )
+        changes = [] if others else [old for last, old, _ in self._channels if last]
         if changes and not path and node.inputs and graph.producer(node.inputs[0]) is None:
             old = changes[0]
             text += (
@@ -214,8 +218,11 @@ class Refit:
             head = f", such as GlobalAveragePooling{rank - 2}D" if 3 <= rank <= 5 else ""
             text += (
                 f'take what is before {graph.label(before)!r}, kg.submodel(model, outputs="{value}"), and '
-                f"put a head on it that takes any size{head}; or "
+                f"put a head on it that takes any size{head}; or put in the place of "
+                f"{graph.label(before)!r} first what gives {label!r} the old shape from any size: "
+                f'kg.replace(model, "{"/".join([*path, graph.label(before)])}", ...).'
             )
+            return text
         return f'{text}put one that fits in its place first: kg.replace(model, "{label}", ...).'
 
 

@@ -145,10 +145,10 @@ def select_value(graph: Graph, selector: Any) -> Value:
     return next(iter(found))
 
 
-def is_exact(selector: Any) -> bool:
+def is_exact(graph: Graph, selector: Any) -> bool:
     """Whether a selector names one thing, rather than whatever matches."""
     if isinstance(selector, str):
-        return not _GLOB.search(selector)
+        return not _GLOB.search(selector) or bool(_exact(graph, selector, ()))
     return isinstance(selector, Node | Value) or hasattr(selector, "value")
 
 
@@ -246,7 +246,7 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
             if node.nested is not None:
                 yield from _by_text(node.nested, text, (*scope, node.within(graph, scope)))
         return
-    if text == "**":
+    if text == "**" and not _exact(graph, text, scope):
         yield from everything(graph, scope)
         return
     if slash:
@@ -259,15 +259,9 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
 
 def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     """Match one segment of a path: the exact name first, then call and output, then glob."""
-    exact = [n.within(graph, scope) for n in graph.named(text)]
-    exact_inputs = [
-        v.within(graph, scope)
-        for v, name in zip(graph.inputs, graph.input_names, strict=True)
-        if name == text
-    ]
-    if exact or exact_inputs:
+    exact = _exact(graph, text, scope)
+    if exact:
         yield from exact
-        yield from exact_inputs
         return
     match = re.fullmatch(r"(.*?)(?:#(\d+))?(?::(\d+))?", text)
     assert match is not None
@@ -288,6 +282,14 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
         for value, own in zip(graph.inputs, graph.input_names, strict=True):
             if fnmatch.fnmatchcase(own, name):
                 yield value.within(graph, scope)
+
+
+def _exact(graph: Graph, text: str, scope: tuple[Node, ...]) -> list[Item]:
+    inputs = zip(graph.inputs, graph.input_names, strict=True)
+    return [
+        *(n.within(graph, scope) for n in graph.named(text)),
+        *(v.within(graph, scope) for v, name in inputs if name == text),
+    ]
 
 
 def _nothing(graph: Graph, selector: Any) -> str:

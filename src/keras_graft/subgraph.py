@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_graft.errors import CutError, JoinError, NothingSelectedError, SelectionError
@@ -23,7 +23,7 @@ def extract(graph: Graph, taps: Any) -> Graph:
         template: Any = {name: Slot(i) for i, name in enumerate(taps)}
     else:
         values = list(select(graph, taps).values)
-        one = len(values) == 1 and is_exact(taps)
+        one = len(values) == 1 and is_exact(graph, taps)
         template = Slot(0) if one else {v.path: Slot(i) for i, v in enumerate(values)}
     opened = Opened(graph)
     values = opened.find(values)
@@ -145,13 +145,8 @@ def join(*stages: Graph) -> Graph:
         raise JoinError("join() needs at least one stage.")
     result = stages[0]
     for stage in stages[1:]:
-        if len(result.outputs) != len(stage.inputs):
-            raise JoinError(
-                f"{result.name!r} gives {len(result.outputs)} values "
-                f"({listed(result.label(v) for v in result.outputs)}), {stage.name!r} takes "
-                f"{len(stage.inputs)} ({listed(stage.input_names)})."
-            )
-        for give, take, name in zip(result.outputs, stage.inputs, stage.input_names, strict=True):
+        handed = _handed(result, stage)
+        for give, take, name in zip(handed, stage.inputs, stage.input_names, strict=True):
             if not _fits(give.spec, take.spec):
                 raise JoinError(
                     f"Output {result.label(give)!r} of {result.name!r} is {give.spec}, input "
@@ -159,7 +154,7 @@ def join(*stages: Graph) -> Graph:
                 )
         if any(n in result for n in stage.steps):
             stage = renewed(stage)
-        mapping = dict(zip(stage.inputs, result.outputs, strict=True))
+        mapping = dict(zip(stage.inputs, handed, strict=True))
         result = Graph(
             result.steps + tuple(n.reading(mapping) for n in stage.steps),
             result.inputs,
@@ -171,6 +166,41 @@ def join(*stages: Graph) -> Graph:
             result.dtype_policy,
         )
     return pruned(result)
+
+
+def _handed(result: Graph, stage: Graph) -> list[Value]:
+    """Return what each input of a stage gets, as Keras hands it on when it calls the stage.
+
+    What a dict names goes to the keys of a dict of inputs, or to the inputs of these names; all
+    else goes by its place.
+    """
+    given, taken = _named(result.output_template), _named(stage.input_template)
+    single = len(result.outputs) == len(stage.inputs) == 1
+    if given is not None and not (single and taken is None):
+        if taken is None:
+            taken = dict(zip(stage.input_names, range(len(stage.inputs)), strict=True))
+        if given.keys() != taken.keys():
+            raise JoinError(
+                f"{result.name!r} gives a dict of {listed(given)}, {stage.name!r} takes "
+                f"{listed(taken)}. Name the inputs of the second as the first names its outputs, or "
+                "let the first give a list: kg.submodel(model, outputs=[...])."
+            )
+        places = {place: result.outputs[given[name]] for name, place in taken.items()}
+        return [places[i] for i in range(len(stage.inputs))]
+    if len(result.outputs) != len(stage.inputs):
+        raise JoinError(
+            f"{result.name!r} gives {len(result.outputs)} values "
+            f"({listed(result.label(v) for v in result.outputs)}), {stage.name!r} takes "
+            f"{len(stage.inputs)} ({listed(stage.input_names)})."
+        )
+    return list(result.outputs)
+
+
+def _named(template: Any) -> dict[str, int] | None:
+    """Return the place of each key of a dict, None for another structure."""
+    if isinstance(template, Mapping) and all(isinstance(s, Slot) for s in template.values()):
+        return {str(key): slot.index for key, slot in template.items()}
+    return None
 
 
 def renewed(graph: Graph) -> Graph:
@@ -234,7 +264,7 @@ def ends(
         values = [select_value(graph, s) for s in chosen]
         return values, flat_slots(len(values))
     values = list(select(graph, chosen).values)
-    if len(values) == 1 and is_exact(chosen):
+    if len(values) == 1 and is_exact(graph, chosen):
         return values, Slot(0)
     return values, {v.path: Slot(i) for i, v in enumerate(values)}
 

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 
 from keras_graft.call import filled
+from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
 
@@ -106,9 +107,12 @@ def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
             # Its tracing takes a slice beyond the end of a table. Only data tell; no state moves.
             with keras.StatelessScope():
                 run.call(*(keras.ops.zeros(t.shape, t.dtype) for t in tensors))
-    except Exception:
-        if run.failure is None:
-            raise
+    except Exception as error:
+        if run.failure is None:  # no call of the graph: the inputs themselves are impossible
+            kinds = ", ".join(f"{t.shape} {t.dtype}" for t in tensors)
+            raise EditError(
+                f"reinput: no model can be traced with inputs {kinds}: {error}"
+            ) from error
         return run.failure
     return None
 

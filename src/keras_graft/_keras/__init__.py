@@ -73,7 +73,14 @@ from keras_graft._keras.tied_layer import (
 from keras_graft._keras.tied_model import TiedModel, layers_behind, layers_of, model_class
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied, Transform
 from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_back
-from keras_graft._keras.views import View, own_call_context, own_seeds, sublayers, view
+from keras_graft._keras.views import (
+    View,
+    call_as,
+    own_call_context,
+    own_seeds,
+    sublayers,
+    view,
+)
 
 __all__ = [
     "Copier",
@@ -145,6 +152,7 @@ __all__ = [
     "ties_of",
     "View",
     "own_call_context",
+    "call_as",
     "own_seeds",
     "sublayers",
     "view",

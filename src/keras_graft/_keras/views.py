@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -74,6 +75,21 @@ def own_call_context() -> Iterator[None]:
         yield
     finally:
         global_state.set_global_attribute("current_call_ctx", before)
+
+
+def call_as(layer: Any, inside: Any) -> None:
+    """Let Keras bind the arguments of a layer's calls as those of the layer inside it.
+
+    Else it takes all that comes as `*args` and `**kwargs` for one structure each, in which it
+    refuses tensors beside other things. Masks that Keras would fill in are left to the call of the
+    layer inside. Uses `Layer._call_signature` (3.12 - 3.15).
+    """
+    own = inspect.signature(inside.call).parameters
+    filled = {"mask", "training", *(f"{name}_mask" for name in own)}
+    kept = [p for p in own.values() if p.name not in filled]
+    if not any(p.kind is p.VAR_KEYWORD for p in kept):
+        kept.append(inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD))
+    layer._call_signature = inspect.Signature(kept)
 
 
 def sublayers(layer: Any) -> list[Any]:

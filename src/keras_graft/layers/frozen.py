@@ -38,6 +38,7 @@ class Frozen(keras.Layer):
         self.supports_masking = _keras.reads_masks(layer)
         self._convert_input_args = False  # the layer inside casts its inputs, or does not
         self._allow_non_tensor_positional_args = True
+        _keras.call_as(self, layer)
         self._frozen_weights: list[Any] = []
         if layer.built:
             self._take_weights()
