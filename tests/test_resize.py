@@ -461,3 +461,23 @@ def test_rules_say_how_they_fill():
     assert str(kg.resize.classes([1, None], new="mean")) == "classes(1 kept, 1 new: mean)"
     assert str(kg.resize.vocabulary([1], new="zeros")) == "vocabulary(1 kept, 0 new)"
     assert str(kg.resize.crop_or_pad(9.0)) == "crop_or_pad(9)"
+
+
+def test_the_bias_of_a_new_layer_is_its_own():
+    source = keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False, name="d")])
+    target = keras.Sequential([
+        keras.Input((4,)), layers.Dense(3, name="d"),
+        layers.Dense(2, name="new", bias_initializer=keras.initializers.Constant(-4.6)),
+    ])  # fmt: skip
+    target.get_layer("d").bias.assign([1, 2, 3])
+    with pytest.raises(kg.WeightsError) as caught:
+        kg.transplant(source, target, keep="d")
+    assert "For a bias" not in str(caught.value)
+    with pytest.raises(kg.WeightsError, match="For a bias resize=kg.resize.bias"):
+        kg.transplant(source, target)
+    report = kg.transplant(source, target, resize=kg.resize.bias(), strict=False)
+    assert report.missing == ("new/kernel", "new/bias")
+    kernel, bias, _, new = arrays(target.weights)
+    assert bias.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(new, -4.6, rtol=1e-6)
+    equal([kernel], source.weights)

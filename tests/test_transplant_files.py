@@ -329,3 +329,21 @@ def test_a_scale_of_a_quantized_layer_is_no_bias(tmp_path, strict):
         report = kg.transplant(tmp_path / "q.weights.h5", target, strict=False)
         assert not report.moved and report.missing == ("d/bias",)
     equal(before, target.weights)
+
+
+@pytest.mark.parametrize("layer", [
+    lambda: layers.Dense(3, name="d"), lambda: layers.Embedding(3, 4, name="d"),
+    lambda: layers.EinsumDense("ab,bc->ac", 3, bias_axes="c", name="d"),
+])  # fmt: skip
+def test_a_file_of_before_lora_fills_the_kernel(tmp_path, layer):
+    base, target = (keras.Sequential([keras.Input((4,)), layer()]) for _ in range(2))
+    base.save_weights(tmp_path / "base.weights.h5")
+    target.get_layer("d").enable_lora(2)
+    adapters = {a: v for a, v in by_address(target).items() if "lora" in a}
+    assert len(adapters) == 2
+    kg.transplant(tmp_path / "base.weights.h5", target, keep="d/lora*")
+    found = by_address(target)
+    for address, values in by_address(base).items():
+        np.testing.assert_array_equal(found[address], values)
+    for address, values in adapters.items():
+        np.testing.assert_array_equal(found[address], values)

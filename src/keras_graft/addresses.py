@@ -204,6 +204,13 @@ def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
     if target.own:
         target.layer.save_own_variables(store)
     mine = {id(w.variable): w for w in target.own}
+    known = {id(value) for value in store.values()}
+    for value in store.values():  # of a kernel with LoRA, a file holds the product with it
+        if id(value) not in mine:
+            fits = [w for w in target.own if id(w.variable) not in known
+                    and w.shape == tuple(value.shape) and not w.name.startswith("lora_")]  # fmt: skip
+            if len(fits) == 1:
+                mine[id(value)] = fits[0]
     if len(store) != len(source.own) and len({len(w.shape) for w in target.own}) < len(target.own):
         return
     found = [(mine.get(id(store.get(weight.name))), weight) for weight in source.own]

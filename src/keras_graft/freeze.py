@@ -26,7 +26,8 @@ def freeze(model: Any, selector: Any = "**") -> Any:
     under `fit`, and `trainable=False` reaches BatchNormalization alone. Each layer that has weights
     or knows a training mode is put into a `kg.layers.Frozen` of its name, which shares its weights.
     The donor's layers keep their flags: another model may train them. A file of the result loads
-    once `import keras_graft` was run.
+    once `import keras_graft` was run. Outputs are those of the donor at inference, to the bit; on
+    PyTorch's CPU, recurrent layers differ in the last ones, as they do with `trainable=False`.
 
     To thaw: `kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)`.
 

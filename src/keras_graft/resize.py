@@ -38,6 +38,7 @@ class Rule:
         drops: Whether a weight of the source, by its name, may stay without a place in the target.
         seeks: Whether a weight is its business if it was given for all, and not for some addresses.
         exact: Whether it is right for what a layer quantized in this mode holds.
+        beside: Whether it is only for a weight of whose layer others have a source.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Rule:
         drops: Callable[[str], bool] = lambda name: False,
         seeks: Callable[[Weight], bool] = lambda weight: True,
         exact: Callable[[str], bool] = lambda mode: False,
+        beside: bool = False,
     ) -> None:
         self._text = text
         self._fill = fill
         self.drops = drops
         self.seeks = seeks
         self.exact = exact
+        self.beside = beside
 
     def __call__(self, value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         """Return the values in the new shape, or None."""
@@ -201,6 +204,8 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule
 def bias() -> Rule:
     """A bias that only one side has: zeros in the target; one of the source is dropped.
 
+    Of a layer whose other weights have a source: a new layer's bias is its own.
+
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.bias()
     bias()
@@ -212,7 +217,7 @@ def bias() -> Rule:
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         return np.zeros(shape, "float32") if value is None and is_bias(weight.name) else None
 
-    return Rule("bias()", fill, is_bias, exact=lambda mode: True)
+    return Rule("bias()", fill, is_bias, exact=lambda mode: True, beside=True)
 
 
 def crop_or_pad(fill: float = 0.0) -> Rule:

@@ -51,10 +51,19 @@ class Rules:
             check_glob(glob, [w.address for w in into.weights()], "resize")
         self._used: set[int] = set()
 
-    def apply(self, weight: Weight, value: Callable[[], Any], fits: bool) -> tuple[Any, Any]:
-        """Return the values that the first rule makes, and the rule; (None, None) if none does."""
+    def apply(
+        self, weight: Weight, value: Callable[[], Any], fits: bool, beside: bool
+    ) -> tuple[Any, Any]:
+        """Return the values that the first rule makes, and the rule; (None, None) if none does.
+
+        Args:
+            weight: The weight of the target.
+            value: Gives the values of the source.
+            fits: Whether they fit as they are.
+            beside: Whether another weight of the same layer has a source.
+        """
         for i, (glob, rule) in enumerate(self._rules):
-            if not names(glob, weight.address):
+            if not names(glob, weight.address) or (getattr(rule, "beside", False) and not beside):
                 continue
             if not self._globs and (fits or not getattr(rule, "seeks", lambda w: True)(weight)):
                 continue

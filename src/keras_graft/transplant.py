@@ -124,6 +124,7 @@ class _Plan:
         pairs = matched(origin, into, match)
         keep = _globs(keep, origin, into)  # now that what a file has numbers for has names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
+        self._sourced = {id(weight.layer) for weight in pairs}
         used = set()
         for weight in into.weights():
             if _kept(keep, weight.address):
@@ -151,12 +152,13 @@ class _Plan:
         reason = None if its is None else _unlike(its, weight)
         made, rule = None, None
         if reason is None:
-            made, rule = rules.apply(weight, its.read if its else lambda: None, fits)
+            beside = id(weight.layer) in self._sourced
+            made, rule = rules.apply(weight, its.read if its else lambda: None, fits, beside)
         if made is None and (its is None or not fits or reason):
             found = suggestions(None if its is None else its.shape, weight)
             if its is None:
                 self._parts["missing"].append(weight.address)
-                self.fits[weight.address] = found
+                self.fits[weight.address] = found if id(weight.layer) in self._sourced else []
             else:
                 found = [] if reason else found
                 self._parts["mismatched"].append(
