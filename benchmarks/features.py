@@ -34,7 +34,7 @@ machine's; machines are noisy, so read ratios, and those to about 20%.
 Images are {SIZE}x{SIZE}, batches {BATCH}, features float16 in the store, and float32 in RAM, to
 which Keras would convert them at each `fit`. "Whole" is an epoch of the frozen model with its new
 head. "RAM" and "store" are epochs of that head: medians over three `fit`s in turns, without the
-first epoch of each, which compiles or starts threads; "list" is the same from a list of batches
+first epoch of each, which compiles or starts threads; "list", where it stands, is the same from a list of batches
 that are there, through a `PyDataset`: what Keras takes for whatever is no array. "Bare loop" is `predict_on_batch` over the
 images, "compute" the same into a store, both the better of two. What runs the trunk is measured on
 fewer images than there are rows and scaled to the rows. The last columns are total seconds for so
