@@ -1068,6 +1068,17 @@ def test_as_tf_and_as_torch(trunk, tmp_path):
         assert len(first) == 7 == len(made)
         assert sorted(np.concatenate(first)) == list(range(50))
         assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
+    exact, sizes = store.to_numpy()["features"], []
+    made = FeatureDataset(store, 4, seed=7).as_tf()  # several batches are handed over at once
+    orders = []
+    for epoch in range(2):
+        order = [y for features, targets in made for y in np.asarray(targets).tolist()]
+        assert order == np.random.default_rng([7, epoch]).permutation(50).tolist()
+        orders.append(order)
+    for features, targets in made:
+        np.testing.assert_array_equal(np.asarray(features), exact[np.asarray(targets)])
+        sizes.append(len(targets))
+    assert sizes == [4] * 12 + [2] and orders[0] != orders[1]
     x = keras.Input((2,))
     several = run(keras.Model(x, [x * 1.0, x * 2.0]), np.ones((9, 2), "float32"), tmp_path / "l")
     for made in (FeatureDataset(several, 4).as_tf(), FeatureDataset(several, 4).as_torch()):

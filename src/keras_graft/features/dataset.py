@@ -17,6 +17,9 @@ from keras_graft.features.epoch import Epoch
 from keras_graft.features.store import FeatureStore
 from keras_graft.select import listed
 
+_HANDED = 8
+"""Batches that are handed to TensorFlow at once: a turn of its Python costs as much as a step."""
+
 
 class FeatureDataset(keras.utils.PyDataset):
     """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
@@ -133,18 +136,22 @@ class FeatureDataset(keras.utils.PyDataset):
         return self._rows(self.indices)
 
     def as_tf(self) -> Any:
-        """Return a `tf.data.Dataset` of the batches, in a new order in each pass."""
+        """Return a `tf.data.Dataset` of the batches, in a new order in each pass.
+
+        TensorFlow takes it faster than the dataset itself, which Keras hands over batch by batch.
+        """
         import tensorflow as tf
 
         def spec(array: np.ndarray) -> Any:
             return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
 
         def batches() -> Any:  # a list would be taken for one tensor
-            yield from map(keras.tree.lists_to_tuples, self._pass())
+            yield from map(keras.tree.lists_to_tuples, self._over().several(_HANDED))
 
         one = keras.tree.lists_to_tuples(self._rows(self.indices[:1]))
         signature = keras.tree.map_structure(spec, one)
         made = tf.data.Dataset.from_generator(batches, output_signature=signature)
+        made = made.rebatch(self._batch_size)
         return made.apply(tf.data.experimental.assert_cardinality(len(self))).prefetch(2)
 
     def as_torch(self) -> Any:

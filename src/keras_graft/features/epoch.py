@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -92,6 +92,11 @@ class Epoch:
                 for other in range(number + 1, min(number + 1 + _AHEAD, blocks))
             }
         return found
+
+    def several(self, count: int) -> Iterator[Any]:
+        """Yield the batches in turn, so many of them at once, the last time perhaps fewer."""
+        for first in range(0, -(-len(self._order) // self._batch_size), count):
+            yield self._rows(self._batches(first, count))
 
     def _batches(self, first: int, count: int) -> np.ndarray:
         """Return the numbers of the samples of some batches."""
