@@ -34,6 +34,7 @@ PRIVATE = (
     "_keras_history", "_inbound_nodes", "_outbound_nodes", "_keras_mask", "_functional",
     "_nodes_by_depth", "_inputs_struct", "_outputs_struct", "_call_has_mask_arg", "_tracker",
     "_run_through_graph", "_value", "_trainable_variables", "_learning_rate", "_compile_config",
+    "_call_signature",
 )  # fmt: skip
 
 

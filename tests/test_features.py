@@ -994,6 +994,29 @@ def test_threads_do_not_live_on_in_a_fork(trunk, tmp_path, monkeypatch):
     assert before is not None and reader._epoch._pool not in (None, before)
 
 
+def test_a_shard_that_is_gone_or_not_of_this_store_is_named(trunk, tmp_path):
+    x, _ = images()
+    store = run(trunk, (x, np.arange(50)), tmp_path)
+    (tmp_path / "store" / "shard-00002.safetensors").unlink()
+    with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' cannot be read: .* says"):
+        store.to_numpy()
+    with pytest.raises(kg.FeatureError, match=r"kg.features.keep\(.*, 2\)"):
+        FeatureStore(store.path)  # the way out, which that error names
+    store = run(trunk, (x, np.arange(50)), tmp_path, resume=False)
+    run(trunk, (x[:8], np.arange(8)), tmp_path, resume=False)
+    with pytest.raises(kg.FeatureError, match="was written anew since it was opened"):
+        store.take([49])
+
+
+def test_nothing_and_nonsense_are_taken_for_what_they_are(trunk, tmp_path):
+    store = run(trunk, images()[0], tmp_path, keys=[f"k{i}" for i in range(50)])
+    assert store.take([], "keys")["keys"].dtype.kind == "U"
+    with pytest.raises(kg.FeatureError, match="a list of whole numbers, or as a mask"):
+        store.take([[1], [1, 2]])
+    with pytest.raises(kg.FeatureError, match="batch_size is a whole number, 1 or more, got 2.5"):
+        FeatureDataset(store, 2.5)
+
+
 def test_columns_of_no_width(tmp_path):
     x = keras.Input((4,))
     trunk = keras.Model(x, {"none": x[:, :0], "all": x * 1.0})
@@ -1234,6 +1257,17 @@ def test_a_head_that_would_train_the_trunk_is_refused(tmp_path):
     apart = kg.unshare(model, "both#1")
     apart.compile("sgd", "mse")
     kg.features.fit_head(apart, "at", (x, x), store=tmp_path / "s", progress=False)
+
+
+def test_a_dropout_that_both_sides_call_is_no_weight(tmp_path):
+    x = keras.Input((4,))
+    drop = layers.Dropout(0.5, name="drop")
+    y = layers.Dense(4, name="at")(drop(x))
+    model = keras.Model(x, layers.Dense(2, name="out")(drop(y)))
+    model.compile("sgd", "mse")
+    data = np.ones((8, 4), "float32"), np.ones((8, 2), "float32")
+    done = kg.features.fit_head(model, "at", data, store=tmp_path, progress=False, verbose=0)
+    assert [layer.name for layer in done.head.layers][1:] == ["drop", "out"]
 
 
 def test_a_tie_across_the_cut_is_not_lost_in_silence(tmp_path):

@@ -684,5 +684,12 @@ def test_channels_in_front_are_no_way_out_if_other_sizes_change_too():
 
 
 def test_a_dtype_that_no_call_takes_is_refused():
-    with pytest.raises(kg.EditError):
-        kg.reinput(keras.Sequential([keras.Input((4,)), layers.Dense(2)]), dtype="string")
+    model = keras.Sequential([keras.Input((4,), name="x"), layers.Dense(2)])
+    with pytest.raises(kg.EditError) as caught:
+        kg.reinput(model, dtype="string")
+    text = str(caught.value)
+    assert "string" in text and "_Run" not in text, text
+    if (
+        keras.backend.backend() != "tensorflow"
+    ):  # which has texts, and says at the layer that it is none
+        assert "Give a dtype and a shape that the layers behind take" in text and "'x' (" in text

@@ -172,3 +172,20 @@ def test_urls_that_cannot_be_opened(monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[features\]'"):
         FeatureStore("s3://bucket/features")
+
+
+def test_two_may_fetch_into_one_folder_at_once(url, tmp_path, monkeypatch):
+    crash_writer.run(url)
+    one, other = (FeatureStore(url, cache=tmp_path / "cache") for _ in range(2))
+    system = one._folder._system
+    fetch, both = system.get_file, []
+
+    def meanwhile(source, place):
+        both.append(place)
+        fetch(source, place)
+        if len(both) == 1:  # the other is as far before this one is done
+            other.take([0])
+
+    monkeypatch.setattr(system, "get_file", meanwhile)
+    one.take([0])
+    assert len(both) == 2 and both[0] != both[1]

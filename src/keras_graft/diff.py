@@ -259,14 +259,7 @@ def _computed(
                 entering.append(at)
             inside = _computed(node.nested, numbers, entering, flag)
             made = [inside[value] for value in node.nested.outputs]
-            # Where the model inside is closed, nothing in it says how its mask is made.
-            found.update(
-                (
-                    mask,
-                    inside[v] if v in inside else number((id(node.operation), tuple(entering), i)),
-                )
-                for i, (mask, v) in enumerate(node.unseen)
-            )
+            found.update((mask, inside[made_of]) for mask, made_of in node.unseen)
         else:
             kwargs = dict(node.template.kwargs)
             if node.trains:

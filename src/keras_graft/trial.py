@@ -109,9 +109,14 @@ def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
                 run.call(*(keras.ops.zeros(t.shape, t.dtype) for t in tensors))
     except Exception as error:
         if run.failure is None:  # no call of the graph: the inputs themselves are impossible
-            kinds = ", ".join(f"{t.shape} {t.dtype}" for t in tensors)
+            kinds = ", ".join(
+                f"{name!r} {t.shape} {t.dtype}"
+                for name, t in zip(graph.input_names, tensors, strict=True)
+            )
+            reason = str(error).rpartition("Error encountered:")[2].strip().replace("\\n", "")
             raise EditError(
-                f"reinput: no model can be traced with inputs {kinds}: {error}"
+                f"reinput: nothing can be computed from inputs like these: {kinds}: {reason}. Give "
+                "a dtype and a shape that the layers behind take."
             ) from error
         return run.failure
     return None

@@ -136,7 +136,8 @@ def fit_head(
         )
     trunk, own = split(model, at, complete)
     fixed = {id(variable) for variable in trunk.variables}
-    crossing = [v.path for v in own.variables if id(v) in fixed] if head is None else []
+    # Not its variables: a Dropout that both call has a state, and a copy of it harms nobody.
+    crossing = [w.path for w in own.weights if id(w) in fixed] if head is None else []
     if crossing:
         raise FeatureError(
             f"The head computes with weights of the trunk too ({listed(crossing)}), tied or in a "

@@ -122,7 +122,20 @@ class Rows:
 
     def _opened(self, number: int) -> Shard:
         """Open a shard, of the store as it was when this was made."""
-        shard = Shard(self._folder, self._shards[number])
+        entry = self._shards[number]
+        try:
+            shard = Shard(self._folder, entry)
+        except (OSError, ValueError) as error:
+            self._check_same()
+            raise FeatureError(
+                f"{self._folder}: shard {entry.file!r} cannot be read: {error}. "
+                f"kg.features.FeatureStore({str(self._folder)!r}) says what to do."
+            ) from error
+        self._check_same()
+        return shard
+
+    def _check_same(self) -> None:
+        """Refuse a store that was written anew; one that has only grown is the same."""
         stamp = self._folder.stamp(MANIFEST)
         if stamp != self._stamp:
             now = load(self._folder)
@@ -131,8 +144,7 @@ class Rows:
                     f"{self._folder} was written anew since it was opened, so its rows would be "
                     "mixed with those of before: open it again."
                 )
-            self._stamp = stamp  # it has only grown
-        return shard
+            self._stamp = stamp
 
     def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
         """Return the rows of these numbers, in this order, of each column."""
