@@ -34,11 +34,13 @@ machine's; machines are noisy, so read ratios, and those to about 20%.
 Images are {SIZE}x{SIZE}, batches {BATCH}, features float16 in the store, and float32 in RAM, to
 which Keras would convert them at each `fit`. "Whole" is an epoch of the frozen model with its new
 head. "RAM" and "store" are epochs of that head: medians over three `fit`s in turns, without the
-first epoch of each, which compiles or starts threads; "list", where it stands, is the same from a list of batches
-that are there, through a `PyDataset`: what Keras takes for whatever is no array. "Bare loop" is `predict_on_batch` over the
-images, "compute" the same into a store, both the better of two. What runs the trunk is measured on
-fewer images than there are rows and scaled to the rows. The last columns are total seconds for so
-many epochs: the whole model, against the store with its computing counted.
+first epoch of each, which compiles or starts threads; "list" is the same from a list of batches
+that are there, through a `PyDataset`: what Keras takes for whatever is no array. "store" is the
+`FeatureDataset`; on TensorFlow, "as_tf" is its `as_tf()`, which `fit_head` takes there, and which
+counts in what follows. "Bare loop" is `predict_on_batch` over the images, "compute" the same into a
+store, both the better of two. What runs the trunk is measured on fewer images than there are rows
+and scaled to the rows. The last columns are total seconds for so many epochs: the whole model,
+against the store with its computing counted.
 """
 
 
@@ -109,7 +111,7 @@ class Listed(keras.utils.PyDataset):
 
 def in_ram_and_stored(
     trunk: keras.Model, store: FeatureStore, rows: int, folder: Path, rounds: int
-) -> list[float]:
+) -> dict[str, float]:
     """Return the median epochs of the same head from arrays, a list of batches, and a store."""
     some = store.to_numpy()["features"].astype("float32")
     features = np.resize(some, (rows, *some.shape[1:]))  # the same features over and over
@@ -119,16 +121,20 @@ def in_ram_and_stored(
     made = compute(
         same, (features, y), folder, batch_size=256, dtype="float16", progress=False
     )  # fmt: skip
-    data = FeatureDataset(made, BATCH)
-    heads = [compiled(head_for(trunk)) for _ in range(3)]
-    clocks = [Epochs() for _ in heads]
-    how = {"epochs": rounds + 1, "verbose": 0}
-    listed = Listed(features.astype("float16"), y)
+    data, listed = FeatureDataset(made, BATCH), Listed(features.astype("float16"), y)
+    fits: dict[str, Callable[[], dict[str, Any]]] = {
+        "RAM": lambda: {"x": features, "y": y, "batch_size": BATCH},
+        "list": lambda: {"x": listed, "shuffle": False},
+        "store": lambda: {"x": data, "shuffle": False},
+    }
+    if keras.backend.backend() == "tensorflow":
+        fits["as_tf"] = lambda: {"x": data.as_tf()}
+    heads = {name: compiled(head_for(trunk)) for name in fits}
+    clocks = {name: Epochs() for name in fits}
     for _ in range(3):
-        heads[0].fit(features, y, batch_size=BATCH, callbacks=[clocks[0]], **how)
-        heads[1].fit(listed, shuffle=False, callbacks=[clocks[1]], **how)
-        heads[2].fit(data, shuffle=False, callbacks=[clocks[2]], **how)
-    return [statistics.median(clock.seconds) for clock in clocks]
+        for name, given in fits.items():
+            heads[name].fit(**given(), callbacks=[clocks[name]], epochs=rounds + 1, verbose=0)
+    return {name: statistics.median(clock.seconds) for name, clock in clocks.items()}
 
 
 def epochs(quick: bool) -> str:
@@ -162,19 +168,21 @@ def epochs(quick: bool) -> str:
                 folder = Path(made)
                 turns = [(seconds(bare), seconds(lambda f=folder / i: stored(f))) for i in "ab"]
                 loop, took = (min(column) * rows / many for column in zip(*turns, strict=True))
-                ram, python, disk = in_ram_and_stored(
+                found = in_ram_and_stored(
                     trunk, FeatureStore(folder / "a"), rows, folder / "all", 3
                 )
+            ram, disk = found["RAM"], [*found.values()][-1]  # as fit_head feeds it
+            ratios = {f"{n} / RAM": found[n] / ram for n in found if n in ("store", "as_tf")}
             total = [f"{n * full:,.0f} / {took + n * disk:,.0f}" for n in (1, 3, 10, 30)]
             lines.append([
-                f"{name}, {at}", f"{full:.1f}", f"{ram:.3f}", f"{python:.3f}", f"{disk:.3f}",
-                f"{disk / ram:.2f}",
+                f"{name}, {at}", f"{full:.1f}", *(f"{s:.3f}" for s in found.values()),
+                *(f"{ratio:.2f}" for ratio in ratios.values()),
                 f"{full / disk:,.0f}", f"{loop:.1f}", f"{took / loop - 1:+.1%}", *total,
             ])  # fmt: skip
             print(lines[-1], flush=True)
     head = [
-        "model, cut", "whole", "RAM", "list", "store", "store / RAM", "whole / store", "bare loop",
-        "compute over it", "1 epoch", "3", "10", "30",
+        "model, cut", "whole", *found, *ratios, "whole / store", "bare loop", "compute over it",
+        "1 epoch", "3", "10", "30",
     ]  # fmt: skip
     return f"{rows:,} rows, the trunk on {images}:\n\n```\n{table(head, lines)}\n```"
 

@@ -800,8 +800,12 @@ def test_memory_is_used_again_once_nobody_refers_to_it(monkeypatch):
     for odd in (8, buffers._LARGEST + 1):
         array = pool.get(odd)
         assert len(array) == odd and not any(np.shares_memory(array, k) for k in pool._kept)
+    kept = [pool.get(odd) for odd in (8, size + 1, size + 40, 2 * size + 8, buffers._LARGEST + 1)]
+    assert {array.ctypes.data % 64 for array in kept} == {0}  # or TensorFlow and JAX copy it
     monkeypatch.setattr(buffers, "_TOLD", False)  # as without a GIL
-    assert pool.get(size).base is None
+    kept += (alone := [pool.get(size), pool.get(size)])
+    assert not any(np.shares_memory(array, k) for array in alone for k in pool._kept)
+    assert {array.ctypes.data % 64 for array in kept} == {0}
 
 
 def test_batches_that_a_backend_holds_are_not_written_over(tmp_path):
@@ -1318,6 +1322,38 @@ def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
         kg.features.fit_head(
             model, "pool", (x, y), store=tmp_path / "u", progress=False, on_error="skip"
         )
+
+
+def test_fit_head_takes_samples_in_the_order_of_the_seed(tmp_path):
+    """Also where `fit` begins a pass only to look at it, as it does to build metrics."""
+    model = donor()
+    head = kg.split(model, at="pool")[1]
+    twin = kg.clone(head)
+    how = {"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(True)}
+    ours, theirs = Losses(), Losses()
+    done = kg.features.fit_head(
+        model, "pool", images(), store=tmp_path / "s", progress=False, head=head, batch_size=8,
+        epochs=3, seed=5, compile={**how, "metrics": ["accuracy"]}, callbacks=ours, verbose=0,
+        validation_split=0.2,
+    )  # fmt: skip
+    twin.compile(**how, metrics=["accuracy"])
+    parts = [
+        FeatureDataset(done.store, 8, subset != "validation", 5, 0.2, subset)
+        for subset in ("training", "validation")
+    ]
+    history = twin.fit(
+        parts[0], validation_data=parts[1], shuffle=False, epochs=3, verbose=0, callbacks=[theirs]
+    )
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-6)
+    assert len(ours.losses) == 15 and len(set(ours.losses)) == 15
+    for key in ("val_loss", "val_accuracy"):
+        np.testing.assert_allclose(done.history.history[key], history.history[key], rtol=1e-6)
+    several = keras.callbacks.CallbackList([Losses()], model=head)
+    kg.features.fit_head(
+        model, "pool", images(), store=tmp_path / "s", progress=False, head=head, batch_size=8,
+        callbacks=several, verbose=0,
+    )  # fmt: skip
+    assert len(several.callbacks[0].losses) == 7
 
 
 @pytest.mark.parametrize("split, says", [(0.99, "training"), (0.01, "validation")])

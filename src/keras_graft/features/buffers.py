@@ -10,6 +10,9 @@ import numpy as np
 _SMALLEST, _LARGEST, _ALL = 1 << 18, 32 << 20, 128 << 20
 """Memory of between so many bytes is used again, and so much is kept in all."""
 
+_ALIGN = 64
+"""Memory that starts so is taken by TensorFlow and JAX as it is; other memory is copied."""
+
 
 def _references(items: list[np.ndarray], number: int) -> int:
     return sys.getrefcount(items[number])
@@ -48,15 +51,21 @@ class Buffers:
         are only ours, it is free.
         """
         if not _SMALLEST <= size <= _LARGEST or not _TOLD:
-            return np.empty(size, np.uint8)
+            return _aligned(np.empty(size + _ALIGN, np.uint8), size)
         with self._lock:
             for i in range(len(self._kept)):
                 # Not for much less: who keeps a little would keep all of it.
-                if size <= len(self._kept[i]) <= 2 * size and _references(self._kept, i) == _ALONE:
+                room = len(self._kept[i]) - _ALIGN
+                if size <= room <= 2 * size and _references(self._kept, i) == _ALONE:
                     self._kept.append(self._kept.pop(i))
                     break
             else:
-                self._kept.append(np.empty(size, np.uint8))
+                self._kept.append(np.empty(size + _ALIGN, np.uint8))
                 while sum(map(len, self._kept)) > _ALL:
                     self._kept.pop(0)
-            return self._kept[-1][:size]
+            return _aligned(self._kept[-1], size)
+
+
+def _aligned(memory: np.ndarray, size: int) -> np.ndarray:
+    start = -memory.ctypes.data % _ALIGN
+    return memory[start : start + size]

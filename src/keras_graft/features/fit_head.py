@@ -177,9 +177,14 @@ def fit_head(
                 f"validation_split={validation_split} of {len(computed)} samples leaves none for "
                 f"{subset or 'training'}."
             )
+    fed, callbacks = training.fed()
+    validation = parts["validation"].fed()[0] if validation_split else None
+    given = fit.pop("callbacks", None)
+    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
     history, seconds = _timed(
         lambda: new.fit(
-            training, validation_data=parts.get("validation"), epochs=epochs,
+            fed, validation_data=validation, epochs=epochs,
+            callbacks=[*callbacks, *([] if given is None else tree.flatten(given))],
             **{"verbose": "auto" if progress else 0, "shuffle": False, **fit},
         )
     )  # fmt: skip
