@@ -37,8 +37,8 @@ head. "RAM" and "store" are epochs of that head: medians over three `fit`s in tu
 first epoch of each, which compiles or starts threads; "list" is the same from a list of batches
 that are there, through a `PyDataset`: what Keras takes for whatever is no array. "store" is the
 `FeatureDataset`; on TensorFlow, "as_tf" is its `as_tf()`, which `fit_head` takes there, and which
-counts in what follows. "Bare loop" is `predict_on_batch` over the images, "compute" the same into a
-store, both the better of two. What runs the trunk is measured on fewer images than there are rows
+counts in what follows. "Bare loop" is `predict_on_batch` over the images, "compute" the same into the
+store, both the best of five, in turns. What runs the trunk is measured on fewer images than there are rows
 and scaled to the rows. The last columns are total seconds for so many epochs: the whole model,
 against the store with its computing counted.
 """
@@ -128,7 +128,7 @@ def in_ram_and_stored(
         "store": lambda: {"x": data, "shuffle": False},
     }
     if keras.backend.backend() == "tensorflow":
-        fits["as_tf"] = lambda: {"x": data.as_tf()}
+        fits["as_tf"] = lambda: {"x": data.as_tf(), "shuffle": False}
     heads = {name: compiled(head_for(trunk)) for name in fits}
     clocks = {name: Epochs() for name in fits}
     for _ in range(3):
@@ -154,7 +154,7 @@ def epochs(quick: bool) -> str:
             trunk.predict_on_batch(x[:BATCH])
             batch = min(seconds(lambda t=trunk: t.predict_on_batch(x[:BATCH])) for _ in range(2))
             # Where the trunk is quick, more images: what is done once would count too much.
-            many = BATCH * round(min(max(images, 6 / batch * BATCH), rows) / BATCH)
+            many = BATCH * round(min(max(images, 4 / batch * BATCH), rows) / BATCH)
             several = np.resize(x, (many, *x.shape[1:])), np.resize(y, many)
 
             def bare(t: keras.Model = trunk, x: np.ndarray = several[0]) -> None:
@@ -162,11 +162,11 @@ def epochs(quick: bool) -> str:
                     t.predict_on_batch(x[i : i + BATCH])
 
             def stored(folder: Path, t: keras.Model = trunk, data: Any = several) -> None:
-                compute(t, data, folder, batch_size=BATCH, progress=False)
+                compute(t, data, folder, batch_size=BATCH, dtype="float16", progress=False)
 
             with tempfile.TemporaryDirectory() as made:
                 folder = Path(made)
-                turns = [(seconds(bare), seconds(lambda f=folder / i: stored(f))) for i in "ab"]
+                turns = [(seconds(bare), seconds(lambda f=folder / i: stored(f))) for i in "abcde"]
                 loop, took = (min(column) * rows / many for column in zip(*turns, strict=True))
                 found = in_ram_and_stored(
                     trunk, FeatureStore(folder / "a"), rows, folder / "all", 3

@@ -23,7 +23,7 @@ WITH_KERAS = [
     "files", "addresses", "resize", "rules", "matching", "stored", "transplant", "optimizer",
     "api", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
-    "features/buffers", "features/folder", "features/remote", "features/manifest", "features/shards", "features/store",
+    "features/buffers", "features/half", "features/folder", "features/remote", "features/manifest", "features/shards", "features/store",
     "features/fingerprint", "features/data", "features/fixed", "features/columns",
     "features/building", "features/pipeline", "features/run", "features/ray_rows",
     "features/ray_engine", "features/compute", "features/epoch", "features/dataset", "features/advise", "features/fit_head", "testing",

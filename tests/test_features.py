@@ -93,10 +93,46 @@ def test_overflow_is_an_error_and_not_an_infinity(tmp_path):
     x = keras.Input((2,))
     trunk = keras.Model(x, x * 1000.0, name="loud")
     data = np.ones((20, 2), "float32")
-    data[13] = 70
-    with pytest.raises(kg.FeatureError, match="Sample 13 fails: features is up to 70000.*bfloat16"):
-        run(trunk, data, tmp_path, dtype="float16")
+    for size in (70, -70):
+        data[13] = size
+        with pytest.raises(
+            kg.FeatureError, match="Sample 13 fails: features is up to 70000.*bfloat16"
+        ):
+            run(trunk, data, tmp_path, dtype="float16")
     assert len(run(trunk, data, tmp_path, dtype="bfloat16", resume=False)) == 20
+
+
+def test_float16_is_numpys_to_the_bit():
+    from keras_graft.features.half import _CHUNK, half
+
+    low = [
+        0,
+        1,
+        0xFFE,
+        0xFFF,
+        0x1000,
+        0x1001,
+        0x1FFF,
+        0x2FFF,
+        0x3000,
+        0x3001,
+        0x7FFF,
+        0x8000,
+        0xFFFF,
+    ]
+    bits = np.add.outer(np.arange(1 << 16, dtype=np.uint32) << 16, np.array(low, np.uint32))
+    every = bits.astype(np.uint32).view(
+        "float32"
+    )  # each exponent and sign, at the edges of rounding
+    fits = np.abs(every) <= 65504
+    given = every[fits]
+    assert given.size > 9 * _CHUNK
+    for shaped in (given, given[:1], given[:0], given[: 2 * _CHUNK].reshape(2, -1, 4)):
+        found = half(shaped)
+        assert found.shape == shaped.shape and found.dtype == "float16"
+        np.testing.assert_array_equal(found.view("uint16"), shaped.astype("float16").view("uint16"))
+    for beyond in (np.nan, np.inf, -np.inf, 65505, -1e9):
+        assert half(np.append(given, np.float32(beyond))) is None
 
 
 def failing(trunk, bad, monkeypatch):
@@ -664,10 +700,36 @@ def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
     assert of(large) != of(large.astype("float64").astype("float16")) != of(large[0])
 
 
-def test_without_the_extra_it_says_what_to_install(trunk, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[features\]'"):
-        run(trunk, images()[0], tmp_path)
+def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
+    from safetensors import deserialize, safe_open
+
+    from keras_graft.features.shards import DTYPES, dtype_of, encode
+
+    rng = np.random.default_rng(0)
+    for rows in ([3, 1, 5], [0], [0, 2]):
+        columns = {
+            f"{kind}/naïve": [rng.integers(0, 2, (n, 5, 3)).astype(dtype_of(kind)) for n in rows]
+            for kind in DTYPES
+        }
+        columns["aside"] = [part[:, ::2].swapaxes(1, 2) for part in columns["float32/naïve"]]
+        data = b"".join(encode(columns))
+        found = dict(deserialize(data))
+        assert found.keys() == columns.keys()
+        for name, parts in columns.items():
+            whole = np.concatenate(parts)
+            assert bytes(found[name]["data"]) == whole.tobytes()
+            assert found[name]["shape"] == [*whole.shape]
+        (tmp_path / "shard").write_bytes(data)
+        with safe_open(tmp_path / "shard", "numpy") as file:
+            for name in columns.keys() - {"bfloat16/naïve"}:
+                expected = np.concatenate(columns[name])
+                np.testing.assert_array_equal(file.get_tensor(name), expected, strict=True)
+        # Who maps the file needs numbers at multiples of their length.
+        where = [data.find(np.concatenate(p).tobytes()) for p in columns.values()]
+        assert sum(rows) != 9 or all(
+            at > 0 and at % p[0].itemsize == 0
+            for at, p in zip(where, columns.values(), strict=True)
+        )
 
 
 # -- the store -------------------------------------------------------------------------------

@@ -160,17 +160,19 @@ class Building:
                     f"{known.dtype} before: a store holds rows of one shape."
                 )
 
-    def finish(self, name: str) -> tuple[bytes, ShardEntry]:
-        """Return the bytes of the shard, and what the manifest says of it."""
-        whole = {}
+    def finish(self, name: str) -> tuple[list[memoryview], ShardEntry]:
+        """Return the bytes of the shard, in pieces, and what the manifest says of it."""
+        columns = {}
         for column, known in self._known.items():
             none = np.empty((0, *known.shape), dtype_of(known.dtype))
-            # What is put together is let go, column by column: half the memory.
-            whole[column] = np.concatenate([none, *(part.pop(column) for part in self._parts)])
-        data = encode(whole)
+            columns[column] = [none, *(part[column] for part in self._parts)]
+        pieces = encode(columns)
+        checksum = 0
+        for piece in pieces:
+            checksum = zlib.crc32(piece, checksum)
         rows = self.samples - len(self.skipped)
         entry = ShardEntry(
-            name, rows, len(data), zlib.crc32(data), self._inputs.values, self._labels.values,
+            name, rows, sum(map(len, pieces)), checksum, self._inputs.values, self._labels.values,
             tuple(self.skipped),
         )  # fmt: skip
-        return data, entry
+        return pieces, entry

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
+from keras_graft.features.half import half
 from keras_graft.features.manifest import Column, packed
 from keras_graft.features.shards import DTYPES, dtype_of
 
@@ -61,6 +62,10 @@ class Columns:
         floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
         if self.dtype is None or not floating or array.dtype.name == self.dtype:
             return array, {}
+        if self.dtype == "float16" and array.dtype == np.float32:
+            quick = half(np.ascontiguousarray(array))
+            if quick is not None:
+                return quick, {}
         with np.errstate(over="ignore"):
             cast = array.astype(dtype_of(self.dtype))
         lost: dict[int, str] = {}

@@ -71,13 +71,14 @@ class Folder:
     def __str__(self) -> str:
         return str(self.path)
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write a file; when this returns, it is on the disk, and before, the old one is."""
         self.path.mkdir(parents=True, exist_ok=True)
         beside = self.path / f"{name}{_TEMPORARY}"
         try:
             with open(beside, "wb") as file:
-                file.write(data)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, self.path / name)

@@ -76,8 +76,8 @@ class Writer:
     def _flush(self) -> None:
         if not self._building.samples:
             return
-        data, entry = self._building.finish(shard_name(len(self._manifest.shards)))
-        self._folder.write(entry.file, data)
+        pieces, entry = self._building.finish(shard_name(len(self._manifest.shards)))
+        self._folder.write(entry.file, *pieces)
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
         self._manifest.save(self._folder)
         self._building = Building(self._columns, self._manifest.columns)

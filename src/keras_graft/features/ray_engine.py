@@ -286,9 +286,9 @@ class Worker:
             lost = {**bad, **{good[i]: why for i, why in lost.items()}}
             building.add(outputs, batch, start, lost)
             start += len(batch)
-        data, entry = building.finish(name)
+        pieces, entry = building.finish(name)
         if work.skip or not entry.skipped:
-            self._folder.write(name, data)
+            self._folder.write(name, *pieces)
         return _told(entry)
 
     def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> Iterator[ShardEntry]:

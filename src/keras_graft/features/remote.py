@@ -81,12 +81,13 @@ class Remote(Folder):
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Put a file.
 
         Raises:
             FeatureError: If it was read here before, and has been changed by others since.
         """
+        data = b"".join(pieces)
         if name in self._seen:
             before = self._seen[name]
             if self.read(name) != before:

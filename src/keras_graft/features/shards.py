@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,8 @@ _DTYPES = {
     "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32",
     "F64": "float64",
 }  # fmt: skip
-DTYPES = frozenset(_DTYPES.values()) | {"bfloat16"}
+_NAMES = {name: key for key, name in _DTYPES.items()} | {"bfloat16": "BF16"}
+DTYPES = frozenset(_NAMES)
 _SMALL, _SMALL_ALL = 64, 16 << 20
 """Columns of rows of so few bytes, and so few in all, are kept in memory."""
 _OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
@@ -44,20 +45,29 @@ def dtype_of(name: str) -> Any:
     return bfloat16() if name == "bfloat16" else np.dtype(name)
 
 
-def encode(columns: Mapping[str, np.ndarray]) -> bytes:
-    """Return the bytes of a shard.
+def encode(columns: Mapping[str, Sequence[np.ndarray]]) -> list[memoryview]:
+    """Return the bytes of a shard, in pieces: of each column its rows, in one array or several.
 
-    Raises:
-        FeatureError: If safetensors is not there.
+    safetensors' own writer copies all of it three times, into new memory each time, which takes
+    longer than to write it. The format: see `Shard`.
     """
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
-        raise FeatureError(
-            "A store is written with safetensors, which is an extra: pip install "
-            "'keras-graft[features]'"
-        ) from error
-    return save({name: np.ascontiguousarray(array) for name, array in columns.items()})
+    pieces: list[memoryview] = []
+    header, place = {}, 0
+    # Those of the longest numbers first: so all start where a reader that maps them needs it.
+    ordered = sorted(columns.items(), key=lambda item: (-item[1][0].dtype.itemsize, item[0]))
+    for name, parts in ordered:
+        for part in parts:
+            pieces.append(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        end = place + sum(part.nbytes for part in parts)
+        header[name] = {
+            "dtype": _NAMES[parts[0].dtype.name],
+            "shape": [sum(map(len, parts)), *parts[0].shape[1:]],
+            "data_offsets": [place, end],
+        }
+        place = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *pieces]
 
 
 def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int, ...], int]]:
@@ -78,8 +88,9 @@ def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int,
 class Shard:
     """One shard, open: its columns, of which rows are read.
 
-    safetensors' own reader copies whole tensors; here single rows are read. The format: 8 bytes
-    of length, a JSON header of that length, the data.
+    safetensors' own reader copies whole tensors; here single rows are read. The format
+    (https://github.com/huggingface/safetensors#format): 8 bytes of length, a JSON header of that
+    length, the data.
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
