@@ -700,6 +700,39 @@ def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
     assert of(large) != of(large.astype("float64").astype("float16")) != of(large[0])
 
 
+def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
+    from keras_graft.features.fingerprint import fingerprint
+
+    def of(body, shape=(5, 4)):
+        x = keras.Input(shape)
+        return keras.Model(x, body(x))
+
+    ops, scale = keras.ops, 3
+    bodies = {
+        "item": lambda x: x[:, 0],
+        "slices": lambda x: x[..., 1:3],
+        "transpose": lambda x: ops.transpose(x, (0, 2, 1)),
+        "mean": lambda x: ops.mean(x, axis=(1, 2)),
+        "mean of one": lambda x: ops.mean(x, axis=(1,)),
+        "pad": lambda x: ops.pad(x, ((0, 0), (1, 1), (0, 0))),
+        "lambda": layers.Lambda(lambda x: x * 2 + 1),
+        "another lambda": layers.Lambda(lambda x: x * 2 - 1),
+        "lambda in a wrapper": layers.TimeDistributed(layers.Lambda(lambda x: x * scale)),
+        "masks": lambda x: layers.LSTM(3)(layers.Masking()(x)),
+    }
+    found = set()
+    for name, body in bodies.items():
+        model = of(body)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False, safe_mode=False)
+        assert fingerprint(loaded) == fingerprint(model), name
+        found.add(fingerprint(model)["structure"])
+    assert len(found) == len(bodies)
+    a, b = layers.Dense(4), layers.Dense(4)
+    crossed = [of(lambda x, pair=pair: pair[1](pair[0](x))) for pair in ((a, b), (b, a), (a, a))]
+    assert len({str(fingerprint(model)) for model in crossed}) == 3
+
+
 def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
     from safetensors import deserialize, safe_open
 

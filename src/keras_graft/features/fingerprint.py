@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterator
+import marshal
+import types
 from typing import Any
 
 import keras
@@ -39,8 +41,7 @@ def fingerprint(trunk: Any) -> dict[str, str]:
         structure.update(_config(trunk).encode())
         weights = trunk.weights
     else:
-        for line in _lines(graph):
-            structure.update(line.encode())
+        structure.update(_structure(graph).encode())
         weights = graph.weights
     values = hashlib.sha256()
     for weight in weights:
@@ -58,25 +59,31 @@ def versions() -> dict[str, str]:
     }
 
 
-def _lines(graph: Graph) -> Iterator[str]:
+def _structure(graph: Graph) -> str:
+    """Return what tells how the outputs are computed, whoever numbered the steps.
+
+    The digest of a value is made of that of what it is computed from; so a step that nobody reads
+    does not count, and one that stands twice, as masks do in a model that was loaded, is one.
+    """
     place = {value.within(None): f"in{i}" for i, value in enumerate(graph.inputs)}
     first: dict[int, int] = {}
-    for value in graph.inputs:
-        yield f"input {value.spec}\n"
-    for number, node in enumerate(graph.steps):
+    for node in graph.steps:
         layer = node.operation.layer if isinstance(node.operation, Frozen) else node.operation
-        same = first.setdefault(id(layer), number)
+        holds = bool(getattr(layer, "variables", ()))
+        same = first.setdefault(id(layer), len(first)) if holds else ""
         kwargs = {k: v for k, v in node.template.kwargs.items() if k != "training"}
         reads = [place.get(v, "?") for v in node.inputs]
         call = mapped(
             (node.template.args, kwargs),
             lambda leaf, reads=reads: reads[leaf.index] if isinstance(leaf, Slot) else _text(leaf),
         )
-        inside = "" if node.nested is None else "".join(_lines(node.nested))
+        inside = "" if node.nested is None else _structure(node.nested)
         config = _config(layer) if node.nested is None else ""
-        yield f"{number} as {same} {type(layer).__name__} {config} {call}\n{inside}"
-        place.update((value, f"{number}:{i}") for i, value in enumerate(node.outputs))
-    yield f"outputs {[place.get(v.within(None), '?') for v in graph.outputs]}\n"
+        line = f"as {same} {type(layer).__name__} {config} {_plain(call)} {inside}"
+        digest = hashlib.sha256(line.encode()).hexdigest()
+        place.update((value, f"{digest}:{i}") for i, value in enumerate(node.outputs))
+    inputs = [str(value.spec) for value in graph.inputs]
+    return f"{inputs} {[place.get(v.within(None), '?') for v in graph.outputs]}"
 
 
 def _text(leaf: Any) -> str:
@@ -96,7 +103,7 @@ def _config(layer: Any) -> str:
         plain = (bool, int, float, str, tuple, list, type(None))
         own = {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
         own.update((k, _text(v)) for k, v in vars(layer).items() if isinstance(v, np.ndarray))
-        return str(sorted((k, v) for k, v in own.items() if k != "name" and k[0] != "_"))
+        return str(sorted((k, _plain(v)) for k, v in own.items() if k != "name" and k[0] != "_"))
     try:
         config: Any = keras.saving.serialize_keras_object(layer)
         return json.dumps(_plain(config["config"]), sort_keys=True, default=str)
@@ -105,6 +112,22 @@ def _config(layer: Any) -> str:
 
 
 def _plain(config: Any) -> Any:
+    """Return a configuration without names, and as it is once it was in a file."""
     if isinstance(config, dict):
+        if config.get("class_name") == "__lambda__":
+            return _code(config["config"])
         return {k: _plain(v) for k, v in config.items() if k not in _NAMING}
     return [_plain(v) for v in config] if isinstance(config, list | tuple) else config
+
+
+def _code(function: dict[str, Any]) -> Any:
+    """Return what a Lambda layer computes; its bytes hold counts of references besides."""
+
+    def parts(constant: Any) -> Any:
+        if not isinstance(constant, types.CodeType):
+            return str(constant)
+        names = [*constant.co_names, *constant.co_freevars]
+        return [constant.co_code.hex(), names, [parts(c) for c in constant.co_consts]]
+
+    rest = {k: str(v) for k, v in function.items() if k != "code"}
+    return [parts(marshal.loads(base64.b64decode(function["code"]))), rest]
