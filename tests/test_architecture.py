@@ -26,7 +26,7 @@ WITH_KERAS = [
     "features/buffers", "features/half", "features/folder", "features/remote", "features/manifest", "features/shards", "features/store",
     "features/fingerprint", "features/data", "features/fixed", "features/columns",
     "features/building", "features/pipeline", "features/run", "features/ray_rows",
-    "features/ray_engine", "features/compute", "features/epoch", "features/dataset", "features/advise", "features/fit_head", "testing",
+    "features/ray_worker", "features/ray_engine", "features/compute", "features/epoch", "features/dataset", "features/advise", "features/fit_head", "testing",
     "cli", "__main__",
 ]  # fmt: skip
 ROOMS = PURE + WITH_KERAS

@@ -14,7 +14,7 @@ from keras import layers
 
 import keras_graft as kg
 from keras_graft.features import FeatureDataset, FeatureStore, compute
-from keras_graft.features.data import batches, count
+from keras_graft.features.data import Batch, batches, count
 
 
 def donor():
@@ -183,7 +183,7 @@ def donor_twin(trunk):
 
 
 def test_a_block_of_which_all_samples_fail_is_left_out_by_an_actor(tmp_path, monkeypatch):
-    from keras_graft.features import ray_engine
+    from keras_graft.features import ray_worker
     from keras_graft.features.columns import Columns
     from keras_graft.features.fingerprint import fingerprint
     from keras_graft.features.ray_rows import Rows
@@ -193,12 +193,33 @@ def test_a_block_of_which_all_samples_fail_is_left_out_by_an_actor(tmp_path, mon
     trunk = keras.Model(x, layers.Reshape((2, 2))(x))
     manifest = run(trunk, np.ones((8, 4), "float32"), tmp_path).manifest
     rows = Rows("x", ((4,),), None, None, 8)
-    work = ray_engine._Work(
-        None, str(tmp_path / "actor"), Columns(None, True, None), manifest, True, 0, rows=rows
+    one = Batch(np.ones((1, 4), "float32"))
+    work = ray_worker.Work(
+        str(tmp_path / "actor"), Columns(None, True, None), manifest, True, one, rows=rows
     )
-    worker = ray_engine.Worker(work, ray_engine._file(trunk), fingerprint(trunk))
-    told = json.loads(worker({"x": np.ones((8, 3), "float32")})["entry"][0])
+    trunk.save(tmp_path / "t.keras")
+    file = (tmp_path / "t.keras").read_bytes(), {}
+    worker = ray_worker.Worker(work, file, fingerprint(trunk))
+    told = json.loads(worker({"x": np.ones((8, 3), "float32")})["told"][0])
     assert told["rows"] == 0 and [s["index"] for s in told["skipped"]] == list(range(8))
+
+
+def test_why_a_sample_fails_is_what_its_layer_says():
+    from keras_graft.features.building import reason
+
+    class Picky(layers.Layer):
+        def call(self, x):
+            raise ValueError("this sample is\nodd")
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    x = keras.Input((4,))
+    with pytest.raises(ValueError) as caught:
+        keras.Model(x, Picky()(x)).predict_on_batch(np.ones((2, 4), "float32"))
+    assert "Picky.call" in str(caught.value)
+    assert reason(caught.value) == "ValueError: this sample is"
+    assert reason(MemoryError()) == "MemoryError()"
 
 
 def test_what_fails_on_every_sample_is_raised_as_it_is(trunk, tmp_path, monkeypatch):
@@ -929,6 +950,81 @@ def test_a_file_system_without_locks_is_no_other_process(trunk, tmp_path, monkey
 def test_a_url_that_became_a_path_is_refused():
     with pytest.raises(kg.FeatureError, match="s3:/bucket/x was a URL.*give it as a str"):
         FeatureStore(Path("s3://bucket/x"))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows")
+def test_a_lock_ends_with_compute_though_a_child_of_the_data_lives_on(trunk, tmp_path):
+    x, _ = images()
+    read, write = os.pipe()
+    children = []
+
+    def forking():
+        for start in range(0, 50, 8):
+            if not start:
+                children.append(os.fork())
+                if not children[0]:
+                    os.read(read, 1)  # as the idle worker of a DataLoader waits
+                    os._exit(0)
+            yield x[start : start + 8]
+
+    try:
+        run(trunk, forking(), tmp_path)
+        assert len(run(trunk, x, tmp_path)) == 50
+    finally:
+        os.write(write, b"!")
+        os.waitpid(children[0], 0)
+
+
+def test_keep_waits_for_no_writer_and_counts_from_zero(trunk, tmp_path):
+    x, _ = images()
+    refused = []
+
+    def meddling():
+        for start in range(0, 50, 8):
+            if start == 40:
+                with pytest.raises(kg.FeatureError, match="Another process is writing") as caught:
+                    kg.features.keep(tmp_path / "store", 1)
+                refused.append(caught.value)
+            yield x[start : start + 8]
+
+    run(trunk, x[:48], tmp_path)
+    kg.features.keep(tmp_path / "store", 1)
+    store = run(trunk, meddling(), tmp_path)
+    assert refused and len(store) == 50 and store.verify()
+    with pytest.raises(kg.FeatureError, match="-1 shards: give how many to keep"):
+        kg.features.keep(store.path, -1)
+    assert FeatureStore(store.path).complete
+
+
+def test_a_complete_store_in_a_folder_of_others_is_taken(trunk, tmp_path, monkeypatch):
+    from keras_graft.features import folder
+
+    x, _ = images()
+    run(trunk, x, tmp_path)
+
+    def opened(path, mode="r", **kwargs):
+        if "w" in mode:
+            raise PermissionError(path)
+        return open(path, mode, **kwargs)
+
+    monkeypatch.setattr(folder, "open", opened, raising=False)
+    assert len(run(trunk, x, tmp_path)) == 50
+
+
+def test_a_damaged_manifest_is_said_to_be_one(trunk, tmp_path):
+    x, y = images()
+    path = Path(run(trunk, (x, y), tmp_path).path) / "manifest.json"
+    good = path.read_bytes()
+    for place in range(0, len(good), 7):
+        bad = bytearray(good)
+        bad[place] ^= 0x80
+        path.write_bytes(bad)
+        with pytest.raises(kg.FeatureError, match="manifest.json cannot be read"):
+            FeatureStore(path.parent)
+    for bad in (b'{"format":1,"columns":[],"shards":[]}', b"[]", b'{"format":"x"}'):
+        path.write_bytes(bad)
+        with pytest.raises(kg.FeatureError, match="manifest.json cannot be read"):
+            FeatureStore(path.parent)
 
 
 def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):

@@ -40,6 +40,103 @@ def trunk():
     return kg.freeze(keras.Model(inputs, {"map": x, "pool": pooled}, name="trunk"))
 
 
+class Mine(layers.Layer):
+    """Of the user's own, and registered nowhere."""
+
+    def call(self, x):
+        return x * 2
+
+
+def flat():
+    rng = np.random.default_rng(0)
+    return rng.random((200, 4), "float32"), np.arange(200)
+
+
+def rows_of(ray, x, y):
+    return ray.data.from_items([{"x": a, "y": int(b)} for a, b in zip(x, y, strict=True)])
+
+
+def test_layers_of_the_users_own_run_on_actors(cluster, tmp_path):
+    cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as what a script defines
+    x = keras.Input((4,))
+    trunk = kg.freeze(keras.Model(x, layers.Lambda(lambda t: t[:, ::2] + 1)(Mine()(x))))
+    given, y = flat()
+    store = run(trunk, (given, y), tmp_path / "s", engine="ray", ray=ONE)
+    np.testing.assert_array_equal(store.to_numpy()["features"], (given * 2)[:, ::2] + 1)
+
+
+def test_a_refused_resume_keeps_the_shards_that_are_there(cluster, tmp_path):
+    x = keras.Input((4,), name="x")
+    trunk = kg.freeze(keras.Model(x, layers.Dense(3)(x)))
+    given, y = flat()
+    how = RayOptions(actors=1, cpus=0.5, targets="y")
+    whole = run(trunk, (given, y), tmp_path / "s", shard_bytes=300)
+    kg.features.keep(whole.path, 9)
+    before = FeatureStore(whole.path).manifest
+    other = given.copy()
+    other[60] += 1
+    for data, says in (
+        ((other, y), "samples 48 to 63 were made of other"),
+        ((given[:80], y[:80]), "144 samples, now 80"),
+    ):
+        with pytest.raises(kg.FeatureError, match=says):
+            run(trunk, rows_of(cluster, *data), whole.path, engine="ray", ray=how, shard_bytes=300)
+        assert FeatureStore(whole.path).manifest == before
+        FeatureStore(whole.path).verify()
+    done = run(
+        trunk, rows_of(cluster, given, y), whole.path, engine="ray", ray=how, shard_bytes=300
+    )
+    assert done.complete and done.manifest.shards[:9] == before.shards
+    np.testing.assert_array_equal(done.to_numpy()["targets"], y)
+    # The folder of a memory file system is no actor's: noticed behind shards that are there too.
+    url = "memory://held"
+    run(trunk, (given, y), url, shard_bytes=300)
+    kg.features.keep(url, 3)
+    with pytest.raises(kg.FeatureError, match="An actor wrote .* and it is not in memory://held"):
+        run(trunk, rows_of(cluster, given, y), url, engine="ray", ray=how, shard_bytes=300)
+    assert len(FeatureStore(url).manifest.shards) == 3
+
+
+def test_what_is_wrong_on_actors_is_said_as_by_the_local_engine(cluster, tmp_path):
+    x = keras.Input((4,), name="x")
+    trunk = kg.freeze(keras.Model(x, layers.Dense(3)(x)))
+    given, y = flat()
+    batches = [(given[:8], y[:8]), (given[8:16], None)]
+    with pytest.raises(kg.FeatureError, match="samples from 8 on have other columns"):
+        run(trunk, batches, tmp_path / "a", engine="ray", ray=ONE)
+    empty = cluster.data.from_items([])
+    with pytest.raises(kg.FeatureError, match="The data is empty"):
+        run(trunk, empty, tmp_path / "b", engine="ray", ray=ONE)
+    with pytest.raises(kg.FeatureError, match='Ray dataset.*engine="ray"'):
+        run(trunk, rows_of(cluster, given, y), tmp_path / "c")
+    for wrong, says in (
+        ({"actors": 0}, "actors is a whole number"), ({"actors": "two"}, "actors is a whole"),
+        ({"cpus": "x"}, "cpus and gpus are numbers"), ({"backend": "theano"}, '"torch", got'),
+    ):  # fmt: skip
+        with pytest.raises(kg.FeatureError, match=says):
+            run(trunk, (given, y), tmp_path / "d", engine="ray", ray=wrong)
+
+
+def test_inputs_of_any_order_and_nesting(cluster, tmp_path):
+    b, a = keras.Input((3,), name="b"), keras.Input((5,), name="a")
+    listed = kg.freeze(keras.Model([b, a], layers.Concatenate()([b, a])))
+    named = kg.freeze(keras.Model({"b": b, "a": a}, layers.Concatenate()([b, a])))
+    table = [
+        {"b": np.full(2 if i == 40 else 3, i, "float32"), "a": np.ones(5, "float32")}
+        for i in range(64)
+    ]
+    for number, (trunk, inputs) in enumerate(
+        ((listed, {"b": "b", "a": "a"}), (listed, None), (named, None))
+    ):
+        store = run(
+            trunk, cluster.data.from_items(table), tmp_path / str(number), engine="ray",
+            on_error="skip", ray=RayOptions(actors=1, cpus=0.5, inputs=inputs),
+        )  # fmt: skip
+        assert [s.index for s in store.manifest.skipped] == [40]
+        kept = np.delete(np.arange(64), 40)
+        assert store.to_numpy()["features"][:, :3].tolist() == [[i] * 3 for i in kept]
+
+
 def images(n=200):
     rng = np.random.default_rng(0)
     return rng.random((n, 6, 6, 3), "float32"), rng.integers(0, 4, n)

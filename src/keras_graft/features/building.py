@@ -68,7 +68,7 @@ class Runner:
             try:
                 self._trunk.predict_on_batch(batch[i : i + 1].x)
             except Exception as error:
-                failed[i] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                failed[i] = reason(error)
         works = [i for i in range(len(batch)) if i not in failed]
         if not failed or not (works or self._worked):
             raise first
@@ -83,6 +83,16 @@ class Runner:
             check_places(self._trunk, batch, outputs)
             self._worked = True
         return outputs
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, in a line; Keras says first where it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    text = (said or lines or [""])[0]
+    for mark in ("\x1b[1m", "\x1b[0m"):  # Keras prints in bold
+        text = text.replace(mark, "")
+    return f"{type(error).__name__}: {text[:200]}" if text else repr(error)
 
 
 def _of_each(outputs: Any, samples: int) -> Any:

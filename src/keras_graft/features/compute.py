@@ -106,6 +106,8 @@ def compute(
         )
     columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None
+    if engine == "local" and type(data).__module__.startswith("ray.data."):
+        raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
     lock = folder.lock()

@@ -142,6 +142,13 @@ def draws(layer: Any) -> bool:
     return not rates or any(rate != 0 for rate in rates)
 
 
+def inner_layers(model: Any) -> Iterator[Any]:
+    """Yield every layer once, those inside others and frozen ones too."""
+    for outer, layer in _layers(model):
+        for _, inside in _inside(outer, getattr(layer, "keras_graft_inside", layer), set()):
+            yield inside
+
+
 def _own(variables: list[Any], layer: Any) -> bool:
     inner = {id(v) for sub in _keras.sublayers(layer) for v in sub.variables}
     return any(id(v) not in inner for v in variables)

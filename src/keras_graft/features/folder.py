@@ -5,10 +5,12 @@ The one interface for it: `remote.py` has the same for object stores.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,11 @@ class Folder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for other processes."""
+        return str(self.path.resolve())
 
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write a file; when this returns, it is on the disk, and before, the old one is."""
@@ -158,7 +165,7 @@ class Folder:
                 self.delete(name)
 
     def lock(self) -> Any:
-        """Return a handle that keeps other writers out until it is closed, or None if one is in.
+        """Return a context that keeps other writers out, or None if one is in.
 
         The lock is the process's: a killed one holds none.
         """
@@ -166,7 +173,10 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise self._no_folder() from None
-        handle = open(self.path / "lock", "w")  # noqa: SIM115 - it is to stay open
+        try:
+            handle = open(self.path / "lock", "w")  # noqa: SIM115 - it is to stay open
+        except PermissionError:  # nobody writes here, and a store that is complete can be read
+            return contextlib.nullcontext()
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,4 +185,15 @@ class Folder:
                 return None
             except OSError:  # a file system without locks: there too they are not noticed
                 return handle
-        return handle
+        return _locked(handle)
+
+
+@contextlib.contextmanager
+def _locked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # Closing alone would leave it to processes that the data has started meanwhile.
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        handle.close()

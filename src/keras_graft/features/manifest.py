@@ -166,7 +166,9 @@ def load(folder: Folder) -> Manifest | None:
         }
         raw["shards"] = tuple(ShardEntry.of(shard) for shard in raw["shards"])
         return Manifest(**raw)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except FeatureError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FeatureError(
             f"{folder}/{NAME} cannot be read ({error}): it was not written by keras-graft, or the "
             "disk is damaged."

@@ -5,25 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.building import Building, Checksums, Runner
-from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch, batches, count
 from keras_graft.features.fingerprint import fingerprint
-from keras_graft.features.manifest import Manifest, ShardEntry, Skipped, shard_name
+from keras_graft.features.fixed import inner_layers
+from keras_graft.features.manifest import Manifest, ShardEntry
 from keras_graft.features.pipeline import Ahead, failed
 from keras_graft.features.ray_rows import Rows
-from keras_graft.features.remote import folder_at
+from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
+
+_IMPORTED = ("keras", "keras_graft")
+"""What an actor has at any rate."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class RayOptions:
     dataset takes processors besides those of the actors: leave some.
 
     Attributes:
-        actors: How many hold the trunk.
+        actors: How many hold the trunk. None: two, or one where there is no room for two.
         cpus: Processors an actor.
         gpus: GPUs an actor.
         backend: The actors' backend of Keras; None: the caller's.
@@ -44,7 +46,7 @@ class RayOptions:
         weights: The column of sample weights.
     """
 
-    actors: int = 2
+    actors: int | None = None
     cpus: float = 1
     gpus: float = 0
     backend: str | None = None
@@ -66,10 +68,20 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
             "engine=\"ray\" needs Ray, which is an extra: pip install 'keras-graft[ray]'"
         ) from error
     try:
-        return given if isinstance(given, RayOptions) else RayOptions(**(given or {}))
+        found = given if isinstance(given, RayOptions) else RayOptions(**(given or {}))
     except TypeError as error:
         known = ", ".join(RayOptions.__dataclass_fields__)
         raise FeatureError(f"ray={given!r}: {error}. There are {known}.") from error
+    whole = isinstance(found.actors, Integral) and not isinstance(found.actors, bool)
+    if found.actors is not None and not (whole and found.actors > 0):
+        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {found.actors!r}.")
+    if not all(isinstance(n, Real) and n >= 0 for n in (found.cpus, found.gpus)):
+        raise FeatureError(f"ray: cpus and gpus are numbers, got {found.cpus!r}, {found.gpus!r}.")
+    if found.backend not in (None, "jax", "tensorflow", "torch"):
+        raise FeatureError(
+            f'ray: backend is "jax", "tensorflow" or "torch", got {found.backend!r}.'
+        )
+    return found
 
 
 def over(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
@@ -122,9 +134,9 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     number = len(manifest.shards)
     rows: Any = [{"shard": i} for i in range(len(puts))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    work = _Work(how.backend, str(run.folder), run.columns, manifest, run.skip, number,
-                 puts=puts, starts=starts)  # fmt: skip
-    _collect(run, dataset, work, how, progress, manifest, total, ())
+    work = Work(run.folder.address, run.columns, manifest, run.skip, _tried(first),
+                 number=number, puts=puts, starts=starts)  # fmt: skip
+    _collect(run, dataset, work, how, progress, manifest, total, 1)
 
 
 def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
@@ -135,7 +147,13 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         )
     found = run.found
     looked = run.compared if found is not None and found.complete else run.batch_size
-    block = data.take_batch(looked, batch_format="numpy")
+    try:
+        with _ordered(data):
+            block = data.take_batch(looked, batch_format="numpy")
+    except ValueError as error:
+        if "empty" not in str(error):
+            raise
+        raise FeatureError("The data is empty.") from error
     rows = Rows.of(run.trunk, block, how.inputs, how.targets, how.weights, run.batch_size)
     first = [batch for batch, _ in rows.batches(block)]
     if found is not None and found.complete:
@@ -144,58 +162,80 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     known = found.shards if found is not None else ()
     if found is not None:
         run.check_found(None)
-    manifest = run.described(run.runner()(first[0])[0], first[0], 0).replace(shards=())
+    manifest = run.described(run.runner()(first[0])[0], first[0], 0)
     run.sweep()
     # Whole batches, as the local engine's shards are.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
     dataset = data.repartition(target_num_rows_per_block=size, strict=True)
-    work = _Work(
-        how.backend, str(run.folder), run.columns, manifest, run.skip, 0, rows=rows,
-        known=tuple(_moved(s, -at) for s, at in zip(known, _starts(known), strict=True)),
+    work = Work(
+        run.folder.address, run.columns, manifest, run.skip, _tried(first[0]), rows=rows,
+        known=tuple(moved(s, -at) for s, at in zip(known, _starts(known), strict=True)),
     )  # fmt: skip
-    _collect(run, dataset, work, how, progress, manifest, None, known)
+    _collect(run, dataset, work, how, progress, manifest, None, size)
 
 
 def _collect(
-    run: Run, dataset: Any, work: _Work, how: RayOptions, progress: bool, manifest: Manifest,
-    total: int | None, known: tuple[ShardEntry, ...],
+    run: Run, dataset: Any, work: Work, how: RayOptions, progress: bool, manifest: Manifest,
+    total: int | None, rows: int,
 ) -> None:  # fmt: skip
-    """Let actors write the shards, in order, and write the manifest."""
+    """Let actors write the shards, in order, and write the manifest.
+
+    Args:
+        run: What there is.
+        dataset: What the actors get.
+        work: What they know.
+        how: The options.
+        progress: Whether to show a bar.
+        manifest: What is written already.
+        total: How many samples there are, if that is known.
+        rows: How many rows of the dataset an actor gets at a time.
+    """
     import ray
 
     backend = how.backend or keras.backend.backend()
     manifest = manifest.replace(versions={**manifest.versions, "backend": backend})
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
+    trunk, print = _shipped(run.trunk)
     mapped = dataset.map_batches(
-        Worker, fn_constructor_args=(work, ray.put(_file(run.trunk)), run.print), batch_size=None,
-        batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=how.actors),
+        Worker, fn_constructor_args=(work, ray.put(trunk), print), batch_size=rows,
+        batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=_actors(how, work)),
         num_cpus=how.cpus, num_gpus=how.gpus,
         runtime_env={"env_vars": {"KERAS_BACKEND": backend}},
     )  # fmt: skip
+    # Blocks of what is in the store come again, and are only compared.
+    known = list(manifest.shards) if work.rows is not None else []
+    start, first = 0 if known else manifest.samples, True
     with _ordered(mapped):
-        for number, row in enumerate(mapped.iter_rows()):
-            entry = ShardEntry.of(json.loads(row["entry"]))
-            start = manifest.samples
-            if number < len(known):
-                run.check_same(known[number], start, entry.inputs, entry.labels)
-                entry = known[number]
-            elif work.rows is not None:
-                entry = _moved(entry, start)
+        for row in mapped.iter_rows():
+            told = json.loads(row["told"])
+            if "wrong" in told:
+                where = f" (counted from sample {start} on)" if work.rows is not None else ""
+                raise FeatureError(told["wrong"] + where)
+            entry = ShardEntry.of(told)
+            if known:
+                there = known.pop(0)
+                run.check_same(there, start, entry.inputs, entry.labels)
+                start += there.samples
+                continue
+            if work.rows is not None:
+                entry = moved(entry, start)
             if entry.skipped and not run.skip:
                 raise failed(entry.skipped[0])
-            if number == 0 and run.folder.sizes().get(entry.file) != entry.bytes:
+            if first and run.folder.sizes().get(entry.file) != entry.bytes:
                 raise FeatureError(
                     f"An actor wrote {entry.file!r}, and it is not in {run.folder}: give a folder "
                     'that all machines share, or a URL: store="s3://bucket/features".'
                 )
+            first = False
             manifest = manifest.replace(shards=(*manifest.shards, entry))
+            start += entry.samples
             manifest.save(run.folder)
             if bar is not None:
                 bar.update(manifest.samples, finalize=False)
-    if len(manifest.shards) < len(known):
+    if known:
         assert run.found is not None
-        run.refuse([f"{run.found.samples} samples, now {manifest.samples}"])
+        run.refuse([f"{run.found.samples} samples, now {start}"])
     manifest.replace(complete=True).save(run.folder)
     run.folder.sweep({shard.file for shard in manifest.shards})  # what a killed actor left
     if bar is not None:
@@ -204,11 +244,6 @@ def _collect(
 
 def _starts(shards: Sequence[ShardEntry]) -> list[int]:
     return [sum(shard.samples for shard in shards[:i]) for i in range(len(shards))]
-
-
-def _moved(entry: ShardEntry, by: int) -> ShardEntry:
-    """Return what is said of a shard, with its samples counted from elsewhere."""
-    return replace(entry, skipped=tuple(Skipped(s.index + by, s.reason) for s in entry.skipped))
 
 
 @contextlib.contextmanager
@@ -223,86 +258,53 @@ def _ordered(dataset: Any) -> Iterator[None]:
         context.execution_options.preserve_order, context.enable_progress_bars = before
 
 
-def _file(trunk: Any) -> bytes:
+def _tried(batch: Batch) -> Batch:
+    """Return a sample for actors to try: what fails there is no matter of samples."""
+    return batch[:1]
+
+
+def _actors(how: RayOptions, work: Work) -> int:
+    """Return how many actors there are to be; say so if they leave nothing to read the data with."""
+    import ray
+
+    there = ray.cluster_resources().get("CPU", 0)
+    left = there - (1 if work.rows is not None else 0)
+    if how.actors is None:
+        return max(1, min(2, int(left / how.cpus))) if how.cpus else 2
+    if how.actors * how.cpus > left:
+        warnings.warn(
+            f"{how.actors} actors with {how.cpus:g} processors each leave none of the cluster's "
+            f"{there:g} to read the data with: unless the cluster grows, this waits for ever. Take "
+            "fewer: ray={'actors': ...}, or {'cpus': 0.5}.",
+            stacklevel=2,
+        )
+    return how.actors
+
+
+def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
+    """Return what actors load the trunk from, and the fingerprint that it has then.
+
+    Raises:
+        FeatureError: If it cannot be loaded here either.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.keras"
         trunk.save(path)
-        return path.read_bytes()
-
-
-@dataclass
-class _Work:
-    """What an actor needs to know beside the trunk."""
-
-    backend: str | None
-    store: str
-    columns: Columns
-    manifest: Manifest
-    skip: bool
-    number: int
-    puts: Any = ()
-    starts: Any = ()
-    rows: Rows | None = None
-    known: tuple[ShardEntry, ...] = ()
-
-
-class Worker:
-    """An actor: gets a block of samples, writes a shard, says what the manifest is to say of it.
-
-    Killed, it is started anew, and gets the blocks again that it had not dealt with.
-    """
-
-    def __init__(self, work: _Work, file: Any, print: dict[str, str]) -> None:
-        import ray
-
-        self._work, self._folder = work, folder_at(work.store)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trunk.keras"
-            path.write_bytes(ray.get(file))
-            # The caller's own file, so what Lambda layers hold in it may run.
-            trunk: Any = keras.saving.load_model(path, compile=False, safe_mode=False)
-        now = fingerprint(trunk)
-        if now != print:
-            raise FeatureError(f"The trunk is another one once it is loaded: {print}, now {now}.")
-        self._run = Runner(trunk, True)  # it has worked where the actors were started
-
-    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        work = self._work
-        if work.rows is None:
-            import ray
-
-            number = int(block["shard"][0])
-            found = [(batch, {}) for batch in ray.get(work.puts[number])]
-            name, start = shard_name(work.number + number), work.starts[number]
-        else:
-            found = list(work.rows.batches(block))
-            name, start = f"shard-{uuid.uuid4().hex}.safetensors", 0
-            for entry in self._done(found):
-                return _told(entry)
-        building = Building(work.columns, work.manifest.columns)
-        for batch, bad in found:
-            good = [i for i in range(len(batch)) if i not in bad]
-            outputs, lost = self._run(batch.rows(good)) if good else (None, {})
-            lost = {**bad, **{good[i]: why for i, why in lost.items()}}
-            building.add(outputs, batch, start, lost)
-            start += len(batch)
-        pieces, entry = building.finish(name)
-        if work.skip or not entry.skipped:
-            self._folder.write(name, *pieces)
-        return _told(entry)
-
-    def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> Iterator[ShardEntry]:
-        """Yield what is known of a shard of these very samples."""
-        if not self._work.known:
-            return
-        inputs, labels = Checksums(), Checksums()
-        for batch, _ in found:
-            inputs.add(batch.x)
-            labels.add(list(self._work.columns.labels(batch, 0)[1].values()))
-        for entry in self._work.known:
-            if (entry.inputs, entry.labels) == (inputs.values, labels.values):
-                yield entry
-
-
-def _told(entry: ShardEntry) -> dict[str, Any]:
-    return {"entry": np.array([json.dumps(asdict(entry))], object)}
+        file = path.read_bytes()
+    custom = {
+        name: thing
+        for name, thing in keras.saving.get_custom_objects().items()
+        if getattr(thing, "__module__", "").partition(".")[0] not in _IMPORTED
+    }
+    for layer in inner_layers(trunk):
+        kind = type(layer)
+        if kind.__module__.partition(".")[0] not in _IMPORTED:
+            custom.setdefault(kind.__name__, kind)
+    try:
+        # What is merged in a file, as LoRA is, is not what it was.
+        return (file, custom), fingerprint(loaded(file, custom))
+    except Exception as error:
+        raise FeatureError(
+            f"{trunk.name!r} cannot be loaded from the file that it was saved to, as actors do: "
+            f'{error} With engine="local" it needs no file.'
+        ) from error

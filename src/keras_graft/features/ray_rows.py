@@ -46,7 +46,7 @@ class Rows:
         if inputs is None:
             names = [i.name for i in trunk.inputs]
             if all(name in block for name in names):
-                inputs = names[0] if len(names) == 1 else names
+                inputs = tree.pack_sequence_as(_structure(trunk), names)
             elif len(block) == 1 == len(names):
                 (inputs,) = block
             else:
@@ -60,7 +60,10 @@ class Rows:
             raise FeatureError(
                 f"The Ray dataset has no column {missing[0]!r}: it has {', '.join(block)}."
             )
-        shapes = tuple(tuple(i.shape[1:]) for i in trunk.inputs)
+        by_name = {i.name: tuple(i.shape[1:]) for i in trunk.inputs}
+        shapes = tuple(by_name.values())
+        if isinstance(inputs, Mapping) and by_name.keys() >= inputs.keys():
+            shapes = tuple(by_name[name] for name in sorted(inputs))  # as they are flattened
         return cls(inputs, shapes, targets, weights, batch_size)
 
     def batches(self, block: Mapping[str, Any]) -> Iterator[tuple[Batch, dict[int, str]]]:
@@ -84,6 +87,12 @@ class Rows:
                 whole[start:stop],
                 {i - start: why for i, why in failed.items() if start <= i < stop},
             )
+
+
+def _structure(trunk: Any) -> Any:
+    """Return how the inputs are nested."""
+    given = getattr(trunk, "input", None)
+    return trunk.inputs[0] if given is None else given
 
 
 def _stacked(

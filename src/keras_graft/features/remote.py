@@ -78,6 +78,11 @@ class Remote(Folder):
     def __str__(self) -> str:
         return self._url
 
+    @property
+    def address(self) -> str:
+        """Where it is, for other processes."""
+        return self._url
+
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 

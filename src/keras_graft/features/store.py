@@ -209,10 +209,16 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         path: The folder, or its URL.
         shards: How many to keep.
     """
+    if shards < 0:
+        raise FeatureError(f"keep: {shards} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
     found = _manifest.load(folder)
     if found is None:
         raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")
-    new = found.replace(shards=found.shards[:shards], complete=False)
-    new.save(folder)
-    folder.sweep({shard.file for shard in new.shards})
+    lock = folder.lock()
+    if lock is None:
+        raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
+    with lock:
+        new = found.replace(shards=found.shards[:shards], complete=False)
+        new.save(folder)
+        folder.sweep({shard.file for shard in new.shards})
