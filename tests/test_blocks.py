@@ -28,6 +28,48 @@ def loaded(model, path):
 # -- nest and inline ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: kg.freeze(m, "blk1"),
+        lambda m: kg.insert(m, layers.Dropout(0.1), after="blk1/d1"),
+        lambda m: kg.replace(m, "blk1", m.get_layer("blk1")),
+        lambda m: kg.recipes.add_adapters(m, 2),
+    ],
+)
+def test_nested_models_in_a_row_behind_a_mask(edit, tmp_path):
+    """The second is handed the mask that the first makes inside, where no tensor carries it."""
+    model, x = masked_row(), np.array([[1, 2, 0, 0, 3, 0]])
+    new = edit(model)
+    for made in (new, loaded(new, tmp_path)):
+        np.testing.assert_allclose(run(made, x), run(model, x), rtol=1e-6)
+
+
+def run(model, x):
+    return model.predict_on_batch(x)
+
+
+def masked_row():
+    tokens = keras.Input((6,), dtype="int32", name="tok")
+    x = layers.Embedding(11, 8, mask_zero=True, name="emb")(tokens)
+    for i in range(2):
+        inner = keras.Input((6, 8))
+        y = layers.LSTM(8, return_sequences=True, name=f"d{i}")(inner)
+        x = keras.Model(inner, layers.Add(name=f"a{i}")([inner, y]), name=f"blk{i}")(x)
+    return keras.Model(tokens, layers.Dense(3, name="lm")(layers.LSTM(4, name="last")(x)))
+
+
+def test_a_split_between_them_carries_the_mask():
+    model, x = masked_row(), np.array([[1, 2, 0, 0, 3, 0]])
+    trunk, head = kg.split(model, "blk1", complete=True)
+    np.testing.assert_allclose(run(head, run(trunk, x)), run(model, x), rtol=1e-6)
+    twice = kg.repeat(model, "blk0", "blk1", 2)
+    blk0, blk1 = (model.get_layer(f"blk{i}") for i in range(2))
+    y = blk1(blk1(blk0(model.get_layer("emb")(x))))
+    expected = model.get_layer("lm")(model.get_layer("last")(y))
+    np.testing.assert_allclose(run(twice, x), keras.ops.convert_to_numpy(expected), rtol=1e-6)
+
+
 @each
 def test_every_block_that_nests_is_inlined_back(make, tmp_path):
     model = make()

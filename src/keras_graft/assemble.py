@@ -90,7 +90,11 @@ class Assembly:
 
     def _node(self, node: Node) -> None:
         self._unseen.update(mask for mask, _ in node.unseen)
-        if any(value in self._unseen for value in node.inputs):
+        lost = {v for v in node.inputs if v in self._unseen}
+        if lost and lost <= {v.mask for v in node.inputs}:
+            # Masks of its other inputs, handed on by name: Keras finds them at these.
+            self.tensors.update(dict.fromkeys(lost))
+        elif lost:
             # It computes a mask of one that a closed model makes: Keras will do so unseen.
             self._unseen.update(node.outputs)
             return

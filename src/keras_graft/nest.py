@@ -9,6 +9,25 @@ from keras_graft.graph import Graph
 from keras_graft.node import Node, Template, Value, copied
 
 
+def closed_maker(graph: Graph, values: Iterable[Value]) -> Node | None:
+    """Return a closed model that makes, inside, a mask of which one of the values is computed."""
+    makers = {mask: node for node in graph.steps for mask, _ in node.unseen}
+    seen: set[Node] = set()
+    stack = list(values) if makers else []
+    while stack:
+        value = stack.pop()
+        if value in makers:
+            return makers[value]
+        node = graph.producer(value)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        # A layer that is handed a mask beside its input gets it from Keras.
+        beside = {v.mask for v in node.inputs}
+        stack += [v for v in node.inputs if v not in makers or v not in beside]
+    return None
+
+
 class Opened:
     """A graph with some of its nested models inlined, and what took the place of what.
 
@@ -29,9 +48,13 @@ class Opened:
         values = list(values)
         while True:
             scoped = next((v for v in values if v.scope), None)
-            if scoped is None:
+            if scoped is not None:
+                values = self.open(self.graph.calls(scoped.scope[0].operation), values)
+                continue
+            maker = closed_maker(self.graph, values)
+            if maker is None:
                 return [self.graph.value(v) for v in values]
-            values = self.open(self.graph.calls(scoped.scope[0].operation), values)
+            values = self.open(self.graph.calls(maker.operation), values)
 
     def open(self, calls: Sequence[Node], values: Iterable[Value] = ()) -> list[Value]:
         """Open these calls; return what took the places of `values`."""

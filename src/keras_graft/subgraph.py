@@ -9,7 +9,7 @@ from keras_graft.errors import CutError, JoinError, NothingSelectedError, Select
 from keras_graft.flow import after, crossing, needed, pruned
 from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
-from keras_graft.nest import Opened
+from keras_graft.nest import Opened, closed_maker
 from keras_graft.node import Node, Slot, Spec, Value, copied, flat_slots
 from keras_graft.select import Selection, is_exact, listed, select, select_value
 
@@ -126,9 +126,9 @@ def _split_once(
     if missing and not complete:
         _refuse(opened, boundary, missing, "split")
     for value in missing:
-        producer = graph.producer(value)
-        if producer is not None and any(value == mask for mask, _ in producer.unseen):
-            return producer
+        maker = closed_maker(graph, [value])
+        if maker is not None:
+            return maker
     boundary = boundary + missing
     structure: Any = Slot(0) if len(boundary) == 1 else flat_slots(len(boundary))
     trunk = part(
