@@ -785,3 +785,48 @@ def test_dtype_policies_stay():
     # One map of the size of the input has nothing to go up to.
     assert [n.kind for n in kg.read(recipes.unet(model, taps=["add"])).nodes][-1] == "Conv2D"
     assert_same_outputs(model, recipes.add_adapters(model, 2))
+
+
+@pytest.mark.parametrize(
+    "recipe, says",
+    [
+        (lambda m, a: recipes.swap_activation(m, "relu", a), "swap_activation: new="),
+        (
+            lambda m, a: recipes.add_adapters(m, 2, after="h", activation=a),
+            "add_adapters: activation=",
+        ),
+        (lambda m, a: recipes.new_head(m, 2, activation=a), "new_head: activation="),
+        (lambda m, a: recipes.unet(m, activation=a), "unet: activation="),
+    ],
+)
+def test_an_activation_is_no_class_and_not_one_layer_for_all_places(recipe, says):
+    image = keras.Input((8, 8, 3))
+    y = layers.Conv2D(4, 3, strides=2, activation="relu", name="h")(image)
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(y)))
+    with pytest.raises(kg.EditError, match=f"{says}.*LeakyReLU.* is a class; give a function"):
+        recipe(model, layers.LeakyReLU)
+    if "unet" not in says and "new_head" not in says:
+        with pytest.raises(kg.EditError, match=f"{says}.*PReLU.* is a layer with weights"):
+            recipe(model, layers.PReLU())
+
+
+def test_unet_takes_channels_last_alone():
+    def encoder(order):
+        shape = (3, 32, 32) if order == "channels_first" else (32, 32, 3)
+        x = y = keras.Input(shape)
+        for i in range(3):
+            y = layers.Conv2D(
+                8, 3, strides=2, padding="same", data_format=order, name=f"c{i}"
+            )(y)  # fmt: skip
+        return keras.Model(x, y)
+
+    with pytest.raises(kg.EditError, match="unet: 'c0' has its channels first"):
+        recipes.unet(encoder("channels_first"), 2)
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        made = recipes.unet(encoder("channels_last"), 2, filters=4)
+    finally:
+        keras.config.set_image_data_format(before)
+    assert made.output_shape == (None, 32, 32, 2)
+    assert made.predict_on_batch(np.ones((1, 32, 32, 3), "float32")).shape == (1, 32, 32, 2)

@@ -84,6 +84,15 @@ def _is_residual(node: kg.Node) -> bool:
 
 
 def _checked(activation: Any) -> Any:
+    if isinstance(activation, type):
+        raise kg.EditError(
+            f"add_adapters: activation={activation!r} is a class; give a function, or its name."
+        )
+    if isinstance(activation, keras.Layer) and type(activation).build is not keras.Layer.build:
+        raise kg.EditError(
+            f"add_adapters: activation={activation!r} is a layer with weights, and one would stand at all "
+            "places: give a function, or its name."
+        )
     try:
         keras.activations.get(activation)
     except (ValueError, TypeError) as error:

@@ -126,6 +126,10 @@ def _path(donor: kg.Graph, node: kg.Node) -> str:
 
 
 def _checked(activation: Any) -> Any:
+    if isinstance(activation, type):
+        raise kg.EditError(
+            f"new_head: activation={activation!r} is a class; give a function, or its name."
+        )
     try:
         keras.activations.get(activation)
     except (ValueError, TypeError) as error:

@@ -169,6 +169,15 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
 
 
 def _checked(activation: Any) -> Any:
+    if isinstance(activation, type):
+        raise kg.EditError(
+            f"swap_activation: new={activation!r} is a class; give a function, or its name."
+        )
+    if isinstance(activation, keras.Layer) and type(activation).build is not keras.Layer.build:
+        raise kg.EditError(
+            f"swap_activation: new={activation!r} is a layer with weights, and one would stand at all "
+            "places: give a function, or its name."
+        )
     try:
         keras.activations.get(activation)
     except (ValueError, TypeError) as error:

@@ -71,6 +71,15 @@ def unet(
         if below[0] > above[0] or below[1] > above[1]:
             raise kg.EditError(f"unet: taps go from fine to coarse; {coarse!r} is above {fine!r}.")
     trunk = kg.submodel(graph, outputs=found)
+    first = [
+        node for node in kg.select(trunk, "**").nodes
+        if getattr(node.operation, "data_format", None) == "channels_first"
+    ]  # fmt: skip
+    if first:
+        raise kg.EditError(
+            f"unet: {first[0].path!r} has its channels first, and the decoder takes maps with the "
+            "channels last."
+        )
     decoder = _decoder(maps, image.shape[1:3], classes, filters, activation, graph.dtype_policy)
     result = kg.join(trunk, kg.read(decoder)).replace(name=f"{graph.name}_unet")
     return result if isinstance(encoder, kg.Graph) else kg.build(result)
@@ -134,21 +143,29 @@ def _decoder(
         steps.append((size, None))
     for i, ((height, width), skip) in enumerate(steps):
         name = f"decoder{i}"
-        x = layers.Resizing(height, width, name=f"{name}_resize", dtype=policy)(x)
+        x = layers.Resizing(
+            height, width, data_format="channels_last", name=f"{name}_resize", dtype=policy
+        )(x)
         if skip is not None:
             x = layers.Concatenate(name=f"{name}_concat", dtype=policy)([x, skip])
         for j in range(2):
             x = layers.Conv2D(
                 filters[min(i, len(filters) - 1)], 3, padding="same", use_bias=False,
-                name=f"{name}_conv{j}", dtype=policy,
+                data_format="channels_last", name=f"{name}_conv{j}", dtype=policy,
             )(x)  # fmt: skip
             x = layers.BatchNormalization(name=f"{name}_bn{j}", dtype=policy)(x)
             x = layers.ReLU(name=f"{name}_relu{j}", dtype=policy)(x)
-    x = layers.Conv2D(classes, 1, activation=activation, name="mask", dtype="float32")(x)
+    x = layers.Conv2D(
+        classes, 1, data_format="channels_last", activation=activation, name="mask", dtype="float32"
+    )(x)
     return keras.Model(inputs, x, name="decoder")
 
 
 def _checked(activation: Any) -> Any:
+    if isinstance(activation, type):
+        raise kg.EditError(
+            f"unet: activation={activation!r} is a class; give a function, or its name."
+        )
     try:
         keras.activations.get(activation)
     except (ValueError, TypeError) as error:
