@@ -376,6 +376,8 @@ def test_normalizations_inside_other_layers_are_not_passed_over():
     assert not result.kept  # what is inside other layers is no node
     with pytest.raises(kg.EditError, match=r"'inner' is a part of 'steps' \(TimeDistributed\)"):
         recipes.norm_swap(model)
+    with pytest.raises(kg.EditError, match=r"'norm' is a part of 'own' \(Own\)"):
+        recipes.norm_swap(keras.Model(x, Own(name="own")(y)))
     with pytest.raises(kg.NothingSelectedError, match="no BatchNormalization in"):
         recipes.fold_batchnorm(kg.submodel(model, outputs="d"))
 
@@ -537,6 +539,39 @@ def test_new_head_drops_no_pooling_behind_the_classifier(nested):
     # What only stands in another shape is dropped, as before.
     flat = kg.submodel(kg.inline(model), outputs="shape")
     assert [layer.name for layer in recipes.new_head(flat, 3).layers] == ["x", "h", "head"]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_new_head_averages_where_the_features_have_no_channels(donor, frozen):
+    given = kg.freeze(donor) if frozen else donor
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        new = recipes.new_head(given, 3, at="mid")
+    finally:
+        keras.config.set_image_data_format(before)
+    x = random_inputs(donor)
+    want = ops.mean(kg.extract(donor, "mid")(x), (1, 2))
+    got = kg.extract(new, "head_pool")(x)
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, (got, want)), rtol=1e-5)
+    words = keras.Model(x := keras.Input((5, 4)), layers.LayerNormalization(name="last")(x))
+    assert recipes.new_head(words, 3, at="last").get_layer("head_pool").output.shape == (None, 4)
+    deep = keras.Model(x := keras.Input((1, 2, 3, 4, 5)), layers.Identity(name="last")(x))
+    with pytest.raises(kg.EditError, match="averages over three axes at most"):
+        recipes.new_head(deep, 3, at="last")
+
+
+def test_new_head_of_a_frozen_classifier_and_the_place_it_names(donor):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="h"), layers.Dense(9)])
+    assert [n.name for n in kg.read(recipes.new_head(kg.freeze(model), 2)).nodes] == ["h", "head"]
+    x = keras.Input((6, 6, 4), name="x")
+    gate = layers.Dense(4)(layers.GlobalAveragePooling2D(keepdims=True, name="squeeze")(x))
+    scaled = keras.Model(x, layers.Multiply(name="scaled")([x, gate]), name="trunk")
+    with pytest.raises(kg.EditError, match=r"ends in 'scaled' \(Multiply\).*at=\"scaled\"\)"):
+        recipes.new_head(scaled, 3)
+    pooled = keras.Model(x, layers.Activation("relu")(layers.GlobalMaxPooling2D(name="all")(x)))
+    with pytest.raises(kg.EditError, match=r"at=\"all\"\)"):
+        recipes.new_head(pooled, 3)
 
 
 @pytest.mark.parametrize("named", [False, True])

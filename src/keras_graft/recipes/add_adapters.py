@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 
 
 def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any = "gelu") -> Any:
@@ -44,10 +44,8 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     >>> [layer.name for layer in new.layers if layer.name.startswith("adapter_")]
     ['adapter_add_down', 'adapter_add_up', 'adapter_add_sum']
     """
-    if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
-        raise kg.EditError(f"add_adapters: size must be a whole number above 0, got {size!r}.")
-    size = int(size)
-    activation = _checked(activation)
+    size = _arguments.whole("add_adapters", "size", size)
+    activation = _arguments.activation("add_adapters", "activation", activation, several=True)
     graph = kg.read(model)
     if after is None:
         after = [node for node in kg.select(graph, "**").nodes if _is_residual(node)]
@@ -81,23 +79,3 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 def _is_residual(node: kg.Node) -> bool:
     shapes = [value.spec.shape for value in node.inputs if value.spec]
     return node.kind == "Add" and len(shapes) > 1 and len(set(shapes)) == 1
-
-
-def _checked(activation: Any) -> Any:
-    if isinstance(activation, type):
-        raise kg.EditError(
-            f"add_adapters: activation={activation!r} is a class; give a function, or its name."
-        )
-    if isinstance(activation, keras.Layer) and type(activation).build is not keras.Layer.build:
-        raise kg.EditError(
-            f"add_adapters: activation={activation!r} is a layer with weights, and one would stand at all "
-            "places: give a function, or its name."
-        )
-    try:
-        keras.activations.get(activation)
-    except (ValueError, TypeError) as error:
-        raise kg.EditError(
-            f"add_adapters: activation={activation!r} is no activation. Give the name of one of "
-            "keras.activations, or a function."
-        ) from error
-    return activation

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 
 
 def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> Any:
@@ -41,7 +42,7 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
     >>> [layer.name for layer in new.layers], new.output_shape
     (['x', 'h', 'head'], (None, 5))
     """
-    activation = _checked(activation)
+    activation = _arguments.activation("new_head", "activation", activation)
     graph = kg.read(model)
     if at is None:
         graph, features = _features(graph)
@@ -55,23 +56,33 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
         features = found[0]
     graph = kg.submodel(graph, outputs=features)
     if isinstance(head, (int, np.integer)):
-        if isinstance(head, bool) or head < 1:
-            raise kg.EditError(f"new_head: head must be a whole number above 0, got {head!r}.")
-        head = _dense(int(head), activation, pool=at is not None)
+        units = _arguments.whole("new_head", "head", head)
+        head = _dense(units, activation, _layout(graph) if at is not None else None)
     # A frozen model stays so layer by layer; as a whole it would freeze the head too.
     graph = kg.insert(graph, head, after=graph.outputs[0]).replace(trainable=True)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
 
 
-def _dense(units: int, activation: Any, pool: bool) -> Any:
+def _dense(units: int, activation: Any, layout: str | None) -> Any:
     def dense(x: Any) -> Any:
         rank = len(x.shape)
-        if pool and rank > 2:
+        if layout and rank > 2:
+            if rank > 5:
+                raise kg.EditError(
+                    f"new_head: the features are {tuple(x.shape)}, and Keras averages over three "
+                    "axes at most. Give a function as head that makes (batch, numbers) of them."
+                )
             average = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-            x = average(name="head_pool", dtype=x.dtype)(x)
+            x = average(name="head_pool", data_format=layout, dtype=x.dtype)(x)
         return keras.layers.Dense(units, activation, name="head")(x)
 
     return dense
+
+
+def _layout(graph: kg.Graph) -> str:
+    """Return where the features have their channels, whatever the setting is now."""
+    said = [getattr(_operation(n), "data_format", None) for n in kg.select(graph, "**").nodes]
+    return next((layout for layout in reversed(said) if layout), "channels_last")
 
 
 def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
@@ -83,7 +94,7 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
             "at=..."
         )
     donor, node, behind = graph, graph.outputs[0].producer, []
-    while node is not None and node.kind != "Dense":
+    while node is not None and not _is_dense(node):
         if node.nested is not None:
             graph = kg.inline(graph, node)
             node, behind = graph.outputs[0].producer, []
@@ -92,9 +103,12 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
             node = _data(node)[0].producer
         else:
             break
-    if node is None or node.kind != "Dense":
+    if node is None or not _is_dense(node):
         what = f"ends in {node.label!r} ({node.kind})" if node else "has no layer with weights"
-        pools = [n.label for n in graph.nodes if n.kind.startswith("Global")]
+        passed = {cut.value for cut in kg.cuts(graph)}  # not the pools of squeeze-and-excite
+        pools = [
+            n.label for n in graph.nodes if n.kind.startswith("Global") and n.outputs[0] in passed
+        ]
         place = pools[-1] if pools else graph.label(graph.outputs[0])
         raise kg.EditError(
             f"new_head: {graph.name!r} {what}, not in a Dense, so it is not clear what to drop. "
@@ -114,6 +128,15 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
     return graph, features
 
 
+def _operation(node: kg.Node) -> Any:
+    """Return what a node calls, and of what is frozen the layer inside."""
+    return getattr(node.operation, "keras_graft_inside", node.operation)
+
+
+def _is_dense(node: kg.Node) -> bool:
+    return type(_operation(node)).__name__ == "Dense"
+
+
 def _size(spec: Any) -> Any:
     """Return how many numbers a sample has, as far as that is known, in whatever shape."""
     shape = spec.shape[1:] if spec else ()
@@ -123,21 +146,6 @@ def _size(spec: Any) -> Any:
 def _path(donor: kg.Graph, node: kg.Node) -> str:
     """Return where a node was before models were opened."""
     return kg.select(donor, node.operation).nodes[-1].path
-
-
-def _checked(activation: Any) -> Any:
-    if isinstance(activation, type):
-        raise kg.EditError(
-            f"new_head: activation={activation!r} is a class; give a function, or its name."
-        )
-    try:
-        keras.activations.get(activation)
-    except (ValueError, TypeError) as error:
-        raise kg.EditError(
-            f"new_head: activation={activation!r} is no activation. Give the name of one of "
-            "keras.activations, or a function."
-        ) from error
-    return activation
 
 
 def _data(node: kg.Node) -> list[Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 
 
 def norm_swap(model: Any, groups: int = 32) -> Any:
@@ -31,7 +31,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
 
     Raises:
         NothingSelectedError: If there is no `BatchNormalization`.
-        EditError: If one is a part of another layer, such as a `TimeDistributed` or a `Frozen`;
+        EditError: If one is a part of another layer, such as a `TimeDistributed`, a `Frozen` or one of your own;
             or has one channel and no positions.
 
     >>> import keras, keras_graft as kg
@@ -40,15 +40,13 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     >>> kg.recipes.norm_swap(model, groups=32).get_layer("bn").groups
     8
     """
-    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
-        raise kg.EditError(f"norm_swap: groups must be a whole number above 0, got {groups!r}.")
-    groups = int(groups)
+    groups = _arguments.whole("norm_swap", "groups", groups)
     graph = kg.read(model)
-    wrapped = [node for node in kg.select(graph, "**").nodes if _wrapped(node) is not None]
-    if wrapped:
-        outer = wrapped[0]
+    hidden = [(node, bn) for node in kg.select(graph, "**").nodes if (bn := _hidden(node))]
+    if hidden:
+        outer, bn = hidden[0]
         raise kg.EditError(
-            f"norm_swap: the BatchNormalization {_wrapped(outer).name!r} is a part of "
+            f"norm_swap: the BatchNormalization {bn.name!r} is a part of "
             f"{outer.path!r} ({outer.kind}), where no edit reaches it. Put another layer in the place of the "
             f'whole first, kg.replace(model, "{outer.path}", ...), or thaw what is frozen: '
             "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
@@ -97,9 +95,22 @@ def _has_one_position(node: kg.Node) -> bool:
     return all(length == 1 for i, length in enumerate(spec.shape) if i not in (0, axis))
 
 
-def _wrapped(node: kg.Node) -> Any:
-    """Return the normalization that a wrapper or `kg.freeze` keeps from the verbs, if there is one."""
-    part = getattr(node.operation, "keras_graft_inside", node.operation)
-    part = getattr(part, "layer", part)
-    hidden = part is not node.operation and isinstance(part, keras.layers.BatchNormalization)
-    return part if hidden else None
+def _hidden(node: kg.Node) -> Any:
+    """Return a normalization that is kept from the verbs: by `kg.freeze` or in another layer."""
+    if node.nested is not None:
+        return None
+    outer = node.operation
+    seen = {id(outer)}
+    rest = [getattr(outer, "keras_graft_inside", None), *vars(outer).values()]
+    while rest:
+        part = rest.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, keras.layers.BatchNormalization):
+            return part
+        if isinstance(part, keras.Layer):
+            rest.extend(vars(part).values())
+        elif isinstance(part, dict | list | tuple):
+            rest.extend(part.values() if isinstance(part, dict) else part)
+    return None

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
 _FUNCTIONS = {
@@ -56,7 +57,7 @@ def swap_activation(
     """
     graph = kg.read(model)
     name = _name(old)
-    new = _checked(new)
+    new = _arguments.activation("swap_activation", "new", new, several=True)
     operations = {id(n.operation): n.operation for n in kg.select(graph, "**").nodes}
     names = {key: list(_activations(operation)) for key, operation in operations.items()}
     concerned = [key for key, found in names.items() if name in found]
@@ -166,23 +167,3 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
     except Exception as error:
         what = f"{node.kind} {node.path!r} cannot be made again from its configuration"
         raise kg.EditError(f"swap_activation: {what}: {error}") from error
-
-
-def _checked(activation: Any) -> Any:
-    if isinstance(activation, type):
-        raise kg.EditError(
-            f"swap_activation: new={activation!r} is a class; give a function, or its name."
-        )
-    if isinstance(activation, keras.Layer) and type(activation).build is not keras.Layer.build:
-        raise kg.EditError(
-            f"swap_activation: new={activation!r} is a layer with weights, and one would stand at all "
-            "places: give a function, or its name."
-        )
-    try:
-        keras.activations.get(activation)
-    except (ValueError, TypeError) as error:
-        raise kg.EditError(
-            f"swap_activation: new={activation!r} is no activation. Give the name of one of "
-            "keras.activations, or a function."
-        ) from error
-    return activation

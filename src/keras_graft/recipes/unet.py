@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import Any
 
 import keras
-import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 
 
 def unet(
@@ -58,9 +58,9 @@ def unet(
             f"unet: {graph.name!r} is to have one image of a fixed size as its input, it has "
             f"{', '.join(str(v.spec) for v in graph.inputs)}."
         )
-    classes = _whole("classes", classes)
-    activation = _checked(activation)
-    filters = [_whole("filters", number) for number in _several(filters)]
+    classes = _arguments.whole("unet", "classes", classes)
+    activation = _arguments.activation("unet", "activation", activation)
+    filters = [_arguments.whole("unet", "filters", number) for number in _several(filters)]
     if not filters:
         raise kg.EditError("unet: filters is empty; give the channels of at least one step.")
     found = _pyramid(graph) if taps is None else [_one(graph, tap) for tap in _several(taps)]
@@ -78,7 +78,7 @@ def unet(
     if first:
         raise kg.EditError(
             f"unet: {first[0].path!r} has its channels first, and the decoder takes maps with the "
-            "channels last."
+            'channels last: make the encoder with data_format="channels_last".'
         )
     decoder = _decoder(maps, image.shape[1:3], classes, filters, activation, graph.dtype_policy)
     result = kg.join(trunk, kg.read(decoder)).replace(name=f"{graph.name}_unet")
@@ -159,24 +159,3 @@ def _decoder(
         classes, 1, data_format="channels_last", activation=activation, name="mask", dtype="float32"
     )(x)
     return keras.Model(inputs, x, name="decoder")
-
-
-def _checked(activation: Any) -> Any:
-    if isinstance(activation, type):
-        raise kg.EditError(
-            f"unet: activation={activation!r} is a class; give a function, or its name."
-        )
-    try:
-        keras.activations.get(activation)
-    except (ValueError, TypeError) as error:
-        raise kg.EditError(
-            f"unet: activation={activation!r} is no activation. Give the name of one of "
-            "keras.activations, or a function."
-        ) from error
-    return activation
-
-
-def _whole(name: str, number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise kg.EditError(f"unet: {name} must be a whole number above 0, got {number!r}.")
-    return int(number)
