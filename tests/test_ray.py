@@ -1,5 +1,6 @@
 """The Ray engine: the local engine's store, whoever is killed."""
 
+import importlib
 import os
 import signal
 import sys
@@ -63,6 +64,30 @@ def test_layers_of_the_users_own_run_on_actors(cluster, tmp_path):
     given, y = flat()
     store = run(trunk, (given, y), tmp_path / "s", engine="ray", ray=ONE)
     np.testing.assert_array_equal(store.to_numpy()["features"], (given * 2)[:, ::2] + 1)
+
+
+def test_code_that_actors_do_not_have(cluster, tmp_path, monkeypatch):
+    """They have what is installed, what lies beside the script, and what goes with the trunk."""
+    (tmp_path / "of_the_caller.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('of_the_caller')\n"
+        "class Theirs(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = importlib.import_module("of_the_caller").Theirs
+    x, given = keras.Input((4,)), flat()
+    try:
+        without = kg.freeze(keras.Model(x, layers.Dense(3)(x)))
+        store = run(without, given, tmp_path / "s", engine="ray", ray=ONE)
+        np.testing.assert_array_equal(store.to_numpy()["targets"], given[1])
+        trunk = kg.freeze(keras.Model(x, theirs()(x)))
+        says = "cannot be loaded on the actors: .*No module named 'of_the_caller'.*working_dir"
+        with pytest.raises(kg.FeatureError, match=says):
+            run(trunk, given, tmp_path / "t", engine="ray", ray=ONE)
+    finally:
+        del keras.saving.get_custom_objects()["of_the_caller>Theirs"]
 
 
 def test_a_refused_resume_keeps_the_shards_that_are_there(cluster, tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -23,9 +24,6 @@ from keras_graft.features.pipeline import Ahead, failed
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
-
-_IMPORTED = ("keras", "keras_graft")
-"""What an actor has at any rate."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +279,12 @@ def _actors(how: RayOptions, work: Work) -> int:
     return how.actors
 
 
+def _imported(thing: Any) -> bool:
+    """Whether an actor has something at any rate."""
+    home = getattr(thing, "__module__", None) or ""
+    return home.partition(".")[0] in ("keras", "keras_graft")
+
+
 def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
     """Return what actors load the trunk from, and the fingerprint that it has then.
 
@@ -291,15 +295,16 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
         path = Path(folder) / "trunk.keras"
         trunk.save(path)
         file = path.read_bytes()
+        config = zipfile.ZipFile(path).read("config.json").decode()
+    # Of what is registered, what the trunk needs: the code of the rest may not be there for actors.
     custom = {
         name: thing
         for name, thing in keras.saving.get_custom_objects().items()
-        if getattr(thing, "__module__", "").partition(".")[0] not in _IMPORTED
+        if json.dumps(name) in config and not _imported(thing)
     }
     for layer in inner_layers(trunk):
-        kind = type(layer)
-        if kind.__module__.partition(".")[0] not in _IMPORTED:
-            custom.setdefault(kind.__name__, kind)
+        if not _imported(type(layer)):
+            custom.setdefault(type(layer).__name__, type(layer))
     try:
         # What is merged in a file, as LoRA is, is not what it was.
         return (file, custom), fingerprint(loaded(file, custom))

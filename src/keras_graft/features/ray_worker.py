@@ -46,21 +46,35 @@ class Worker:
     """
 
     def __init__(self, work: Work, trunk: Any, print: dict[str, str]) -> None:
+        self._work, self._folder = work, folder_at(work.store)
+        self._wrong, model = "", None
+        try:
+            model = self._model(trunk, print)
+        except FeatureError as error:  # told with the first shard: Ray would try again and again
+            self._wrong = str(error)
+        self._run = Runner(model, True)
+
+    def _model(self, trunk: Any, print: dict[str, str]) -> Any:
+        """Return the trunk; refuse one that is not what the caller has."""
         import ray
 
-        self._work, self._folder = work, folder_at(work.store)
-        model = loaded(*ray.get(trunk))
+        try:
+            model = loaded(*ray.get(trunk))
+        except Exception as error:
+            raise FeatureError(
+                f"The trunk cannot be loaded on the actors: {reason(error)} Where they lack the "
+                'code of a layer, give it to them: ray.init(runtime_env={"working_dir": "."}).'
+            ) from error
         now = fingerprint(model)
         if now != print:
             raise FeatureError(f"The trunk is another one once it is loaded: {print}, now {now}.")
-        self._wrong = ""
         try:
-            model.predict_on_batch(work.sample.x)
+            model.predict_on_batch(self._work.sample.x)
         except Exception as error:
-            self._wrong = (
+            raise FeatureError(
                 f"The trunk fails on the actors, on a sample that was tried: {reason(error)}"
-            )
-        self._run = Runner(model, True)
+            ) from error
+        return model
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
         """Return what the manifest is to say of a shard, or what is wrong."""
