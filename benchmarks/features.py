@@ -153,8 +153,8 @@ def epochs(quick: bool) -> str:
 
             trunk.predict_on_batch(x[:BATCH])
             batch = min(seconds(lambda t=trunk: t.predict_on_batch(x[:BATCH])) for _ in range(2))
-            # Where the trunk is quick, more images: what is done once would count too much.
-            many = BATCH * round(min(max(images, 4 / batch * BATCH), rows) / BATCH)
+            # Ten seconds: what is done once, such as the fingerprint, would count too much.
+            many = BATCH * round(min(max(images, 10 / batch * BATCH), rows) / BATCH)
             several = np.resize(x, (many, *x.shape[1:])), np.resize(y, many)
 
             def bare(t: keras.Model = trunk, x: np.ndarray = several[0]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.checksum import Checksums, checksum
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
 from keras_graft.features.fixed import check_places
@@ -17,25 +17,6 @@ from keras_graft.features.manifest import Column, ShardEntry, Skipped
 from keras_graft.features.shards import dtype_of, encode
 
 tree = keras.tree
-
-
-class Checksums:
-    """Checksums of arrays, one for each, however they are cut into batches."""
-
-    def __init__(self) -> None:
-        self._values: dict[int, int] = {}
-
-    def add(self, x: Any) -> None:
-        for i, leaf in enumerate(tree.flatten(x)):
-            data = np.ascontiguousarray(leaf)
-            if data.dtype.hasobject:
-                raise FeatureError("An input holds Python objects, which is no array of numbers.")
-            flat: Any = data.reshape(-1).view(np.uint8)
-            self._values[i] = zlib.crc32(flat, self._values.get(i, 0))
-
-    @property
-    def values(self) -> tuple[int, ...]:
-        return tuple(self._values.values())
 
 
 class Runner:
@@ -177,12 +158,9 @@ class Building:
             none = np.empty((0, *known.shape), dtype_of(known.dtype))
             columns[column] = [none, *(part[column] for part in self._parts)]
         pieces = encode(columns)
-        checksum = 0
-        for piece in pieces:
-            checksum = zlib.crc32(piece, checksum)
         rows = self.samples - len(self.skipped)
         entry = ShardEntry(
-            name, rows, sum(map(len, pieces)), checksum, self._inputs.values, self._labels.values,
+            name, rows, sum(map(len, pieces)), checksum(pieces), self._inputs.values, self._labels.values,
             tuple(self.skipped),
         )  # fmt: skip
         return pieces, entry

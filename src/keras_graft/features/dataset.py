@@ -265,8 +265,8 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
         found[at, "inputs"] = shard.inputs
         for kind in ("targets", "weights"):
             own = [
-                (name, columns[name], crc)
-                for name, crc in zip(names, shard.labels, strict=True)
+                (name, columns[name], value)
+                for name, value in zip(names, shard.labels, strict=True)
                 if name.startswith(f"{kind}/")
             ]
             if own:

@@ -9,12 +9,12 @@ import contextlib
 import os
 import re
 import threading
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.checksum import checksum
 
 try:
     import fcntl
@@ -135,26 +135,17 @@ class Folder:
         """Take a file away, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
-    def piece(self, name: str, start: int, length: int) -> bytes:
-        """Return some bytes of a file, read anew."""
+    def checksum(self, name: str) -> str:
+        """Return that of a file, read anew and in pieces."""
         with open(self.path / name, "rb") as file:
-            file.seek(start)
-            return file.read(length)
+            return checksum(iter(lambda: file.read(1 << 22), b""))
 
-    def checksum(self, name: str) -> int:
-        """Return the CRC-32 of a file, read anew and in pieces."""
-        total = 0
-        with open(self.path / name, "rb") as file:
-            while piece := file.read(1 << 22):
-                total = zlib.crc32(piece, total)
-        return total
-
-    def open(self, name: str, crc32: int) -> Parts:
+    def open(self, name: str, known: str) -> Parts:
         """Open a file to read parts of it, closed when nobody uses it any more.
 
         Args:
             name: The file.
-            crc32: Its checksum, for a place that has to fetch it first.
+            known: Its checksum, for a place that has to fetch it first.
         """
         return Parts(self.path / name)
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,18 @@ class ShardEntry:
         file: Its name.
         rows: How many samples it holds.
         bytes: How long the file is.
-        crc32: The checksum of the file.
-        inputs: The checksum of the inputs that it was made of, for each input.
-        labels: The checksum of each column beside the features: targets, sample weights, keys.
+        checksum: That of the file.
+        inputs: Checksums of the inputs that it was made of, for each input.
+        labels: Those of each column beside the features: targets, sample weights, keys.
         skipped: The samples among them that failed, and so are no rows.
     """
 
     file: str
     rows: int
     bytes: int
-    crc32: int
-    inputs: tuple[int, ...]
-    labels: tuple[int, ...]
+    checksum: str
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
 
     @property
@@ -136,7 +137,8 @@ class Manifest:
 
     def save(self, folder: Folder) -> None:
         """Write it, in the place of the one before."""
-        folder.write(NAME, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        text = json.dumps(dataclasses.asdict(self), indent=1)
+        folder.write(NAME, f'{{\n "checksum": "{checksum([text.encode()])}",{text[1:]}'.encode())
 
 
 def shard_name(number: int) -> str:
@@ -148,7 +150,7 @@ def load(folder: Folder) -> Manifest | None:
     """Return the manifest of a folder, None if it has none.
 
     Raises:
-        FeatureError: If it cannot be read, or was written by a later version.
+        FeatureError: If it cannot be read, or was written by another version.
     """
     data = folder.read(NAME)
     if data is None:
@@ -156,11 +158,18 @@ def load(folder: Folder) -> Manifest | None:
     try:
         raw = json.loads(data)
         version = raw["format"]
-        if version > FORMAT:
+        if version != FORMAT:
             raise FeatureError(
                 f"{folder} is a store of format {version}, and this keras-graft reads {FORMAT}: "
-                "pip install -U keras-graft"
+                + (
+                    "pip install -U keras-graft"
+                    if version > FORMAT
+                    else "compute it anew, resume=False"
+                )
             )
+        said = raw.pop("checksum")
+        if said != checksum([json.dumps(raw, indent=1).encode()]):
+            raise ValueError("its checksum is not that of what was written")
         raw["columns"] = {
             k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
         }

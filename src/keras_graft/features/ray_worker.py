@@ -14,7 +14,8 @@ import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.building import Building, Checksums, Runner, reason
+from keras_graft.features.building import Building, Runner, reason
+from keras_graft.features.checksum import Checksums
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
 from keras_graft.features.fingerprint import fingerprint

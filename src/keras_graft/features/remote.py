@@ -8,11 +8,11 @@ import re
 import tempfile
 import threading
 import uuid
-import zlib
 from pathlib import Path
 from typing import Any
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder, Parts
 
 _LOCAL = ("file://", "local://")
@@ -131,19 +131,12 @@ class Remote(Folder):
         if name in self._seen:  # if it is there again when it is written, others wrote it
             self._seen[name] = None
 
-    def piece(self, name: str, start: int, length: int) -> bytes:
-        """Return some bytes of a file, read anew."""
-        return self._system.cat_file(self._at(name), start=start, end=start + length)
-
-    def checksum(self, name: str) -> int:
-        """Return the CRC-32 of a file, read anew and in pieces."""
-        total = 0
+    def checksum(self, name: str) -> str:
+        """Return that of a file, read anew and in pieces."""
         with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
-            while piece := file.read(1 << 22):
-                total = zlib.crc32(piece, total)
-        return total
+            return checksum(iter(lambda: file.read(1 << 22), b""))
 
-    def open(self, name: str, crc32: int) -> Parts:
+    def open(self, name: str, known: str) -> Parts:
         """Fetch a file, once, and open it: single rows would be a request each.
 
         Raises:
@@ -155,12 +148,12 @@ class Remote(Folder):
                 self._cache = Path(self._kept.name)
             self._cache.mkdir(parents=True, exist_ok=True)
             # By content: a store that was written anew has other shards of these names.
-            path = self._cache / f"{crc32:08x}-{name}"
+            path = self._cache / f"{known}-{name}"
             if not path.exists():
                 beside = path.with_suffix(f".{uuid.uuid4().hex}.part")  # others may fetch it too
                 try:
                     self._system.get_file(self._at(name), str(beside))
-                    if Folder(self._cache).checksum(beside.name) != crc32:
+                    if Folder(self._cache).checksum(beside.name) != known:
                         raise FeatureError(
                             f"{self}: the checksum of {name!r} is not that of what was written. "
                             f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."

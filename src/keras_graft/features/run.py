@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from keras_graft.errors import FeatureError
 from keras_graft.features import manifest as _manifest
-from keras_graft.features.building import Checksums, Runner
+from keras_graft.features.building import Runner
+from keras_graft.features.checksum import Checksums
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch, count, numbered
 from keras_graft.features.fingerprint import versions

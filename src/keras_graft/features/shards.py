@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import NAME as MANIFEST
 from keras_graft.features.manifest import Manifest, ShardEntry, load
 
-_DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
-    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32",
-    "F64": "float64",
+_NAMES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64",
 }  # fmt: skip
-_NAMES = {name: key for key, name in _DTYPES.items()} | {"bfloat16": "BF16"}
+"""What safetensors calls the dtypes that it has."""
 DTYPES = frozenset(_NAMES)
 _SMALL, _SMALL_ALL = 64, 16 << 20
 """Columns of rows of so few bytes, and so few in all, are kept in memory."""
@@ -70,21 +70,6 @@ def encode(columns: Mapping[str, Sequence[np.ndarray]]) -> list[memoryview]:
     return [memoryview(len(text).to_bytes(8, "little") + text), *pieces]
 
 
-def header(read: Callable[[int, int], bytes]) -> dict[str, tuple[Any, tuple[int, ...], int]]:
-    """Return dtype, shape and first byte of each column of a shard.
-
-    Args:
-        read: Returns the bytes from a place on, so many.
-    """
-    length = int.from_bytes(read(0, 8), "little")
-    found = {}
-    for key, tensor in json.loads(read(8, length)).items():
-        if key != "__metadata__":
-            dtype = bfloat16() if tensor["dtype"] == "BF16" else np.dtype(_DTYPES[tensor["dtype"]])
-            found[key] = dtype, tuple(tensor["shape"]), 8 + length + tensor["data_offsets"][0]
-    return found
-
-
 class Shard:
     """One shard, open: its columns, of which rows are read.
 
@@ -94,9 +79,10 @@ class Shard:
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
-        self.parts = folder.open(entry.file, entry.crc32)
-        found = header(lambda start, length: self.bytes(start, length).tobytes())
-        self.starts = {name: start for name, (_, _, start) in found.items()}
+        self.parts = folder.open(entry.file, entry.checksum)
+        length = int.from_bytes(self.bytes(0, 8).tobytes(), "little")
+        tensors = json.loads(self.bytes(8, length).tobytes())
+        self.starts = {name: 8 + length + t["data_offsets"][0] for name, t in tensors.items()}
 
     def bytes(self, start: int, length: int) -> np.ndarray:
         """Return some bytes of the file."""
