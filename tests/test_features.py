@@ -1617,6 +1617,43 @@ def test_advice_counts_what_a_layer_does_at_each_place():
     np.testing.assert_allclose(share, 4 * 24 / (4 * 24 + 8 * 3))  # what is open counts as one
 
 
+def test_advice_looks_into_layers():
+    def work(model):
+        """The multiplications below the last cut, where those above are 7."""
+        share = kg.features.advise(model, 1).rows[-1][-1]
+        return 7 * share / (1 - share)
+
+    def behind(x, y):
+        if len(y.shape) > 2:
+            y = layers.Reshape((-1,))(y)
+        y = layers.Dense(1, use_bias=False, name="narrow")(y)
+        return keras.Model(x, layers.Dense(7, use_bias=False, name="last")(y))
+
+    frames = keras.Input((5, 8, 8, 3))
+    each = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(2, 3), layers.GlobalAveragePooling2D()]
+    )
+    np.testing.assert_allclose(
+        work(behind(frames, layers.TimeDistributed(each)(frames))), 5 * 36 * 54 + 10
+    )
+    x = keras.Input((5, 4))
+    heads = layers.EinsumDense("abc,cde->abde", (5, 3, 2))(x)
+    np.testing.assert_allclose(work(behind(x, heads)), 5 * 24 + 30)
+    wide = layers.EinsumDense("...c,cd->...d", 6)(x)
+    np.testing.assert_allclose(work(behind(x, wide)), 5 * 24 + 30)
+
+
+def test_advice_knows_that_embeddings_of_keras_hub_are_looked_up():
+    hub = pytest.importorskip("keras_hub").layers
+    ids = keras.Input((6,), dtype="int32")
+    both = hub.TokenAndPositionEmbedding(vocabulary_size=50, sequence_length=6, embedding_dim=4)
+    h = layers.Dense(4, name="h")(both(ids))
+    logits = both.token_embedding(h, reverse=True)
+    (before, after) = [share for *_, share in kg.features.advise(keras.Model(ids, logits), 1).rows]
+    assert before == 0
+    np.testing.assert_allclose(after, 16 / (16 + 200))
+
+
 def test_advice_knows_that_a_frozen_embedding_multiplies_nothing():
     ids = keras.Input((6,), dtype="int32")
     h = layers.Embedding(50, 4, name="embedding")(ids)

@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.cuts import Cut, cuts
-from keras_graft.errors import FeatureError
+from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import count
 from keras_graft.flow import needed
 from keras_graft.layers.frozen import Frozen
@@ -53,8 +54,8 @@ def advise(model: Any, data: Any) -> Advice:
     """Say for each cut of a model what a store of its features takes and what it saves.
 
     The share of compute is an estimate: multiplications with weights, convolutions and dense
-    layers at all places of their outputs, recurrent layers at all steps. A size that the model
-    leaves open counts as one.
+    layers at all places of their outputs, recurrent layers at all steps; embeddings are looked
+    up. A size that the model leaves open counts as one.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -100,17 +101,50 @@ def _work(node: Node) -> int:
     layer: Any = node.operation
     if isinstance(layer, Frozen):
         layer = layer.layer
-    if isinstance(layer, keras.layers.Embedding):
-        return 0  # it looks up
-    total = 0
+    if isinstance(layer, keras.layers.TimeDistributed) and isinstance(layer.layer, keras.Model):
+        spec = node.inputs[0].spec
+        return (spec.shape[1] or 1 if spec else 1) * _inside(layer.layer, 1, False)
+    looks_up = not node.template.kwargs.get("reverse", False)  # as keras_hub's embeddings are told
+    return _inside(layer, _places(layer, node), looks_up)
+
+
+def _places(layer: Any, node: Node) -> int:
+    """Return at how many places a call multiplies with each weight."""
     at_inputs = isinstance(layer, _AT_EACH_INPUT) and node.inputs
     spec = node.inputs[0].spec if at_inputs else node.outputs[0].spec
-    places = 1
-    if spec is not None:
-        places = math.prod(d for d in spec.shape[1:-1] if d is not None)
-        if getattr(layer, "data_format", None) == "channels_first":
-            places = math.prod(d for d in spec.shape[2:] if d is not None)
-    for weight in getattr(layer, "weights", ()):
-        if len(weight.shape) >= 2:
-            total += math.prod(weight.shape)
-    return total * max(places, 1)
+    if spec is None:
+        return 1
+    lengths = spec.shape[1:-1]
+    if getattr(layer, "data_format", None) == "channels_first":
+        lengths = spec.shape[2:]
+    if isinstance(layer, keras.layers.EinsumDense):
+        kernel, out = layer.equation.replace(" ", "").split(",")[1].split("->")
+        rest = len(spec.shape) - len(out.replace("...", ""))
+        letters = out.replace("...", "." * rest)
+        pairs = [*zip(letters, spec.shape, strict=True)][1:]
+        lengths = [length for letter, length in pairs if letter not in kernel]
+    return math.prod(length for length in lengths if length)
+
+
+def _inside(layer: Any, places: int, looks_up: bool) -> int:
+    """Return the multiplications with the weights of a layer and of those in it.
+
+    Args:
+        layer: The layer.
+        places: At how many places each weight counts, where nothing tells otherwise.
+        looks_up: Embeddings are looked up, and multiply nothing.
+    """
+    if isinstance(layer, keras.Model):
+        try:
+            return sum(map(_work, read(layer).steps))
+        except ReadError:  # a model with a `call` of its own
+            pass
+    parts = _keras.sublayers(layer)
+    inner = {id(weight) for part in parts for weight in part.weights}
+    own = [w for w in getattr(layer, "weights", ()) if id(w) not in inner and len(w.shape) >= 2]
+    total = sum(
+        math.prod(w.shape) * places
+        for w in own
+        if not (looks_up and w.path.rpartition("/")[2].endswith("embeddings"))
+    )
+    return total + sum(_inside(part, places, looks_up) for part in parts)
