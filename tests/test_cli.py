@@ -210,7 +210,8 @@ def test_features(saved, tmp_path):
     kept = kg.features.FeatureStore(store).to_numpy()
     expected = kg.extract(model, "pool").predict(x, verbose=0)
     np.testing.assert_allclose(kept["features"], expected, rtol=1e-2, atol=1e-3)
-    assert "float16, now (?, 4) float32" in run(*args, code=1).stderr
+    refused = run(*args, code=1).stderr
+    assert "float16, now (?, 4) float32" in refused and "or write it anew: --force." in refused
     shard = store / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
     result = run("features", "verify", store, code=1)
@@ -226,7 +227,19 @@ def test_features(saved, tmp_path):
     assert "holds x, labels: name the inputs x" in result.stderr
     np.savez(tmp_path / "other.npz", x=np.array([[1], [1, 2]], object))
     result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
-    assert "holds Python objects, not numbers" in result.stderr
+    assert "cannot be read: Object arrays cannot be loaded" in result.stderr
+    np.save(tmp_path / "narrow.npy", np.ones((3, 5), "float32"))
+    new = tmp_path / "new"
+    result = run("features", "compute", path, tmp_path / "narrow.npy", "-o", new, code=1)
+    assert "fails on all of the first 3 samples, of (3, 5) float32: ValueError" in result.stderr
+    (tmp_path / "empty.npy").touch()
+    zipped = bytearray((tmp_path / "d.npz").read_bytes())
+    zipped[len(zipped) // 2] ^= 255
+    (tmp_path / "damaged.npz").write_bytes(zipped)
+    (tmp_path / "half.npz").write_bytes(zipped[:50])
+    for name in ("empty.npy", "damaged.npz", "half.npz"):
+        result = run("features", "compute", path, tmp_path / name, "-o", store, code=2)
+        assert f"{name}' " in result.stderr and result.stderr.count("\n") < 9
     np.save(tmp_path / "one.npy", np.float32(3))
     result = run("features", "compute", path, tmp_path / "one.npy", "-o", store, code=1)
     assert "one sample, not a batch" in result.stderr

@@ -222,12 +222,16 @@ def test_why_a_sample_fails_is_what_its_layer_says():
     assert reason(MemoryError()) == "MemoryError()"
 
 
-def test_what_fails_on_every_sample_is_raised_as_it_is(trunk, tmp_path, monkeypatch):
+def test_what_fails_on_every_sample_is_no_matter_of_samples(trunk, tmp_path, monkeypatch):
     x, y = images()
     x[:, 0, 0, 0] = 7
     failing(trunk, 7, monkeypatch)
-    with pytest.raises(ValueError, match="no such word"):
+    says = (
+        r"fails on all of the first 8 samples, of \(8, 8, 8, 3\) float32: ValueError: no such word"
+    )
+    with pytest.raises(kg.FeatureError, match=says) as caught:
         run(trunk, (x, y), tmp_path, on_error="skip")
+    assert type(caught.value.__cause__) is ValueError
 
 
 # -- data ------------------------------------------------------------------------------------

@@ -252,22 +252,28 @@ def features_compute(
     source = _load(model, input_shape)
     taps = at[0] if at and len(at) == 1 else at
     trunk = kg.freeze(kg.extract(source, taps) if taps else source)
-    made = kg.features.compute(
-        trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
-        progress=not as_json,
-    )  # fmt: skip
+    try:
+        made = kg.features.compute(
+            trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
+            progress=not as_json,
+        )  # fmt: skip
+    except kg.FeatureError as error:  # ways out are those of the command
+        raise kg.FeatureError(str(error).replace("resume=False", "--force")) from error
     return _told(made, as_json)
 
 
 def _arrays(path: str) -> Any:
     """Return x, (x, y) or (x, y, w) of a file of NumPy."""
+    import zipfile
+
     import numpy as np
 
     from keras_graft.files import FileError
 
+    damaged = OSError, ValueError, EOFError, zipfile.BadZipFile
     try:
         loaded = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except damaged as error:
         raise FileError(f"{path!r} is no readable .npy or .npz file: {error}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
@@ -278,8 +284,8 @@ def _arrays(path: str) -> Any:
         )
     try:
         return tuple(loaded.get(name) for name in ("x", "y", "w"))
-    except ValueError as error:
-        raise FileError(f"{path!r} holds Python objects, not numbers: {error}") from error
+    except damaged as error:
+        raise FileError(f"{path!r} cannot be read: {error}") from error
 
 
 def _told(store: Any, as_json: bool) -> Any:

@@ -33,10 +33,9 @@ class Runner:
     def __call__(self, batch: Batch) -> tuple[Any, dict[int, str]]:
         """Return the outputs of the samples that work, None if none does, and why others do not.
 
-        An error that no sample has got past yet is no matter of single samples: it is raised.
-
         Raises:
-            FeatureError: If an output has not one row for each sample.
+            FeatureError: If an output has not one row for each sample; if no sample has got past
+                an error yet, so that it is no matter of single samples.
         """
         try:
             outputs = self._trunk.predict_on_batch(batch.x)
@@ -52,7 +51,11 @@ class Runner:
                 failed[i] = reason(error)
         works = [i for i in range(len(batch)) if i not in failed]
         if not failed or not (works or self._worked):
-            raise first
+            shapes = tree.map_structure(lambda leaf: f"{np.shape(leaf)} {leaf.dtype}", batch.x)
+            raise FeatureError(
+                f"{self._trunk.name!r} fails on all of the first {len(batch)} samples, of {shapes}: "
+                f"{reason(first)}"
+            ) from first
         if not works:
             return None, failed
         rest = batch[works]
