@@ -411,6 +411,20 @@ def test_another_length_under_masks(make, tmp_path):
     unchanged()
 
 
+def test_whole_numbers_run_or_are_refused():
+    x = keras.Input((8, 8, 3), name="image")
+    model = keras.Model(x, layers.Conv2D(2, 3, name="conv")(x))
+    if keras.backend.backend() == "jax":
+        image = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype("uint8")
+        given = [ops.convert_to_numpy(m(image)) for m in (kg.reinput(model, dtype="uint8"), model)]
+        np.testing.assert_allclose(*given, rtol=1e-5, atol=1e-4)
+    else:
+        with pytest.raises(
+            kg.EditError, match="Conv2D 'conv' in graph .* cannot run on its inputs"
+        ):
+            kg.reinput(model, dtype="uint8")
+
+
 def test_dtypes():
     model = masked()
     wide = kg.reinput(model, dtype="int64")

@@ -3,8 +3,8 @@
 Keras's own inference believes the layers. Many say of themselves what shape they give without
 looking at their weights: a `LayerNormalization` or an LSTM takes any number of features then, and
 fails when it runs, or, where sizes of one meet others, gives a shape that it did not announce.
-Here every call runs as it would with data, without any: the backend traces it. (TensorFlow needs
-data besides: zeros.)
+Here every call runs as it would with data, without any: the backend traces it. (Where that does not
+tell, zeros run besides.)
 """
 
 from __future__ import annotations
@@ -103,9 +103,8 @@ def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
     ]
     try:
         run.compute_output_spec(*tensors)
-        if keras.backend.backend() == "tensorflow":
-            # Its tracing takes a slice beyond the end of a table. Only data tell; no state moves.
-            with keras.StatelessScope():
+        if _needs_data(tensors):
+            with keras.StatelessScope():  # no state moves
                 run.call(*(keras.ops.zeros(t.shape, t.dtype) for t in tensors))
     except Exception as error:
         if run.failure is None:  # no call of the graph: the inputs themselves are impossible
@@ -120,6 +119,17 @@ def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
             ) from error
         return run.failure
     return None
+
+
+def _needs_data(tensors: Sequence[Any]) -> bool:
+    """Whether tracing takes what cannot run, so that only data tell.
+
+    That of TensorFlow takes a slice beyond the end of a table, that of PyTorch whole numbers where
+    the weights are none.
+    """
+    backend = keras.backend.backend()
+    whole = any(not keras.backend.is_float_dtype(t.dtype) for t in tensors)
+    return backend == "tensorflow" or (backend == "torch" and whole)
 
 
 def rows(node: Node, inputs: Sequence[Value]) -> int | None:
