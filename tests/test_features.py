@@ -105,25 +105,11 @@ def test_overflow_is_an_error_and_not_an_infinity(tmp_path):
 def test_float16_is_numpys_to_the_bit():
     from keras_graft.features.half import _CHUNK, half
 
-    low = [
-        0,
-        1,
-        0xFFE,
-        0xFFF,
-        0x1000,
-        0x1001,
-        0x1FFF,
-        0x2FFF,
-        0x3000,
-        0x3001,
-        0x7FFF,
-        0x8000,
-        0xFFFF,
-    ]
-    bits = np.add.outer(np.arange(1 << 16, dtype=np.uint32) << 16, np.array(low, np.uint32))
-    every = bits.astype(np.uint32).view(
-        "float32"
-    )  # each exponent and sign, at the edges of rounding
+    low = [0, 1, 0xFFE, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2FFF, 0x3000, 0x3001, 0x7FFF, 0x8000,
+           0xFFFF]  # fmt: skip
+    # Each exponent and sign, at the edges of rounding.
+    every = np.add.outer(np.arange(1 << 16, dtype="uint32") << 16, np.array(low, "uint32"))
+    every = every.astype("uint32").view("float32")
     fits = np.abs(every) <= 65504
     given = every[fits]
     assert given.size > 9 * _CHUNK

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,13 @@ ONE, TWO = RayOptions(actors=1, cpus=0.5), RayOptions(actors=2, cpus=0.5)
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=2,
+        num_gpus=1,
+        object_store_memory=80 << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     yield ray
     ray.shutdown()
 
@@ -113,6 +120,11 @@ def test_a_refused_resume_keeps_the_shards_that_are_there(cluster, tmp_path):
     )
     assert done.complete and done.manifest.shards[:9] == before.shards
     np.testing.assert_array_equal(done.to_numpy()["targets"], y)
+    batches = [(given[i:j], y[i:j]) for i, j in ((0, 40), (40, 70), (70, 99), (99, 200))]
+    uneven = run(trunk, batches, tmp_path / "uneven", shard_bytes=300)
+    kg.features.keep(uneven.path, 3)
+    with pytest.raises(kg.FeatureError, match="its shards are of uneven length"):
+        run(trunk, rows_of(cluster, given, y), uneven.path, engine="ray", ray=how, shard_bytes=300)
     # The folder of a memory file system is no actor's: noticed behind shards that are there too.
     url = "memory://held"
     run(trunk, (given, y), url, shard_bytes=300)
@@ -140,6 +152,11 @@ def test_what_is_wrong_on_actors_is_said_as_by_the_local_engine(cluster, tmp_pat
     ):  # fmt: skip
         with pytest.raises(kg.FeatureError, match=says):
             run(trunk, (given, y), tmp_path / "d", engine="ray", ray=wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UserWarning, match="2 actors with 1 processors each leave none of the"):
+            run(trunk, rows_of(cluster, given, y), tmp_path / "d", engine="ray", ray={"actors": 2,
+                "targets": "y"})  # fmt: skip
 
 
 def test_inputs_of_any_order_and_nesting(cluster, tmp_path):
@@ -207,7 +224,8 @@ def test_local_data_gives_the_local_store(trunk, tmp_path):
     assert_same(store, local, names=True)
     kg.features.keep(store.path, 5)
     before = {p.name: p.stat().st_ino for p in Path(store.path).iterdir()}
-    again = run(trunk, data, store.path, keys=keys, dtype="float16", engine="ray", ray=ONE)
+    gpu = replace(ONE, gpus=1)  # one that is only counted, and of which JAX knows nothing
+    again = run(trunk, data, store.path, keys=keys, dtype="float16", engine="ray", ray=gpu)
     assert_same(again, local, names=True)
     assert [before.get(e.file) == Path(again.path, e.file).stat().st_ino
             for e in again.manifest.shards] == [True] * 5 + [False] * 8  # fmt: skip

@@ -160,6 +160,12 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     known = found.shards if found is not None else ()
     if found is not None:
         run.check_found(None)
+    if len({shard.samples for shard in known[:-1]}) > 1:
+        raise FeatureError(
+            f"{run.folder}: its shards are of uneven length, as batches of uneven length make them, "
+            "and Ray hands out blocks of one: go on with the data that it was begun with, or write "
+            "it anew: resume=False."
+        )
     manifest = run.described(run.runner()(first[0])[0], first[0], 0)
     run.sweep()
     # Whole batches, as the local engine's shards are.

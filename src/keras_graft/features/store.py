@@ -197,13 +197,14 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
     if shards < 0:
         raise FeatureError(f"keep: {shards} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
-    found = _manifest.load(folder)
-    if found is None:
+    if _manifest.load(folder) is None:
         raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
     with lock:
+        found = _manifest.load(folder)  # the writer that has just ended may have gone on
+        assert found is not None
         new = found.replace(shards=found.shards[:shards], complete=False)
         new.save(folder)
         folder.sweep({shard.file for shard in new.shards})
