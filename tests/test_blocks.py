@@ -411,6 +411,25 @@ REFUSALS = [
 ]  # fmt: skip
 
 
+def test_nest_in_a_model_that_is_called_twice(tmp_path):
+    inner = keras.Sequential([keras.Input((4,))], name="inner")
+    for name in "abc":
+        inner.add(layers.Dense(4, name=name))
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, inner(inner(x)))
+    says = (
+        "'inner' is called 2 times, .*'inner#1/b'.*kg.replace\\(model, \"inner\", lambda node: new"
+    )
+    with pytest.raises(kg.EditError, match=says):
+        kg.nest(model, "inner/a", "inner/b", "block")
+    new = kg.nest(inner, "a", "b", "block")
+    nested = kg.replace(model, "inner", lambda node: new)
+    assert_same_outputs(model, nested)
+    assert nested.count_params() == model.count_params()
+    nested.save(tmp_path / "nested.keras")
+    assert_same_outputs(nested, keras.models.load_model(tmp_path / "nested.keras"))
+
+
 @pytest.mark.parametrize(("make", "attempt", "error", "words"), REFUSALS, ids=range(len(REFUSALS)))
 def test_what_cannot_be_done_is_refused_and_changes_nothing(make, attempt, error, words, tmp_path):
     model = make()

@@ -108,7 +108,17 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
     twice = [value for value in place if place.count(value) > 1]
     if twice:
         raise EditError(f"nest {name!r}: {twice[0].path!r} is named twice among the ends.")
-    if len({value.scope for value in place}) > 1:
+    scopes = {value.scope for value in place}
+    if len(scopes) > 1:
+        (models, *others) = {tuple(call.operation for call in scope) for scope in scopes}
+        if not others:  # one model, called several times
+            inner = models[-1].name
+            raise EditError(
+                f"nest {name!r}: {inner!r} is called {len(scopes)} times, and a block in it is there "
+                f"as often: {listed(value.path for value in place)}. Nest in that model, and put what "
+                f'comes in its place: new = kg.nest(inner, ...), kg.replace(model, "{inner}", '
+                "lambda node: new)."
+            )
         raise EditError(
             f"nest {name!r}: the ends of a block lie in one model, and these do not: "
             f"{listed(value.path for value in place)}."
