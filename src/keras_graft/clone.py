@@ -233,7 +233,8 @@ class Clone:
             if getattr(layer, "quantization_mode", None) is not None:
                 raise WeightsError(
                     f"{type(layer).__name__} {layer.name!r} is quantized: no initializer draws "
-                    f'such values. Use weights="copy", or share="{operation.name}".'
+                    f'such values. Use weights="copy", or let it be shared: clone(..., share="{operation.name}"), '
+                    'repeat(..., weights="share").'
                 )
             try:
                 twin = again(layer, layer.name)
@@ -249,8 +250,8 @@ class Clone:
         if left:
             raise WeightsError(
                 f"{type(operation).__name__} {operation.name!r}: no initial values can be drawn for "
-                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or share= '
-                "the layers."
+                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or let '
+                f'it be shared: clone(..., share="{operation.name}"), repeat(..., weights="share").'
             )
 
     def _undrawn(self, layer: Any) -> dict[int, Any]:
