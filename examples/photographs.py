@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from skimage import data
 from sklearn.datasets import load_sample_images
 
 import keras_graft as kg
@@ -18,7 +19,9 @@ from keras_graft.features import FeatureDataset, FeatureStore, advise, compute
 keras.utils.set_random_seed(1)
 rng = np.random.default_rng(1)
 SIZE = 32
-photographs = load_sample_images().images  # a temple and a flower, 427x640
+# A temple, a flower, an astronaut, a cat, a cup of coffee and a rocket: 300x451 to 512x512.
+photographs = [*load_sample_images().images]
+photographs += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
 
 
 def tiles(count, left):
@@ -74,7 +77,9 @@ trunk = kg.freeze(kg.extract(donor, taps))  # dropout off and averages still, fo
 # A head that looks at both at once: where something is, and how much there is.
 inputs = {t: keras.Input(trunk.output[t].shape[1:], name=t) for t in taps}
 flat = [keras.layers.Flatten()(inputs["stage2"]), inputs["pool"]]
-head = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Concatenate()(flat)), name="head")
+head = keras.Model(
+    inputs, keras.layers.Dense(len(photographs))(keras.layers.Concatenate()(flat)), name="head"
+)
 first = [w.copy() for w in head.get_weights()]
 joined = keras.Model(trunk.inputs, head(trunk.output), name="joined")
 
@@ -120,8 +125,8 @@ with tempfile.TemporaryDirectory() as folder:
 accuracy = joined.evaluate(new_x, new_y, verbose=0)[1]
 parts = head.predict(trunk.predict(new_x, verbose=0), verbose=0)
 difference = float(np.abs(joined.predict(new_x, verbose=0) - parts).max())
-print(f"the joined model tells temple from flower in {accuracy:.1%} of new tiles")
+print(f"the joined model names the photograph of {accuracy:.0%} of new tiles (chance: 17%)")
 print(f"an epoch: {whole_epoch:.2f} s through the whole model, {store_epoch:.3f} s from the store")
 print(f"{whole_epoch / store_epoch:.0f} times faster; the store took {computing:.1f} s, once")
-assert accuracy > 0.8 and difference < 1e-4
+assert accuracy > 0.7 and difference < 1e-4
 print("joined, it gives what the head gave on the store")
