@@ -993,6 +993,12 @@ def test_a_complete_store_in_a_folder_of_others_is_taken(trunk, tmp_path, monkey
     assert len(run(trunk, x, tmp_path)) == 50
 
 
+def test_a_tilde_is_the_users_home(trunk, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = compute(trunk, images()[0], "~/kept", batch_size=8, progress=False)
+    assert store.path == str(tmp_path / "kept") and len(FeatureStore("~/kept")) == len(store)
+
+
 def test_a_damaged_manifest_is_said_to_be_one(trunk, tmp_path):
     x, y = images()
     path = Path(run(trunk, (x, y), tmp_path).path) / "manifest.json"
