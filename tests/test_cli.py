@@ -237,7 +237,11 @@ def test_features(saved, tmp_path):
     zipped[len(zipped) // 2] ^= 255
     (tmp_path / "damaged.npz").write_bytes(zipped)
     (tmp_path / "half.npz").write_bytes(zipped[:50])
-    for name in ("empty.npy", "damaged.npz", "half.npz"):
+    np.savez_compressed(tmp_path / "small.npz", x=x)
+    packed = bytearray((tmp_path / "small.npz").read_bytes())
+    packed[100:104] = b"\xff\xff\xff\xff"
+    (tmp_path / "small.npz").write_bytes(packed)
+    for name in ("empty.npy", "damaged.npz", "half.npz", "small.npz"):
         result = run("features", "compute", path, tmp_path / name, "-o", store, code=2)
         assert f"{name}' " in result.stderr and result.stderr.count("\n") < 9
     np.save(tmp_path / "one.npy", np.float32(3))

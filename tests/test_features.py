@@ -406,7 +406,9 @@ def test_every_batch_has_the_same_columns(trunk, tmp_path, first):
     data = [(x[:8],), (x[8:], y[8:])]
     with pytest.raises(kg.FeatureError, match="from 8 on have other columns.*: targets. Every"):
         run(trunk, [data[first], data[1 - first]], tmp_path)
-    with pytest.raises(kg.FeatureError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(
+        kg.FeatureError, match="batch_size must be a whole number, 1 or more, got 0"
+    ):
         run(trunk, (x, y), tmp_path, batch_size=0)
 
 
@@ -712,14 +714,16 @@ def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
 
 
 def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
+    from keras_graft.features import fingerprint as fingerprint_module
     from keras_graft.features.fingerprint import fingerprint
 
     def of(body, shape=(5, 4)):
         x = keras.Input(shape)
         return keras.Model(x, body(x))
 
-    ops, scale = keras.ops, 3
+    ops, scale, several = keras.ops, 3, (2.0, 3.0)
     bodies = {
+        "tuple in a lambda": layers.Lambda(lambda x: x * several[1]),
         "item": lambda x: x[:, 0],
         "slices": lambda x: x[..., 1:3],
         "transpose": lambda x: ops.transpose(x, (0, 2, 1)),
@@ -739,6 +743,22 @@ def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
         assert fingerprint(loaded) == fingerprint(model), name
         found.add(fingerprint(model)["structure"])
     assert len(found) == len(bodies)
+    # Keras does not get these out of a file.
+    others = [
+        of(lambda x, top=top: ops.clip(x, np.float32(0), top))
+        for top in (np.float32(6), np.array(5, "float32"), np.arange(4.0))
+    ] + [
+        of(layers.Conv1D(2, 2, dilation_rate=n, kernel_initializer="ones",
+                         kernel_constraint=lambda w: w * 1))
+        for n in (1, 2)
+    ] + [
+        of(layers.Dense(2, act, kernel_initializer="ones"))
+        for act in (lambda x: x * 1.5, lambda x: x * 2.5, lambda t: t * 2.5)
+    ]  # fmt: skip
+    assert len({str(fingerprint(model)) for model in others}) == 7  # a name is none of the code
+    # Sets have an order of their own in each session.
+    chosen = layers.Lambda(lambda x: x if x.dtype in {"float16", "float32"} else -x)
+    assert "[\"'float16'\", \"'float32'\"]" in fingerprint_module._config(chosen).replace("\\", "")
     a, b = layers.Dense(4), layers.Dense(4)
     crossed = [of(lambda x, pair=pair: pair[1](pair[0](x))) for pair in ((a, b), (b, a), (a, a))]
     assert len({str(fingerprint(model)) for model in crossed}) == 3
@@ -978,25 +998,78 @@ def test_keep_waits_for_no_writer_and_counts_from_zero(trunk, tmp_path):
     assert FeatureStore(store.path).complete
 
 
-def test_a_complete_store_in_a_folder_of_others_is_taken(trunk, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_complete_store_in_a_folder_of_others_is_taken(trunk, tmp_path, monkeypatch, number):
     from keras_graft.features import folder
 
     x, _ = images()
-    run(trunk, x, tmp_path)
+    store = run(trunk, x, tmp_path)
 
     def opened(path, mode="r", **kwargs):
         if "w" in mode:
-            raise PermissionError(path)
+            raise OSError(number, "not ours", str(path))
         return open(path, mode, **kwargs)
 
     monkeypatch.setattr(folder, "open", opened, raising=False)
+    # Where the lock alone is another user's, the folder is written to, and the lock counts.
+    at = folder.Folder(store.path)
+    with at.lock():
+        assert at.lock() is None
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # tests may be root's
     assert len(run(trunk, x, tmp_path)) == 50
+
+
+def test_a_damaged_header_of_a_shard_is_said_to_be_one(trunk, tmp_path):
+    path = Path(run(trunk, images()[0], tmp_path).path)
+    shard = path / "shard-00001.safetensors"
+    good = shard.read_bytes()
+    for old, new in (
+        (good[:8], good[:7] + b"\x10"), (good[:8], good[:5] + b"\1\0\0"), (b"data_o", b"xata_o"),
+        (b'"features/', b'"neatures/'), (b'":{', b'":['),
+    ):  # fmt: skip
+        shard.write_bytes(good.replace(old, new, 1))
+        with pytest.raises(kg.FeatureError, match="shard-00001.* cannot be read: .*verify"):
+            FeatureStore(path).to_numpy()
+        with pytest.raises(kg.FeatureError, match="the checksum of 'shard-00001"):
+            FeatureStore(path).verify()
+
+
+def test_a_batch_that_fails_as_a_whole_is_said_to(tmp_path, monkeypatch):
+    x = keras.Input((4,))
+    trunk = kg.freeze(keras.Model(x, layers.Dense(2)(x)))
+    predict = trunk.predict_on_batch
+
+    def limited(x):
+        if len(x) > 4:
+            raise MemoryError("out of memory")
+        return predict(x)
+
+    monkeypatch.setattr(trunk, "predict_on_batch", limited)
+    says = "fails on 8 samples at once, and on none of them alone .smaller batches.*: MemoryError"
+    for on_error in ("raise", "skip"):
+        with pytest.raises(kg.FeatureError, match=says):
+            run(trunk, np.ones((20, 4), "float32"), tmp_path, on_error=on_error)
+
+
+def test_numbers_may_be_numpys(tmp_path):
+    x = keras.Input((4,))
+    trunk = kg.freeze(keras.Model(x, layers.Dense(2)(x)))
+    store = run(trunk, np.ones((20, 4), "float32"), tmp_path, batch_size=np.int64(8),
+                shard_bytes=np.int64(64))  # fmt: skip
+    kg.features.keep(store.path, np.int64(1))
+    assert len(FeatureStore(store.path)) == 8
+    with pytest.raises(kg.FeatureError, match="'1' shards: give how many to keep"):
+        kg.features.keep(store.path, "1")
+    with pytest.raises(kg.FeatureError, match="shard_bytes must be a whole number, 1 or more, got"):
+        run(trunk, np.ones((20, 4), "float32"), tmp_path, shard_bytes=1e6)
 
 
 def test_a_tilde_is_the_users_home(trunk, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     store = compute(trunk, images()[0], "~/kept", batch_size=8, progress=False)
     assert store.path == str(tmp_path / "kept") and len(FeatureStore("~/kept")) == len(store)
+    monkeypatch.chdir(tmp_path)
+    assert FeatureStore(compute(trunk, images()[0], "~no user/kept", progress=False).path).complete
 
 
 def test_a_damaged_manifest_is_said_to_be_one(trunk, tmp_path):
@@ -1637,6 +1710,11 @@ def test_advice_looks_into_layers():
     np.testing.assert_allclose(work(behind(x, heads)), 5 * 24 + 30)
     wide = layers.EinsumDense("...c,cd->...d", 6)(x)
     np.testing.assert_allclose(work(behind(x, wide)), 5 * 24 + 30)
+    opened = layers.EinsumDense("abc,cd->abd", (None, 6))(x)
+    pooled = layers.GlobalAveragePooling1D()(opened)
+    np.testing.assert_allclose(work(behind(x, pooled)), 5 * 24 + 6)
+    attention = layers.MultiHeadAttention(2, 3)(x, x)
+    np.testing.assert_allclose(work(behind(x, attention)), 5 * 4 * 24 + 20)
 
 
 def test_advice_knows_that_embeddings_of_keras_hub_are_looked_up():

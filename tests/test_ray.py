@@ -146,6 +146,9 @@ def test_what_is_wrong_on_actors_is_said_as_by_the_local_engine(cluster, tmp_pat
         run(trunk, empty, tmp_path / "b", engine="ray", ray=ONE)
     with pytest.raises(kg.FeatureError, match='Ray dataset.*engine="ray"'):
         run(trunk, rows_of(cluster, given, y), tmp_path / "c")
+    of_ray = cluster.data.from_items([{"x": row} for row in given]).iter_batches(batch_size=8)
+    there = run(trunk, of_ray, tmp_path / "c").to_numpy()["features"]
+    np.testing.assert_array_equal(there, run(trunk, given, tmp_path / "e").to_numpy()["features"])
     for wrong, says in (
         ({"actors": 0}, "actors is a whole number"), ({"actors": "two"}, "actors is a whole"),
         ({"cpus": "x"}, "cpus and gpus are numbers"), ({"backend": "theano"}, '"torch", got'),

@@ -174,6 +174,14 @@ def test_urls_that_cannot_be_opened(monkeypatch):
         FeatureStore("s3://bucket/features")
 
 
+def test_a_tilde_in_the_place_of_the_cache(url, tmp_path, monkeypatch):
+    crash_writer.run(url)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    FeatureStore(url, cache="~/cache").take([0])
+    assert len(list((tmp_path / "home" / "cache").iterdir())) == 1 and not Path("~").exists()
+
+
 def test_two_may_fetch_into_one_folder_at_once(url, tmp_path, monkeypatch):
     crash_writer.run(url)
     one, other = (FeatureStore(url, cache=tmp_path / "cache") for _ in range(2))

@@ -265,12 +265,13 @@ def features_compute(
 def _arrays(path: str) -> Any:
     """Return x, (x, y) or (x, y, w) of a file of NumPy."""
     import zipfile
+    import zlib
 
     import numpy as np
 
     from keras_graft.files import FileError
 
-    damaged = OSError, ValueError, EOFError, zipfile.BadZipFile
+    damaged = OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error
     try:
         loaded = np.load(path, mmap_mode="r")
     except damaged as error:

@@ -118,9 +118,10 @@ def _places(layer: Any, node: Node) -> int:
     if getattr(layer, "data_format", None) == "channels_first":
         lengths = spec.shape[2:]
     if isinstance(layer, keras.layers.EinsumDense):
-        kernel, out = layer.equation.replace(" ", "").split(",")[1].split("->")
-        rest = len(spec.shape) - len(out.replace("...", ""))
-        letters = out.replace("...", "." * rest)
+        # Its inputs have all that its output has besides the kernel's, and know how long it is.
+        left, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
+        spec = node.inputs[0].spec or spec
+        letters = left.replace("...", "." * (len(spec.shape) - len(left.replace("...", ""))))
         pairs = [*zip(letters, spec.shape, strict=True)][1:]
         lengths = [length for letter, length in pairs if letter not in kernel]
     return math.prod(length for length in lengths if length)
@@ -141,10 +142,10 @@ def _inside(layer: Any, places: int, looks_up: bool) -> int:
             pass
     parts = _keras.sublayers(layer)
     inner = {id(weight) for part in parts for weight in part.weights}
-    own = [w for w in getattr(layer, "weights", ()) if id(w) not in inner and len(w.shape) >= 2]
-    total = sum(
-        math.prod(w.shape) * places
-        for w in own
-        if not (looks_up and w.path.rpartition("/")[2].endswith("embeddings"))
-    )
+    added = ("bias", "embeddings") if looks_up else ("bias",)
+    own = [
+        w for w in getattr(layer, "weights", ())
+        if id(w) not in inner and len(w.shape) >= 2 and not w.path.endswith(added)
+    ]  # fmt: skip
+    total = sum(math.prod(w.shape) * places for w in own)
     return total + sum(_inside(part, places, looks_up) for part in parts)

@@ -52,10 +52,10 @@ class Runner:
         works = [i for i in range(len(batch)) if i not in failed]
         if not failed or not (works or self._worked):
             shapes = tree.map_structure(lambda leaf: f"{np.shape(leaf)} {leaf.dtype}", batch.x)
-            raise FeatureError(
-                f"{self._trunk.name!r} fails on all of the first {len(batch)} samples, of {shapes}: "
-                f"{reason(first)}"
-            ) from first
+            what = f"all of the first {len(batch)} samples, of {shapes}"
+            if not failed:
+                what = f"{len(batch)} samples at once, and on none of them alone (smaller batches?)"
+            raise FeatureError(f"{self._trunk.name!r} fails on {what}: {reason(first)}") from first
         if not works:
             return None, failed
         rest = batch[works]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, Literal
 
 import keras
@@ -97,8 +98,9 @@ def compute(
         raise FeatureError(
             f'dtype must be "float16", "bfloat16", "float32" or None, got {dtype!r}.'
         )
-    if batch_size < 1:
-        raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
+    for name, number in (("batch_size", batch_size), ("shard_bytes", shard_bytes)):
+        if not isinstance(number, Integral) or number < 1:
+            raise FeatureError(f"{name} must be a whole number, 1 or more, got {number!r}.")
     if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
         raise FeatureError(
             f'on_error is "raise" or "skip", got {on_error!r}; engine is "local" or "ray", got '
@@ -106,7 +108,7 @@ def compute(
         )
     columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None
-    if engine == "local" and type(data).__module__.startswith("ray.data."):
+    if engine == "local" and type(data).__module__ == "ray.data.dataset":
         raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
@@ -118,7 +120,7 @@ def compute(
         if not resume:
             _forget(folder)
         run = Run(
-            trunk, fingerprint(trunk), folder, found, columns, batch_size, shard_bytes,
+            trunk, fingerprint(trunk), folder, found, columns, int(batch_size), int(shard_bytes),
             on_error == "skip",
         )  # fmt: skip
         if options is None:

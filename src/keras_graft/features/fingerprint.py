@@ -27,7 +27,7 @@ def fingerprint(trunk: Any) -> dict[str, str]:
     """Return digests of the structure and of the weights of a model.
 
     Names do not count, nor do flags: a trunk is the same frozen or not, and built again by the
-    same code in another session.
+    same code in another session. A function that a Lambda closes over is told by its name alone.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -88,8 +88,15 @@ def _structure(graph: Graph) -> str:
 
 def _text(leaf: Any) -> str:
     """Return what tells an argument from others: large or close arrays are printed alike."""
+    leaf = _item(leaf)
     array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
     return hashlib.sha256(b"".join(_parts(leaf))).hexdigest() if array else str(leaf)
+
+
+def _item(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, which it is in a file."""
+    scalar = isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0
+    return value.item() if scalar else value
 
 
 def _parts(values: Any) -> tuple[bytes, Any]:
@@ -101,33 +108,49 @@ def _parts(values: Any) -> tuple[bytes, Any]:
 def _config(layer: Any) -> str:
     if not isinstance(layer, keras.Layer):  # an op is its attributes
         plain = (bool, int, float, str, tuple, list, type(None))
-        own = {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
-        own.update((k, _text(v)) for k, v in vars(layer).items() if isinstance(v, np.ndarray))
-        return str(sorted((k, _plain(v)) for k, v in own.items() if k != "name" and k[0] != "_"))
+        held = {k: _item(v) for k, v in vars(layer).items() if k != "name" and k[0] != "_"}
+        own = {k: _plain(v) for k, v in held.items() if isinstance(v, plain)}
+        own.update((k, _text(v)) for k, v in held.items() if isinstance(v, np.ndarray))
+        return str(sorted(own.items()))
     try:
         config: Any = keras.saving.serialize_keras_object(layer)
-        return json.dumps(_plain(config["config"]), sort_keys=True, default=str)
     except Exception:  # a layer of the user's that cannot be written: class and weights have to do
         return ""
+    return json.dumps(_plain(config["config"]), sort_keys=True, default=str)
 
 
 def _plain(config: Any) -> Any:
     """Return a configuration without names, and as it is once it was in a file."""
     if isinstance(config, dict):
-        if config.get("class_name") == "__lambda__":
-            return _code(config["config"])
+        function = _function(config)
+        if function is not None:
+            return function
         return {k: _plain(v) for k, v in config.items() if k not in _NAMING}
-    return [_plain(v) for v in config] if isinstance(config, list | tuple) else config
+    return [_plain(v) for v in config] if isinstance(config, list | tuple) else _item(config)
 
 
-def _code(function: dict[str, Any]) -> Any:
-    """Return what a Lambda layer computes; its bytes hold counts of references besides."""
+def _function(config: dict[str, Any]) -> Any:
+    """Return what a function without a name computes, as Keras writes it; None if this is none.
+
+    Its bytes hold counts of references besides. A Lambda layer has three entries for code,
+    defaults and closure, everything else a list of them. Functions in the closure have names.
+    """
+    raw = config.get("value", [config.get(key) for key in ("code", "defaults", "closure")])
+    if not (isinstance(raw, list | tuple) and len(raw) == 3 and isinstance(raw[0], str)):
+        return None
+    try:
+        data = base64.b64decode(raw[0])
+    except ValueError:
+        return None
+    if data[:1] not in (b"c", b"\xe3"):  # how the code of a function starts
+        return None
 
     def parts(constant: Any) -> Any:
-        if not isinstance(constant, types.CodeType):
-            return str(constant)
-        names = [*constant.co_names, *constant.co_freevars]
-        return [constant.co_code.hex(), names, [parts(c) for c in constant.co_consts]]
+        if isinstance(constant, types.CodeType):
+            names = [*constant.co_names, *constant.co_freevars]
+            return [constant.co_code.hex(), names, parts(constant.co_consts)]
+        if isinstance(constant, frozenset):  # in an order of its own in each session
+            return sorted(map(repr, constant))
+        return [parts(c) for c in constant] if isinstance(constant, tuple) else repr(constant)
 
-    rest = {k: str(v) for k, v in function.items() if k != "code"}
-    return [parts(marshal.loads(base64.b64decode(function["code"]))), rest]
+    return [parts(marshal.loads(data)), _plain(raw[1]), _plain(raw[2])]

@@ -6,6 +6,7 @@ The one interface for it: `remote.py` has the same for object stores.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -68,7 +69,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = Path(os.path.expanduser(path))  # a user that is none stays as it is
 
     def __str__(self) -> str:
         return str(self.path)
@@ -166,8 +167,12 @@ class Folder:
             raise self._no_folder() from None
         try:
             handle = open(self.path / "lock", "w")  # noqa: SIM115 - it is to stay open
-        except PermissionError:  # nobody writes here, and a store that is complete can be read
-            return contextlib.nullcontext()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            if not os.access(self.path, os.W_OK):
+                return contextlib.nullcontext()  # a store that is complete can be read
+            handle = open(self.path / "lock")  # noqa: SIM115 - that of another user
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

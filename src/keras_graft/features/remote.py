@@ -70,7 +70,7 @@ class Remote(Folder):
     ) -> None:
         super().__init__(root)
         self._system, self._root, self._url = system, root.rstrip("/"), url
-        self._cache = None if cache is None else Path(cache)
+        self._cache = None if cache is None else Folder(cache).path
         self._kept: Any = None
         self._seen: dict[str, bytes | None] = {}
         self._lock = threading.Lock()

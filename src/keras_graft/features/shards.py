@@ -81,6 +81,8 @@ class Shard:
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
         self.parts = folder.open(entry.file, entry.checksum)
         length = int.from_bytes(self.bytes(0, 8).tobytes(), "little")
+        if length > entry.bytes:
+            raise ValueError("its header would be longer than it is")
         tensors = json.loads(self.bytes(8, length).tobytes())
         self.starts = {name: 8 + length + t["data_offsets"][0] for name, t in tensors.items()}
 
@@ -122,11 +124,13 @@ class Rows:
         entry = self._shards[number]
         try:
             shard = Shard(self._folder, entry)
-        except (OSError, ValueError) as error:
+            if shard.starts.keys() != self._columns.keys():
+                raise ValueError(f"it holds {', '.join(shard.starts)}")
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             self._check_same()
             raise FeatureError(
                 f"{self._folder}: shard {entry.file!r} cannot be read: {error}. "
-                f"kg.features.FeatureStore({str(self._folder)!r}) says what to do."
+                f"kg.features.FeatureStore({str(self._folder)!r}).verify() says what to do."
             ) from error
         self._check_same()
         return shard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -194,8 +195,8 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         path: The folder, or its URL.
         shards: How many to keep.
     """
-    if shards < 0:
-        raise FeatureError(f"keep: {shards} shards: give how many to keep, 0 or more.")
+    if not isinstance(shards, Integral) or shards < 0:
+        raise FeatureError(f"keep: {shards!r} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
     if _manifest.load(folder) is None:
         raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")
