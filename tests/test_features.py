@@ -871,9 +871,15 @@ def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     assert len(store.manifest.shards) == 7
     order = np.random.default_rng(0).integers(0, 50, 200)  # some twice
     exact = store.to_numpy()["features"]
-    for small in (shards._SMALL, 0):  # rows that are so short are kept in memory
-        monkeypatch.setattr(shards, "_SMALL", small)
+    # What is kept in memory: all of it, what is short, nothing.
+    for kept, short, names in (
+        (shards._KEPT, 0, {"features/", "targets/"}), (0, 8, {"targets/"}), (0, 0, set()),
+    ):  # fmt: skip
+        monkeypatch.setattr(shards, "_KEPT", kept)
+        monkeypatch.setattr(shards, "_SHORT", short)
+        store = FeatureStore(store.path)
         found = store.take(order)
+        assert store._rows._kept == names
         assert found["targets"].tolist() == order.tolist()
         np.testing.assert_array_equal(found["features"], exact[order])
         assert len(store._rows._open) == 2

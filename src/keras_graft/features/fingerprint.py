@@ -139,10 +139,10 @@ def _function(config: dict[str, Any]) -> Any:
     if not (isinstance(raw, list | tuple) and len(raw) == 3 and isinstance(raw[0], str)):
         return None
     try:
-        data = base64.b64decode(raw[0])
-    except ValueError:
+        code = marshal.loads(base64.b64decode(raw[0]))
+    except (ValueError, EOFError, TypeError):
         return None
-    if data[:1] not in (b"c", b"\xe3"):  # how the code of a function starts
+    if not isinstance(code, types.CodeType):
         return None
 
     def parts(constant: Any) -> Any:
@@ -153,4 +153,4 @@ def _function(config: dict[str, Any]) -> Any:
             return sorted(map(repr, constant))
         return [parts(c) for c in constant] if isinstance(constant, tuple) else repr(constant)
 
-    return [parts(marshal.loads(data)), _plain(raw[1]), _plain(raw[2])]
+    return [parts(code), _plain(raw[1]), _plain(raw[2])]

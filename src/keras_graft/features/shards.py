@@ -27,8 +27,8 @@ _NAMES = {
 }  # fmt: skip
 """What safetensors calls the dtypes that it has."""
 DTYPES = frozenset(_NAMES)
-_SMALL, _SMALL_ALL = 64, 16 << 20
-"""Columns of rows of so few bytes, and so few in all, are kept in memory."""
+_SHORT, _SHORT_ALL, _KEPT = 64, 16 << 20, 64 << 20
+"""Columns of rows of so few bytes, and so few in all, are kept in memory; and so short stores."""
 _OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 """Files that are open at once, for one of several stores side by side."""
 
@@ -109,6 +109,12 @@ class Rows:
         self._open: dict[int, Shard] = {}
         self._buffers = Buffers()
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
+        # To read a row takes as long as a step of a small head.
+        whole = sum(shard.bytes for shard in manifest.shards) <= _KEPT
+        self._kept = {
+            name for name, column in self._columns.items()
+            if whole or (column.bytes <= _SHORT and self._starts[-1] * column.bytes <= _SHORT_ALL)
+        }  # fmt: skip
         self._lock = threading.Lock()
 
     def _shard(self, number: int) -> Shard:
@@ -155,17 +161,20 @@ class Rows:
         found = {}
         for name in names:
             column = self._columns[name]
-            if column.bytes <= _SMALL and self._starts[-1] * column.bytes <= _SMALL_ALL:
-                rows = self._small(name, column.bytes, set(homes.tolist()))[indices]
+            if name in self._kept:
+                rows = self._buffers.get(len(indices) * column.bytes)
+                whole = self._in_memory(name, column.bytes, set(homes.tolist()))
+                # "clip" writes in place; all numbers are there.
+                whole.take(indices, 0, rows.reshape(len(indices), column.bytes), "clip")
             else:
                 local = ordered - self._starts[homes]
-                rows = self._large(name, column.bytes, homes, local, order)
+                rows = self._read(name, column.bytes, homes, local, order)
             found[name] = rows.reshape(-1).view(dtype_of(column.dtype)).reshape(
                 len(indices), *column.shape
             )  # fmt: skip
         return found
 
-    def _small(self, name: str, width: int, needed: set[int]) -> np.ndarray:
+    def _in_memory(self, name: str, width: int, needed: set[int]) -> np.ndarray:
         """Return a column in memory, with the rows of these shards in it."""
         if name not in self._whole:
             self._whole[name] = np.empty((self._starts[-1], width), np.uint8), set()
@@ -178,7 +187,7 @@ class Rows:
             there.add(number)
         return whole
 
-    def _large(
+    def _read(
         self, name: str, width: int, homes: np.ndarray, local: np.ndarray, places: np.ndarray
     ) -> np.ndarray:
         """Return rows of a column.
