@@ -184,7 +184,7 @@ def epochs(quick: bool) -> str:
         "model, cut", "whole", *found, *ratios, "whole / store", "bare loop", "compute over it",
         "1 epoch", "3", "10", "30",
     ]  # fmt: skip
-    return f"{rows:,} rows, the trunk on {images}:\n\n```\n{table(head, lines)}\n```"
+    return f"{rows:,} rows, the whole model on {images}:\n\n```\n{table(head, lines)}\n```"
 
 
 def taps(quick: bool) -> str:

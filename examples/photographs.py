@@ -62,14 +62,14 @@ def compiled(model, rate=3e-3):
 
 
 donor = compiled(network())
-donor.fit(*recoloured(tiles(3000, True)[0]), epochs=4, batch_size=64, verbose=0)
+donor.fit(*recoloured(tiles(3000, True)[0]), epochs=8, batch_size=64, verbose=0)
 told = donor.evaluate(*recoloured(tiles(500, False)[0]), verbose=0)[1]
 print(f"the donor tells how colours were exchanged in {told:.0%} of new tiles (chance: 33%)")
 
 # Before anything is computed: what would a million tiles take, and what would they save?
 print(advise(donor, 1_000_000))
 
-x, y = tiles(2000, True)
+x, y = tiles(4000, True)
 new_x, new_y = tiles(1000, False)
 taps = ["stage2", "pool"]
 trunk = kg.freeze(kg.extract(donor, taps))  # dropout off and averages still, for good
@@ -128,5 +128,5 @@ difference = float(np.abs(joined.predict(new_x, verbose=0) - parts).max())
 print(f"the joined model names the photograph of {accuracy:.0%} of new tiles (chance: 17%)")
 print(f"an epoch: {whole_epoch:.2f} s through the whole model, {store_epoch:.3f} s from the store")
 print(f"{whole_epoch / store_epoch:.0f} times faster; the store took {computing:.1f} s, once")
-assert accuracy > 0.7 and difference < 1e-4
+assert accuracy > 0.8 and difference < 1e-4
 print("joined, it gives what the head gave on the store")

@@ -227,11 +227,14 @@ def test_features(saved, tmp_path):
     assert "holds x, labels: name the inputs x" in result.stderr
     np.savez(tmp_path / "other.npz", x=np.array([[1], [1, 2]], object))
     result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
-    assert "cannot be read: Object arrays cannot be loaded" in result.stderr
+    assert "holds Python objects, not numbers" in result.stderr
     np.save(tmp_path / "narrow.npy", np.ones((3, 5), "float32"))
     new = tmp_path / "new"
     result = run("features", "compute", path, tmp_path / "narrow.npy", "-o", new, code=1)
-    assert "fails on all of the first 3 samples, of (3, 5) float32: ValueError" in result.stderr
+    assert (
+        "fails on all of the first 3 samples, of (3, 5) float32, where it takes (None, "
+        in result.stderr
+    )
     (tmp_path / "empty.npy").touch()
     zipped = bytearray((tmp_path / "d.npz").read_bytes())
     zipped[len(zipped) // 2] ^= 255

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from keras import layers
 import keras_graft as kg
 from keras_graft.features import FeatureDataset, FeatureStore, compute
 from keras_graft.features.data import Batch, batches, count
+from keras_graft.features.folder import Folder
 
 
 def donor():
@@ -212,9 +214,7 @@ def test_what_fails_on_every_sample_is_no_matter_of_samples(trunk, tmp_path, mon
     x, y = images()
     x[:, 0, 0, 0] = 7
     failing(trunk, 7, monkeypatch)
-    says = (
-        r"fails on all of the first 8 samples, of \(8, 8, 8, 3\) float32: ValueError: no such word"
-    )
+    says = r"fails on all of the first 8 samples, of \(8, 8, 8, 3\) float32, where it takes \(None, .*: ValueError: no such word"
     with pytest.raises(kg.FeatureError, match=says) as caught:
         run(trunk, (x, y), tmp_path, on_error="skip")
     assert type(caught.value.__cause__) is ValueError
@@ -843,6 +843,42 @@ def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
         opened.verify()
     path.write_bytes(data[:-1])
     with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' has .* bytes, .* written"):
+        FeatureStore(store.path)
+
+
+def _rows(manifest):
+    first, *rest = manifest.shards
+    return {"shards": (replace(first, rows=first.rows + 2), *rest)}
+
+
+def _dtype(manifest):
+    found = {name: replace(c, dtype="float16") for name, c in manifest.columns.items()}
+    return {"columns": {**manifest.columns, "features/": found["features/"]}}
+
+
+def _name(manifest):
+    names = {"targets/": "targets/x"}
+    return {"columns": {names.get(k, k): v for k, v in manifest.columns.items()}}
+
+
+@pytest.mark.parametrize("change", [_rows, _dtype, _name])
+def test_verify_compares_the_shards_with_the_manifest(trunk, tmp_path, change):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    store.manifest.replace(**change(store.manifest)).save(Folder(store.path))  # checksum and all
+    with pytest.raises(kg.FeatureError, match="'shard-00000.*' does not hold the rows and columns"):
+        FeatureStore(store.path).verify()
+
+
+@pytest.mark.parametrize("old, new", [
+    ('"rows": 16', '"rows": 18'), ('float32', 'float16'), ('"targets/"', '"targets/x"'),
+])  # fmt: skip
+def test_a_manifest_that_was_edited_is_refused(trunk, tmp_path, old, new):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    path = tmp_path / "store" / "manifest.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(kg.FeatureError, match="cannot be read .its checksum is not that of what"):
         FeatureStore(store.path)
 
 

@@ -285,6 +285,8 @@ def _arrays(path: str) -> Any:
         )
     try:
         return tuple(loaded.get(name) for name in ("x", "y", "w"))
+    except ValueError as error:
+        raise FileError(f"{path!r} holds Python objects, not numbers: {error}") from error
     except damaged as error:
         raise FileError(f"{path!r} cannot be read: {error}") from error
 

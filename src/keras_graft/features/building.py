@@ -52,7 +52,8 @@ class Runner:
         works = [i for i in range(len(batch)) if i not in failed]
         if not failed or not (works or self._worked):
             shapes = tree.map_structure(lambda leaf: f"{np.shape(leaf)} {leaf.dtype}", batch.x)
-            what = f"all of the first {len(batch)} samples, of {shapes}"
+            takes = getattr(self._trunk, "input_shape", None)
+            what = f"all of the first {len(batch)} samples, of {shapes}, where it takes {takes}"
             if not failed:
                 what = f"{len(batch)} samples at once, and on none of them alone (smaller batches?)"
             raise FeatureError(f"{self._trunk.name!r} fails on {what}: {reason(first)}") from first

@@ -136,6 +136,12 @@ class Folder:
         """Take a file away, if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
+    def piece(self, name: str, start: int, length: int) -> bytes:
+        """Return some bytes of a file, read anew."""
+        with open(self.path / name, "rb") as file:
+            file.seek(start)
+            return file.read(length)
+
     def checksum(self, name: str) -> str:
         """Return that of a file, read anew and in pieces."""
         with open(self.path / name, "rb") as file:

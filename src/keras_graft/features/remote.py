@@ -131,6 +131,10 @@ class Remote(Folder):
         if name in self._seen:  # if it is there again when it is written, others wrote it
             self._seen[name] = None
 
+    def piece(self, name: str, start: int, length: int) -> bytes:
+        """Return some bytes of a file, read anew."""
+        return self._system.cat_file(self._at(name), start=start, end=start + length)
+
     def checksum(self, name: str) -> str:
         """Return that of a file, read anew and in pieces."""
         with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,25 @@ def encode(columns: Mapping[str, Sequence[np.ndarray]]) -> list[memoryview]:
     return [memoryview(len(text).to_bytes(8, "little") + text), *pieces]
 
 
+def header(
+    size: int, read: Callable[[int, int], bytes]
+) -> dict[str, tuple[str, tuple[int, ...], int]]:
+    """Return dtype, shape and first byte of each column of a shard.
+
+    Args:
+        size: How long the shard is.
+        read: Returns the bytes from a place on, so many.
+    """
+    length = int.from_bytes(read(0, 8), "little")
+    if length > size:
+        raise ValueError("its header would be longer than it is")
+    dtypes = {value: name for name, value in _NAMES.items()}
+    return {
+        name: (dtypes[t["dtype"]], tuple(t["shape"]), 8 + length + t["data_offsets"][0])
+        for name, t in json.loads(read(8, length)).items()
+    }
+
+
 class Shard:
     """One shard, open: its columns, of which rows are read.
 
@@ -80,11 +99,8 @@ class Shard:
 
     def __init__(self, folder: Folder, entry: ShardEntry) -> None:
         self.parts = folder.open(entry.file, entry.checksum)
-        length = int.from_bytes(self.bytes(0, 8).tobytes(), "little")
-        if length > entry.bytes:
-            raise ValueError("its header would be longer than it is")
-        tensors = json.loads(self.bytes(8, length).tobytes())
-        self.starts = {name: 8 + length + t["data_offsets"][0] for name, t in tensors.items()}
+        found = header(entry.bytes, lambda start, length: self.bytes(start, length).tobytes())
+        self.starts = {name: start for name, (_, _, start) in found.items()}
 
     def bytes(self, start: int, length: int) -> np.ndarray:
         """Return some bytes of the file."""

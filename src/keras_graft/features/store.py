@@ -10,9 +10,9 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features import manifest as _manifest
-from keras_graft.features.manifest import Manifest, unpacked
+from keras_graft.features.manifest import Manifest, ShardEntry, unpacked
 from keras_graft.features.remote import folder_at
-from keras_graft.features.shards import Rows
+from keras_graft.features.shards import Rows, header
 from keras_graft.tabular import Table, Tabular
 
 _KINDS = ("features", "targets", "weights", "keys")
@@ -134,14 +134,14 @@ class FeatureStore(Tabular):
         return self.take(np.arange(len(self)), *kinds)
 
     def verify(self) -> int:
-        """Read all shards again, and compare their checksums.
+        """Read all shards again: compare their checksums, and their columns with the manifest's.
 
         Returns:
             How many bytes were read.
 
         Raises:
-            FeatureError: If a shard is not what was written; each is named. The manifest's own
-                checksum is compared whenever it is read.
+            FeatureError: If a shard is not what was written, or not what the manifest says; each
+                is named. The manifest's own checksum is compared whenever it is read.
         """
         shards = list(enumerate(self.manifest.shards))
         there = self._folder.sizes()
@@ -156,10 +156,27 @@ class FeatureStore(Tabular):
                 f"{self.path}: the checksum of {self._files(bad)} is not that of what was written. "
                 f"{self._way_out(bad[0])}"
             )
+        bad = [n for n, shard in shards if self._held(shard) != self._told(shard)]
+        if bad:
+            raise FeatureError(
+                f"{self.path}: {self._files(bad)} does not hold the rows and columns that "
+                f"{_manifest.NAME} tells, so this was damaged: compute it anew, resume=False."
+            )
         return self.bytes
 
     def _files(self, numbers: list[int]) -> str:
         return ", ".join(repr(self.manifest.shards[n].file) for n in numbers)
+
+    def _held(self, shard: ShardEntry) -> dict[str, Any]:
+        """Return dtype and shape of each column, as a shard itself says."""
+        found = header(
+            shard.bytes, lambda start, length: self._folder.piece(shard.file, start, length)
+        )
+        return {name: (dtype, shape) for name, (dtype, shape, _) in found.items()}
+
+    def _told(self, shard: ShardEntry) -> dict[str, Any]:
+        columns = self.manifest.columns.items()
+        return {name: (column.dtype, (shard.rows, *column.shape)) for name, column in columns}
 
     def _way_out(self, number: int) -> str:
         return (
