@@ -46,12 +46,14 @@ counts in what follows. What runs the trunk is measured on fewer images than the
 scaled to the rows. The last columns are total seconds for so many epochs: the whole model, against
 the store with its computing counted.
 
-"Bare loop" is `predict_on_batch` over the images for ten seconds, "compute" the same into a store, as
-float32, which is the default: medians of turns in changing order, with the least and the most that
-"compute" took over the bare loop next to it. Both run in a process of their own in which glibc keeps
-the memory that it has (`{" ".join(f"{k}={v}" for k, v in loops.KEPT.items())}`): left
-to itself it gives the trunk's large buffers back at some steps and not at others, by luck, and to
-take them anew is up to a fifth of what the trunk takes.
+"Bare loop" is `predict_on_batch` over the images, "compute" the same into a store, as float32, which
+is the default, for some 40 seconds each: a pass stops every two seconds, or four batches, for as
+many bare batches, as shared machines grow slower and faster meanwhile. "Compute over it" counts what
+is done once, too; "blocks" are the quartiles of those two seconds against the bare ones before and
+after. It is a process of its own in which glibc keeps the memory that it has
+(`{" ".join(f"{k}={v}" for k, v in loops.KEPT.items())}`): left to
+itself it gives the trunk's large buffers back at some steps and not at others, by luck, and to take
+them anew is up to a fifth of what the trunk takes.
 """
 
 
@@ -177,20 +179,20 @@ def epochs(quick: bool) -> str:
                 )  # fmt: skip
                 found = in_ram_and_stored(trunk, store, rows, folder / "all", 3)
             loop, took = (sample * rows for sample in passes[name, at][:2])
-            turns = [turn - 1 for turn in passes[name, at][2]]
+            first, _, third = (quartile - 1 for quartile in passes[name, at][2])
             ram, disk = found["RAM"], [*found.values()][-1]  # as fit_head feeds it
             ratios = {f"{n} / RAM": found[n] / ram for n in found if n in ("store", "as_tf")}
             total = [f"{n * full:,.0f} / {took + n * disk:,.0f}" for n in (1, 3, 10, 30)]
             lines.append([
                 f"{name}, {at}", f"{full:.1f}", *(f"{s:.3f}" for s in found.values()),
                 *(f"{ratio:.2f}" for ratio in ratios.values()),
-                f"{full / disk:,.0f}", f"{loop:.1f}", f"{statistics.median(turns):+.1%}",
-                f"{turns[0]:+.0%} to {turns[-1]:+.0%}", *total,
+                f"{full / disk:,.0f}", f"{loop:.1f}", f"{took / loop - 1:+.1%}",
+                f"{first:+.1%} to {third:+.1%}", *total,
             ])  # fmt: skip
             print(lines[-1], flush=True)
     head = [
         "model, cut", "whole", *found, *ratios, "whole / store", "bare loop", "compute over it",
-        "in turns", "1 epoch", "3", "10", "30",
+        "blocks", "1 epoch", "3", "10", "30",
     ]  # fmt: skip
     return f"{rows:,} rows, the whole model on {images}:\n\n```\n{table(head, lines)}\n```"
 
