@@ -27,5 +27,5 @@ bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py
 	KERAS_BACKEND=jax $(PY) benchmarks/edits.py
 	for b in jax tensorflow torch; do \
-	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py || exit 1; \
+	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/loops.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py || exit 1; \
 	done

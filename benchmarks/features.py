@@ -1,4 +1,4 @@
-"""What a store of features costs and saves, beside whole models, RAM arrays and the bare loop.
+"""What a store of features saves, beside whole models and arrays in RAM.
 
     KERAS_BACKEND=jax python benchmarks/features.py            # a section of docs/benchmarks-features.md
     KERAS_BACKEND=jax python benchmarks/features.py --quick    # one small model, to the screen
@@ -9,11 +9,8 @@ The page has a section for each backend that this was run on; a run writes that 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import loops
 import numpy as np
 import page
 from loops import seconds
@@ -42,18 +38,10 @@ head. "RAM" and "store" are epochs of that head: medians over three `fit`s in tu
 first epoch of each, which compiles or starts threads; "list" is the same from a list of batches
 that are there, through a `PyDataset`: what Keras takes for whatever is no array. "store" is the
 `FeatureDataset`; on TensorFlow, "as_tf" is its `as_tf()`, which `fit_head` takes there, and which
-counts in what follows. What runs the trunk is measured on fewer images than there are rows and
+counts in what follows. "Compute" makes the store; over the bare loop it takes what
+`benchmarks-compute.md` says. What runs the trunk is measured on fewer images than there are rows and
 scaled to the rows. The last columns are total seconds for so many epochs: the whole model, against
 the store with its computing counted.
-
-"Bare loop" is `predict_on_batch` over the images, "compute" the same into a store, as float32, which
-is the default, for some 40 seconds each: a pass stops every two seconds, or four batches, for as
-many bare batches, as shared machines grow slower and faster meanwhile. "Compute over it" counts what
-is done once, too; "blocks" are the quartiles of those two seconds against the bare ones before and
-after. It is a process of its own in which glibc keeps the memory that it has
-(`{" ".join(f"{k}={v}" for k, v in loops.KEPT.items())}`): left to
-itself it gives the trunk's large buffers back at some steps and not at others, by luck, and to take
-them anew is up to a fifth of what the trunk takes.
 """
 
 
@@ -143,23 +131,8 @@ def in_ram_and_stored(
     return {name: statistics.median(clock.seconds) for name, clock in clocks.items()}
 
 
-def passes_over_trunks(quick: bool) -> dict[tuple[str, str], tuple[float, float, list[float]]]:
-    """Return what `loops.py` prints, for each model and cut."""
-    command = [sys.executable, loops.__file__, *(["--quick"] if quick else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        found = {}
-        for line in process.stdout or ():
-            print(line, end="", flush=True)
-            model, cut, *taken = json.loads(line)
-            found[model, cut] = taken
-    if process.returncode:
-        raise SystemExit(process.returncode)
-    return found
-
-
 def epochs(quick: bool) -> str:
     """Return a table of epochs and of the pass over the trunk."""
-    passes = passes_over_trunks(quick)
     images, rows = (64, 256) if quick else (128, 2048)
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (images, SIZE, SIZE, 3)).astype("float32")
@@ -172,27 +145,32 @@ def epochs(quick: bool) -> str:
             whole.fit(x[:BATCH], y[:BATCH], batch_size=BATCH, verbose=0)  # compiles
             full = seconds(lambda m=whole: m.fit(x, y, batch_size=BATCH, verbose=0)) * scale
 
+            trunk.predict_on_batch(x[:BATCH])
+            batch = min(seconds(lambda t=trunk: t.predict_on_batch(x[:BATCH])) for _ in range(2))
+            # Ten seconds: what is done once, such as the fingerprint, would count too much.
+            many = BATCH * round(min(max(images, 10 / batch * BATCH), rows) / BATCH)
+            several = np.resize(x, (many, *x.shape[1:])), np.resize(y, many)
+
             with tempfile.TemporaryDirectory() as made:
                 folder = Path(made)
+                start = time.perf_counter()
                 store = compute(
-                    trunk, (x, y), folder / "a", batch_size=BATCH, dtype="float16", progress=False
+                    trunk, several, folder / "a", batch_size=BATCH, dtype="float16", progress=False
                 )  # fmt: skip
+                took = (time.perf_counter() - start) * rows / many
                 found = in_ram_and_stored(trunk, store, rows, folder / "all", 3)
-            loop, took = (sample * rows for sample in passes[name, at][:2])
-            first, _, third = (quartile - 1 for quartile in passes[name, at][2])
             ram, disk = found["RAM"], [*found.values()][-1]  # as fit_head feeds it
             ratios = {f"{n} / RAM": found[n] / ram for n in found if n in ("store", "as_tf")}
             total = [f"{n * full:,.0f} / {took + n * disk:,.0f}" for n in (1, 3, 10, 30)]
             lines.append([
                 f"{name}, {at}", f"{full:.1f}", *(f"{s:.3f}" for s in found.values()),
                 *(f"{ratio:.2f}" for ratio in ratios.values()),
-                f"{full / disk:,.0f}", f"{loop:.1f}", f"{took / loop - 1:+.1%}",
-                f"{first:+.1%} to {third:+.1%}", *total,
+                f"{full / disk:,.0f}", f"{took:.1f}", *total,
             ])  # fmt: skip
             print(lines[-1], flush=True)
     head = [
-        "model, cut", "whole", *found, *ratios, "whole / store", "bare loop", "compute over it",
-        "blocks", "1 epoch", "3", "10", "30",
+        "model, cut", "whole", *found, *ratios, "whole / store", "compute", "1 epoch", "3",
+        "10", "30",
     ]  # fmt: skip
     return f"{rows:,} rows, the whole model on {images}:\n\n```\n{table(head, lines)}\n```"
 

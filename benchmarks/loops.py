@@ -1,19 +1,12 @@
-"""What `compute` takes over the bare prediction loop; `features.py` runs this as a process.
+"""What `compute` takes over the bare prediction loop.
 
-    KERAS_BACKEND=jax python benchmarks/loops.py            # a line for each model and cut
-    KERAS_BACKEND=jax python benchmarks/loops.py --quick    # one small model
-
-A line is JSON: [model, cut, seconds a sample of the loop, of `compute`, and the quartiles of the blocks' ratios].
-
-Shared machines grow slower and faster by a tenth within seconds. So the two do not run one after
-the other: one `compute` over many batches stops every two seconds, between two batches, and as many batches
-run bare meanwhile.
+KERAS_BACKEND=jax python benchmarks/loops.py            # a section of docs/benchmarks-compute.md
+KERAS_BACKEND=jax python benchmarks/loops.py --quick    # one small model, to the screen
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -23,12 +16,20 @@ from collections.abc import Callable
 from typing import Any
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-"""What lets glibc keep freed memory, for a process that starts with it.
-
-Left to itself it gives a trunk's large buffers back at some steps and not at others, by luck, and
-to take them anew was up to a fifth of what a trunk took.
-"""
 BLOCKS, SECONDS = 20, 2
+HEAD = f"""# What `compute` takes over the bare loop
+
+Written by `benchmarks/loops.py` on two shared cores. "Loop" is `predict_on_batch` over batches of 32
+images of 160x160, "compute" the same into a store, as float32, which is the default: seconds for
+1,000 images, of some {BLOCKS * SECONDS} seconds each. Shared machines grow slower and faster by a tenth within
+seconds, so a pass of `compute` stops every {SECONDS} seconds, or four batches, for as many bare batches.
+"Over the loop" counts what is done once, too; "blocks" are the quartiles of those {SECONDS} seconds against
+the bare ones before and after.
+
+glibc keeps the memory that it has, for both: `{" ".join(f"{k}={v}" for k, v in KEPT.items())}`.
+Left to itself it gives a trunk's large buffers back to the system at some steps and not at others,
+by luck, and to take them anew was up to a fifth of what the trunk took.
+"""
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -58,24 +59,32 @@ class InTurns:
             if self._calls:
                 self.computed.append(now - self._start)
             time.sleep(0.1)  # what the threads of `compute` still do is none of the bare loop's
-            self.bare.append(seconds(lambda: [self._run(batch) for batch in self._batches]))
+            self.bare.append(seconds(self._loop))
+            time.sleep(0.1)  # and both begin with cores that rest
             self._start = time.perf_counter()
             self.paused += self._start - now
         self._calls += 1
         return self._run(x)
+
+    def _loop(self) -> None:
+        for batch in self._batches:
+            self._run(batch)
 
 
 def main() -> None:
     """Measure, and print."""
     import features
     import numpy as np
+    import page
 
     import keras_graft as kg
     from keras_graft.features import compute
+    from keras_graft.tabular import table
 
     quick, size = "--quick" in sys.argv, features.BATCH
     rng = np.random.default_rng(0)
     several = rng.integers(0, 256, (8, size, features.SIZE, features.SIZE, 3)).astype("float32")
+    lines = []
     for name, model, places in features.models(quick):
         for at in places:
             trunk = kg.freeze(kg.split(model, at=at)[0])
@@ -93,7 +102,14 @@ def main() -> None:
             # A block of `compute` stands between two of the bare loop.
             around = [statistics.mean(two) for two in itertools.pairwise(turns.bare)]
             ratios = [a / b for a, b in zip(turns.computed, around, strict=True)]
-            print(json.dumps([name, at, loop, took, statistics.quantiles(ratios)]), flush=True)
+            first, _, third = (quartile - 1 for quartile in statistics.quantiles(ratios))
+            lines.append([
+                f"{name}, {at}", f"{loop * 1000:.1f}", f"{took * 1000:.1f}",
+                f"{took / loop - 1:+.1%}", f"{first:+.1%} to {third:+.1%}",
+            ])  # fmt: skip
+            print(lines[-1], flush=True)
+    body = table(["model, cut", "loop", "compute", "over the loop", "blocks"], lines)
+    print(body) if quick else page.write("benchmarks-compute.md", HEAD, f"```\n{body}\n```")
 
 
 if __name__ == "__main__":
