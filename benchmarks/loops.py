@@ -11,12 +11,13 @@ import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
-BLOCKS, SECONDS = 20, 2
+BLOCKS, SECONDS = 10, 2
 HEAD = f"""# What `compute` takes over the bare loop
 
 Written by `benchmarks/loops.py` on two shared cores. "Loop" is `predict_on_batch` over batches of 32
@@ -24,7 +25,9 @@ images of 160x160, "compute" the same into a store, as float32, which is the def
 1,000 images, of some {BLOCKS * SECONDS} seconds each. Shared machines grow slower and faster by a tenth within
 seconds, so a pass of `compute` stops every {SECONDS} seconds, or four batches, for as many bare batches.
 "Over the loop" counts what is done once, too; "blocks" are the quartiles of those {SECONDS} seconds against
-the bare ones before and after.
+the bare ones before and after. "Threads" is what the threads of `compute`, which read ahead and write, took of
+the processors for a batch, and that beside what all threads of a bare batch took: with no core to
+spare, that is what it costs, and it is not blurred by the machine.
 
 glibc keeps the memory that it has, for both: `{" ".join(f"{k}={v}" for k, v in KEPT.items())}`.
 Left to itself it gives a trunk's large buffers back to the system at some steps and not at others,
@@ -39,6 +42,13 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def processor(thread: threading.Thread) -> float:
+    """Return the processor seconds that a thread of `compute` took; 0 for others."""
+    if thread.ident is None or "(_work)" not in thread.name:
+        return 0.0
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+
+
 class InTurns:
     """A trunk's `predict_on_batch` under `compute`, with blocks of bare calls in between.
 
@@ -50,6 +60,7 @@ class InTurns:
     def __init__(self, trunk: Any, batches: list[Any]) -> None:
         self._run, self._batches = trunk.predict_on_batch, batches
         self._calls, self._start, self.paused = 0, 0.0, 0.0
+        self.threads = self.processors = 0.0
         self.bare: list[float] = []
         self.computed: list[float] = []
 
@@ -59,7 +70,11 @@ class InTurns:
             if self._calls:
                 self.computed.append(now - self._start)
             time.sleep(0.1)  # what the threads of `compute` still do is none of the bare loop's
+            # All of it but for the end, of threads that end with `compute`.
+            self.threads = sum(processor(thread) for thread in threading.enumerate())
+            before = time.process_time()
             self.bare.append(seconds(self._loop))
+            self.processors += time.process_time() - before
             time.sleep(0.1)  # and both begin with cores that rest
             self._start = time.perf_counter()
             self.paused += self._start - now
@@ -92,23 +107,32 @@ def main() -> None:
             step = min(seconds(lambda t=trunk: t.predict_on_batch(several[0])) for _ in range(3))
             block = [several[i % 8] for i in range(max(4, round(SECONDS / step)))]
             blocks = 3 if quick else max(8, round(BLOCKS * SECONDS / step / len(block)))
-            data = [(batch, np.zeros(size, int)) for batch in block] * blocks
+            calls = len(block) * blocks
+            x = np.resize(several, (calls * size, *several.shape[2:]))  # 2 GB for quick trunks
+            data = (x, np.zeros(len(x), int))
             turns = InTurns(trunk, block)
             trunk.predict_on_batch = turns
             with tempfile.TemporaryDirectory() as folder:
-                took = seconds(lambda t=trunk, d=data, f=folder: compute(t, d, f, progress=False))
-            took = (took - turns.paused) / (len(data) * size)  # with what is done once
-            loop = statistics.mean(turns.bare) / (len(block) * size)
+                took = seconds(
+                    lambda t=trunk, d=data, f=folder: compute(
+                        t, d, f, batch_size=size, progress=False
+                    )
+                )
+            took = (took - turns.paused) / len(x)  # with what is done once
+            loop = sum(turns.bare) / (calls * size)
             # A block of `compute` stands between two of the bare loop.
             around = [statistics.mean(two) for two in itertools.pairwise(turns.bare)]
             ratios = [a / b for a, b in zip(turns.computed, around, strict=True)]
             first, _, third = (quartile - 1 for quartile in statistics.quantiles(ratios))
+            threads = turns.threads / (calls - len(block))  # up to when they were asked last
+            share = threads / (turns.processors / calls)
             lines.append([
                 f"{name}, {at}", f"{loop * 1000:.1f}", f"{took * 1000:.1f}",
                 f"{took / loop - 1:+.1%}", f"{first:+.1%} to {third:+.1%}",
+                f"{threads * 1000:.1f} ms, {share:.1%}",
             ])  # fmt: skip
             print(lines[-1], flush=True)
-    body = table(["model, cut", "loop", "compute", "over the loop", "blocks"], lines)
+    body = table(["model, cut", "loop", "compute", "over the loop", "blocks", "threads"], lines)
     print(body) if quick else page.write("benchmarks-compute.md", HEAD, f"```\n{body}\n```")
 
 

@@ -79,9 +79,7 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     for item in _items(data):
         # A DataLoader makes lists of tuples.
         parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
-        batch = _even(Batch(*_parts(parts)).map(_array), "The arrays of a batch have")
-        # Batches are read ahead, and some sources fill the same arrays anew for each.
-        yield batch.map(np.copy)
+        yield _even(Batch(*_parts(parts)).map(_own), "The arrays of a batch have")
 
 
 def numbered(data: Any) -> Batch | None:
@@ -205,6 +203,16 @@ def _even(batch: Batch, what: str) -> Batch:
             "have one row for each sample."
         )
     return batch
+
+
+def _own(leaf: Any) -> np.ndarray:
+    """Return an array that is nobody else's: some sources fill the same one anew for each batch.
+
+    TensorFlow's tensors are copied when they become arrays; once is enough.
+    """
+    array = _array(leaf)
+    copied = type(leaf).__module__.startswith("tensorflow.") and array.base is None
+    return array if copied else array.copy()
 
 
 def _array(leaf: Any) -> np.ndarray:
