@@ -27,7 +27,8 @@ seconds, so a pass of `compute` stops every {SECONDS} seconds, or four batches, 
 "Over the loop" counts what is done once, too; "blocks" are the quartiles of those {SECONDS} seconds against
 the bare ones before and after. "Threads" is what the threads of `compute`, which read ahead and write, took of
 the processors for a batch, and that beside what all threads of a bare batch took: with no core to
-spare, that is what it costs, and it is not blurred by the machine.
+spare, `compute` costs that much at least, however noisy the machine. What the system takes to write
+to the disk is not in it.
 
 glibc keeps the memory that it has, for both: `{" ".join(f"{k}={v}" for k, v in KEPT.items())}`.
 Left to itself it gives a trunk's large buffers back to the system at some steps and not at others,
