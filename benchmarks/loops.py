@@ -1,7 +1,9 @@
 """What `compute` takes over the bare prediction loop.
 
-KERAS_BACKEND=jax python benchmarks/loops.py            # a section of docs/benchmarks-compute.md
-KERAS_BACKEND=jax python benchmarks/loops.py --quick    # one small model, to the screen
+    KERAS_BACKEND=jax python benchmarks/loops.py            # a section of docs/benchmarks-compute.md
+    KERAS_BACKEND=jax python benchmarks/loops.py --quick    # one small model, to the screen
+
+The page has a section for each backend that this was run on; a run writes that of its own.
 """
 
 from __future__ import annotations
