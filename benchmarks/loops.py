@@ -57,11 +57,13 @@ class InTurns:
 
     Args:
         trunk: The trunk.
-        batches: What the bare calls are given.
+        batches: All that `compute` is given. The bare calls take the same, from the same memory, but
+            half of it further on: what `compute` has just read is in the caches.
+        block: So many of them are a block.
     """
 
-    def __init__(self, trunk: Any, batches: list[Any]) -> None:
-        self._run, self._batches = trunk.predict_on_batch, batches
+    def __init__(self, trunk: Any, batches: list[Any], block: int) -> None:
+        self._run, self._batches, self._block = trunk.predict_on_batch, batches, block
         self._calls, self._start, self.paused = 0, 0.0, 0.0
         self.threads = self.processors = 0.0
         self.bare: list[float] = []
@@ -69,7 +71,7 @@ class InTurns:
 
     def __call__(self, x: Any) -> Any:
         now = time.perf_counter()
-        if self._calls % len(self._batches) == 0:
+        if self._calls % self._block == 0:
             if self._calls:
                 self.computed.append(now - self._start)
             time.sleep(0.1)  # what the threads of `compute` still do is none of the bare loop's
@@ -85,8 +87,9 @@ class InTurns:
         return self._run(x)
 
     def _loop(self) -> None:
-        for batch in self._batches:
-            self._run(batch)
+        first = self._calls + len(self._batches) // 2
+        for i in range(first, first + self._block):
+            self._run(self._batches[i % len(self._batches)])
 
 
 def main() -> None:
@@ -108,12 +111,12 @@ def main() -> None:
             trunk = kg.freeze(kg.split(model, at=at)[0])
             trunk.predict_on_batch(several[0])  # compiles
             step = min(seconds(lambda t=trunk: t.predict_on_batch(several[0])) for _ in range(3))
-            block = [several[i % 8] for i in range(max(4, round(SECONDS / step)))]
-            blocks = 3 if quick else max(8, round(BLOCKS * SECONDS / step / len(block)))
-            calls = len(block) * blocks
+            block = max(4, round(SECONDS / step))
+            blocks = 3 if quick else max(8, round(BLOCKS * SECONDS / step / block))
+            calls = block * blocks
             x = np.resize(several, (calls * size, *several.shape[2:]))  # 2 GB for quick trunks
             data = (x, np.zeros(len(x), int))
-            turns = InTurns(trunk, block)
+            turns = InTurns(trunk, np.split(x, calls), block)
             trunk.predict_on_batch = turns
             with tempfile.TemporaryDirectory() as folder:
                 took = seconds(
@@ -127,7 +130,7 @@ def main() -> None:
             around = [statistics.mean(two) for two in itertools.pairwise(turns.bare)]
             ratios = [a / b for a, b in zip(turns.computed, around, strict=True)]
             first, _, third = (quartile - 1 for quartile in statistics.quantiles(ratios))
-            threads = turns.threads / (calls - len(block))  # up to when they were asked last
+            threads = turns.threads / (calls - block)  # up to when they were asked last
             share = threads / (turns.processors / calls)
             lines.append([
                 f"{name}, {at}", f"{loop * 1000:.1f}", f"{took * 1000:.1f}",
