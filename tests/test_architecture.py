@@ -16,7 +16,7 @@ PURE = [
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/inside", "_keras/copying", "_keras/tied_variable",
+    "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/inside", "_keras/copying", "_keras/tied_variable",
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "layers/frozen",
     "layers/tied_dense", "call", "symbolic", "level", "read", "infer", "assemble", "copies", "clone",
     "build", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
@@ -147,4 +147,28 @@ def test_importing_brings_in_no_backend_but_the_chosen_one(backend):
         f"new = {{m.partition('.')[0] for m in set(sys.modules) - before}};"
         f"bad = new & {others | {'typer', 'ray', 'safetensors', 'xxhash', 'pandas'}!r}; assert not bad, bad"
     )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_nothing_that_runs_brings_in_tensorflow_that_was_not_chosen(backend, tmp_path):
+    code = f"""
+import os, pathlib, sys
+os.environ["KERAS_BACKEND"] = {backend!r}
+import keras, numpy as np, keras_graft as kg
+from keras_graft import files, testing
+assert "tensorflow" not in sys.modules
+x = keras.Input((6,), name="x")
+hidden = keras.layers.Dense(4, activation="relu", name="hidden")(x)
+model = keras.Model(x, keras.layers.Dense(2, name="out")(hidden))
+model.compile("adam", "mse", metrics=["mae"])
+again = kg.clone(model)
+testing.assert_same_graph(model, again)
+data = np.ones((64, 6), "float32"), np.ones((64, 2), "float32")
+folder = {str(tmp_path)!r}
+kg.features.fit_head(model, "hidden", data, store=folder + "/store", verbose=0)
+files.save({{"m": model}}, {{"m": pathlib.Path(folder, "m.keras")}})
+keras.saving.load_model(folder + "/m.keras")
+assert "tensorflow" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], check=True)

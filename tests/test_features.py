@@ -674,6 +674,15 @@ def test_keys_come_back_as_what_they_were(trunk, tmp_path, keys, back):
     assert run(trunk, images(20)[0], tmp_path, keys=keys).take(range(20))["keys"].tolist() == back
 
 
+def test_a_key_that_would_come_back_shorter_is_refused(trunk, tmp_path):
+    keys = [f"k{i}" for i in range(18)] + ["a\0b", "a\0"]
+    with pytest.raises(kg.FeatureError, match=r"Key 19, 'a\\x00', ends with a NUL"):
+        run(trunk, images(20)[0], tmp_path, keys=keys)
+    assert not (tmp_path / "manifest.json").exists()
+    store = run(trunk, images(20)[0], tmp_path, keys=[*keys[:19], "a"])
+    assert store.take([18, 19])["keys"].tolist() == ["a\0b", "a"]
+
+
 @pytest.mark.parametrize("keys", [
     [], [1.5] * 20, [*range(19), "a"], [2**70] * 20, [None] * 20, [[1]] * 20, [b"\xff"] * 20,
 ])  # fmt: skip

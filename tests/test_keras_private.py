@@ -4,6 +4,7 @@ If one of these fails, Keras moved: the message says which function of `_keras/`
 """
 
 import gc
+import sys
 
 import keras
 import numpy as np
@@ -490,3 +491,18 @@ def test_a_model_begins_with_the_trainer(small):
     small.predict(np.ones((2, 4)), verbose=0)
     assert held(small) - before <= COMPILED, "see COMPILED"
     assert not _keras.attributes(small).keys() & COMPILED
+
+
+def test_keras_asks_once_whether_tensorflow_is_there(monkeypatch):
+    from keras.src.utils import module_utils
+
+    fresh = module_utils.LazyModule("tensorflow")
+    assert fresh._available is None and fresh.module is None, "see without_tensorflow()"
+    monkeypatch.setattr(_keras.configs, "tensorflow", fresh)
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    with _keras.without_tensorflow():
+        assert not fresh.available, "see without_tensorflow()"
+    assert fresh._available is None, "it is asked anew"
+    monkeypatch.setitem(sys.modules, "tensorflow", keras)
+    with _keras.without_tensorflow():
+        assert fresh.available, "what is imported may be what is written"

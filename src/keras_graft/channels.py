@@ -82,7 +82,7 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
         )
     changes = {
         name: _statistics(np.asarray(value), count, rule, _NEUTRAL.get(name, 0.0)).tolist()
-        for name, value in layer.get_config().items()
+        for name, value in _keras.get_config(layer).items()
         if name in ("scale", "offset", "mean", "variance") and np.ndim(value) == 1
     } if isinstance(layer, (_layers.Rescaling, _layers.Normalization)) else {}  # fmt: skip
     new = again(layer, layer.name, **changes)

@@ -80,7 +80,8 @@ def clone(
     if name is not None:
         new.name = name
     if compile and model.compiled:
-        with _naming(model, " Compile the clone as you compiled the model.", "compiled anew"):
+        way_out = " Compile the clone as you compiled the model."
+        with _naming(model, way_out, "compiled anew"), _keras.without_tensorflow():
             new.compile_from_config(model.get_compile_config())
     return new
 

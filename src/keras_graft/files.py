@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.errors import GraftError
 from keras_graft.naming import nearest
 
@@ -131,7 +132,8 @@ def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
         path.parent.mkdir(exist_ok=True)
     with _beside(paths) as made:
         for key, model in models.items():
-            model.save(made[key])
+            with _keras.without_tensorflow():
+                model.save(made[key])
             mode = 0o666 & ~_umask()
             made[key].chmod(mode)  # mkstemp makes it private
         for key, path in paths.items():

@@ -141,7 +141,7 @@ def _check_alike(first: Node, other: Node) -> None:
             f"{verb}: their weights differ: {listed(map(str, shapes[0]))} against "
             f"{listed(map(str, shapes[1]))}."
         )
-    one, two = a.get_config(), b.get_config()
+    one, two = _keras.get_config(a), _keras.get_config(b)
     differ = [k for k in one if k != "name" and not _alike(one[k], two.get(k))]
     if differ:
         raise WeightsError(

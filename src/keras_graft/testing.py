@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.call import mapped
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Slot
@@ -159,7 +160,8 @@ def _operation(node: Node, same_layers: bool) -> str:
     if node.nested is not None:
         return ""  # a model is compared by what is inside
     try:
-        config: Any = keras.saving.serialize_keras_object(operation)
+        with _keras.without_tensorflow():
+            config: Any = keras.saving.serialize_keras_object(operation)
         return json.dumps(config["config"], sort_keys=True)
     except Exception:  # a layer of the user's that cannot be written: its class has to do
         return ""

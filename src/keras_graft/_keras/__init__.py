@@ -4,6 +4,7 @@ Each function names what it uses and the Keras versions it was run on. `tests/te
 holds every assumption made here, so that a Keras that moved is found there first.
 """
 
+from keras_graft._keras.configs import get_config, without_tensorflow
 from keras_graft._keras.copying import (
     Copier,
     attributes,
@@ -83,6 +84,8 @@ from keras_graft._keras.views import (
 )
 
 __all__ = [
+    "get_config",
+    "without_tensorflow",
     "Copier",
     "attributes",
     "order_layers",

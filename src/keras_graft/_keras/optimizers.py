@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_graft._keras.configs import get_config
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -94,7 +96,7 @@ def same_optimizer(optimizer: Any) -> Any:
     Of the same learning rate as now, and the very schedule or function where it is one: uses
     `_learning_rate`, `inner_optimizer` (3.12 - 3.15).
     """
-    config = optimizer.get_config()
+    config = get_config(optimizer)
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
         return type(optimizer)(**{**config, "inner_optimizer": same_optimizer(inner)})
@@ -138,5 +140,5 @@ def _anew(metrics: Any) -> Any:
     if isinstance(metrics, list | tuple):
         return [_anew(x) for x in metrics]
     if isinstance(metrics, keras.Metric):
-        return type(metrics).from_config(metrics.get_config())
+        return type(metrics).from_config(get_config(metrics))
     return metrics

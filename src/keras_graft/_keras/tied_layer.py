@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 
+from keras_graft._keras.configs import get_config
 from keras_graft.errors import NotYetError
 from keras_graft.index import all_ties
 from keras_graft.sharing import ties_of
@@ -251,8 +252,8 @@ def plain_config(layer: Any) -> tuple[type, dict[str, Any]]:
     """Return the class and configuration of a layer, without its ties."""
     cls = plain_class(type(layer))
     if cls is type(layer):
-        return cls, layer.get_config()
-    config = layer.get_config()
+        return cls, get_config(layer)
+    config = get_config(layer)
     return cls, {
         k: v
         for k, v in config.items()

@@ -116,6 +116,12 @@ def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
             "keys is a list of integers (of at most 64 bits) or of texts, one for each sample; "
             f"got {type(keys).__name__} of {array.dtype.name} and shape {array.shape}."
         )
+    cut = next((i for i, text in enumerate(texts) if text.endswith(b"\0")), None)
+    if cut is not None:  # texts are filled up with it to one length
+        raise FeatureError(
+            f"Key {cut}, {texts[cut].decode()!r}, ends with a NUL character, which a store does "
+            "not keep: take it away."
+        )
     width = max(1, *map(len, texts))
     return np.frombuffer(b"".join(t.ljust(width, b"\0") for t in texts), np.uint8).reshape(
         len(texts), width

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.call import mapped
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
@@ -113,7 +114,8 @@ def _config(layer: Any) -> str:
         own.update((k, _text(v)) for k, v in held.items() if isinstance(v, np.ndarray))
         return str(sorted(own.items()))
     try:
-        config: Any = keras.saving.serialize_keras_object(layer)
+        with _keras.without_tensorflow():
+            config: Any = keras.saving.serialize_keras_object(layer)
     except Exception:  # a layer of the user's that cannot be written: class and weights have to do
         return ""
     return json.dumps(_plain(config["config"]), sort_keys=True, default=str)

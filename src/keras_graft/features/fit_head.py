@@ -13,6 +13,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.api import join, split
 from keras_graft.errors import FeatureError
 from keras_graft.features.compute import compute
@@ -233,7 +234,8 @@ def _copied(head: Any) -> Any:
     """Return the head with layers of its own, so that the donor's are not trained."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "head.keras"
-        head.save(path)
+        with _keras.without_tensorflow():
+            head.save(path)
         # The file is our own, so what Lambda layers hold in it may run.
         return keras.saving.load_model(path, compile=False, safe_mode=False)
 
@@ -247,7 +249,8 @@ def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None
                 "Nothing says how to train the head. Give compile={'optimizer': 'adam', 'loss': "
                 "'sparse_categorical_crossentropy'}, or compile the head."
             )
-        head.compile_from_config(model.get_compile_config())
+        with _keras.without_tensorflow():
+            head.compile_from_config(model.get_compile_config())
 
 
 def _looked_at(trunk: Any, store: FeatureStore, first: Batch, rows: Any) -> float:

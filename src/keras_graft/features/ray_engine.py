@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, batches, count
 from keras_graft.features.fingerprint import fingerprint
@@ -299,7 +300,8 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.keras"
-        trunk.save(path)
+        with _keras.without_tensorflow():
+            trunk.save(path)
         file = path.read_bytes()
         config = zipfile.ZipFile(path).read("config.json").decode()
     # Of what is registered, what the trunk needs: the code of the rest may not be there for actors.

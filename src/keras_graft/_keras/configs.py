@@ -1,0 +1,34 @@
+"""Private state of Keras for configurations: written without importing TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from keras.src.utils.module_utils import tensorflow  # 3.12 - 3.15
+
+
+@contextlib.contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Let Keras write configurations without importing TensorFlow, on another backend.
+
+    Keras asks of whatever it writes whether it is a type of TensorFlow's, and imports TensorFlow
+    to ask: two to four seconds and 300 MB. Before it is imported, nothing can be of its types.
+    Uses `LazyModule._available`, which is None until Keras has asked (3.12 - 3.15).
+    """
+    if "tensorflow" in sys.modules or tensorflow._available is not None:
+        yield
+        return
+    tensorflow._available = False
+    try:
+        yield
+    finally:
+        tensorflow._available = None
+
+
+def get_config(layer: Any) -> dict[str, Any]:
+    """Return the configuration of a layer, optimizer or metric: see `without_tensorflow`."""
+    with without_tensorflow():
+        return layer.get_config()
