@@ -15,7 +15,7 @@ def without_tensorflow() -> Iterator[None]:
     """Let Keras write configurations without importing TensorFlow, on another backend.
 
     Keras asks of whatever it writes whether it is a type of TensorFlow's, and imports TensorFlow
-    to ask: two to four seconds and 300 MB. Before it is imported, nothing can be of its types.
+    to ask: two to four seconds and 460 MB. Before it is imported, nothing can be of its types.
     Uses `LazyModule._available`, which is None until Keras has asked (3.12 - 3.15).
     """
     if "tensorflow" in sys.modules or tensorflow._available is not None:
