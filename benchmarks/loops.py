@@ -25,7 +25,8 @@ HEAD = f"""# What `compute` takes over the bare loop
 Written by `benchmarks/loops.py` on two shared cores. "Loop" is `predict_on_batch` over batches of 32
 images of 160x160, "compute" the same into a store, as float32, which is the default: seconds for
 1,000 images, of some {BLOCKS * SECONDS} seconds each. Shared machines grow slower and faster by a tenth within
-seconds, so a pass of `compute` stops every {SECONDS} seconds, or four batches, for as many bare batches.
+seconds, so a pass of `compute` stops every {SECONDS} seconds, or four batches, for as many bare batches,
+which are of the same arrays.
 "Over the loop" counts what is done once, too; "blocks" are the quartiles of those {SECONDS} seconds against
 the bare ones before and after. "Threads" is what the threads of `compute`, which read ahead and write, took of
 the processors for a batch, and that beside what all threads of a bare batch took: with no core to

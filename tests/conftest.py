@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -18,9 +19,13 @@ import pytest  # noqa: E402
 collect_ignore = ["distributed.py"]  # a script, which needs four devices
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     """Take what was imported out of the garbage collector's sight: a collection costs half a second
     with it, and tests of what stays behind make hundreds."""
+    if len(session.items) > 100:
+        # Keras does it, on every backend, when it first writes a configuration.
+        with contextlib.suppress(ImportError):
+            import tensorflow  # noqa: F401
     gc.collect()
     gc.freeze()
 
