@@ -3,8 +3,9 @@ PY = .venv/bin/python
 
 .venv/ready: requirements-test.txt pyproject.toml
 	python3 -m venv .venv
-	$(PY) -m pip install -q -r requirements-test.txt
-	$(PY) -m pip install -q -e .
+	# Python compiles what is imported when it is: pip would compile all of four gigabytes.
+	$(PY) -m pip install -q --no-compile -r requirements-test.txt
+	$(PY) -m pip install -q --no-compile -e .
 	touch $@
 
 demo: .venv/ready
