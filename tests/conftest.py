@@ -1,6 +1,6 @@
-import contextlib
 import gc
 import os
+import time
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -19,18 +19,26 @@ import pytest  # noqa: E402
 collect_ignore = ["distributed.py"]  # a script, which needs four devices
 
 
-def pytest_collection_finish(session):
-    """Take what was imported out of the garbage collector's sight: a collection costs half a second
-    with it, and tests of what stays behind make hundreds."""
-    if len(session.items) > 100:
-        # Keras does it, on every backend, when it first writes a configuration.
-        with contextlib.suppress(ImportError):
-            import tensorflow  # noqa: F401
-    gc.collect()
-    gc.freeze()
+_collections = [0.0, 0.0]
+"""When the last full garbage collection began, and what it took, in seconds."""
+
+
+def _timed(phase, info):
+    if info["generation"] == 2:
+        _collections[phase == "stop"] = time.perf_counter() - (phase == "stop") * _collections[0]
+
+
+gc.callbacks.append(_timed)
 
 
 @pytest.fixture(autouse=True)
 def _seed():
+    # What was imported, and what backends keep of all they compiled, is taken out of the garbage
+    # collector's sight: a collection costs half a second with it, and tests of what stays behind
+    # make hundreds.
+    if _collections[1] > 0.03:
+        gc.collect()
+        gc.freeze()
+        _collections[1] = 0.0
     keras.utils.set_random_seed(3)
     yield
