@@ -19,13 +19,17 @@ import pytest  # noqa: E402
 collect_ignore = ["distributed.py"]  # a script, which needs four devices
 
 
-_collections = [0.0, 0.0]
-"""When the last full garbage collection began, and what it took, in seconds."""
+_collection = {"start": 0.0, "took": 0.0}
+"""The last collection of all that is not frozen, in seconds."""
 
 
 def _timed(phase, info):
     if info["generation"] == 2:
-        _collections[phase == "stop"] = time.perf_counter() - (phase == "stop") * _collections[0]
+        now = time.perf_counter()
+        if phase == "start":
+            _collection["start"] = now
+        else:
+            _collection["took"] = now - _collection["start"]
 
 
 gc.callbacks.append(_timed)
@@ -36,9 +40,9 @@ def _seed():
     # What was imported, and what backends keep of all they compiled, is taken out of the garbage
     # collector's sight: a collection costs half a second with it, and tests of what stays behind
     # make hundreds.
-    if _collections[1] > 0.03:
+    if _collection["took"] > 0.03:
         gc.collect()
         gc.freeze()
-        _collections[1] = 0.0
+        _collection["took"] = 0.0
     keras.utils.set_random_seed(3)
     yield
