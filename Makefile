@@ -17,9 +17,9 @@ lint: .venv/ready
 	$(PY) -m pyright
 
 test: lint
-	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --doctest-modules src tests
-	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 tests
-	KERAS_BACKEND=torch $(PY) -m pytest -n 2 tests
+	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --dist worksteal --doctest-modules src tests
+	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 --dist worksteal tests
+	KERAS_BACKEND=torch $(PY) -m pytest -n 2 --dist worksteal tests
 	KERAS_BACKEND=jax $(PY) examples/digits.py
 	KERAS_BACKEND=jax $(PY) examples/photographs.py
 	KERAS_BACKEND=jax $(PY) examples/masked_language_model.py
