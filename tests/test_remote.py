@@ -27,7 +27,8 @@ def url(request, monkeypatch, tmp_path):
     """A folder in fsspec's memory, and one on its local file system."""
     if request.param == "memory":
         fsspec.filesystem("memory").store.clear()
-        return "memory://bucket/some/features"
+        # Another one for each test: folders stay when their files are gone.
+        return f"memory://{tmp_path.name}/some/features"
     monkeypatch.setattr(remote, "_LOCAL", ())  # else it is opened without fsspec
     return f"file://{tmp_path}/some/features"
 
