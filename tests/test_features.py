@@ -829,6 +829,18 @@ def test_what_is_no_store_is_refused(tmp_path):
         FeatureStore(tmp_path)
 
 
+def test_a_flipped_bit_in_the_first_shard_leaves_nothing_to_keep(trunk, tmp_path):
+    x, y = images()
+    store = run(trunk, (x, y), tmp_path)
+    path = tmp_path / "store" / "shard-00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(kg.FeatureError, match="Nothing before it is left: .*resume=False"):
+        store.verify()
+    run(trunk, (x, y), tmp_path, resume=False).verify()
+
+
 def test_a_flipped_bit_is_found_and_named_and_computed_again(trunk, tmp_path):
     x, y = images()
     store = run(trunk, (x, y), tmp_path)

@@ -58,7 +58,8 @@ def _command(function: Callable[..., Any], group: typer.Typer = app) -> Callable
             with _output_kept_clean():
                 result = function(*args, **kwargs)
         except GraftError as error:
-            typer.echo(f"error: {error}", err=True)
+            # Ways out are those of the command.
+            typer.echo(f"error: {str(error).replace('resume=False', '--force')}", err=True)
             raise typer.Exit(2 if isinstance(error, FileError) else 1) from None
         except OSError as error:  # a full disk, a folder that is not ours
             typer.echo(f"error: {error}", err=True)
@@ -252,13 +253,10 @@ def features_compute(
     source = _load(model, input_shape)
     taps = at[0] if at and len(at) == 1 else at
     trunk = kg.freeze(kg.extract(source, taps) if taps else source)
-    try:
-        made = kg.features.compute(
-            trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
-            progress=not as_json,
-        )  # fmt: skip
-    except kg.FeatureError as error:  # ways out are those of the command
-        raise kg.FeatureError(str(error).replace("resume=False", "--force")) from error
+    made = kg.features.compute(
+        trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
+        progress=not as_json,
+    )  # fmt: skip
     return _told(made, as_json)
 
 

@@ -179,6 +179,8 @@ class FeatureStore(Tabular):
         return {name: (column.dtype, (shard.rows, *column.shape)) for name, column in columns}
 
     def _way_out(self, number: int) -> str:
+        if not number:
+            return "Nothing before it is left: compute it anew, with resume=False."
         return (
             f"Keep the {number} shards before it, and compute the rest again: "
             f"kg.features.keep({self.path!r}, {number}), then kg.features.compute with the same "
