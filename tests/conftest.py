@@ -36,7 +36,7 @@ gc.callbacks.append(_timed)
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _quick_collections():
     # What was imported, and what backends keep of all they compiled, is taken out of the garbage
     # collector's sight: a collection costs half a second with it, and tests of what stays behind
     # make hundreds.
@@ -44,5 +44,9 @@ def _seed():
         gc.collect()
         gc.freeze()
         _collection["took"] = 0.0
+
+
+@pytest.fixture(autouse=True)
+def _seed():
     keras.utils.set_random_seed(3)
     yield

@@ -156,15 +156,22 @@ def test_nothing_that_runs_brings_in_tensorflow_that_was_not_chosen(backend, tmp
 import os, pathlib, sys
 os.environ["KERAS_BACKEND"] = {backend!r}
 import keras, numpy as np, keras_graft as kg
-from keras_graft import files, testing
-assert "tensorflow" not in sys.modules
+from keras_graft import channels, files, testing
+from keras_graft.features import ray_engine
 x = keras.Input((6,), name="x")
 hidden = keras.layers.Dense(4, activation="relu", name="hidden")(x)
 model = keras.Model(x, keras.layers.Dense(2, name="out")(hidden))
 model.compile("adam", "mse", metrics=["mae"])
-again = kg.clone(model)
+again = kg.clone(model, compile=True)
 testing.assert_same_graph(model, again)
 data = np.ones((64, 6), "float32"), np.ones((64, 2), "float32")
+again.fit(*data, verbose=0)
+kg.carry_optimizer(again, kg.insert(again, keras.layers.ReLU(), after="hidden"))
+channels.with_channels(keras.layers.Rescaling([1.0, 2.0, 3.0]), (None, 4, 4, 4), "mean", "reinput")
+twins = keras.Model(x, [keras.layers.Dense(4, name=n, kernel_constraint="non_neg")(x) for n in "ab"])
+kg.share(twins, ["a", "b"])
+kg.clone(kg.tie(twins, "b.kernel", "a.kernel"))
+ray_engine._shipped(kg.freeze(model))
 folder = {str(tmp_path)!r}
 kg.features.fit_head(model, "hidden", data, store=folder + "/store", verbose=0)
 files.save({{"m": model}}, {{"m": pathlib.Path(folder, "m.keras")}})

@@ -678,7 +678,7 @@ def test_a_key_that_would_come_back_shorter_is_refused(trunk, tmp_path):
     keys = [f"k{i}" for i in range(18)] + ["a\0b", "a\0"]
     with pytest.raises(kg.FeatureError, match=r"Key 19, 'a\\x00', ends with a NUL"):
         run(trunk, images(20)[0], tmp_path, keys=keys)
-    assert not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / "store").exists()
     store = run(trunk, images(20)[0], tmp_path, keys=[*keys[:19], "a"])
     assert store.take([18, 19])["keys"].tolist() == ["a\0b", "a"]
 
