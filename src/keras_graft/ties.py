@@ -346,7 +346,7 @@ def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None
 def _said(thing: Any) -> Any:
     if thing is None or not hasattr(thing, "get_config"):
         return thing
-    return f"{type(thing).__name__}({keras.tree.map_structure(str, _keras.get_config(thing))})"
+    return f"{type(thing).__name__}({keras.tree.map_structure(str, thing.get_config())})"
 
 
 def _check_users(graph: Graph, to: Weight, verb: str) -> None:
