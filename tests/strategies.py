@@ -15,9 +15,31 @@ STEPS = 4
 
 # What may stand in a plan. Each takes pool indices modulo what is there, so that any plan builds.
 FLAT = ("dense", "relu", "norm", "drop", "mixed", "add", "multiply", "scale", "nested", "again",
-        "sequential", "twice_nested", "split")  # fmt: skip
+        "sequential", "twice_nested", "split", "prelu", "layernorm", "einsum", "moments",
+        "scaled", "clash", "subclass")  # fmt: skip
 STEPWISE = ("lstm", "gru", "mean", "attention", "time", "states", "dense_steps", "add_steps",
-            "nested_steps")  # fmt: skip
+            "nested_steps", "bilstm", "gru_from", "scores", "steps_prelu")  # fmt: skip
+
+
+@keras.saving.register_keras_serializable("strategies")
+class Scaled(layers.Layer):
+    """A layer whose calls say different things to it."""
+
+    def call(self, x, factor=1.0):
+        return x * factor
+
+
+@keras.saving.register_keras_serializable("strategies")
+class Scored(keras.Model):
+    """A Functional model with a method and an attribute of its own."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rounds = 3
+
+    def score(self, x):
+        return sum(float(ops.sum(ops.cast(t, "float32"))) for t in keras.tree.flatten(self(x)))
+
 
 instruction = st.tuples(
     st.sampled_from(FLAT + STEPWISE), st.integers(0, 7), st.integers(0, 7)
@@ -33,6 +55,7 @@ def plans(draw) -> dict:
         "calls": draw(st.lists(instruction, min_size=1, max_size=9)),
         "outputs": draw(st.lists(st.integers(0, 20), min_size=1, max_size=3)),
         "out_structure": draw(st.sampled_from(["flat", "dict", "nested"])),
+        "kind": draw(st.sampled_from(["model", "model", "subclass"])),
     }
 
 
@@ -92,7 +115,8 @@ def interpret(plan: dict) -> keras.Model:
         outputs = {"first": chosen[0], "rest": chosen[1:] + [chosen[0]]}
     else:
         outputs = chosen[0] if len(chosen) == 1 else chosen
-    return keras.Model(given, outputs, name="random")
+    kind = Scored if plan.get("kind") == "subclass" else keras.Model
+    return kind(given, outputs, name="random")
 
 
 def _reaches(tensor, source) -> bool:
@@ -109,13 +133,21 @@ def _reaches(tensor, source) -> bool:
     return False
 
 
-def _inner(name: str, shape: tuple) -> keras.Model:
+def _inner(name: str, shape: tuple, kind: type = keras.Model) -> keras.Model:
     x = keras.Input(shape, name=f"{name}_in")
     y = layers.Dense(WIDTH, activation="tanh", name=f"{name}_a")(x)
     if len(shape) == 2:
         y = layers.GRU(WIDTH, return_sequences=True, name=f"{name}_gru")(y)
     y = layers.Add(name=f"{name}_add")([x, y])
-    return keras.Model(x, y, name=name)
+    return kind(x, y, name=name)
+
+
+def _clashing(name: str) -> keras.Model:
+    """Return a model whose layer has a name that others have, called with different arguments."""
+    x = keras.Input((WIDTH,), name=f"{name}_in")
+    d = Scaled(name="d")
+    y = layers.Concatenate(name=f"{name}_both")([d(x, factor=2.0), x])
+    return keras.Model(x, layers.Dense(WIDTH, name="e")(d(y, factor=5.0)), name=name)
 
 
 def _call(pool: _Pool, what: str, name: str, i: int, j: int) -> None:
@@ -142,6 +174,21 @@ def _call(pool: _Pool, what: str, name: str, i: int, j: int) -> None:
             pool.steps.append(dense(s))
         elif what == "add_steps":
             pool.steps.append(layers.Add(name=name)([s, t]))
+        elif what == "bilstm":
+            lstm = layers.LSTM(WIDTH, return_sequences=True)
+            pool.steps.append(layers.Bidirectional(lstm, merge_mode="sum", name=name)(s))
+        elif what == "gru_from":
+            gru = layers.GRU(WIDTH, return_sequences=True, name=name)
+            pool.steps.append(gru(s, initial_state=x) if x is not None else gru(s))
+        elif what == "scores":
+            # A layer of its own: Keras counts the outputs of a layer by its first call.
+            y, scores = layers.MultiHeadAttention(1, 2, name=name)(
+                s, t, return_attention_scores=True
+            )
+            pool.steps.append(y)
+            pool.flat.append(layers.Dense(WIDTH, name=f"{name}_scores")(ops.mean(scores, (1, 2))))
+        elif what == "steps_prelu":
+            pool.steps.append(layers.PReLU(name=name)(s))
         elif what == "nested_steps":
             pool.steps.append(
                 pool.one("inner_steps", lambda: _inner("steps_model", (STEPS, WIDTH)))(s)
@@ -171,6 +218,22 @@ def _call(pool: _Pool, what: str, name: str, i: int, j: int) -> None:
                     :, :WIDTH
                 ]
             )
+        elif what == "prelu":
+            pool.flat.append(layers.PReLU(name=name)(x))
+        elif what == "layernorm":
+            pool.flat.append(layers.LayerNormalization(name=name)(x))
+        elif what == "einsum":
+            pool.flat.append(layers.EinsumDense("ab,bc->ac", WIDTH, name=name)(x))
+        elif what == "moments":
+            mean, variance = ops.moments(x, axes=[1], keepdims=True)
+            pool.flat.append((x - mean) / ops.sqrt(variance + 1.0))
+        elif what == "scaled":
+            scaled = pool.one("scaled", lambda: Scaled(name="d"))
+            pool.flat.append(scaled(x, factor=float(i)) - scaled(y, factor=float(j)))
+        elif what == "clash":
+            pool.flat.append(_clashing(name)(x))
+        elif what == "subclass":
+            pool.flat.append(_inner(name, (WIDTH,), Scored)(x))
         elif what == "nested":
             pool.flat.append(pool.one("inner", lambda: _inner("model", (WIDTH,)))(x))
         elif what == "sequential":

@@ -137,7 +137,8 @@ def same_weights(model, edited):
 
 
 def linear(node):
-    policy = getattr(node.operation, "dtype_policy", None)
+    # An op has no policy: what it gives says in which dtype to go on.
+    policy = getattr(node.operation, "dtype_policy", None) or node.values[0].spec.dtype
     return keras.layers.Activation("linear", dtype=policy)
 
 
