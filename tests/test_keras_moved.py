@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 import keras_graft as kg
+from keras_graft import _keras
 from keras_graft._keras import private
 
 HIDE = """
@@ -180,16 +181,13 @@ def test_a_private_attribute_that_is_gone_is_refused_with_the_verb(model, name):
     assert isinstance(error.value.__cause__, AttributeError)
 
 
-def test_an_argument_that_is_gone_is_refused(model, monkeypatch, tmp_path):
+def test_an_argument_that_is_gone_is_refused(model, monkeypatch):
     def save_state(saveable, store):
         raise AssertionError
 
     monkeypatch.setattr(private, "save_state", save_state)
-    model.save_weights(tmp_path / "a.weights.h5")
-    with pytest.raises(kg.KerasVersionError) as error:
-        kg.transplant(tmp_path / "a.weights.h5", model)
-    assert str(error.value).startswith(f"transplant: Keras {keras.__version__} has no ")
-    assert "save_state() with these arguments" in str(error.value)
+    with pytest.raises(kg.KerasVersionError, match=r"save_state\(\) with these arguments"):
+        _keras.saving_paths(model)
 
 
 def test_errors_that_have_another_cause_stay_what_they_are(model):
