@@ -20,6 +20,7 @@ from keras_graft.errors import (
     GraftError,
     GraphError,
     JoinError,
+    KerasVersionError,
     NothingSelectedError,
     NotYetError,
     ReadError,
@@ -61,5 +62,5 @@ __all__ = [
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
-    "FeatureError", "NotYetError",
+    "FeatureError", "KerasVersionError", "NotYetError",
 ]  # fmt: skip

@@ -12,6 +12,7 @@
     ├── BuildError        a graph that Keras cannot make a model of
     ├── WeightsError      weights that cannot go over, or be tied
     ├── FeatureError      a trunk, data or a store from which no features can be taken
+    ├── KerasVersionError a private name of Keras that this version of Keras does not have
     └── NotYetError       announced, and not there yet
 
 Messages follow one order: the culprit, its neighbours, the way out.
@@ -81,6 +82,10 @@ class WeightsError(GraftError):
 
 class FeatureError(GraftError):
     """A trunk, data or a store from which no features can be taken."""
+
+
+class KerasVersionError(GraftError):
+    """A private name of Keras that is needed, and that the installed version does not have."""
 
 
 class NotYetError(GraftError, NotImplementedError):

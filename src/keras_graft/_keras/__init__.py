@@ -1,9 +1,14 @@
 """The only module that touches Keras's private state.
 
 Each function names what it uses and the Keras versions it was run on. `tests/test_keras_private.py`
-holds every assumption made here, so that a Keras that moved is found there first.
+holds every assumption made here, so that a Keras that moved is found there first. Names of private
+modules are in `private.py` alone; what is gone there, or on an object, is a `KerasVersionError`.
 """
 
+import inspect
+from typing import Any
+
+from keras_graft._keras import private
 from keras_graft._keras.configs import get_config, without_tensorflow
 from keras_graft._keras.copying import (
     Copier,
@@ -15,8 +20,6 @@ from keras_graft._keras.copying import (
 )
 from keras_graft._keras.graphs import (
     Builder,
-    Functional,
-    Node,
     arguments,
     call_index,
     donor_nodes,
@@ -93,8 +96,6 @@ __all__ = [
     "variable_like",
     "with_body_of",
     "Builder",
-    "Functional",
-    "Node",
     "arguments",
     "call_index",
     "donor_nodes",
@@ -160,3 +161,14 @@ __all__ = [
     "sublayers",
     "view",
 ]
+
+for _name in __all__:
+    if inspect.isfunction(_found := globals()[_name]):
+        globals()[_name] = private.guarded(_found)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a private class of Keras, such as `Functional`, where it is used: see `private`."""
+    if name in private.NAMES:
+        return getattr(private, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from keras.src.utils.module_utils import tensorflow  # 3.12 - 3.15
+from keras_graft._keras import private
 
 
 @contextlib.contextmanager
@@ -18,7 +18,8 @@ def without_tensorflow() -> Iterator[None]:
     to ask: two to four seconds and 460 MB. Before it is imported, nothing can be of its types.
     Uses `LazyModule._available`, which is None until Keras has asked (3.12 - 3.15).
     """
-    if "tensorflow" in sys.modules or tensorflow._available is not None:
+    tensorflow = private.tensorflow
+    if "tensorflow" in sys.modules or getattr(tensorflow, "_available", True) is not None:
         yield
         return
     tensorflow._available = False

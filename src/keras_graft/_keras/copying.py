@@ -16,25 +16,27 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional  # 3.12 - 3.15
-from keras.src.saving.keras_saveable import KerasSaveable  # 3.12 - 3.15
-from keras.src.utils.tracking import Tracker  # 3.12 - 3.15
 
+from keras_graft._keras import private
 from keras_graft._keras.inside import NOT_TAKEN, SHARED, WRAPPED, around, is_torch_module, parts
+from keras_graft._keras.private import guarded
 
 
 @functools.cache
 def _kind(cls: type) -> str:
     """Return how values of a class are copied: asked for each of the hundred attributes of a layer."""
-    kind = next((kind for classes, kind in _KINDS if issubclass(cls, classes)), "_other")
-    plain = cls is OrderedDict or cls.__module__.startswith(_WRAPPERS)
+    kind = next((kind for classes, kind in _kinds() if issubclass(cls, classes)), "_other")
+    plain = cls is OrderedDict or cls.__module__.startswith(_wrappers())
     if kind in ("_dict", "_list") and not plain:
         return "_reduced"  # a defaultdict: more than its items
     return "_module" if kind == "_other" and is_torch_module(cls) else kind
 
 
-_WRAPPERS = ("builtins", "keras.src.utils.tracking", "tensorflow.")
-"""Where the containers are from that hold their items and no more (3.12 - 3.15)."""
+@functools.cache
+def _wrappers() -> tuple[str, ...]:
+    """Return where the containers are from that hold their items and no more (3.12 - 3.15)."""
+    return ("builtins", private.Tracker.__module__, "tensorflow.")
+
 
 COMPILED = {
     "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
@@ -161,6 +163,7 @@ class Copier:
             new[self(key)] = self(value)
         return new
 
+    @guarded
     def object(self, old: Any) -> Any:
         """Return an object of the same class with a copy of each attribute."""
         layer = isinstance(old, keras.Layer)
@@ -230,8 +233,8 @@ class Copier:
             new.__dict__[name] = self(value)
         return new
 
-    def _tracker(self, old: Tracker) -> Tracker:
-        new = object.__new__(Tracker)
+    def _tracker(self, old: Any) -> Any:
+        new = object.__new__(type(old))
         self.put(old, new)
         stores = {name: (test, self(store)) for name, (test, store) in old.config.items()}
         new.__dict__.update(
@@ -256,7 +259,7 @@ class Copier:
         stack = [value]
         while stack:
             item = stack.pop()
-            if isinstance(item, (keras.Variable, keras.layers.Layer, KerasSaveable)):
+            if isinstance(item, (keras.Variable, keras.layers.Layer, private.KerasSaveable)):
                 return True
             if id(item) in self._holders or id(item) in seen or isinstance(item, SHARED):
                 continue
@@ -268,23 +271,25 @@ class Copier:
         return False
 
 
-_KINDS: tuple[tuple[Any, str], ...] = (
-    (keras.KerasTensor, "shared"),  # unless one of the copy stands for it
-    (SHARED, "plain"),
-    (keras.Variable, "_variable"),
-    ((keras.Sequential, Functional), "_functional"),
-    (Tracker, "_tracker"),
-    (types.MethodType, "_method"),
-    (types.FunctionType, "_function"),
-    (functools.partial, "_partial"),
-    (weakref.ref, "_weak"),
-    (dict, "_dict"),
-    ((list, set), "_list"),
-    (tuple, "_tuple"),
-    (keras.optimizers.Optimizer, "_optimizer"),
-    (KerasSaveable, "object"),
-)
-"""How values are copied: by which method of `Copier`. The first that fits."""
+@functools.cache
+def _kinds() -> tuple[tuple[Any, str], ...]:
+    """Return how values are copied: by which method of `Copier`. The first that fits."""
+    return (
+        (keras.KerasTensor, "shared"),  # unless one of the copy stands for it
+        (SHARED, "plain"),
+        (keras.Variable, "_variable"),
+        ((keras.Sequential, private.Functional), "_functional"),
+        (private.Tracker, "_tracker"),
+        (types.MethodType, "_method"),
+        (types.FunctionType, "_function"),
+        (functools.partial, "_partial"),
+        (weakref.ref, "_weak"),
+        (dict, "_dict"),
+        ((list, set), "_list"),
+        (tuple, "_tuple"),
+        (keras.optimizers.Optimizer, "_optimizer"),
+        (private.KerasSaveable, "object"),
+    )
 
 
 def _rebound(wrapper: Any, method: Any, layer: Any) -> Any:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional, operation_fn  # 3.12 - 3.15
-from keras.src.ops.node import KerasHistory, Node  # 3.12 - 3.15
-from keras.src.ops.symbolic_arguments import SymbolicArguments  # 3.12 - 3.15
+
+from keras_graft._keras import private
+from keras_graft._keras.private import base, guarded
 
 # -- reading ------------------------------------------------------------------------------
 
@@ -34,14 +34,14 @@ def functional(model: Any) -> Any:
     """
     if isinstance(model, keras.Sequential):
         model = model._functional if type(model).call is keras.Sequential.call else None
-    if isinstance(model, Functional) and type(model).call is Functional.call:
+    if isinstance(model, private.Functional) and type(model).call is private.Functional.call:
         return model
     return None
 
 
 def is_functional_subclass(model: Any) -> bool:
     """Whether `model` is Functional at heart, but with a `call` of its own."""
-    return isinstance(model, Functional) and type(model).call is not Functional.call
+    return isinstance(model, private.Functional) and type(model).call is not private.Functional.call
 
 
 def nodes(model: Any) -> list[Any]:
@@ -192,6 +192,7 @@ def run_under_masks(
     for tensor, mask in zip(tensors, masks, strict=True):
         if mask is not None:
             set_mask(tensor, mask)
+    operation_fn = private.operation_fn
     return functional._run_through_graph(
         list(tensors), operation_fn=lambda operation: operation_fn(operation, training=training)
     )
@@ -200,7 +201,7 @@ def run_under_masks(
 # -- building -----------------------------------------------------------------------------
 
 
-class _Real(Node):
+class _Real(base("Node")):
     """A node as Keras wants it, kept alive by its output tensors alone."""
 
     def __init__(
@@ -208,12 +209,12 @@ class _Real(Node):
     ) -> None:
         # Node.__init__ would hang the node on the layers for good.
         self.operation = operation
-        self.arguments = SymbolicArguments(*args, **kwargs)
+        self.arguments = private.SymbolicArguments(*args, **kwargs)
         self.outputs = list(outputs)
         self.is_input = False
 
 
-class _Entry(Node):
+class _Entry(base("Node")):
     """What stands on a layer's `_inbound_nodes` for a `_Real`: it does not keep it alive."""
 
     def __init__(self, real: _Real, index: int) -> None:
@@ -243,7 +244,7 @@ class _Entry(Node):
     @property
     def arguments(self) -> Any:  # type: ignore[override]
         node = self._node
-        return SymbolicArguments() if node is None else node.arguments
+        return private.SymbolicArguments() if node is None else node.arguments
 
     @property
     def outputs(self) -> list[Any]:  # type: ignore[override]
@@ -281,6 +282,7 @@ class Builder:
         self._next: dict[int, int] = {}  # places are given in call order, layer by layer
         self._made: list[tuple[Any, _Entry]] = []
 
+    @guarded
     def node(
         self,
         operation: Any,
@@ -305,7 +307,7 @@ class Builder:
         self._next[id(operation)] = index + 1
         self._made.append((operation, entry))
         for i, tensor in enumerate(outputs):
-            tensor._keras_history = KerasHistory(operation, index, i)
+            tensor._keras_history = private.KerasHistory(operation, index, i)
             tensor._graft_node = real
 
     def undo(self) -> None:

@@ -23,7 +23,8 @@ SHARED = (
 
 
 WRAPPED = ("build", "quantize")
-"""Methods that `Layer.__new__` keeps on each layer in a function that works with it (3.12 - 3.15)."""
+"""Methods that `Layer.__new__` keeps on each layer in a function that works with it (3.12 - 3.15;
+from 3.16 on `build` alone)."""
 
 NOT_TAKEN = {*WRAPPED, "_inbound_nodes", "_outbound_nodes", "_torch_params"}
 """Attributes of one layer that a copy has of its own."""

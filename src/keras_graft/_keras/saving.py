@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras.src.saving import saving_lib  # 3.12 - 3.15
-from keras.src.utils.naming import to_snake_case  # 3.12 - 3.15
+from keras_graft._keras import private
+from keras_graft._keras.private import base
 
 
 def automatic_name(layer: Any) -> str:
     """Return the name that Keras gives to the first layer of a class (`auto_name`, 3.12 - 3.15)."""
-    return to_snake_case(type(layer).__name__)
+    return private.to_snake_case(type(layer).__name__)
 
 
 def own_weights(layer: Any) -> list[Any]:
@@ -33,11 +33,14 @@ def has_value(variable: Any) -> bool:
     return value is not None and not (callable(deleted) and deleted())
 
 
-class _Paths(saving_lib.NpzIOStore):
+class _Paths(base("H5IOStore")):
     """A store that writes nothing: it keeps what Keras hands it, and where."""
 
     def __init__(self) -> None:
-        self.contents = {}
+        self.contents: dict[str, dict[str, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return True
 
     def make(self, path: str, metadata: Any = None) -> dict[str, Any]:
         return self.contents.setdefault(path, {})
@@ -46,11 +49,11 @@ class _Paths(saving_lib.NpzIOStore):
 def saving_paths(model: Any) -> dict[str, Any]:
     """Return where a file of the model keeps each variable: `"layers/dense/vars/0"`.
 
-    Uses `saving_lib._save_state`, `NpzIOStore` (3.12 - 3.15). What a layer makes only to save it
+    Uses `saving_lib._save_state`, `H5IOStore` (3.12 - 3.15). What a layer makes only to save it
     (a kernel merged with its LoRA) comes as that.
     """
     store = _Paths()
-    saving_lib._save_state(
+    private.save_state(
         model, weights_store=store, assets_store=None, inner_path="", visited_saveables=set()
     )
     return {

@@ -8,10 +8,11 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional  # 3.12 - 3.15
 
+from keras_graft._keras import private
 from keras_graft._keras.copying import track_on_torch
 from keras_graft._keras.graphs import node_of
+from keras_graft._keras.private import base
 from keras_graft._keras.tied_layer import (
     Tie,
     all_ties,
@@ -31,7 +32,7 @@ _TIED_ALREADY = ContextVar("tied_already", default=False)
 
 
 @keras.saving.register_keras_serializable("keras_graft")
-class TiedModel(Functional):
+class TiedModel(base("Functional")):
     """A Functional model in which layers are tied, or one is in several models inside.
 
     Keras writes a layer that is in two models inside once, and reads it twice: such a file does not
@@ -214,7 +215,7 @@ class TiedModel(Functional):
 def _around(model: Any) -> Iterator[Any]:
     """Yield the layers of a model, at any depth, that stand for one inside: those of `kg.freeze`."""
     for layer in model.layers:
-        if isinstance(layer, (Functional, keras.Sequential)):
+        if isinstance(layer, (private.Functional, keras.Sequential)):
             yield from _around(layer)
         elif hasattr(type(layer), "keras_graft_inside"):
             yield layer
@@ -242,7 +243,7 @@ def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tu
     """Yield the layers of a model with their paths, and instead of models what is inside."""
     for layer in model.layers:
         path = prefix + layer.name
-        if isinstance(layer, (Functional, keras.Sequential)):
+        if isinstance(layer, (private.Functional, keras.Sequential)):
             if models:
                 yield path, layer
             yield from layers_of(layer, models, f"{path}/")
@@ -261,7 +262,7 @@ def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
         seen.add(id(node))
         stack += [node_of(tensor) for tensor in node.input_tensors]
         operation = node.operation
-        if isinstance(operation, (Functional, keras.Sequential)):
+        if isinstance(operation, (private.Functional, keras.Sequential)):
             yield from (layer for _, layer in layers_of(operation))
         else:
             yield getattr(operation, "keras_graft_inside", operation)
@@ -297,7 +298,7 @@ def model_class(operations: Any) -> Any:
     above: set[int] = set()
     for operation in {id(operation): operation for operation in operations}.values():
         inside = [operation]
-        nested = isinstance(operation, (Functional, keras.Sequential))
+        nested = isinstance(operation, (private.Functional, keras.Sequential))
         if nested:
             inside = [layer for _, layer in layers_of(operation)]
             if any(layer.weights for _, _, layer in _in_several(operation)):

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state  # 3.12 - 3.15
+
+from keras_graft._keras import private
 
 
 class View(keras.Variable):
@@ -69,6 +70,7 @@ def own_call_context() -> Iterator[None]:
     Keras hands a flag on to all layers that are called later in the same call of a model. Uses
     the global attribute `"current_call_ctx"` (3.12 - 3.15).
     """
+    global_state = private.global_state
     before = global_state.get_global_attribute("current_call_ctx")
     global_state.set_global_attribute("current_call_ctx", None)
     try:

@@ -1,0 +1,179 @@
+"""Keras's private names: each is looked up when it is used, and what is said when one is gone.
+
+`private.Functional` is the class that Keras keeps in a private module, looked up once. A name that
+moved is found by other means where there are any. Else whoever needs it gets a `KerasVersionError`,
+with the verb that was called and the version of Keras. Importing never fails because of one.
+
+To use another private name: add it to `NAMES`, and write `private.NAME` where it is used; a class
+to inherit from is `base("NAME")`. Private attributes need no entry: what leaves a function that is
+`guarded`, as all that `_keras` exports are, says the same of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+import keras
+
+from keras_graft.errors import GraftError, KerasVersionError
+
+RUN_ON = (3, 12), (3, 16)
+"""The oldest and the newest minor version of Keras that this was run on, the last as a preview."""
+
+_T = TypeVar("_T", bound=Callable[..., Any])
+
+
+def _history() -> Any:
+    x: Any = keras.Input((1,))
+    return x._keras_history
+
+
+def _node() -> Any:
+    return _history().operation._inbound_nodes[0]
+
+
+def _model() -> Any:
+    x = keras.Input((1,))
+    return keras.Model(x, x)
+
+
+def _operation_fn() -> Any:
+    """Return what runs an operation of a Functional as Keras 3.16 does: a recorded flag stays."""
+
+    def operation_fn(operation: Any, training: bool | None = None) -> Callable[..., Any]:
+        if training is None or not getattr(operation, "_call_has_training_arg", False):
+            return operation
+        return lambda *args, **kwargs: operation(*args, **{"training": training, **kwargs})
+
+    return operation_fn
+
+
+NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
+    "Functional": ("keras.src.models.functional.Functional", lambda: type(_model())),
+    "operation_fn": ("keras.src.models.functional.operation_fn", _operation_fn),
+    "Node": ("keras.src.ops.node.Node", lambda: type(_node())),
+    "KerasHistory": ("keras.src.ops.node.KerasHistory", lambda: type(_history())),
+    "SymbolicArguments": (
+        "keras.src.ops.symbolic_arguments.SymbolicArguments",
+        lambda: type(_node().arguments),
+    ),
+    "KerasSaveable": (
+        "keras.src.saving.keras_saveable.KerasSaveable",
+        lambda: next(c for c in keras.Layer.__mro__ if c.__name__ == "KerasSaveable"),
+    ),
+    "Tracker": ("keras.src.utils.tracking.Tracker", lambda: type(keras.Layer()._tracker)),
+    "global_state": ("keras.src.backend.common.global_state", None),
+    "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
+    "save_state": ("keras.src.saving.saving_lib._save_state", None),
+    "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
+    # Without it, Keras imports TensorFlow to write a configuration: slow, and right.
+    "tensorflow": ("keras.src.utils.module_utils.tensorflow", lambda: None),
+}
+"""For each private name: where Keras has it, and what else finds it."""
+
+
+def has(name: str) -> bool:
+    """Return whether this Keras has a private name where it was."""
+    try:
+        pkgutil.resolve_name(NAMES[name][0])
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place, otherwise = NAMES[name]
+    try:
+        found = pkgutil.resolve_name(place)
+    except (ImportError, AttributeError) as error:
+        if otherwise is None:
+            raise _moved(place) from error
+        try:
+            found = otherwise()
+        except (ImportError, AttributeError, StopIteration):
+            raise _moved(place) from error
+    globals()[name] = found  # the next time nothing is looked up
+    return found
+
+
+def base(name: str) -> Any:
+    """Return a class of Keras to inherit from; where it is gone, one that cannot be made."""
+    try:
+        return __getattr__(name)
+    except KerasVersionError:
+
+        def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+            raise _moved(NAMES[name][0])
+
+        return type(name, (), {"__new__": refuse})
+
+
+def guarded(function: _T) -> _T:
+    """Let a function that finds a private attribute or argument of Keras gone say so."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (AttributeError, TypeError) as error:
+            if (what := _gone(error)) is None:
+                raise
+            raise _moved(what) from error
+
+    return call  # type: ignore[return-value]
+
+
+def _gone(error: AttributeError | TypeError) -> str | None:
+    """Return the private name that `_keras` found missing, None if the error is another one."""
+    if not _from_here(error.__traceback__):
+        return None
+    if isinstance(error, TypeError):
+        wrong = re.match(r"(\S+\(\)) (got an unexpected|missing|takes) .*argument", str(error))
+        return f"{wrong[1]} with these arguments" if wrong else None
+    of = type(error.obj) if not isinstance(error.obj, type) else error.obj
+    kerass = any(cls.__module__.startswith("keras.") for cls in of.__mro__)
+    private = str(error.name).startswith("_") and not str(error.name).startswith("_keras_graft")
+    return f"{of.__name__}.{error.name}" if kerass and private else None
+
+
+def _from_here(traceback: TracebackType | None) -> bool:
+    """Whether an error was raised by code of this folder, not by what that called."""
+    names = []
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name != "__getattr__":  # PyTorch's modules answer by that
+            names.append(frame.f_globals.get("__name__", ""))
+        traceback = traceback.tb_next
+    return bool(names) and names[-1].startswith(__package__ or "")
+
+
+def _moved(what: str) -> GraftError:
+    (_, low), (major, high) = RUN_ON
+    return KerasVersionError(
+        f"{_verb()}: Keras {keras.__version__} has no {what}, a private name of Keras that this "
+        f"needs. keras-graft was run on Keras {major}.{low} to {major}.{high}. Update keras-graft, "
+        f'or install one of these: pip install "keras>={major}.{low},<{major}.{high + 1}".'
+    )
+
+
+def _verb() -> str:
+    """Return the public function that is running: the outermost one on the stack."""
+    verbs: set[str] = set()
+    for module in ("keras_graft", "keras_graft.features", "keras_graft.recipes"):
+        verbs.update(getattr(sys.modules.get(module), "__all__", ()))
+    found = "keras_graft"
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        ours = frame.f_globals.get("__name__", "").startswith("keras_graft")
+        if ours and frame.f_code.co_name in verbs:
+            found = frame.f_code.co_name
+        frame = frame.f_back
+    return found
