@@ -1,6 +1,7 @@
 """What DESIGN says of the rooms, held by reading the imports."""
 
 import ast
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import keras_graft
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
-    "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
+    "printable", "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
@@ -126,7 +127,8 @@ def test_recipes_are_written_with_the_public_verbs_alone():
         assert len(path.read_text().splitlines()) < 180, path
         for module in imports(path):
             if module.startswith("keras_graft"):
-                assert module in shared or module.startswith("keras_graft.tabular"), module
+                printing = module.startswith(("keras_graft.tabular", "keras_graft.printable"))
+                assert module in shared or printing, module
             else:
                 assert module.split(".")[0] in standard | {"keras", "numpy"}, (path, module)
         tree = ast.walk(ast.parse(path.read_text()))
@@ -134,6 +136,19 @@ def test_recipes_are_written_with_the_public_verbs_alone():
             n.attr for n in tree if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "kg"
         }
         assert used <= set(keras_graft.__all__), (path, used)
+
+
+def test_names_stand_in_messages_with_what_cannot_be_seen_escaped():
+    """As `{name!r}`, or in the calls that a message recommends as `{quoted(name)}`."""
+    for path in paths():
+        for text in ast.walk(ast.parse(path.read_text())):
+            parts = text.values if isinstance(text, ast.JoinedStr) else []
+            for before, part in itertools.pairwise(parts):
+                raw = isinstance(part, ast.FormattedValue) and "checksum" not in ast.unparse(part)
+                if raw and isinstance(before, ast.Constant):
+                    assert not before.value.endswith(('"', "'")), (path, ast.unparse(part))
+                # What another library says stands as `{words_of(error)}`.
+                assert not raw or ast.unparse(part.value) != "error", (path, ast.unparse(text))
 
 
 def test_files_are_read_in_one_sitting():

@@ -13,6 +13,7 @@ from keras_graft.flow import after, crossing, in_order, needed
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value, copied
 from keras_graft.parameters import weights_of
+from keras_graft.printable import quoted
 from keras_graft.select import listed
 
 
@@ -52,7 +53,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
                 f"  {graph.label(v)!r}, needed by {_users(graph, v, nodes)}" for v in others
             )
             + "\nAdd them: inputs=["
-            + ", ".join(f'"{graph.label(v)}"' for v in (*ends[0], *others))
+            + ", ".join(quoted(graph.label(v)) for v in (*ends[0], *others))
             + "].",
             others,
         )
@@ -65,7 +66,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             f"{verb}: what lies outside the block reads values from within:\n"
             + "\n".join(f"  {graph.label(v)!r}, {_outside(graph, v, inner)}" for v in others)
             + "\nAdd them: outputs=["
-            + ", ".join(f'"{graph.label(v)}"' for v in (*ends[1], *others))
+            + ", ".join(quoted(graph.label(v)) for v in (*ends[1], *others))
             + "]."
         )
     shared = [n for n in nodes if any(c not in inner for c in graph.calls(n.operation))]
@@ -91,7 +92,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             name = "" if node is None else graph.name_of(node)
             raise EditError(
                 f"{verb}: a mask that the nested model {name!r} makes inside crosses the end of "
-                f'the block, and no tensor carries it. Open it first: kg.inline(model, "{name}").'
+                f"the block, and no tensor carries it. Open it first: kg.inline(model, {quoted(name)})."
             )
     return Block(tuple(nodes), (*given, *masks), (*map(graph.known, ends[1]), *handed))
 

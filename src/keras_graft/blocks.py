@@ -22,6 +22,7 @@ from keras_graft.naming import Names
 from keras_graft.nest import Opened
 from keras_graft.nest import inline as in_place
 from keras_graft.node import Entry, Node, Slot, Template, Value
+from keras_graft.printable import quoted, shown
 from keras_graft.read import read
 from keras_graft.select import listed, select
 from keras_graft.subgraph import ends, part, renewed
@@ -50,7 +51,7 @@ def inline(model: Any, target: Any = "**") -> Any:
     left = [node.values[0] for node in found if node.nested is not None]
     if not left and target != "**":
         raise EditError(
-            f"inline: {target!r} names no nested model that can be opened: it names "
+            f"inline: {shown(target)} names no nested model that can be opened: it names "
             f"{listed(f'{n.path} ({n.kind})' for n in found)}."
         )
     opened = Opened(graph)
@@ -116,7 +117,7 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
             raise EditError(
                 f"nest {name!r}: {inner!r} is called {len(scopes)} times, and a block in it is there "
                 f"as often: {listed(value.path for value in place)}. Nest in that model, and put what "
-                f'comes in its place: new = kg.nest(inner, ...), kg.replace(model, "{inner}", '
+                f"comes in its place: new = kg.nest(inner, ...), kg.replace(model, {quoted(inner)}, "
                 "lambda node: new)."
             )
         raise EditError(

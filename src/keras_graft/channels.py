@@ -32,6 +32,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.copies import again, assign
 from keras_graft.errors import EditError
+from keras_graft.printable import quoted
 
 Rule = str | Callable[[Any, int], Any]
 RULES = ("mean", "repeat", "pad")
@@ -69,7 +70,7 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
     for tie in _keras.ties_of(layer):
         raise EditError(
             f"{verb}: {layer.name!r} meets the new channels, and {tie.target_name!r} is tied to "
-            f'{tie.source_name!r}. Untie it first: kg.untie(model, "{tie.target_name}").'
+            f"{tie.source_name!r}. Untie it first: kg.untie(model, {quoted(tie.target_name)})."
         )
     count = shape[axis]
     assert count is not None
@@ -78,7 +79,7 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
             f"{verb}: {type(layer).__name__} {layer.name!r} has numbers for each channel and no "
             "kernel, so that a function does not say what becomes of them. Take one of "
             f"{', '.join(map(repr, RULES))}, or replace the layer first: "
-            f'kg.replace(model, "{layer.name}", ...).'
+            f"kg.replace(model, {quoted(layer.name)}, ...)."
         )
     changes = {
         name: _statistics(np.asarray(value), count, rule, _NEUTRAL.get(name, 0.0)).tolist()

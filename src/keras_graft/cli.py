@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_graft.errors import GraftError
+from keras_graft.printable import printable, words_of
 
 app = typer.Typer(
     help="Take trained Keras 3 networks apart and put them together again.\n\n"
@@ -41,9 +43,16 @@ def _output_kept_clean() -> Iterator[None]:
     """Send what Keras and its backends print to stderr, so that stdout is ours."""
     out, sys.stdout = sys.stdout, sys.stderr
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            yield
     finally:
         sys.stdout = out
+
+
+def _warned(message: Warning | str, *_: Any) -> None:
+    """Print a warning: Python would print the names in it as they are."""
+    typer.echo(f"warning: {words_of(message)}", err=True)
 
 
 def _command(function: Callable[..., Any], group: typer.Typer = app) -> Callable[..., None]:
@@ -62,7 +71,7 @@ def _command(function: Callable[..., Any], group: typer.Typer = app) -> Callable
             typer.echo(f"error: {str(error).replace('resume=False', '--force')}", err=True)
             raise typer.Exit(2 if isinstance(error, FileError) else 1) from None
         except OSError as error:  # a full disk, a folder that is not ours
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(error)}", err=True)
             raise typer.Exit(2) from None
         typer.echo(result if isinstance(result, str) else json.dumps(result, indent=2))
 
@@ -273,7 +282,7 @@ def _arrays(path: str) -> Any:
     try:
         loaded = np.load(path, mmap_mode="r")
     except damaged as error:
-        raise FileError(f"{path!r} is no readable .npy or .npz file: {error}") from error
+        raise FileError(f"{path!r} is no readable .npy or .npz file: {words_of(error)}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
     if "x" not in loaded or set(loaded.files) - {"x", "y", "w"}:
@@ -284,9 +293,9 @@ def _arrays(path: str) -> Any:
     try:
         return tuple(loaded.get(name) for name in ("x", "y", "w"))
     except ValueError as error:
-        raise FileError(f"{path!r} holds Python objects, not numbers: {error}") from error
+        raise FileError(f"{path!r} holds Python objects, not numbers: {words_of(error)}") from error
     except damaged as error:
-        raise FileError(f"{path!r} cannot be read: {error}") from error
+        raise FileError(f"{path!r} cannot be read: {words_of(error)}") from error
 
 
 def _told(store: Any, as_json: bool) -> Any:

@@ -16,6 +16,7 @@ from keras_graft.copies import again, pair_weights
 from keras_graft.errors import GraftError, WeightsError
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Template
+from keras_graft.printable import quoted, words_of
 from keras_graft.read import read
 from keras_graft.select import listed, select
 
@@ -103,7 +104,7 @@ def _naming(thing: Any, way_out: str = "", done: str = "cloned") -> Iterator[Non
         raise
     except Exception as error:
         raise WeightsError(
-            f"{type(thing).__name__} {thing.name!r} cannot be {done}: {error}.{way_out}"
+            f"{type(thing).__name__} {thing.name!r} cannot be {done}: {words_of(error)}.{way_out}"
         ) from error
 
 
@@ -159,7 +160,7 @@ class Clone:
         operation = node.operation
         if self._fresh and node.nested is None and self.copier.new(operation):
             self._draw(operation)
-        way_out = f' Share it with the donor: clone(..., share="{operation.name}").'
+        way_out = f" Share it with the donor: clone(..., share={quoted(operation.name)})."
         with _naming(operation, way_out):
             return self.copier(operation)
 
@@ -234,7 +235,7 @@ class Clone:
             if getattr(layer, "quantization_mode", None) is not None:
                 raise WeightsError(
                     f"{type(layer).__name__} {layer.name!r} is quantized: no initializer draws "
-                    f'such values. Use weights="copy", or let it be shared: clone(..., share="{operation.name}"), '
+                    f'such values. Use weights="copy", or let it be shared: clone(..., share={quoted(operation.name)}), '
                     'repeat(..., weights="share").'
                 )
             try:
@@ -252,7 +253,7 @@ class Clone:
             raise WeightsError(
                 f"{type(operation).__name__} {operation.name!r}: no initial values can be drawn for "
                 f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or let '
-                f'it be shared: clone(..., share="{operation.name}"), repeat(..., weights="share").'
+                f'it be shared: clone(..., share={quoted(operation.name)}), repeat(..., weights="share").'
             )
 
     def _undrawn(self, layer: Any) -> dict[int, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.diff import Kept
 from keras_graft.errors import EditError
+from keras_graft.printable import words_of
 from keras_graft.select import listed
 
 
@@ -28,7 +29,7 @@ def again(operation: Any, name: str, **changes: Any) -> Any:
     except Exception as error:
         raise EditError(
             f"{type(operation).__name__} {operation.name!r} cannot be made again from its "
-            f"configuration, as a copy of it needs: {error}"
+            f"configuration, as a copy of it needs: {words_of(error)}"
         ) from error
 
 

@@ -17,6 +17,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.nest import Opened
 from keras_graft.node import Node, Value
+from keras_graft.printable import quoted, shown
 from keras_graft.read import read
 from keras_graft.select import listed, select
 
@@ -65,7 +66,7 @@ def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) 
     for values, others in _by_level(select(graph, start).values, stops):
         if len(values) != 1 or len(others) != 1:
             raise EditError(
-                f"{verb}: {start!r} and {stop!r} are to name one thing each in the same model; "
+                f"{verb}: {shown(start)} and {shown(stop)} are to name one thing each in the same model; "
                 f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
             )
         places.append((values[0], others[0]))
@@ -118,7 +119,7 @@ def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place
             if isinstance(item, Value) and item.producer is None and item.scope == (partly,):
                 raise EditError(
                     f"{item.path!r} is an input of one call of {partly.name!r}, which is called "
-                    f'several times. Change what it reads there: before="{partly.label}".'
+                    f"several times. Change what it reads there: before={quoted(partly.label)}."
                 )
         opened = Opened(graph)
         flat = [
@@ -194,6 +195,6 @@ def _call(graph: Graph, step: _Step) -> Node:
         raise EditError(
             f"What was selected in the nested model {graph.name!r} only computes the mask of one "
             "call of it, and is no part of the model. Open it first, to edit there: "
-            f'kg.inline(model, "{graph.name}").'
+            f"kg.inline(model, {quoted(graph.name)})."
         )
     return calls[step[1]]

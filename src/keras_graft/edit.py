@@ -13,6 +13,7 @@ from keras_graft.errors import EditError, GraphError
 from keras_graft.flow import in_order, read_places, swept
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
+from keras_graft.printable import quoted, words_of
 from keras_graft.select import listed
 
 Made = tuple[list[Node], list[Value]]
@@ -199,7 +200,7 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         result = in_order(result, touched)
     except GraphError as error:
         pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
-        raise EditError(f"rewire {{{pairs}}}: {error}") from error
+        raise EditError(f"rewire {{{pairs}}}: {words_of(error)}") from error
     dropped = [old for old in reads if old not in graph.inputs]
     return swept(infer(result), dropped)
 
@@ -223,7 +224,7 @@ def _one(outputs: Sequence[Value], verb: str, item: Node | Value) -> Sequence[Va
 
 
 def _names(graph: Graph, values: Sequence[Value]) -> str:
-    return " or keep=".join(f'"{graph.label(v)}"' for v in values)
+    return " or keep=".join(quoted(graph.label(v)) for v in values)
 
 
 def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str:
@@ -233,9 +234,9 @@ def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str
     if users:
         return (
             f"{text}; {listed(users, 5)} would read {source!r} as it is. If that is meant: "
-            f'kg.remove(model, "{node.label}", keep="{source}").'
+            f"kg.remove(model, {quoted(node.label)}, keep={quoted(source)})."
         )
     return (
         f"{text}, and nothing comes behind it. To drop the end of a model, take what is before: "
-        f'kg.submodel(model, outputs="{source}").'
+        f"kg.submodel(model, outputs={quoted(source)})."
     )

@@ -17,6 +17,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
+from keras_graft.printable import quoted, shown
 from keras_graft.read import read
 from keras_graft.select import is_exact, listed, select
 from keras_graft.ties import edited, retied, tied_again
@@ -113,7 +114,7 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
         carry(new, report, pairs_)
     if keep:
         graph = retied(graph, [pair for *_, pairs_ in keep.values() for pair in pairs_])
-    return edited(model, old, graph, f"replace {target!r}")
+    return edited(model, old, graph, f"replace {shown(target)}")
 
 
 def insert(
@@ -147,7 +148,9 @@ def insert(
     if sum(place is not None for place in (after, before, between)) != 1:
         raise EditError("insert: give one of after=..., before=... and between=(value, node).")
     if between is not None and not (isinstance(between, tuple | list) and len(between) == 2):
-        raise EditError(f"insert: between= is a value and a node that reads it, got {between!r}.")
+        raise EditError(
+            f"insert: between= is a value and a node that reads it, got {shown(between)}."
+        )
     graph = read(model)
     exact = is_exact(graph, before if after is None else after) or between is not None
     what = _New(new, exact, "insert")
@@ -208,7 +211,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
             inputs = [v for v in kept if v.scope == node.scope and v.within(None) in node.inputs]
             if not inputs:
                 raise EditError(
-                    f"remove {node.label!r}: keep={keep!r} is none of its inputs "
+                    f"remove {node.label!r}: keep={shown(keep)} is none of its inputs "
                     f"{listed(map(node.home.label, node.inputs))}."
                 )
             places.append((node, inputs[0]))
@@ -221,7 +224,7 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
         ]
         return _edit.remove(level, nodes, numbers, infer)
 
-    return edited(model, graph, at_depth(graph, places, edit), f"remove {target!r}")
+    return edited(model, graph, at_depth(graph, places, edit), f"remove {shown(target)}")
 
 
 def rewire(model: Any, reads: Mapping[Any, Any]) -> Any:
@@ -265,7 +268,7 @@ def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
             label = inputs[0].path
             raise EditError(
                 f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "
-                f'it: kg.insert(model, new, after="{label}"); for another shape, kg.reinput.'
+                f"it: kg.insert(model, new, after={quoted(label)}); for another shape, kg.reinput."
             )
         nodes.update(dict.fromkeys(found.nodes))
     return tuple(nodes)
@@ -300,13 +303,13 @@ def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[in
     if number is not None:
         if number >= len(inputs):
             raise EditError(
-                f'insert before "{node.label}:{number}": {node.label!r} has {len(inputs)} inputs: '
+                f"insert before {quoted(f'{node.label}:{number}')}: {node.label!r} has {len(inputs)} inputs: "
                 f"{listed(inputs)}."
             )
         return node, [own[number]]
     if len(set(inputs)) > 1:
         raise EditError(
             f"insert before {node.label!r}: it has {len(inputs)} inputs, {listed(inputs)}. Name "
-            f'one by its number, such as before="{node.label}:0".'
+            f"one by its number, such as before={quoted(node.label + ':0')}."
         )
     return node, own

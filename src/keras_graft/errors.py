@@ -23,9 +23,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from keras_graft.printable import printable_lines
+
 
 class GraftError(ValueError):
-    """The root of all errors that keras-graft raises on purpose."""
+    """The root of all errors that keras-graft raises on purpose.
+
+    Names in a message come from files: whatever could steer a terminal is escaped here. A newline
+    is not, as messages have several lines: names stand in them as `{name!r}` or `quoted(name)`.
+    """
+
+    def __init__(self, message: str = "", *args: Any) -> None:
+        super().__init__(printable_lines(message), *args)
 
 
 class ReadError(GraftError):

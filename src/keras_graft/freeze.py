@@ -14,6 +14,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
 from keras_graft.node import Node, Template
+from keras_graft.printable import quoted
 from keras_graft.read import read
 from keras_graft.select import listed, select
 
@@ -102,7 +103,7 @@ def _check_stateless(node: Node) -> None:
             raise EditError(
                 f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
                 "batch, which inference moves too. Make it with stateful=False, and replace it: "
-                f'kg.replace(model, "{node.path}", new, weights="keep").'
+                f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
             )
         stack += _keras.sublayers(layer)
 

@@ -13,6 +13,7 @@ from typing import Any
 from keras_graft.errors import GraphError
 from keras_graft.index import Change, Index, Position
 from keras_graft.node import Node, Slot, Value
+from keras_graft.printable import printable
 from keras_graft.tabular import Table, Tabular
 
 _FIELDS = (
@@ -346,7 +347,7 @@ class Graph(Tabular):
             ordered = sort(self.steps, self.inputs)  # raises if a cycle closes
             raise GraphError(
                 f"Node {self.label(late[0])!r} stands before what it reads; a right order begins "
-                f"{', '.join(n.operation.name for n in ordered[:3])}."
+                f"{', '.join(repr(n.operation.name) for n in ordered[:3])}."
             )
         return self
 
@@ -376,7 +377,9 @@ def sort(nodes: Iterable[Node], inputs: Sequence[Value] = ()) -> tuple[Node, ...
                 if before in open_:
                     names = [n.operation.name for n in open_]
                     cycle = names[list(open_).index(before) :] + [before.operation.name]
-                    raise GraphError("The graph has a cycle: " + " <- ".join(cycle) + ".")
+                    raise GraphError(
+                        "The graph has a cycle: " + " <- ".join(map(printable, cycle)) + "."
+                    )
                 open_[before] = None
                 stack.append((before, iter(before.reads)))
                 break

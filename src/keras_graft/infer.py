@@ -12,6 +12,7 @@ from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.index import Position
 from keras_graft.node import Node, Slot, Template, Value
+from keras_graft.printable import words_of
 from keras_graft.read import trace
 
 Fit = Callable[[Graph, Node, Sequence[Value]], Node]
@@ -177,5 +178,5 @@ def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exc
     return (
         f"{node.kind} {graph.label(node)!r} in graph {graph.name!r} does not take its inputs:\n"
         + "\n".join(lines)
-        + f"\nKeras says: {error}"
+        + f"\nKeras says: {words_of(error)}"
     )

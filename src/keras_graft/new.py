@@ -16,6 +16,7 @@ from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import with_masks_of
 from keras_graft.node import Node, Slot, Template, Value
+from keras_graft.printable import shown, words_of
 from keras_graft.read import trace
 from keras_graft.select import find_tensor
 
@@ -117,7 +118,7 @@ def _asked(new: Any, place: At) -> Any:
     except Exception as error:
         name = getattr(new, "__name__", "new")
         raise EditError(
-            f"{place.edit}: the factory {name!r} raised {type(error).__name__}: {error}. It is asked "
+            f"{place.edit}: the factory {name!r} raised {type(error).__name__}: {words_of(error)}. It is asked "
             f"for what goes there, and gets the node; a function of tensors is given by one, lambda "
             f"node: {name}."
         ) from error
@@ -172,14 +173,14 @@ def _taken(new: Any, recorded: Template) -> Template:
 def _hint(new: Any, error: GraftError) -> str:
     if isinstance(error, ReadError) and not isinstance(new, keras.Layer):
         return (
-            f"{error} A function gets one tensor for each input and returns tensors; one that "
+            f"{words_of(error)} A function gets one tensor for each input and returns tensors; one that "
             "returns a layer is a factory: name its parameter `node`."
         )
-    return str(error)
+    return words_of(error)
 
 
 def _does_not_take(new: Any, place: At, error: Exception) -> str:
-    name = f"{type(new).__name__} {new.name!r}" if isinstance(new, keras.Layer) else repr(new)
+    name = f"{type(new).__name__} {new.name!r}" if isinstance(new, keras.Layer) else shown(new)
     lines = []
     for value in place.inputs:
         producer = place.graph.producer(value) if value in place.graph else None
@@ -188,5 +189,5 @@ def _does_not_take(new: Any, place: At, error: Exception) -> str:
     return (
         f"{place.edit}: {name} does not take what it would read there:\n"
         + "\n".join(lines)
-        + f"\nKeras says: {error}"
+        + f"\nKeras says: {words_of(error)}"
     )

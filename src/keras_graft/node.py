@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_graft.errors import GraphError
+from keras_graft.printable import printable
 
 if TYPE_CHECKING:
     from keras_graft.graph import Graph
@@ -215,7 +216,7 @@ class Value(_Handle):
         return [v.key for v in pool].index(self.key)
 
     def __repr__(self) -> str:
-        where = "" if self.graph is None else f" {self.path}"
+        where = "" if self.graph is None else f" {printable(self.path)}"
         return f"<Value{where}: {self.spec or '?'}>"
 
 
@@ -352,8 +353,8 @@ class Node(_Handle):
         return tuple(v.within(self.home, self.scope) for v in self.outputs)
 
     def __repr__(self) -> str:
-        where = "" if self.graph is None else f" {self.path}"
-        return f"<Node{where}: {self.kind}>"
+        where = "" if self.graph is None else f" {printable(self.path)}"
+        return f"<Node{where}: {printable(self.kind)}>"
 
 
 def copied(

@@ -14,6 +14,7 @@ from keras_graft.carried import Carried
 from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import matched
+from keras_graft.printable import shown, words_of
 from keras_graft.select import listed
 
 Pairs = Iterable[tuple[Any, Any]]
@@ -71,7 +72,7 @@ def carry_optimizer(
     if new is old:
         raise WeightsError("carry_optimizer: old and new are one model, which has its optimizer.")
     if not isinstance(new, keras.Model) or not new.built:
-        raise WeightsError(f"carry_optimizer: new is to be a built Keras model, got {new!r}.")
+        raise WeightsError(f"carry_optimizer: new is to be a built Keras model, got {shown(new)}.")
     trained = new.trainable_variables
     partners = _partners(old, new, pairs, match)
     known = {id(v) for part in donor.values() for v in part.variables}
@@ -113,7 +114,7 @@ def _options(old: Any) -> dict[str, Any]:
         return _keras.compilation(old)
     except Exception as error:
         raise WeightsError(
-            f"carry_optimizer: a metric of old cannot be made again from its configuration: {error}. "
+            f"carry_optimizer: a metric of old cannot be made again from its configuration: {words_of(error)}. "
             f"Compile new first, with an optimizer of class {type(old.optimizer).__name__}."
         ) from error
 
@@ -123,7 +124,7 @@ def _trained(old: Any, what: str) -> dict[str, _keras.Slots]:
     optimizer = getattr(old, "optimizer", None)
     if not isinstance(old, keras.Model) or optimizer is None:
         raise WeightsError(
-            f"carry_optimizer: {what} is to be a compiled model, got {old!r} without an optimizer."
+            f"carry_optimizer: {what} is to be a compiled model, got {shown(old)} without an optimizer."
         )
     if not optimizer.built:
         raise WeightsError(
@@ -227,7 +228,7 @@ def _fresh(old: Any, new: Any, partners: dict[int, Any]) -> Any:
     except Exception as error:
         raise WeightsError(
             f"carry_optimizer: {type(old.optimizer).__name__} cannot be made again from its "
-            f"configuration: {error}. Compile new with one like it first."
+            f"configuration: {words_of(error)}. Compile new with one like it first."
         ) from error
     before, now = _keras.slots(old.optimizer), _keras.slots(made)
     for path, part in now.items():

@@ -14,6 +14,7 @@ from keras_graft.flow import pruned
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.node import Node, Spec, Value
+from keras_graft.printable import quoted
 from keras_graft.read import read
 from keras_graft.select import everything
 from keras_graft.trial import Failure, rows, trial
@@ -217,13 +218,15 @@ class Refit:
             rank = 0 if source.spec is None else len(source.spec.shape)
             head = f", such as GlobalAveragePooling{rank - 2}D" if 3 <= rank <= 5 else ""
             text += (
-                f'take what is before {graph.label(before)!r}, kg.submodel(model, outputs="{value}"), and '
+                f"take what is before {graph.label(before)!r}, kg.submodel(model, outputs={quoted(value)}), and "
                 f"put a head on it that takes any size{head}; or put in the place of "
                 f"{graph.label(before)!r} first what gives {label!r} the old shape from any size: "
-                f'kg.replace(model, "{"/".join([*path, graph.label(before)])}", ...).'
+                f"kg.replace(model, {quoted('/'.join([*path, graph.label(before)]))}, ...)."
             )
             return text
-        return f'{text}put one that fits in its place first: kg.replace(model, "{label}", ...).'
+        return (
+            f"{text}put one that fits in its place first: kg.replace(model, {quoted(label)}, ...)."
+        )
 
 
 def _own(node: Node) -> Graph:

@@ -14,6 +14,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.naming import nearest
 from keras_graft.node import Spec
+from keras_graft.printable import words_of
 from keras_graft.read import read
 from keras_graft.refit import Refit
 from keras_graft.select import listed
@@ -160,4 +161,4 @@ def _dtype(wanted: Any, name: str) -> str:
     try:
         return keras.backend.standardize_dtype(wanted)
     except (ValueError, TypeError, AttributeError) as error:
-        raise EditError(f"reinput: dtype= of input {name!r}: {error}") from error
+        raise EditError(f"reinput: dtype= of input {name!r}: {words_of(error)}") from error

@@ -12,6 +12,7 @@ from keras_graft import resize as resize_rules
 from keras_graft.addresses import Place, Weight
 from keras_graft.errors import WeightsError
 from keras_graft.naming import nearest
+from keras_graft.printable import words_of
 from keras_graft.select import listed
 
 Rule = Callable[[Any, tuple[int, ...], Weight], Any]
@@ -116,7 +117,7 @@ def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
         made = np.asarray(made)
     except ValueError as error:  # rows of different lengths
         raise WeightsError(
-            f"transplant: the rule {text_of(rule)} gave no array for {weight.address!r}: {error}"
+            f"transplant: the rule {text_of(rule)} gave no array for {weight.address!r}: {words_of(error)}"
         ) from error
     if made.dtype.kind not in "biuf" and made.dtype.name not in _SMALL_FLOATS:
         raise WeightsError(

@@ -11,6 +11,7 @@ from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionEr
 from keras_graft.graph import Graph
 from keras_graft.naming import nearest
 from keras_graft.node import Node, Value
+from keras_graft.printable import shown
 from keras_graft.tabular import Table, Tabular
 
 Item = Node | Value
@@ -31,7 +32,7 @@ class Selection(Tabular):
     @property
     def what(self) -> str:
         """What was asked for, for messages."""
-        return repr(self.selector)
+        return shown(self.selector)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -139,7 +140,7 @@ def select_value(graph: Graph, selector: Any) -> Value:
     found = select(graph, selector).values
     if len(found) > 1:
         raise AmbiguousError(
-            f"One value is needed here, and {selector!r} selects {len(found)}: "
+            f"One value is needed here, and {shown(selector)} selects {len(found)}: "
             f"{listed(v.path for v in found)}. Name one of them."
         )
     return next(iter(found))
@@ -180,7 +181,7 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
         yield from (n for n in everything(graph) if selector(n))
     else:
         raise SelectionError(
-            f"{selector!r} is no selector: give a name, a glob, a class, a pattern, a predicate, "
+            f"{shown(selector)} is no selector: give a name, a glob, a class, a pattern, a predicate, "
             "a node, a value, a layer, a KerasTensor, or a list of these."
         )
 
@@ -195,7 +196,7 @@ def _own(graph: Graph, item: Item) -> Item:
     found = None if value.origin is None else find_tensor(graph, value.origin)
     if found is None:
         raise SelectionError(
-            f"{item!r} belongs to another model than {graph.name!r}: select it there by its name."
+            f"{shown(item)} belongs to another model than {graph.name!r}: select it there by its name."
         )
     if isinstance(item, Value):
         return found
@@ -232,7 +233,7 @@ def _by_tensor(graph: Graph, tensor: Any) -> Value:
     found = find_tensor(graph, tensor)
     if found is None:
         raise SelectionError(
-            f"{tensor!r} is a tensor of another model than {graph.name!r}. layer.output is the "
+            f"{shown(tensor)} is a tensor of another model than {graph.name!r}. layer.output is the "
             "tensor of the layer's first call ever, wherever that was: select by name instead."
         )
     return found
@@ -263,7 +264,7 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     if exact:
         yield from exact
         return
-    match = re.fullmatch(r"(.*?)(?:#(\d+))?(?::(\d+))?", text)
+    match = re.fullmatch(r"(.*?)(?:#(\d+))?(?::(\d+))?", text, re.DOTALL)
     assert match is not None
     name, call, output = match.groups()
     glob = _GLOB.search(name)
@@ -294,14 +295,12 @@ def _exact(graph: Graph, text: str, scope: tuple[Node, ...]) -> list[Item]:
 
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
-        return (
-            f"Nothing in {graph.name!r} fits {selector!r}; print(kg.read(model)) lists its nodes."
-        )
+        return f"Nothing in {graph.name!r} fits {shown(selector)}; print(kg.read(model)) lists its nodes."
     names = [*graph.input_names, *(n.path for n in everything(graph))]
     deeper = [n for n in names if n.endswith("/" + selector)]
     near = deeper or nearest(selector, names)
     hint = f" Nearest: {listed(near)}." if near else ""
     return (
-        f"Nothing in {graph.name!r} matches {selector!r}.{hint} print(kg.read(model)) lists "
+        f"Nothing in {graph.name!r} matches {shown(selector)}.{hint} print(kg.read(model)) lists "
         f"its {len(graph)} nodes."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.graph import Graph
@@ -25,7 +25,7 @@ class SharedOperation:
         parameters: What it holds, counted once.
     """
 
-    operation: Any
+    operation: Any = field(repr=False)
     calls: tuple[str, ...]
     parameters: int
 
@@ -41,7 +41,7 @@ class SharedVariable:
         parameters: Its size.
     """
 
-    variable: Any
+    variable: Any = field(repr=False)
     name: str
     users: tuple[str, ...]
     parameters: int

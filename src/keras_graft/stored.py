@@ -15,6 +15,7 @@ import numpy as np
 from keras_graft.addresses import Addresses, Place, Weight, places
 from keras_graft.errors import WeightsError
 from keras_graft.files import FileError, load
+from keras_graft.printable import words_of
 
 _FROZEN = {"layer", "keras_graft_inside"}
 """The attributes of a Frozen by which Keras comes to the layer inside."""
@@ -74,7 +75,7 @@ def _archive(path: Path, error: Exception) -> Iterator[Place]:
         with zipfile.ZipFile(path) as archive:
             data = io.BytesIO(archive.read("model.weights.h5"))
     except Exception:
-        raise WeightsError(f"transplant: {error}") from error
+        raise WeightsError(f"transplant: {words_of(error)}") from error
     with _opened(data, path) as place:
         yield place
 
@@ -86,7 +87,7 @@ def _opened(source: Any, path: Path) -> Iterator[Place]:
     try:
         file = h5py.File(source, "r")
     except OSError as error:
-        raise WeightsError(f"transplant: {path.name!r} is damaged: {error}") from error
+        raise WeightsError(f"transplant: {path.name!r} is damaged: {words_of(error)}") from error
     with file:
         yield _group(file, "", (), Addresses())[0]
 
@@ -151,7 +152,7 @@ def _safetensors(path: Path) -> Iterator[Place]:
     try:
         file = safe_open(path, framework="numpy")
     except SafetensorError as error:
-        raise WeightsError(f"transplant: {path.name!r} is damaged: {error}") from error
+        raise WeightsError(f"transplant: {path.name!r} is damaged: {words_of(error)}") from error
     with file:
         root = Place("")
         for key in sorted(file.keys(), key=_natural):

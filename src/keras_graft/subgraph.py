@@ -11,6 +11,7 @@ from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
 from keras_graft.nest import Opened, closed_maker
 from keras_graft.node import Node, Slot, Spec, Value, copied, flat_slots
+from keras_graft.printable import quoted
 from keras_graft.select import Selection, is_exact, listed, select, select_value
 
 
@@ -228,11 +229,11 @@ def _refuse(opened: Opened, boundary: Sequence[Value], missing: Sequence[Value],
         need = f"needed by {listed(users, 3)}" if users else "given out as an output"
         lines.append(f"  {opened.path(value)!r}, {need}")
     suggestion = tuple(labels + [opened.path(v) for v in missing])
-    quoted = ", ".join(f'"{label}"' for label in suggestion)
+    names = ", ".join(quoted(label) for label in suggestion)
     call = (
-        f"kg.split(model, at=({quoted})), or at=... with complete=True"
+        f"kg.split(model, at=({names})), or at=... with complete=True"
         if verb == "split"
-        else f"kg.submodel(model, inputs=[{quoted}], ...)"
+        else f"kg.submodel(model, inputs=[{names}], ...)"
     )
     raise CutError(
         f"{listed(labels)} is no cut of {graph.name!r}: {len(missing)} other "

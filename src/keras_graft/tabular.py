@@ -1,4 +1,7 @@
-"""Tables: the same rows as aligned text, as HTML in a notebook, and as data."""
+"""Tables: the same rows as aligned text, as HTML in a notebook, and as data.
+
+Names come from files: in every title, head and cell what cannot be seen is escaped.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
+from keras_graft.printable import printable
+
+Table = tuple[str | tuple[str, ...], Sequence[str], Sequence[Sequence[object]]]
+"""A title, of one line or a tuple of lines; the head; the rows."""
 
 
 class Tabular:
@@ -19,12 +25,13 @@ class Tabular:
     def __str__(self) -> str:
         parts = []
         for title, head, rows in self.tables():
-            parts.append("\n".join(filter(None, [title, table(head, rows) if rows else ""])))
+            lines = [*_lines(title), table(head, rows) if rows else ""]
+            parts.append("\n".join(filter(None, lines)))
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
         return "".join(
-            (f"<p>{html.escape(title)}</p>" if title else "")
+            (f"<p>{'<br>'.join(map(html.escape, _lines(title)))}</p>" if title else "")
             + (html_table(head, rows) if rows else "")
             for title, head, rows in self.tables()
         )
@@ -40,9 +47,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """
     cells = [[_cell(c) for c in row] for row in rows]
     right = [all(_is_number(row[i]) for row in cells) and bool(cells) for i in range(len(head))]
+    head = [printable(h) for h in head]
     widths = [max([len(h), *(len(row[i]) for row in cells)]) for i, h in enumerate(head)]
     lines = []
-    for row in [list(head), *cells]:
+    for row in [head, *cells]:
         parts = [
             c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)
         ]
@@ -52,18 +60,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows as an HTML table."""
-    top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
+    top = "".join(f"<th>{html.escape(printable(h))}</th>" for h in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(_cell(c))}</td>" for c in row) + "</tr>" for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _lines(title: str | tuple[str, ...]) -> list[str]:
+    return [printable(line) for line in ((title,) if isinstance(title, str) else title)]
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "?"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return printable(value)
 
 
 def _is_number(text: str) -> bool:
-    return text == "?" or text.replace(",", "").replace(".", "").isdigit()
+    return text == "?" or text.replace(",", "").replace(".", "").isdecimal()

@@ -13,6 +13,7 @@ from keras_graft.errors import EditError, WeightsError
 from keras_graft.exchange import calls_of, exchanged
 from keras_graft.graph import Graph
 from keras_graft.node import Node
+from keras_graft.printable import quoted, words_of
 from keras_graft.read import read
 from keras_graft.select import everything, listed, tied
 from keras_graft.weights import Weight, find_weight
@@ -162,7 +163,7 @@ def edited(model: Any, old: Graph, graph: Graph, verb: str) -> Any:
                     target = f"{_path(node)}.{tie_.weight}"
                     raise EditError(
                         f"{verb}: {target!r} is tied to {tie_.source_name!r}, which would be gone. "
-                        f'Untie it first: kg.untie(model, "{target}").'
+                        f"Untie it first: kg.untie(model, {quoted(target)})."
                     )
     return like(model, graph)
 
@@ -197,7 +198,7 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
             raise EditError(
                 f"{verb}: {tie_.target_name!r} is tied to {tie_.source_name!r}, and "
                 f"{new.name!r} has no such weight of that shape. Untie it first: "
-                f'kg.untie(model, "{tie_.target_name}").'
+                f"kg.untie(model, {quoted(tie_.target_name)})."
             )
         _keras.carry_out(new, _keras.same_tie(tie_, new), tie_.source)
     _tell_sources(graph, [new])
@@ -277,7 +278,7 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
         if tie_.weight == to.name:
             raise WeightsError(
                 f"{verb}: {str(to)!r} is tied to {tie_.source_name!r}. Untie it first: "
-                f'kg.untie(model, "{to}").'
+                f"kg.untie(model, {quoted(to)})."
             )
     for node in _tied(graph):
         for tie_ in _keras.ties_of(node.operation):
@@ -285,7 +286,7 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
                 target = f"{_path(node)}.{tie_.weight}"
                 raise WeightsError(
                     f"{verb}: {target!r} is tied to {str(to)!r}, so this would close a cycle or a "
-                    f'chain. Untie it first: kg.untie(model, "{target}").'
+                    f"chain. Untie it first: kg.untie(model, {quoted(target)})."
                 )
 
 
@@ -312,7 +313,9 @@ def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None
     try:
         made = have if transform is None else _keras.TRANSFORMS[transform].shape(have)
     except ValueError as error:
-        raise WeightsError(f"{verb}: {transform!r} cannot take shape {have}: {error}.") from None
+        raise WeightsError(
+            f"{verb}: {transform!r} cannot take shape {have}: {words_of(error)}."
+        ) from None
     if tuple(made) != want:
         hint = ""
         if transform is None and have == want[:-2] + want[:-3:-1]:
@@ -331,7 +334,7 @@ def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None
         raise WeightsError(
             f"{verb}: the target is {flags[to.variable.trainable]}, the source "
             f"{flags[of.variable.trainable]}. One variable has one flag: set "
-            f'model.get_layer("{frozen.path}").trainable = True, or freeze both.'
+            f"model.get_layer({quoted(frozen.path)}).trainable = True, or freeze both."
         )
     for what in ("regularizer", "constraint"):
         have, want = getattr(of.variable, what), getattr(to.variable, what)

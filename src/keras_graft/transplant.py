@@ -16,6 +16,7 @@ from keras_graft.addresses import Place, Weight, places
 from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
+from keras_graft.printable import words_of
 from keras_graft.resize import suggestions
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
 from keras_graft.stored import stored
@@ -204,7 +205,7 @@ class _Plan:
             except Exception as error:
                 raise WeightsError(
                     f"transplant: what is for {weight.address!r} cannot be read from the file: "
-                    f"{error}"
+                    f"{words_of(error)}"
                 ) from error
             steps.append((weight, lambda array=array: array))
         self._steps = steps

@@ -21,6 +21,7 @@ from keras_graft.call import filled
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
+from keras_graft.printable import words_of
 
 Shape = tuple[int, ...]
 
@@ -172,7 +173,7 @@ class _Run(keras.Operation):
                 _compare(node, outputs)
             except Exception as error:
                 shapes = tuple(tuple(t.shape) for t in inputs)
-                reason = _NOISE.sub("", str(error)).strip() or type(error).__name__
+                reason = words_of(_NOISE.sub("", str(error)).strip()) or type(error).__name__
                 self.failure = Failure(node, shapes, self.given, reason)
                 raise
             values.update(zip(node.outputs, outputs, strict=True))

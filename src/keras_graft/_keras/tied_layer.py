@@ -17,6 +17,7 @@ import keras
 from keras_graft._keras.configs import get_config
 from keras_graft.errors import NotYetError
 from keras_graft.index import all_ties
+from keras_graft.printable import quoted
 from keras_graft.sharing import ties_of
 
 
@@ -221,7 +222,7 @@ def told(layer: Any) -> str:
 def way_out(layer: Any) -> str:
     ties = ties_of(layer)
     name = ties[0].target_name if ties else f"{layer.name}.kernel"
-    return f'Untie it first: kg.untie(model, "{name}").'
+    return f"Untie it first: kg.untie(model, {quoted(name)})."
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from keras_graft._keras.tied_layer import (
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied
 from keras_graft._keras.views import View, view
 from keras_graft.errors import WeightsError
+from keras_graft.printable import words_of
 
 
 def carry_out(layer: Any, tie: Tie, source: Any) -> None:
@@ -123,7 +124,7 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     except TypeError as error:
         raise WeightsError(
             f"{type(layer).__name__} {layer.name!r} cannot be made again around another variable: "
-            f"{error}. Let it hold what it works with as attributes of its own."
+            f"{words_of(error)}. Let it hold what it works with as attributes of its own."
         ) from error
     if plain:
         for user in layers_inside(new):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from keras_graft.graph import Graph
 from keras_graft.node import Node
 from keras_graft.parameters import count_parameters
+from keras_graft.printable import printable
 from keras_graft.tabular import Table
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def graph_tables(graph: Graph) -> list[Table]:
 def graph_footer(graph: Graph) -> str:
     """Return what stands under the table of a graph."""
     outputs = ", ".join(graph.label(v) for v in graph.outputs)
-    return f"outputs: {outputs}; {count_parameters(graph.operations):,} parameters"
+    return f"outputs: {printable(outputs)}; {count_parameters(graph.operations):,} parameters"
 
 
 def selection_tables(selection: Selection) -> list[Table]:

@@ -14,6 +14,7 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
+from keras_graft.printable import words_of
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -179,7 +180,7 @@ def load(folder: Folder) -> Manifest | None:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FeatureError(
-            f"{folder}/{NAME} cannot be read ({error}): it was not written by keras-graft, or the "
+            f"{folder}/{NAME} cannot be read ({words_of(error)}): it was not written by keras-graft, or the "
             "disk is damaged."
         ) from error
 

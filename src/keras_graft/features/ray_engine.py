@@ -25,6 +25,7 @@ from keras_graft.features.pipeline import Ahead, failed
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
+from keras_graft.printable import words_of
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
         found = given if isinstance(given, RayOptions) else RayOptions(**(given or {}))
     except TypeError as error:
         known = ", ".join(RayOptions.__dataclass_fields__)
-        raise FeatureError(f"ray={given!r}: {error}. There are {known}.") from error
+        raise FeatureError(f"ray={given!r}: {words_of(error)}. There are {known}.") from error
     whole = isinstance(found.actors, Integral) and not isinstance(found.actors, bool)
     if found.actors is not None and not (whole and found.actors > 0):
         raise FeatureError(f"ray: actors is a whole number, 1 or more, got {found.actors!r}.")
@@ -319,5 +320,5 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
     except Exception as error:
         raise FeatureError(
             f"{trunk.name!r} cannot be loaded from the file that it was saved to, as actors do: "
-            f'{error} With engine="local" it needs no file.'
+            f'{words_of(error)} With engine="local" it needs no file.'
         ) from error

@@ -14,6 +14,7 @@ from typing import Any
 from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder, Parts
+from keras_graft.printable import words_of
 
 _LOCAL = ("file://", "local://")
 
@@ -44,7 +45,7 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
         system, root = fsspec.core.url_to_fs(text)
     except (ImportError, ValueError) as error:
         raise FeatureError(
-            f"{text}: {error}. URLs are opened with fsspec, which is an extra: pip install "
+            f"{text}: {words_of(error)}. URLs are opened with fsspec, which is an extra: pip install "
             "'keras-graft[features]'; S3 needs s3fs besides, Google's store gcsfs, Azure's adlfs."
         ) from error
     return Remote(system, root, text, cache)

@@ -19,6 +19,7 @@ from keras_graft.features.buffers import Buffers
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import NAME as MANIFEST
 from keras_graft.features.manifest import Manifest, ShardEntry, load
+from keras_graft.printable import words_of
 
 _NAMES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
@@ -151,7 +152,7 @@ class Rows:
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             self._check_same()
             raise FeatureError(
-                f"{self._folder}: shard {entry.file!r} cannot be read: {error}. "
+                f"{self._folder}: shard {entry.file!r} cannot be read: {words_of(error)}. "
                 f"kg.features.FeatureStore({str(self._folder)!r}).verify() says what to do."
             ) from error
         self._check_same()

@@ -193,8 +193,9 @@ class FeatureStore(Tabular):
         state = "complete" if m.complete else "not complete: compute(..., resume=True) goes on"
         title = (
             f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
-            f"{state}\ntrunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
-            + ", ".join(f"{k} {v}" for k, v in m.versions.items())
+            f"{state}",
+            f"trunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
+            + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
         )
         rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]

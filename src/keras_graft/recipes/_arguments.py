@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft.printable import shown
 
 
 def whole(recipe: str, name: str, number: Any) -> int:
@@ -26,7 +27,7 @@ def activation(recipe: str, name: str, given: Any, several: bool = False) -> Any
         given: A name, a function, or None.
         several: It comes to stand at several places, so a layer's weights would be shared.
     """
-    what = f"{recipe}: {name}={given!r} is"
+    what = f"{recipe}: {name}={shown(given)} is"
     if isinstance(given, type):
         raise kg.EditError(f"{what} a class; give a function, or its name.")
     if several and isinstance(given, keras.Layer) and type(given).build is not keras.Layer.build:

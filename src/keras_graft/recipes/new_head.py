@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft.printable import quoted, shown
 from keras_graft.recipes import _arguments
 
 
@@ -50,7 +51,7 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
         found = kg.select(graph, at).values
         if len(found) != 1:
             raise kg.AmbiguousError(
-                f"new_head: at={at!r} is to name one value, and it names "
+                f"new_head: at={shown(at)} is to name one value, and it names "
                 f"{', '.join(repr(v.path) for v in found)}."
             )
         features = found[0]
@@ -112,7 +113,7 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
         place = pools[-1] if pools else graph.label(graph.outputs[0])
         raise kg.EditError(
             f"new_head: {graph.name!r} {what}, not in a Dense, so it is not clear what to drop. "
-            f'Name the features: kg.recipes.new_head(model, ..., at="{place}").'
+            f"Name the features: kg.recipes.new_head(model, ..., at={quoted(place)})."
         )
     features = graph.value(node.inputs[0])
     for later in behind:
@@ -121,9 +122,9 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
             raise kg.EditError(
                 f"new_head: {later.label!r} ({later.kind}), behind the Dense {node.label!r}, makes "
                 f"{after} of {before}, and would be dropped with it. To keep it, exchange the "
-                f'Dense alone: kg.replace(model, "{_path(donor, node)}", ...). For a head on the '
+                f"Dense alone: kg.replace(model, {quoted(_path(donor, node))}, ...). For a head on the "
                 "mean of the features: kg.recipes.new_head(model, ..., "
-                f'at="{_path(donor, features.producer) if features.producer else features.label}").'
+                f"at={quoted(_path(donor, features.producer) if features.producer else features.label)})."
             )
     return graph, features
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.printable import quoted
 from keras_graft.recipes import _arguments
 
 
@@ -48,7 +49,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
         raise kg.EditError(
             f"norm_swap: the BatchNormalization {bn.name!r} is a part of "
             f"{outer.path!r} ({outer.kind}), where no edit reaches it. Put another layer in the place of the "
-            f'whole first, kg.replace(model, "{outer.path}", ...), or thaw what is frozen: '
+            f"whole first, kg.replace(model, {quoted(outer.path)}, ...), or thaw what is frozen: "
             "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
         )
     found = kg.select(graph, keras.layers.BatchNormalization).nodes
@@ -71,7 +72,7 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
                 raise kg.EditError(
                     f"norm_swap: {node.path!r} normalizes one channel, and there are no positions "
                     "to average over: it would give the same for every input. Take it out first, "
-                    f'kg.remove(model, "{node.path}"), or put another layer in its place.'
+                    f"kg.remove(model, {quoted(node.path)}), or put another layer in its place."
                 )
             taken = keras.layers.GroupNormalization().get_config().keys() & config.keys()
             made[id(old)] = keras.layers.GroupNormalization(

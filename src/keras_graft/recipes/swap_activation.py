@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 import keras_graft as kg
+from keras_graft.printable import words_of
 from keras_graft.recipes import _arguments
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
@@ -166,4 +167,4 @@ def _with_new(node: kg.Node, name: str, new: Any) -> Any:
         return type(operation).from_config(config)
     except Exception as error:
         what = f"{node.kind} {node.path!r} cannot be made again from its configuration"
-        raise kg.EditError(f"swap_activation: {what}: {error}") from error
+        raise kg.EditError(f"swap_activation: {what}: {words_of(error)}") from error
