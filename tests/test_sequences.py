@@ -1,0 +1,30 @@
+"""Three hundred random sequences of verbs: what must hold after each is in `sequences.py`."""
+
+import collections
+
+import keras
+import pytest
+from sequences import VERBS, run, sequence
+
+START, COUNT = {"torch": (0, 200), "jax": (200, 50), "tensorflow": (250, 50)}[
+    keras.backend.backend()
+]
+TOGETHER = 10
+
+
+@pytest.mark.parametrize("first", range(START, START + COUNT, TOGETHER))
+def test_what_must_hold_after_every_verb(first):
+    counts: collections.Counter = collections.Counter()
+    for seed in range(first, first + TOGETHER):
+        keras.utils.set_random_seed(seed)
+        plan, steps = sequence(seed)
+        try:
+            run(plan, steps, counts)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {plan} {steps}") from error
+    assert counts
+
+
+def test_the_sequences_reach_every_verb():
+    steps = [verb for seed in range(START, START + COUNT) for verb, _ in sequence(seed)[1]]
+    assert set(steps) == set(VERBS)
