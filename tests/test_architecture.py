@@ -14,7 +14,7 @@ ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
     "printable", "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
-    "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "display/text",
+    "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
     "_keras/private", "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/inside", "_keras/copying", "_keras/tied_variable",

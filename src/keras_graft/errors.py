@@ -13,6 +13,7 @@
     ├── WeightsError      weights that cannot go over, or be tied
     ├── FeatureError      a trunk, data or a store from which no features can be taken
     ├── KerasVersionError a private name of Keras that this version of Keras does not have
+    ├── FileError         a file that no model can be taken from, or that is not to be written over
     └── NotYetError       announced, and not there yet
 
 Messages follow one order: the culprit, its neighbours, the way out.
@@ -95,6 +96,10 @@ class FeatureError(GraftError):
 
 class KerasVersionError(GraftError):
     """A private name of Keras that is needed, and that the installed version does not have."""
+
+
+class FileError(GraftError):
+    """A file or name that no model can be taken from, or that is not to be written over."""
 
 
 class NotYetError(GraftError, NotImplementedError):

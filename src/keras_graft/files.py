@@ -13,13 +13,9 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
-from keras_graft.errors import GraftError
+from keras_graft import _keras, archive, hdf5
+from keras_graft.errors import FileError
 from keras_graft.naming import nearest
-
-
-class FileError(GraftError):
-    """A file or name that no model can be taken from, or that is not to be written over."""
 
 
 def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
@@ -37,14 +33,34 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
         raise FileError("--input-shape is for app:NAME; a file has the shapes that it has.")
     if not path.is_file():
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
-    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise FileError(f"{source!r} is no readable .keras file: truncated, empty, or no zip.")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise FileError(f"{source!r} is neither a .keras nor an .h5 file.")
+    check(path)
+    size = path.stat().st_size
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _keras.weights_up_to(hdf5.allowance(size)):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except _keras.TooLargeError as error:
+        raise FileError(
+            f"{source!r} is damaged or forged: it has {size:,} bytes, and {error}."
+        ) from error
     except Exception as error:
         raise FileError(f"{source!r} cannot be loaded: {_plain(error)}") from error
+
+
+def check(path: Path) -> None:
+    """Refuse a file that is damaged, leads out of itself, or unpacks to far more than it is.
+
+    Raises:
+        FileError: If it is such a file.
+    """
+    if path.suffix != ".keras":
+        with hdf5.opened(path, path.name, path.stat().st_size):
+            return
+    if not zipfile.is_zipfile(path):
+        raise FileError(f"{path.name!r} is no readable .keras file: truncated, empty, or no zip.")
+    with archive.opened(path):
+        return
 
 
 def _plain(error: Exception) -> str:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_graft import _keras, archive, hdf5
 from keras_graft.addresses import Addresses, Place, Weight, places
-from keras_graft.errors import WeightsError
-from keras_graft.files import FileError, load
+from keras_graft.errors import FileError, WeightsError
+from keras_graft.files import load
 from keras_graft.printable import words_of
 
 _FROZEN = {"layer", "keras_graft_inside"}
 """The attributes of a Frozen by which Keras comes to the layer inside."""
+
+_DEPTH = 100
+"""How many parts the name of a tensor may have."""
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
@@ -47,57 +49,56 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
             f"transplant: {name!r} is the index of weights in several files. Load them into a model "
             "of their architecture, with load_weights() or their own library, and give that."
         )
-    if name.endswith(".safetensors"):
-        with _safetensors(path) as place:
-            yield place, repr(name)
-    elif name.endswith(".weights.h5"):
-        with _opened(path, path) as place:
-            yield place, repr(name)
-    elif name.endswith(".keras"):
-        try:
-            model = load(str(path))
-        except FileError as error:
-            # Its code is not there, or Keras cannot load what it wrote: the weights are, by names.
-            with _archive(path, error) as place:
-                yield place, f"{name!r}, read without its model"
-        else:
-            yield places(model), repr(name)
-    else:
+    if not name.endswith((".keras", ".weights.h5", ".safetensors")):
         raise WeightsError(
             f"transplant: {name!r} is none of .keras, .weights.h5, .safetensors. A file of another "
             "kind: load it with its own library, and give the model."
         )
+    with contextlib.ExitStack() as stack:
+        try:
+            if name.endswith(".safetensors"):
+                found = stack.enter_context(_safetensors(path)), repr(name)
+            elif name.endswith(".weights.h5"):
+                file = stack.enter_context(hdf5.opened(path, name, path.stat().st_size))
+                found = _root(file, name), repr(name)
+            else:
+                found = _keras_file(path, stack)
+        except FileError as error:
+            raise WeightsError(f"transplant: {error}") from error
+        yield found
 
 
-@contextlib.contextmanager
-def _archive(path: Path, error: Exception) -> Iterator[Place]:
+def _keras_file(path: Path, stack: contextlib.ExitStack) -> tuple[Place, str]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            data = io.BytesIO(archive.read("model.weights.h5"))
-    except Exception:
-        raise WeightsError(f"transplant: {words_of(error)}") from error
-    with _opened(data, path) as place:
-        yield place
+        return places(load(str(path))), repr(path.name)
+    except FileError as error:
+        if isinstance(error.__cause__, _keras.TooLargeError):
+            raise
+        # Its code is not there, or Keras cannot load what it wrote: the weights are, by names.
+        opened = stack.enter_context(archive.opened(path))
+        place = _root(stack.enter_context(opened.weights()), path.name)
+        return place, f"{path.name!r}, read without its model"
 
 
-@contextlib.contextmanager
-def _opened(source: Any, path: Path) -> Iterator[Place]:
-    import h5py
-
+def _root(file: Any, name: str) -> Place:
     try:
-        file = h5py.File(source, "r")
-    except OSError as error:
-        raise WeightsError(f"transplant: {path.name!r} is damaged: {words_of(error)}") from error
-    with file:
-        yield _group(file, "", (), Addresses())[0]
+        return _group(file, "", (), Addresses(), name)[0]
+    except FileError:
+        raise
+    except Exception as error:  # h5py raises whatever a damaged place leads to
+        raise FileError(f"{name!r} is damaged: {words_of(error)}") from error
 
 
-def _group(group: Any, path: str, names: tuple[str, ...], addresses: Addresses) -> list[Place]:
+def _group(
+    group: Any, path: str, names: tuple[str, ...], addresses: Addresses, file: str
+) -> list[Place]:
     """Return the place of a group of an h5 file; of a mere container, those inside."""
     import h5py
 
     own = group.get("vars", {})
-    name = str(getattr(own, "attrs", {}).get("name", ""))
+    if own and not isinstance(own, h5py.Group):
+        raise FileError(f"{file!r} is damaged: '{path}/vars' is not a group.")
+    name = _text(getattr(own, "attrs", {}).get("name"))
     named = bool(name) or not own
     label = name or (path.rsplit("/", 1)[-1] if own else "")
     if path == "optimizer":  # of a model that was compiled
@@ -105,15 +106,13 @@ def _group(group: Any, path: str, names: tuple[str, ...], addresses: Addresses) 
     if path and label:
         names = (*names, label)
     weights = [
-        _weight(own, key, f"{path}/vars/{key}".lstrip("/"), names, addresses)
+        _weight(own, key, f"{path}/vars/{key}".lstrip("/"), names, addresses, file)
         for key in sorted(own, key=_natural)
     ]
     inside = []
     for key in sorted(set(group) - {"vars"}, key=_natural):
-        if isinstance(group.get(key, getlink=True), h5py.HardLink) and isinstance(
-            group[key], h5py.Group
-        ):
-            inside += _group(group[key], f"{path}/{key}".lstrip("/"), names, addresses)
+        if isinstance(group[key], h5py.Group):
+            inside += _group(group[key], f"{path}/{key}".lstrip("/"), names, addresses, file)
     if path and not label:
         return inside
     if not weights and [p.name for p in inside] == [name] and set(group) & _FROZEN:
@@ -122,51 +121,101 @@ def _group(group: Any, path: str, names: tuple[str, ...], addresses: Addresses) 
     return [place] if weights or inside or not path else []
 
 
-def _weight(own: Any, key: str, path: str, names: tuple[str, ...], addresses: Addresses) -> Weight:
+def _text(name: Any) -> str:
+    """Return a name of a file, "" for what is not one."""
+    if not isinstance(name, str):
+        return ""
+    return name.encode(errors="replace").decode()
+
+
+def _weight(
+    own: Any, key: str, path: str, names: tuple[str, ...], addresses: Addresses, file: str
+) -> Weight:
+    import h5py
+
     data = own[key]
-    dtype = str(data.attrs.get("dtype", data.dtype))
+    if not isinstance(data, h5py.Dataset):
+        raise FileError(f"{file!r} is damaged: {path!r} is not a dataset.")
+    half = data.attrs.get("dtype") == "bfloat16" and data.dtype.str == "|V2"
+    dtype = "bfloat16" if half else data.dtype.name
 
     def read() -> np.ndarray:
-        if dtype == "bfloat16":
+        array = np.array(data)
+        if half:
             import ml_dtypes
 
-            return np.array(data).view(ml_dtypes.bfloat16)
-        return np.array(data)
+            return array.view(ml_dtypes.bfloat16)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
-    return Weight(addresses.take(names, key), key, tuple(data.shape), dtype, read, path=path)
+    shape = tuple(data.shape)
+    read = _checked(read, shape, dtype, f"{path!r} of {file!r}")
+    return Weight(addresses.take(names, key), key, shape, dtype, read, path=path)
+
+
+def _checked(
+    read: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: str, what: str
+) -> Callable[[], np.ndarray]:
+    """Return a reader that gives what was announced, or says which weight it is."""
+
+    def checked() -> np.ndarray:
+        try:
+            array = read()
+        except Exception as error:
+            raise WeightsError(f"transplant: {what} cannot be read: {words_of(error)}") from error
+        if (array.shape, array.dtype.name) != (shape, dtype):
+            raise WeightsError(
+                f"transplant: {what} is damaged: it says {dtype} {shape}, and holds "
+                f"{array.dtype} {array.shape}."
+            )
+        return array
+
+    return checked
 
 
 def _natural(key: str) -> list[Any]:
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", key)]
+    """Return what sorts names by the numbers in them; these may have any number of digits."""
+    parts = [(p, p.lstrip("0")) for p in re.split(r"([0-9]+)", key)]
+    return [
+        (0, len(short), short, p) if p.isascii() and p.isdigit() else (1, 0, "", p)
+        for p, short in parts
+    ]
 
 
 @contextlib.contextmanager
 def _safetensors(path: Path) -> Iterator[Place]:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
         raise WeightsError(
             f"transplant: {path.name!r} is read with safetensors, which is an extra: pip install "
             "'keras-graft[features]'"
         ) from error
-    try:
-        file = safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise WeightsError(f"transplant: {path.name!r} is damaged: {words_of(error)}") from error
-    with file:
-        root = Place("")
-        for key in sorted(file.keys(), key=_natural):
-            parts = key.split("/" if "/" in key else ".")
-            place = root
-            for part in parts[:-1]:
-                inner = next((p for p in place.inside if p.name == part), None)
-                if inner is None:
-                    inner = Place(part)
-                    place.inside.append(inner)
-                place = inner
-            info = file.get_slice(key)
-            shape, dtype = tuple(info.get_shape()), _DTYPES.get(info.get_dtype(), "unknown")
-            place.own.append(
-                Weight(key, parts[-1], shape, dtype, lambda key=key: np.array(file.get_tensor(key)))
-            )
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(safe_open(path, framework="numpy"))
+            root = _by_paths(file, path.name)
+        except FileError:
+            raise
+        except Exception as error:  # SafetensorError, and what damaged names and shapes lead to
+            raise FileError(f"{path.name!r} is damaged: {words_of(error)}") from error
         yield root
+
+
+def _by_paths(file: Any, name: str) -> Place:
+    root = Place("")
+    known = {(): root}
+    for key in sorted(file.keys(), key=_natural):
+        parts = tuple(key.split("/" if "/" in key else "."))
+        if len(parts) > _DEPTH:
+            raise FileError(f"{name!r} is damaged or forged: {key[:60]!r} has {len(parts)} parts.")
+        for n in range(1, len(parts)):
+            if parts[:n] not in known:
+                place = known[parts[:n]] = Place(parts[n - 1])
+                known[parts[: n - 1]].inside.append(place)
+        info = file.get_slice(key)
+        shape, dtype = tuple(info.get_shape()), _DTYPES.get(info.get_dtype(), "unknown")
+        read = _checked(
+            lambda key=key: np.array(file.get_tensor(key)), shape, dtype, f"{key!r} of {name!r}"
+        )
+        known[parts[:-1]].own.append(Weight(key, parts[-1], shape, dtype, read))
+    return root

@@ -16,7 +16,6 @@ from keras_graft.addresses import Place, Weight, places
 from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
-from keras_graft.printable import words_of
 from keras_graft.resize import suggestions
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
 from keras_graft.stored import stored
@@ -200,13 +199,7 @@ class _Plan:
         """
         steps = []
         for weight, values in self._steps:
-            try:
-                array = values()
-            except Exception as error:
-                raise WeightsError(
-                    f"transplant: what is for {weight.address!r} cannot be read from the file: "
-                    f"{words_of(error)}"
-                ) from error
+            array = values()
             steps.append((weight, lambda array=array: array))
         self._steps = steps
 

@@ -56,10 +56,12 @@ from keras_graft._keras.optimizers import (
     slots,
 )
 from keras_graft._keras.saving import (
+    TooLargeError,
     automatic_name,
     has_value,
     own_weights,
     saving_paths,
+    weights_up_to,
 )
 from keras_graft._keras.tied_layer import (
     Tie,
@@ -128,10 +130,12 @@ __all__ = [
     "not_decayed",
     "same_optimizer",
     "slots",
+    "TooLargeError",
     "automatic_name",
     "has_value",
     "own_weights",
     "saving_paths",
+    "weights_up_to",
     "TRANSFORMS",
     "Tie",
     "Tied",

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+import re
+import threading
+from collections.abc import Iterator
 from typing import Any
+
+import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.private import base
@@ -61,3 +69,64 @@ def saving_paths(model: Any) -> dict[str, Any]:
         for path, found in store.contents.items()
         for key, value in found.items()
     }
+
+
+class TooLargeError(Exception):
+    """A model has more weights than were allowed."""
+
+
+class _Allowed(threading.local):
+    """How many bytes of weights this thread's layers may still be given; None without a limit."""
+
+    left: int | None = None
+    error: TooLargeError | None = None
+
+
+_ALLOWED = _Allowed()
+_LOCK = threading.Lock()
+_REPLACED: list[Any] = []
+"""`Layer.add_weight` itself, once for each that has a limit now."""
+
+
+def _limited(add_weight: Any) -> Any:
+    @functools.wraps(add_weight)
+    def limited(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if _ALLOWED.left is not None:
+            shape = kwargs.get("shape") or ()
+            shape = (shape,) if isinstance(shape, int) else tuple(shape)
+            bits = re.search(r"\d+", str(kwargs.get("dtype") or layer.variable_dtype))
+            _ALLOWED.left -= math.prod(shape) * max(1, int(bits.group()) // 8 if bits else 4)
+            if _ALLOWED.left < 0:
+                name = f"{type(layer).__name__} {layer.name!r}"
+                _ALLOWED.error = TooLargeError(f"{name} would have a weight of the shape {shape}")
+                raise _ALLOWED.error
+        return add_weight(layer, *args, **kwargs)
+
+    return limited
+
+
+@contextlib.contextmanager
+def weights_up_to(size: int) -> Iterator[None]:
+    """Raise TooLargeError where layers made inside would be given more bytes of weights than that.
+
+    Keras does not say how large a model is before it has made the weights (3.12 - 3.15), so
+    `Layer.add_weight` is replaced meanwhile; other threads are not limited. Keras makes errors of
+    its own of what is raised there, so the TooLargeError comes at the end.
+    """
+    with _LOCK:
+        _REPLACED.append(_REPLACED[0] if _REPLACED else keras.Layer.add_weight)
+        if len(_REPLACED) == 1:
+            keras.Layer.add_weight = _limited(_REPLACED[0])
+    before = _ALLOWED.left, _ALLOWED.error
+    _ALLOWED.left, _ALLOWED.error = size, None
+    try:
+        yield
+    finally:
+        error = _ALLOWED.error
+        _ALLOWED.left, _ALLOWED.error = before
+        with _LOCK:
+            add_weight = _REPLACED.pop()
+            if not _REPLACED:
+                keras.Layer.add_weight = add_weight
+        if error is not None:
+            raise error
