@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_graft import _keras
 from keras_graft import subgraph as _subgraph
 from keras_graft.build import like
 from keras_graft.cuts import Cuts
@@ -146,4 +147,4 @@ def diff(old: Any, new: Any) -> Diff:
     >>> report.same_outputs
     ('h',)
     """
-    return _diff(read(old), read(new))
+    return _diff(read(old), read(new), _keras.leaves_flag)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,9 @@ class Diff(Tabular):
         ties_gone: Variables used by several layers before that are so no more.
         ties_new: Variables used by several layers now that were not before.
         kept: New layers, by name, that took over trained values (`weights="keep"`).
+        training: Calls in the new graph that are recorded with `training=True`, or have it as
+            their default: if the model is called without a flag, what is called later runs in
+            training mode too. Edits put none in; a donor may have some.
     """
 
     shared: tuple[Layer, ...]
@@ -96,6 +99,7 @@ class Diff(Tabular):
     ties_gone: tuple[str, ...]
     ties_new: tuple[str, ...]
     kept: tuple[tuple[str, Kept], ...] = ()
+    training: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
         """Return the summary, the layers that changed, and the specs that changed."""
@@ -122,6 +126,9 @@ class Diff(Tabular):
         ties += [("new", t) for t in self.ties_new]
         if ties:
             result.append(("", ("tie", "variable"), ties))
+        if self.training:
+            told = "what is called later runs so too, unless the model is called with a flag"
+            result.append(("", ("training=True", ""), [(name, told) for name in self.training]))
         outputs = [(name, "same calls on the same inputs: equal") for name in self.same_outputs]
         outputs += [(name, "downstream of a change: may differ") for name in self.other_outputs]
         result.append(("", ("output", ""), outputs))
@@ -150,11 +157,21 @@ class Diff(Tabular):
                 "new": list(self.ties_new),
             },
             "kept": [{"name": name} | dataclasses.asdict(k) for name, k in self.kept],
+            "training": list(self.training),
         }
 
 
-def diff(old: Graph, new: Graph) -> Diff:
-    """Compare two graphs by the identity of their operations and variables."""
+def diff(
+    old: Graph, new: Graph, sets_flag: Callable[[Any], bool] = lambda operation: False
+) -> Diff:
+    """Compare two graphs by the identity of their operations and variables.
+
+    Args:
+        old: A graph.
+        new: Another.
+        sets_flag: Whether an operation called without a training flag sets one for what is called
+            later.
+    """
     before, now = _leaves(old), _leaves(new)
     old_weights, new_weights = _weights(before), _weights(now)
     same, other = _outputs(old, new)
@@ -178,7 +195,15 @@ def diff(old: Graph, new: Graph) -> Diff:
             for key, n in now.items()
             if key not in before and "_keras_graft_kept" in getattr(n.operation, "__dict__", {})
         ),
+        tuple(n.path for n in everything(new) if n.nested is None and _trains(n, sets_flag)),
     )
+
+
+def _trains(node: Node, sets_flag: Callable[[Any], bool]) -> bool:
+    """Whether a call leaves training mode on for those behind it; the outermost flag decides."""
+    flags = [call.training for call in (*node.scope, node)]
+    said = next((flag for flag in flags if flag is not None), None)
+    return sets_flag(node.operation) if said is None else bool(said)
 
 
 def _leaves(graph: Graph) -> dict[int, Node]:

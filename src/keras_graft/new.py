@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.call import filled
 from keras_graft.errors import EditError, GraftError, ReadError
 from keras_graft.flow import read_places
@@ -89,7 +90,7 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
         i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
     }
     try:
-        traced = trace(_caller(new, template), place.inputs, masks, lambda t: _here(graph, t))
+        traced = trace(_caller(new, template), place.inputs, masks, lambda t: _here(graph, t), True)
     except GraftError as error:
         raise EditError(f"{place.edit}: {_hint(new, error)}") from error
     except Exception as error:
@@ -132,7 +133,7 @@ def _call_of(new: Any, place: At) -> tuple[At, Template]:
             recorded, inputs = with_masks_of(
                 node, inputs, lambda mask: graph.known(mask) if mask in graph else None
             )
-            return dataclasses.replace(place, inputs=inputs), _taken(new, recorded)
+            return dataclasses.replace(place, inputs=inputs), _taken(new, recorded, node.operation)
         # A mask comes along with what it is of; it is no input that a function would expect.
         inputs = tuple(inputs[i] for i in read_places(node))
     count = len(inputs)
@@ -157,15 +158,19 @@ def _caller(new: Any, template: Template) -> Callable[..., Any]:
     return call
 
 
-def _taken(new: Any, recorded: Template) -> Template:
-    """Return a recorded call with the arguments that `new` takes."""
+def _taken(new: Any, recorded: Template, old: Any) -> Template:
+    """Return a recorded call with the arguments that `new` takes.
+
+    A training flag that is the old layer's default was recorded by Keras, not given by anybody.
+    """
     parameters = inspect.signature(new.call).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     # `mask` and `training` are Keras's own to fill in where they were not given.
     kwargs = {
         name: value
         for name, value in recorded.kwargs.items()
-        if name in parameters or (any_name and name not in ("mask", "training"))
+        if (name in parameters or (any_name and name not in ("mask", "training")))
+        and not (name == "training" and value == _keras.default_flag(old))
     }
     return Template(recorded.args, kwargs)
 

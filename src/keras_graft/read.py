@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def trace(
     inputs: Sequence[Value],
     masks: Mapping[int, Value] | None = None,
     foreign: Callable[[Any], Value | None] = lambda tensor: None,
+    apart: bool = False,
 ) -> Traced:
     """Run a function on symbolic tensors and return what it did as nodes and values.
 
@@ -59,6 +61,8 @@ def trace(
         inputs: Values whose specs the tensors get.
         masks: By position in `inputs`, the mask that comes along with an input.
         foreign: Gives the value for a KerasTensor that the function took from elsewhere.
+        apart: Whether a call records no training flag but the one it is given, and hands none on
+            to those that are made later.
 
     Returns:
         What it did; the inputs stand for `inputs`, then for the masks.
@@ -66,7 +70,7 @@ def trace(
     Raises:
         ReadError: If an output does not come from the inputs, or is no tensor.
     """
-    return _Reader().trace(function, inputs, masks or {}, foreign)
+    return _Reader().trace(function, inputs, masks or {}, foreign, apart)
 
 
 class _Reader:
@@ -91,6 +95,7 @@ class _Reader:
         inputs: Sequence[Value],
         masks: Mapping[int, Value],
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
+        apart: bool = False,
     ) -> Traced:
         # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
         tensors = [tensor_of(value.spec) for value in inputs]
@@ -102,7 +107,8 @@ class _Reader:
         for place, mask in mask_tensors.items():
             _keras.set_mask(tensors[place], mask)
         given = [*tensors, *mask_tensors.values()]
-        outputs = function(*tensors)
+        with _keras.flags_apart() if apart else contextlib.nullcontext():
+            outputs = function(*tensors)
         steps: list[Any] = []
         try:
             for tensor in tree.flatten(outputs):
@@ -112,6 +118,8 @@ class _Reader:
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
             _keras.name_plainly(steps)
+            if apart:
+                _keras.settle_flags(steps)
             return Level(self, given, steps, foreign).traced(outputs, _name(function))
         finally:
             _keras.release(steps)

@@ -18,6 +18,7 @@ from keras_graft._keras.copying import (
     variable_like,
     with_body_of,
 )
+from keras_graft._keras.flags import default_flag, flags_apart, leaves_flag, settle_flags
 from keras_graft._keras.graphs import (
     Builder,
     arguments,
@@ -93,6 +94,10 @@ __all__ = [
     "without_tensorflow",
     "Copier",
     "attributes",
+    "default_flag",
+    "flags_apart",
+    "leaves_flag",
+    "settle_flags",
     "order_layers",
     "track_on_torch",
     "variable_like",

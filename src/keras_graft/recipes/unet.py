@@ -81,7 +81,9 @@ def unet(
             'channels last: make the encoder with data_format="channels_last".'
         )
     decoder = _decoder(maps, image.shape[1:3], classes, filters, activation, graph.dtype_policy)
-    result = kg.join(trunk, kg.read(decoder)).replace(name=f"{graph.name}_unet")
+    # What a verb puts in hands no training flag on to what is called later, as `Resizing` does.
+    parts = kg.replace(kg.read(decoder), keras.layers.Resizing, lambda node: node.operation)
+    result = kg.join(trunk, parts).replace(name=f"{graph.name}_unet")
     return result if isinstance(encoder, kg.Graph) else kg.build(result)
 
 
