@@ -185,7 +185,8 @@ def test_an_exported_model_gives_what_inference_gives(make, tmp_path):
     data = _images(size=9 if make == "unet" else 8)
     expected = _array(model(data, training=False))
     model.export(str(tmp_path / "saved"), verbose=False)
-    given = tensorflow.saved_model.load(str(tmp_path / "saved")).serve(data)
+    loaded = tensorflow.saved_model.load(str(tmp_path / "saved"))  # kept: it holds the variables
+    given = loaded.serve(data)
     np.testing.assert_allclose(np.asarray(given), expected, atol=1e-5)
 
 

@@ -18,6 +18,7 @@ from keras_graft.errors import (
     EditError,
     FeatureError,
     GraftError,
+    GraftWarning,
     GraphError,
     JoinError,
     KerasVersionError,
@@ -62,5 +63,5 @@ __all__ = [
     # what they raise
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
-    "FeatureError", "KerasVersionError", "NotYetError",
+    "FeatureError", "KerasVersionError", "NotYetError", "GraftWarning",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_graft import _keras
 from keras_graft import subgraph as _subgraph
+from keras_graft.body import class_of
 from keras_graft.build import like
 from keras_graft.cuts import Cuts
 from keras_graft.cuts import cuts as _cuts
@@ -147,4 +148,5 @@ def diff(old: Any, new: Any) -> Diff:
     >>> report.same_outputs
     ('h',)
     """
-    return _diff(read(old), read(new), _keras.leaves_flag)
+    before, now = read(old), read(new)
+    return _diff(before, now, _keras.leaves_flag, (class_of(before), class_of(now)))

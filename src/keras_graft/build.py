@@ -7,8 +7,9 @@ from typing import Any, Literal
 import keras
 
 from keras_graft.assemble import assemble
+from keras_graft.body import dressed, lost_class
 from keras_graft.clone import clone
-from keras_graft.errors import BuildError
+from keras_graft.errors import BuildError, warn
 from keras_graft.graph import Graph
 
 
@@ -30,9 +31,14 @@ def build(
         name: The name of the model; the graph's if None.
 
     Returns:
-        A Functional model with the structure of inputs and outputs that the graph says. Also where
-        the graph was read from a model with a class of its own, such as a keras_hub backbone:
-        methods and attributes of that class stay with the donor. `kg.clone` keeps the class.
+        A Functional model with the structure of inputs and outputs that the graph says. Where the
+        graph was read from a model with a class of its own, such as a keras_hub backbone, and is
+        not a part of it alone, a model of that class: attributes that hold layers hold those of
+        the new model, and one whose layer is gone says so when it is accessed. Its file says what
+        network it is, and loads once `import keras_graft` was run.
+
+    Warns:
+        GraftWarning: If the class cannot be kept.
 
     Raises:
         GraphError: If the graph is not well formed.
@@ -55,7 +61,14 @@ def build(
         raise BuildError(f'weights must be "share", "copy" or "fresh", got {weights!r}.')
     if weights != "share":
         graph = clone(graph, weights=weights)
-    return assemble(graph, name).model
+    built = assemble(graph, name)
+    model, lost = dressed(graph, built.model, built.tensors)
+    if lost is not None:
+        warn(
+            f"{model.name!r} is a plain Functional: its donor is a {lost_class(graph)}, and "
+            f"{lost}. The methods and attributes of that class stay with the donor."
+        )
+    return model
 
 
 def like(model: Any, graph: Graph) -> Any:

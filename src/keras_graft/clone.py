@@ -11,6 +11,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.assemble import assemble
+from keras_graft.body import copied
 from keras_graft.call import mapped
 from keras_graft.copies import again, pair_weights
 from keras_graft.errors import GraftError, WeightsError
@@ -70,7 +71,7 @@ def clone(
             work.copier.keep(node.operation)
     with work.drawing():
         if graph is not None:
-            new = work.graph(graph)
+            new = work.graph(graph, copied)
             return new if name is None else new.replace(name=name)
         if not isinstance(model, keras.Model):
             raise WeightsError(
@@ -137,23 +138,30 @@ class Clone:
         finally:
             random.setstate(before)
 
-    def graph(self, graph: Graph) -> Graph:
-        """Return the same calls of other operations. Values keep their identities."""
+    def graph(self, graph: Graph, body_of: Callable[..., Any] | None = None) -> Graph:
+        """Return the same calls of other operations. Values keep their identities.
+
+        Args:
+            graph: The graph.
+            body_of: Gives the body of the new graph, from the old graph and the copier.
+        """
         if id(graph) not in self._graphs:
-            steps = [
-                node.replace(
-                    operation=self.operation(node),
-                    template=self._template(node.template),
-                    nested=None if node.nested is None else self.graph(node.nested),
-                )
-                for node in graph.steps
-            ]
-            new = graph.replace(nodes=steps)
+            steps = [self._step(node) for node in graph.steps]
+            body = None if body_of is None else body_of(graph, self.copier)
+            new = graph.replace(nodes=steps, body=body, base=None, moves=())
             self._graphs[id(graph)] = (
                 graph,
                 new if graph.stale is None else new.settled(graph.stale),
             )
         return self._graphs[id(graph)][1]
+
+    def _step(self, node: Node) -> Node:
+        operation, nested = self.operation(node), node.nested
+        return node.replace(
+            operation=operation,
+            template=self._template(node.template),
+            nested=None if nested is None else self.graph(nested, lambda *_: operation),
+        )
 
     def operation(self, node: Node) -> Any:
         """Return the operation of a call again."""

@@ -84,6 +84,7 @@ class Diff(Tabular):
         training: Calls in the new graph that are recorded with `training=True`, or have it as
             their default: if the model is called without a flag, what is called later runs in
             training mode too. Edits put none in; a donor may have some.
+        classes: The class of the old model and that of the new one.
     """
 
     shared: tuple[Layer, ...]
@@ -100,6 +101,7 @@ class Diff(Tabular):
     ties_new: tuple[str, ...]
     kept: tuple[tuple[str, Kept], ...] = ()
     training: tuple[str, ...] = ()
+    classes: tuple[str, str] = ("Functional", "Functional")
 
     def tables(self) -> list[Table]:
         """Return the summary, the layers that changed, and the specs that changed."""
@@ -109,6 +111,8 @@ class Diff(Tabular):
             ("dropped", len(self.dropped), self.dropped_parameters),
         ]
         result: list[Table] = [("", ("", "operations", "params"), summary)]
+        if self.classes[0] != self.classes[1]:
+            result.append(("", ("class before", "class now"), [self.classes]))
         changed = [("new", x.name, x.kind, x.parameters) for x in self.new]
         changed += [("dropped", x.name, x.kind, x.parameters) for x in self.dropped]
         if changed:
@@ -158,11 +162,15 @@ class Diff(Tabular):
             },
             "kept": [{"name": name} | dataclasses.asdict(k) for name, k in self.kept],
             "training": list(self.training),
+            "classes": {"old": self.classes[0], "new": self.classes[1]},
         }
 
 
 def diff(
-    old: Graph, new: Graph, sets_flag: Callable[[Any], bool] = lambda operation: False
+    old: Graph,
+    new: Graph,
+    sets_flag: Callable[[Any], bool] = lambda operation: False,
+    classes: tuple[str, str] = ("Functional", "Functional"),
 ) -> Diff:
     """Compare two graphs by the identity of their operations and variables.
 
@@ -171,6 +179,7 @@ def diff(
         new: Another.
         sets_flag: Whether an operation called without a training flag sets one for what is called
             later.
+        classes: The names of the classes of both models.
     """
     before, now = _leaves(old), _leaves(new)
     old_weights, new_weights = _weights(before), _weights(now)
@@ -196,6 +205,7 @@ def diff(
             if key not in before and "_keras_graft_kept" in getattr(n.operation, "__dict__", {})
         ),
         tuple(n.path for n in everything(new) if n.nested is None and _trains(n, sets_flag)),
+        classes,
     )
 
 

@@ -21,6 +21,8 @@ Messages follow one order: the culprit, its neighbours, the way out.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -104,3 +106,18 @@ class FileError(GraftError):
 
 class NotYetError(GraftError, NotImplementedError):
     """A documented feature that a later version brings."""
+
+
+class GraftWarning(UserWarning):
+    """What keras-graft warns of: a result that is not all that one may expect."""
+
+
+def warn(message: str) -> None:
+    """Warn of something, at the line outside this package that led to it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, GraftWarning, stacklevel=level)
+
+
+_PACKAGE = __name__.partition(".")[0]

@@ -18,8 +18,16 @@ from keras_graft.tabular import Table, Tabular
 
 _FIELDS = (
     "inputs", "outputs", "input_template", "output_template", "name", "trainable",
-    "dtype_policy", "origin",
+    "dtype_policy", "origin", "body", "base", "moves",
 )  # fmt: skip
+
+
+PART = {"origin": None, "body": None, "base": None, "moves": ()}
+"""Changes to a graph that make it a part: not the model any more that it was read from."""
+
+Move = tuple[Value, Value, tuple[Any, ...] | None]
+"""A value, the one that is read in its stead, and the operations that came in the place of the one
+that gave it: none if it was only taken away, None if it is still there."""
 
 
 class Graph(Tabular):
@@ -35,6 +43,10 @@ class Graph(Tabular):
         trainable: The model's own flag, beside those of its layers.
         dtype_policy: The model's own policy. Opaque.
         origin: The model of which this is the reading. Opaque; None once it was edited.
+        body: What has the class and the attributes that a model of this graph gets. Opaque; None
+            for a part, which is not that model any more.
+        base: The graph that `body` was read with; None for this one.
+        moves: What edits since put in the places of what: see `history`.
     """
 
     steps: tuple[Node, ...]
@@ -46,6 +58,9 @@ class Graph(Tabular):
     trainable: bool
     dtype_policy: Any
     origin: Any
+    body: Any
+    base: Graph | None
+    moves: tuple[Any, ...]
     stale: tuple[Any, ...] | None
     """The keys of the nodes whose specs are to be inferred again; None for any."""
 
@@ -60,6 +75,9 @@ class Graph(Tabular):
         trainable: bool = True,
         dtype_policy: Any = None,
         origin: Any = None,
+        body: Any = None,
+        base: Graph | None = None,
+        moves: tuple[Any, ...] = (),
     ) -> None:
         put = self.__dict__
         put["steps"] = tuple(node.within(None) for node in nodes)
@@ -67,6 +85,7 @@ class Graph(Tabular):
         put.update(
             input_template=input_template, output_template=output_template, name=name,
             trainable=trainable, dtype_policy=dtype_policy, origin=origin, stale=None,
+            body=body, base=base, moves=moves,
         )  # fmt: skip
         put["outputs"] = tuple(value.within(None) for value in outputs)  # seen unbound by `value`
         put["outputs"] = tuple(self.value(value) for value in put["outputs"])
@@ -79,7 +98,20 @@ class Graph(Tabular):
         nodes = changes.pop("nodes", self.steps)
         if nodes is not self.steps or changes.keys() & {"inputs", "outputs"}:
             changes.setdefault("origin", None)
+            changes.setdefault("base", self._base())
         return Graph(nodes, **{name: getattr(self, name) for name in _FIELDS} | changes)
+
+    def _base(self) -> Graph | None:
+        """Return the graph that the body of an edit of this one was read with."""
+        return self if self.base is None and self.body is not None else self.base
+
+    def history(self) -> list[list[Move]]:
+        """Return what edits moved since the graph was read, in the order of the edits."""
+        found, left = [], self.moves
+        while left:
+            left, moves = left
+            found.append(moves)
+        return found[::-1]
 
     # -- where things are ---------------------------------------------------------------
 
@@ -293,6 +325,9 @@ class Graph(Tabular):
         result = object.__new__(Graph)
         put = result.__dict__
         put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)
+        put["base"] = self._base()
+        if reads and self.body is not None:
+            put["moves"] = self.moves, self._moved(reads, replaced)
         put["steps"] = tuple(steps)
         put["_index"] = self._index.after(changes, steps)
         if self.stale is not None:
@@ -301,6 +336,20 @@ class Graph(Tabular):
         put["inputs"] = tuple(v.within(result) for v in self.inputs)
         put["outputs"] = tuple(result.value(v.within(None)) for v in outputs)
         return result
+
+    def _moved(
+        self, reads: Mapping[Value, Value], instead: Mapping[Any, tuple[Node, ...]]
+    ) -> list[Move]:
+        moves: list[Move] = []
+        for old, new in reads.items():
+            producer = self._index.made[old.key][0] if old.key in self._index.made else None
+            there = () if producer is None else instead.get(producer.key, (producer,))
+            if producer is None or any(node.key is producer.key for node in there):
+                moves.append((old, new, None))
+                continue
+            made = any(v.key is new.key for node in there for v in node.gives)
+            moves.append((old, new, tuple(n.operation for n in there) if made else ()))
+        return moves
 
     def settled(self, stale: Iterable[Any] = ()) -> Graph:
         """Mark the specs of this graph as known, but for the nodes of these keys, and return it."""

@@ -90,7 +90,7 @@ class Level:
         found = self.traced(outputs, name)
         return Graph(
             found.steps, found.inputs, found.outputs, _slots(inputs), _slots(outputs),
-            name, trainable, dtype_policy, origin,
+            name, trainable, dtype_policy, origin, origin,
         ).settled()  # fmt: skip
 
     def _input(self, tensor: Any) -> Value:

@@ -180,6 +180,7 @@ class _Reader:
         return traced.replace(
             nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
             trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
+            body=operation,
         )  # fmt: skip
 
 

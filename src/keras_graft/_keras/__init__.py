@@ -14,6 +14,7 @@ from keras_graft._keras.copying import (
     Copier,
     attributes,
     order_layers,
+    plain_container,
     track_on_torch,
     variable_like,
     with_body_of,
@@ -44,6 +45,8 @@ from keras_graft._keras.graphs import (
     structures,
     takes_training,
 )
+from keras_graft._keras.inside import first_held
+from keras_graft._keras.kept_model import KeptModel, class_kept, of_class, plain_attributes
 from keras_graft._keras.optimizers import (
     Slots,
     batches_seen,
@@ -94,11 +97,17 @@ __all__ = [
     "without_tensorflow",
     "Copier",
     "attributes",
+    "first_held",
+    "KeptModel",
+    "class_kept",
+    "of_class",
+    "plain_attributes",
     "default_flag",
     "flags_apart",
     "leaves_flag",
     "settle_flags",
     "order_layers",
+    "plain_container",
     "track_on_torch",
     "variable_like",
     "with_body_of",

@@ -38,6 +38,19 @@ def _wrappers() -> tuple[str, ...]:
     return ("builtins", private.Tracker.__module__, "tensorflow.")
 
 
+def plain_container(value: Any) -> Any:
+    """Return the class of a container that holds its items and no more; None for all else.
+
+    Also for those in which Keras and TensorFlow keep the attributes of layers.
+    """
+    cls = value.__class__  # TensorFlow's dicts only say that they are dicts
+    if cls is not OrderedDict and not cls.__module__.startswith(_WRAPPERS):
+        return None
+    if hasattr(cls, "_fields"):
+        return None
+    return next((k for k in (dict, list, tuple, set, frozenset) if issubclass(cls, k)), None)
+
+
 COMPILED = {
     "optimizer", "_compile_config", "_compiled_trainable_state", "_jax_state", "history",
     "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",

@@ -8,10 +8,12 @@ import inspect
 import types
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.saving.keras_saveable import KerasSaveable  # 3.12 - 3.16
 
 SHARED = (
     int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, np.ndarray,
@@ -50,6 +52,25 @@ def parts(item: Any) -> list[Any]:
     inside = [v for k, v in getattr(item, "__dict__", {}).items() if k not in NOT_TAKEN]
     names = [s for cls in type(item).__mro__ for s in _slots(cls)]
     return inside + [getattr(item, name) for name in names if hasattr(item, name)]
+
+
+def first_held(value: Any, test: Callable[[Any], bool]) -> Any:
+    """Return the first thing that an object works with and that a test holds for, None if none.
+
+    Not what is inside layers: these stay what they are.
+    """
+    seen: dict[int, Any] = {}
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, (*SHARED, keras.Variable)):
+            continue
+        seen[id(item)] = item
+        if test(item):
+            return item
+        if not isinstance(item, KerasSaveable):
+            stack += parts(item)
+    return None
 
 
 @functools.cache
