@@ -13,7 +13,7 @@ import keras_graft
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
-    "printable", "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "graph", "select", "flow", "nest", "subgraph",
+    "printable", "errors", "parameters", "overlay", "naming", "tabular", "node", "index", "moves", "graph", "select", "flow", "nest", "subgraph",
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [

@@ -16,7 +16,8 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph import Graph, Move
+from keras_graft.graph import Graph
+from keras_graft.moves import Move, history
 from keras_graft.node import Node, Value
 from keras_graft.select import everything, listed
 
@@ -188,7 +189,7 @@ class _Carry:
         if value is ITSELF:
             return value
         if isinstance(value, Value):
-            return self._value(value)
+            return self._read(value)
         if isinstance(value, keras.KerasTensor):
             return self._symbolic(value)
         if isinstance(value, keras.layers.Layer):
@@ -205,7 +206,7 @@ class _Carry:
             self._history = _History(self._graph, self._base)
         return self._history
 
-    def _value(self, value: Value) -> Any:
+    def _read(self, value: Value) -> Any:
         now = self._known.now(value)
         tensor = self._tensor(now) if now in self._graph else None
         if tensor is None:
@@ -215,7 +216,7 @@ class _Carry:
     def _symbolic(self, tensor: Any) -> Any:
         value = self._base.read_from(tensor)
         if value is not None:
-            return self._value(value.within(None))
+            return self._read(value.within(None))
         if self._model is not None and self._known.reads_inside(tensor):
             raise _Gone(f"the tensor {tensor.name!r}, which it holds, lies in a nested model")
         return tensor
@@ -226,7 +227,7 @@ class _Carry:
         return self._known.layer(layer)
 
     def _tensor_of_input(self, value: Value) -> Any:
-        tensor = self._value(value.within(None))
+        tensor = self._read(value.within(None))
         return tensor.origin if isinstance(tensor, Value) else tensor
 
     def _container(self, value: Any) -> Any:
@@ -283,7 +284,7 @@ class _History:
                 levels[id(node.nested)] = node.nested
         self._edits: list[dict[Any, Move]] = []
         for level in levels.values():
-            for moves in level.history():
+            for moves in history(level.moves):
                 edit: dict[Any, Move] = {}
                 for move in moves:
                     for key in _keys(move[0]):

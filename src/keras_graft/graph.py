@@ -12,6 +12,7 @@ from typing import Any
 
 from keras_graft.errors import GraphError
 from keras_graft.index import Change, Index, Position
+from keras_graft.moves import Moves, moved
 from keras_graft.node import Node, Slot, Value
 from keras_graft.printable import printable
 from keras_graft.tabular import Table, Tabular
@@ -24,11 +25,6 @@ _FIELDS = (
 
 PART = {"origin": None, "body": None, "base": None, "moves": ()}
 """Changes to a graph that make it a part: not the model any more that it was read from."""
-
-Move = tuple[Value, Value, tuple[Any, ...] | None]
-"""A value, the one that is read in its stead, and the operations that came in the place of the one
-that gave it: none if it was only taken away, None if it is still there."""
-
 
 class Graph(Tabular):
     """A network: nodes in an order in which they can run, with its inputs and outputs.
@@ -46,7 +42,7 @@ class Graph(Tabular):
         body: What has the class and the attributes that a model of this graph gets. Opaque; None
             for a part, which is not that model any more.
         base: The graph that `body` was read with; None for this one.
-        moves: What edits since put in the places of what: see `history`.
+        moves: What edits since put in the places of what.
     """
 
     steps: tuple[Node, ...]
@@ -60,7 +56,7 @@ class Graph(Tabular):
     origin: Any
     body: Any
     base: Graph | None
-    moves: tuple[Any, ...]
+    moves: Moves
     stale: tuple[Any, ...] | None
     """The keys of the nodes whose specs are to be inferred again; None for any."""
 
@@ -77,7 +73,7 @@ class Graph(Tabular):
         origin: Any = None,
         body: Any = None,
         base: Graph | None = None,
-        moves: tuple[Any, ...] = (),
+        moves: Moves = (),
     ) -> None:
         put = self.__dict__
         put["steps"] = tuple(node.within(None) for node in nodes)
@@ -104,14 +100,6 @@ class Graph(Tabular):
     def _base(self) -> Graph | None:
         """Return the graph that the body of an edit of this one was read with."""
         return self if self.base is None and self.body is not None else self.base
-
-    def history(self) -> list[list[Move]]:
-        """Return what edits moved since the graph was read, in the order of the edits."""
-        found, left = [], self.moves
-        while left:
-            left, moves = left
-            found.append(moves)
-        return found[::-1]
 
     # -- where things are ---------------------------------------------------------------
 
@@ -327,7 +315,7 @@ class Graph(Tabular):
         put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)
         put["base"] = self._base()
         if reads and self.body is not None:
-            put["moves"] = self.moves, self._moved(reads, replaced)
+            put["moves"] = self.moves, moved(self._index.made, reads, replaced)
         put["steps"] = tuple(steps)
         put["_index"] = self._index.after(changes, steps)
         if self.stale is not None:
@@ -336,20 +324,6 @@ class Graph(Tabular):
         put["inputs"] = tuple(v.within(result) for v in self.inputs)
         put["outputs"] = tuple(result.value(v.within(None)) for v in outputs)
         return result
-
-    def _moved(
-        self, reads: Mapping[Value, Value], instead: Mapping[Any, tuple[Node, ...]]
-    ) -> list[Move]:
-        moves: list[Move] = []
-        for old, new in reads.items():
-            producer = self._index.made[old.key][0] if old.key in self._index.made else None
-            there = () if producer is None else instead.get(producer.key, (producer,))
-            if producer is None or any(node.key is producer.key for node in there):
-                moves.append((old, new, None))
-                continue
-            made = any(v.key is new.key for node in there for v in node.gives)
-            moves.append((old, new, tuple(n.operation for n in there) if made else ()))
-        return moves
 
     def settled(self, stale: Iterable[Any] = ()) -> Graph:
         """Mark the specs of this graph as known, but for the nodes of these keys, and return it."""
