@@ -160,6 +160,7 @@ def _folded(
         nested=inside,
         entries=tuple(Entry(i) for i in range(len(taking))),
         trains=_keras.takes_training(folded),
+        stays=_keras.recorded_flag_stays(),
     )
     return _block.folded(graph, found, node)
 

@@ -273,7 +273,7 @@ def _computed(
 
     This is value numbering, as compilers find common subexpressions with. Models inside are
     looked through, so that inlining or nesting changes no number; `training` is the flag of the
-    call that is looked through, which reaches every layer inside, over what is recorded there.
+    call that is looked through, which reaches every layer inside.
     """
 
     def number(key: Any) -> int:
@@ -284,7 +284,7 @@ def _computed(
     found = dict(zip(graph.inputs, given, strict=True))
     for node in graph.steps:
         reads = [found[value] for value in node.reads]
-        flag = node.training if training is None else training
+        flag = node.flag(training)
         if node.nested is not None:
             entering = []
             for entry in node.entries:

@@ -23,8 +23,9 @@ def freeze(model: Any, selector: Any = "**") -> Any:
     """Return the model with layers in inference mode for good, under `fit` too.
 
     Dropout, noise and augmentation do nothing, BatchNormalization keeps its averages, no weight
-    is trained; gradients pass. Keras has no such mode: it overrides a recorded `training=False`
-    under `fit`, and `trainable=False` reaches BatchNormalization alone. Each layer that has weights
+    is trained; gradients pass. Keras has no such mode: `trainable=False` reaches BatchNormalization
+    alone. A recorded `training=False` is overridden under `fit` up to Keras 3.15; from 3.16 on it
+    stays, but weights are trained, and layers called later go without training too. Each layer that has weights
     or knows a training mode is put into a `kg.layers.Frozen` of its name, which shares its weights.
     The donor's layers keep their flags: another model may train them. A file of the result loads
     once `import keras_graft` was run. Outputs are those of the donor at inference, to the bit; on

@@ -184,6 +184,7 @@ class Level:
         node = Node(
             operation, template, tuple(inputs), outputs, tuple(hidden),
             trains=_keras.takes_training(operation),
+            stays=_keras.recorded_flag_stays(),
         )  # fmt: skip
         nested = self._reader.inside(operation)
         if nested is not None:

@@ -127,10 +127,10 @@ def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
         mapping[value.within(None)] = source
 
     def under_flag(node: Node) -> Node:
-        # The flag of the call reaches every layer inside, over what was recorded there.
+        # The flag of the call reaches every layer inside.
         if call.training is None or not node.trains:
             return node
-        kwargs = {**node.template.kwargs, "training": call.training}
+        kwargs = {**node.template.kwargs, "training": node.flag(call.training)}
         return node.replace(template=Template(node.template.args, kwargs))
 
     nodes, inner = copied(nested.steps, mapping, under_flag)

@@ -249,6 +249,8 @@ class Node(_Handle):
         nested: The graph inside, if the operation is a model that can be opened.
         entries: For a nested model, one `Entry` for each input of `nested`.
         trains: Whether the operation takes a training flag.
+        stays: Whether a training flag recorded at this call wins over that of a model around it,
+            which it does from Keras 3.16 on.
         unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
             its outputs. The first stands for the second outside: something that other nodes
             depend on, and that no tensor gives as long as the nested model is closed.
@@ -262,6 +264,7 @@ class Node(_Handle):
     nested: Graph | None = None
     entries: tuple[Entry, ...] = ()
     trains: bool = False
+    stays: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
     key: Any = dataclasses.field(default_factory=_Key)
     graph: Graph | None = None
@@ -273,7 +276,7 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.unseen, self.key, graph, scope,
+            self.entries, self.trains, self.stays, self.unseen, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -318,6 +321,11 @@ class Node(_Handle):
     def training(self) -> bool | None:
         """The training flag recorded at this call."""
         return self.template.kwargs.get("training")
+
+    def flag(self, around: bool | None) -> bool | None:
+        """The training flag of this call within a model that is called with `around`."""
+        recorded = self.training
+        return recorded if around is None or (self.stays and recorded is not None) else around
 
     @property
     def kind(self) -> str:
@@ -393,6 +401,7 @@ def copied(
                     node.nested,
                     node.entries,
                     node.trains,
+                    node.stays,
                     tuple((mapping[old], inside) for old, inside in node.unseen),
                 )  # fmt: skip
             )

@@ -173,6 +173,15 @@ def takes_training(operation: Any) -> bool:
     return bool(getattr(operation, "_call_has_training_arg", False))
 
 
+@functools.cache
+def recorded_flag_stays() -> bool:
+    """Whether a training flag recorded at a call wins over that of a model around it: from 3.16 on.
+
+    `operation_fn` was what put the other one in its place (3.12 - 3.15).
+    """
+    return not private.has("operation_fn")
+
+
 def input_layer(tensor: Any) -> Any:
     """Return the InputLayer of a model's input tensor, None for a tensor from nowhere.
 
@@ -274,8 +283,8 @@ class Builder:
     """Makes Keras nodes that vanish with the tensors they give.
 
     Uses `Operation._inbound_nodes`, `KerasTensor._keras_history` (3.12 - 3.15). Nothing is
-    written to `_outbound_nodes`: Keras writes it and never reads it, and through it a trunk
-    would keep the head's weights in memory.
+    written to `_outbound_nodes`, through which a trunk would keep the head's weights in memory:
+    Keras only asks (3.12, 3.13) whether that of a model's input is empty.
     """
 
     def __init__(self) -> None:
@@ -326,6 +335,10 @@ def _nothing() -> None:
     return None
 
 
+_READ = object()
+"""What stands on the `_outbound_nodes` of an input for whatever reads it."""
+
+
 def set_mask(tensor: Any, mask: Any) -> None:
     """Attach a symbolic mask to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
     tensor._keras_mask = mask
@@ -338,6 +351,12 @@ def make_functional(
 
     Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
     """
+    if private.VERSION < (3, 14):
+        for tensor in keras.tree.flatten(inputs):
+            # Keras refuses an input that nothing seems to read: see `Builder`.
+            readers = tensor._keras_history.operation._outbound_nodes
+            if not readers:
+                readers.append(_READ)
     with _recursion_limit(4 * steps + 1000):
         return cls(inputs=inputs, outputs=outputs, name=name)
 

@@ -26,6 +26,9 @@ from keras_graft.errors import GraftError, KerasVersionError
 RUN_ON = (3, 12), (3, 16)
 """The oldest and the newest minor version of Keras that this was run on, the last as a preview."""
 
+VERSION = tuple(int(number) for number in keras.__version__.split(".")[:2])
+"""The minor version of Keras that is installed."""
+
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 

@@ -159,9 +159,11 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
 
 
 def _training(node: kg.Node) -> bool:
-    """Whether a call is recorded as one in training: the flag of the outermost model decides."""
-    flags = [call.training for call in (*node.scope, node)]
-    return bool(next((flag for flag in flags if flag is not None), False))
+    """Whether a call is recorded as one in training, by itself or by a model around it."""
+    flag = None
+    for call in (*node.scope, node):
+        flag = call.flag(flag)
+    return bool(flag)
 
 
 def _take_in(norm: Any, old: Any, new: Any) -> None:
