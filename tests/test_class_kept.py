@@ -200,7 +200,9 @@ def test_attributes_refer_to_the_layers_of_the_new_graph(tmp_path):
 def test_what_is_gone_says_so(tmp_path):
     model = Net()
     new = kg.remove(model, "stem")
-    words = r"no attribute 'stem' any more: the layer 'stem', which it holds, was removed by an edit"
+    words = (
+        r"no attribute 'stem' any more: the layer 'stem', which it holds, was removed by an edit"
+    )
     with pytest.raises(AttributeError, match=words):
         new.stem  # noqa: B018
     assert not hasattr(new, "stem")

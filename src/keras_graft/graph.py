@@ -26,6 +26,7 @@ _FIELDS = (
 PART = {"origin": None, "body": None, "base": None, "moves": ()}
 """Changes to a graph that make it a part: not the model any more that it was read from."""
 
+
 class Graph(Tabular):
     """A network: nodes in an order in which they can run, with its inputs and outputs.
 

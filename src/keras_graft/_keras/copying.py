@@ -44,7 +44,7 @@ def plain_container(value: Any) -> Any:
     Also for those in which Keras and TensorFlow keep the attributes of layers.
     """
     cls = value.__class__  # TensorFlow's dicts only say that they are dicts
-    if cls is not OrderedDict and not cls.__module__.startswith(_WRAPPERS):
+    if cls is not OrderedDict and not cls.__module__.startswith(_wrappers()):
         return None
     if hasattr(cls, "_fields"):
         return None

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-from keras.src.backend.common import global_state  # 3.12 - 3.16
 
+from keras_graft._keras import private
 from keras_graft._keras.graphs import functional, nodes
 from keras_graft._keras.views import sublayers
 
@@ -46,6 +46,7 @@ class _Context:
 
 @contextlib.contextmanager
 def _within(context: _Context) -> Iterator[None]:
+    global_state = private.global_state
     before = global_state.get_global_attribute("current_call_ctx")
     global_state.set_global_attribute("current_call_ctx", context)
     try:

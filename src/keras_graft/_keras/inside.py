@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.saving.keras_saveable import KerasSaveable  # 3.12 - 3.16
+
+from keras_graft._keras import private
 
 SHARED = (
     int, float, complex, str, bytes, bool, type(None), type, types.ModuleType, np.ndarray,
@@ -68,7 +69,7 @@ def first_held(value: Any, test: Callable[[Any], bool]) -> Any:
         seen[id(item)] = item
         if test(item):
             return item
-        if not isinstance(item, KerasSaveable):
+        if not isinstance(item, private.KerasSaveable):
             stack += parts(item)
     return None
 

@@ -11,9 +11,8 @@ import inspect
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional  # 3.12 - 3.16
-from keras.src.saving import serialization_lib  # 3.12 - 3.16
 
+from keras_graft._keras import private
 from keras_graft._keras.copying import attributes, with_body_of
 from keras_graft._keras.stored_attributes import Reader, Unwritable, Writer
 from keras_graft._keras.tied_model import TiedModel
@@ -23,7 +22,7 @@ from keras_graft._keras.tied_model import TiedModel
 def plain_attributes() -> frozenset[str]:
     """Return the names of the attributes that every Functional model has."""
     tensor = keras.Input((1,), name="plain_input")
-    return frozenset(attributes(Functional(tensor, tensor, name="plain")))
+    return frozenset(attributes(private.Functional(tensor, tensor, name="plain")))
 
 
 @keras.saving.register_keras_serializable("keras_graft")
@@ -61,7 +60,7 @@ class KeptModel(TiedModel):
 
     def get_config(self) -> dict[str, Any]:
         """Return the network, the class and the attributes."""
-        config = self._with_shared(Functional.get_config)
+        config = self._with_shared(private.Functional.get_config)
         cls = class_kept(type(self))
         writer, gone = Writer(self), dict(self.__dict__.get("_keras_graft_gone", {}))
         written = {}
@@ -71,7 +70,9 @@ class KeptModel(TiedModel):
             try:
                 written[name] = writer(getattr(self, name))
             except Unwritable as error:
-                gone[name] = f"it is not in the file that it was loaded from, which holds no {error}"
+                gone[name] = (
+                    f"it is not in the file that it was loaded from, which holds no {error}"
+                )
         config["keras_graft_class"] = {
             "module": cls.__module__,
             "class_name": cls.__name__,
@@ -90,7 +91,7 @@ class KeptModel(TiedModel):
         """
         config = dict(config)
         body = config.pop("keras_graft_class")
-        own = serialization_lib._retrieve_class_or_fn(
+        own = private.retrieve_class(
             body["class_name"], body["registered_name"], body["module"], obj_type="class",
             full_config=body, custom_objects=custom_objects,
         )  # fmt: skip
@@ -149,8 +150,8 @@ def _writes_graph(cls: Any) -> bool:
     makes its own network.
     """
     arguments = inspect.getfullargspec(cls.__init__)
-    if arguments.args[1:] == inspect.getfullargspec(Functional.__init__).args[1:]:
+    if arguments.args[1:] == inspect.getfullargspec(private.Functional.__init__).args[1:]:
         return True
     free = arguments.varargs is not None and arguments.varkw is not None
     own_way = cls.from_config.__func__ is not keras.Model.from_config.__func__
-    return free and cls.get_config is Functional.get_config and not own_way
+    return free and cls.get_config is private.Functional.get_config and not own_way

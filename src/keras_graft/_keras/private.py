@@ -74,6 +74,7 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "global_state": ("keras.src.backend.common.global_state", None),
     "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
     "save_state": ("keras.src.saving.saving_lib._save_state", None),
+    "retrieve_class": ("keras.src.saving.serialization_lib._retrieve_class_or_fn", None),
     "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
     # Without it, Keras imports TensorFlow to write a configuration: slow, and right.
     "tensorflow": ("keras.src.utils.module_utils.tensorflow", lambda: None),

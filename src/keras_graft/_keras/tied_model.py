@@ -136,7 +136,7 @@ class TiedModel(base("Functional")):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
-        return self._with_shared(lambda model: super(TiedModel, model).get_config())
+        return self._with_shared(lambda _: super().get_config())
 
     def _with_shared(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """Return the configuration that `plain` gives, with what is tied and shared."""
