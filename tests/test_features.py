@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -318,7 +319,7 @@ def test_tensors_of_torch_are_taken_whatever_they_are():
     ((np.zeros((3, 2)), np.zeros(4)), r"different numbers of samples: \[3, 4\]"),
     (7, "int is no data: give arrays"),
     ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
-    ([(np.zeros((2, 1)), "text")], "holds a str, which is no array"),
+    ([(np.zeros((2, 1)), "text")], "targets are texts .a list of str"),
     ([(1, 2, 3, 4)], "got 4 things"),
     ([(np.zeros((8, 2)), np.zeros(7))], r"arrays of a batch have different numbers.*\[7, 8\]"),
     ([(np.zeros((8, 2)), np.zeros(8), np.zeros(9))], r"different numbers of samples: \[8, 9\]"),
@@ -879,7 +880,8 @@ def _dtype(manifest):
 
 def _name(manifest):
     names = {"targets/": "targets/x"}
-    return {"columns": {names.get(k, k): v for k, v in manifest.columns.items()}}
+    columns = {names.get(k, k): v for k, v in manifest.columns.items()}
+    return {"columns": columns, "layout": {**manifest.layout, "targets": "dict"}}
 
 
 @pytest.mark.parametrize("change", [_rows, _dtype, _name])
@@ -951,7 +953,7 @@ def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatc
         buffer = bytearray(90)
         folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
         assert list(buffer) == list(range(5, 95))
-        with pytest.raises(OSError, match="ends before byte 105"):
+        with pytest.raises(kg.FeatureError, match="ends before byte 105"):
             folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
 
 
@@ -1151,12 +1153,15 @@ def test_a_damaged_manifest_is_said_to_be_one(trunk, tmp_path):
             FeatureStore(path.parent)
 
 
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
 def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
-    theirs = ["model.safetensors", "shard-of-mine.safetensors", "download.part"]
-    left = ["shard-00077.safetensors", "shard-00003.safetensors.part", "manifest.json.part"]
-    left.append(f"shard-{'0af' * 10}12.safetensors")
+    theirs = ["model.safetensors", "shard-of-mine.safetensors", "shard-00003.safetensors.part"]
+    left = ["shard-00003.safetensors.keras-graft.part", "manifest.json.keras-graft.part"]
     for name in theirs + left:
         (folder / name).write_text("precious")
     for resume in (True, False):
@@ -1164,6 +1169,71 @@ def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):
     kg.features.keep(folder, 1)
     assert all((folder / name).read_text() == "precious" for name in theirs)
     assert not any((folder / name).exists() for name in left)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name, says", [
+    ("shard-00007.safetensors", "shard-00007.safetensors"), ("lock", "a 'lock' that"),
+    (f"shard-{'0af' * 10}12.safetensors", "shard-0af0af"), ("manifest.json", "manifest.json"),
+])  # fmt: skip
+def test_what_was_there_before_a_store_is_not_touched(trunk, tmp_path, resume, name, says):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / name).write_text('{"name": "a web application"}')
+    before = contents(folder)
+    with pytest.raises(kg.FeatureError, match=says) as caught:
+        run(trunk, images()[0], tmp_path, resume=resume)
+    assert contents(folder) == before
+    if not (name == "manifest.json" and resume):
+        assert re.search("Give another folder, or move (it|them) away", str(caught.value))
+    (folder / name).rename(tmp_path / "moved")
+    assert run(trunk, images()[0], tmp_path, resume=resume).verify()
+
+
+def test_a_shard_of_another_is_not_touched_in_the_folder_of_a_store(trunk, tmp_path):
+    x, _ = images()
+    folder = Path(run(trunk, x, tmp_path).path)
+    theirs = folder / "shard-00005.safetensors"
+    theirs.write_text("precious")
+    assert len(run(trunk, x, tmp_path)) == 50  # nothing is written
+    kg.features.keep(folder, 2)
+    before = contents(folder)
+    assert theirs.name in before
+    for resume in (True, False):
+        with pytest.raises(
+            kg.FeatureError, match="holds 'shard-00005.safetensors', which no store"
+        ):
+            run(trunk, x, tmp_path, resume=resume)
+        assert contents(folder) == before
+    theirs.unlink()
+    assert run(trunk, x, tmp_path).verify()
+
+
+def test_what_is_refused_leaves_the_old_store(trunk, tmp_path):
+    """To write it anew is no reason to delete it before there is anything to write."""
+    x, _ = images()
+    folder = Path(run(trunk, x, tmp_path).path)
+    before = contents(folder)
+    for data in (x[:0], np.ones((5, 3), "float32"), (x, np.array(["a"] * 50)), iter(())):
+        with pytest.raises(kg.FeatureError):
+            run(trunk, data, tmp_path, resume=False)
+        assert contents(folder) == before
+    assert len(run(trunk, x[:20], tmp_path, resume=False)) == 20
+    assert len(contents(folder)) == 2 + len(FeatureStore(folder).manifest.shards)
+
+
+def test_a_link_where_a_file_is_written_leads_nowhere(trunk, tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (folder / "manifest.json.keras-graft.part").symlink_to(mine)
+    run(trunk, images()[0], tmp_path)
+    (folder / "lock").unlink()
+    (folder / "lock").symlink_to(tmp_path / "new")
+    with pytest.raises(kg.FeatureError, match="a 'lock' that keras-graft did not write"):
+        run(trunk, images()[0], tmp_path)
+    assert mine.read_text() == "precious" and not (tmp_path / "new").exists()
 
 
 def test_two_writers_at_once_are_refused(trunk, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.api import join, split
 from keras_graft.errors import FeatureError
+from keras_graft.features.columns import Columns
 from keras_graft.features.compute import compute
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
@@ -212,6 +213,7 @@ def _check_data(data: Any, batch_size: int) -> None:
         raise FeatureError("The data is empty.")
     if first.y is None:
         raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
+    Columns(None, True, None).check(first, 0)
 
 
 def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:

@@ -22,6 +22,7 @@ from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed import inner_layers
 from keras_graft.features.manifest import Manifest, ShardEntry
 from keras_graft.features.pipeline import Ahead, failed
+from keras_graft.features.place import leftovers
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
@@ -116,8 +117,9 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         first = rest or next(ahead, None)
         if first is None:
             return run.end()
+        run.columns.check(first, done)
         manifest = run.described(run.runner()(first)[0], first, done)
-        run.sweep()
+        run.place.begin(manifest)
         puts, shards, starts = [], [], [done]
         batch: Batch | None = first
         while batch is not None:
@@ -168,8 +170,9 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
             "and Ray hands out blocks of one: go on with the data that it was begun with, or write "
             "it anew: resume=False."
         )
+    run.columns.check(first[0], 0)
     manifest = run.described(run.runner()(first[0])[0], first[0], 0)
-    run.sweep()
+    run.place.begin(manifest)
     # Whole batches, as the local engine's shards are.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
@@ -243,7 +246,8 @@ def _collect(
         assert run.found is not None
         run.refuse([f"{run.found.samples} samples, now {start}"])
     manifest.replace(complete=True).save(run.folder)
-    run.folder.sweep({shard.file for shard in manifest.shards})  # what a killed actor left
+    for name in leftovers(run.folder, manifest):  # by a killed actor
+        run.folder.delete(name)
     if bar is not None:
         bar.update(manifest.samples, finalize=True)
 
