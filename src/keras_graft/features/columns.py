@@ -114,7 +114,7 @@ def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
         array = np.asarray(given := array.tolist())
     if array.ndim == 1 and len(array) and array.dtype.kind in "iu":
         return array, False
-    texts = [
+    texts: list[Any] = [
         k.encode() if isinstance(k, str) and encodable(k) else k for k in given
     ] if array.ndim == 1 else []  # fmt: skip
     if not texts or not all(isinstance(text, bytes) and _readable(text) for text in texts):

@@ -95,7 +95,7 @@ def numbered(data: Any) -> Batch | None:
     return _each(Batch(np.arange(count(data)), y, w), _array)  # type: ignore[arg-type]
 
 
-def _each(batch: Batch, function: Callable[[Any, str], Any]) -> Batch:
+def _each(batch: Batch, function: Callable[..., Any]) -> Batch:
     """Return the batch with a function applied to its arrays, which gets what they are, too."""
     parts = zip(_PARTS, (batch.x, batch.y, batch.w), strict=True)
     return Batch(*(
@@ -251,10 +251,11 @@ def _own(leaf: Any, what: str) -> np.ndarray:
     return array if copied else array.copy()
 
 
-def _array(leaf: Any, what: str) -> np.ndarray:
-    if isinstance(leaf, str | bytes) and what != "inputs":  # what a DataLoader makes of texts
-        raise no_numbers(what, f"a list of {type(leaf).__name__}", True)
-    _rows(leaf)
+def _array(given: Any, what: str) -> np.ndarray:
+    if isinstance(given, str | bytes) and what != "inputs":  # what a DataLoader makes of texts
+        raise no_numbers(what, f"a list of {type(given).__name__}", True)
+    _rows(given)
+    leaf: Any = given
     if not isinstance(leaf, np.ndarray):
         if hasattr(leaf, "detach"):  # torch's own tensors, whatever the backend is
             leaf = leaf.detach().cpu()

@@ -67,10 +67,9 @@ def place(folder: Folder, resume: bool) -> Place:
     sizes = folder.sizes()
     named = {shard.file for shard in there.shards} if there is not None else set()
     ours, strange = _apart(folder, sizes, named, data is not None)
-    going_on = there is not None and resume
-    if strange and not (going_on and there.complete):
+    if strange and not (resume and there is not None and there.complete):
         raise _strange(folder, strange)
-    if going_on:
+    if resume:
         return Place(folder, there, tuple(ours))
     return Place(folder, None, (*ours, *(name for name in sizes if name in named)))
 
