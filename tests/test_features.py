@@ -806,6 +806,101 @@ def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
         )
 
 
+WORDS = ["cat", "dog", "a bird"] * 4
+
+
+def texts():
+    """Labels as texts, in every form in which data gives them."""
+    yield np.array(WORDS), "str192"
+    yield np.array(WORDS, object), "object"
+    yield np.array([w.encode() for w in WORDS]), "bytes48"
+    yield np.array([w.encode() for w in WORDS], object), "object"
+    yield np.array(WORDS)[:, None], "str192"
+    yield {"a": np.zeros(12), "b": np.array(WORDS, object)}, "object"
+    yield WORDS, "a list of str"
+    if hasattr(np.dtypes, "StringDType"):
+        yield np.array(WORDS, np.dtypes.StringDType()), "StringDType"
+
+
+@pytest.mark.parametrize("y, kind", texts())
+@pytest.mark.parametrize("whole", [True, False])
+def test_targets_that_are_texts_are_refused_before_the_trunk_runs(
+    trunk, tmp_path, monkeypatch, y, kind, whole
+):
+    def runs(x):
+        raise AssertionError("the trunk runs")
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", lambda *_: runs(0))
+    x = images(12)[0]
+    data = (x, y) if whole else [(x, y)]
+    says = (
+        rf"targets.* are texts \(.*{kind}.*\), which a store cannot hold: give each class a number"
+    )
+    with pytest.raises(kg.FeatureError, match=says):
+        run(trunk, data, tmp_path)
+    with pytest.raises(kg.FeatureError, match=says):
+        kg.features.fit_head(donor(), "pool", data, store=tmp_path / "store", progress=False)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_the_ways_out_for_targets_that_are_texts(trunk, tmp_path):
+    x, y = images(12)[0], np.array(WORDS, object)
+    assert run(trunk, x, tmp_path, keys=y).take([2, 0])["keys"].tolist() == ["a bird", "cat"]
+    names, numbers = np.unique(y, return_inverse=True)
+    fitted = kg.features.fit_head(
+        donor(), "pool", (x, numbers), store=tmp_path / "fitted", progress=False,
+        compile={"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"},
+    )  # fmt: skip
+    kept = fitted.store.take([0, 1, 2], "targets")["targets"]
+    assert names[kept].tolist() == ["cat", "dog", "a bird"]
+
+
+def test_text_in_the_batches_of_other_libraries(trunk, tmp_path):
+    import torch
+
+    x = images(12)[0]
+    loader = torch.utils.data.DataLoader([*zip(x, WORDS, strict=True)], batch_size=4)
+    with pytest.raises(kg.FeatureError, match="targets are texts .a list of str.*np.unique"):
+        run(trunk, loader, tmp_path)
+    pandas = pytest.importorskip("pandas")
+    for series in (pandas.Series(WORDS), pandas.Series(WORDS, dtype="category")):
+        with pytest.raises(kg.FeatureError, match="targets are texts .object.*np.unique"):
+            run(trunk, (x, series), tmp_path)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_tensor_slices((x, WORDS)).batch(4)
+        with pytest.raises(kg.FeatureError, match="targets are texts .object.*np.unique"):
+            run(trunk, data, tmp_path)
+
+
+def test_objects_that_are_no_texts(trunk, tmp_path):
+    x = images(12)[0]
+    with pytest.raises(
+        kg.FeatureError, match=r"targets are no numbers \(object\).*y.astype\('float"
+    ):
+        run(trunk, (x, np.array([1, 2.5, True] * 4, object)), tmp_path)
+    with pytest.raises(kg.FeatureError, match="sample weights are no numbers .object"):
+        run(trunk, (x, np.zeros(12), np.ones(12, object)), tmp_path)
+    with pytest.raises(kg.FeatureError, match="targets are no numbers .datetime64"):
+        run(trunk, (x, np.zeros(12, "datetime64[s]")), tmp_path)
+    with pytest.raises(kg.FeatureError, match="inputs are texts .object.*x.astype.str"):
+        run(trunk, np.array(WORDS, object), tmp_path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="texts are TensorFlow's")
+def test_inputs_that_are_texts_of_one_length(tmp_path):
+    trunk = keras.Sequential([
+        keras.Input((), dtype="string"),
+        layers.TextVectorization(output_mode="multi_hot", vocabulary=["cat", "dog", "bird"]),
+    ])  # fmt: skip
+    x = np.array(WORDS, object)
+    store = run(trunk, x.astype(str), tmp_path)
+    np.testing.assert_array_equal(
+        store.to_numpy()["features"], trunk.predict_on_batch(keras.ops.convert_to_tensor(WORDS))
+    )
+
+
 # -- the store -------------------------------------------------------------------------------
 
 
@@ -1404,6 +1499,15 @@ def test_nothing_and_nonsense_are_taken_for_what_they_are(trunk, tmp_path):
         store.take([[1], [1, 2]])
     with pytest.raises(kg.FeatureError, match="batch_size is a whole number, 1 or more, got 2.5"):
         FeatureDataset(store, 2.5)
+
+
+def test_features_of_no_width_are_nothing_to_keep(tmp_path):
+    x = keras.Input((4,))
+    trunk = keras.Model(x, x[:, :0], name="none")
+    with pytest.raises(
+        kg.FeatureError, match=r"'none' gives features of no width.*\(\?, 0\) float32"
+    ):
+        run(trunk, np.ones((10, 4), "float32"), tmp_path)
 
 
 def test_columns_of_no_width(tmp_path):

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from keras_graft.features.columns import Columns
 from keras_graft.features.compute import compute
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
+from keras_graft.features.schema import brief
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
 from keras_graft.select import listed
@@ -206,8 +208,10 @@ def _check_data(data: Any, batch_size: int) -> None:
             "batch again: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
             "PyDataset."
         )
-    if batch_size < 1:
-        raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise FeatureError(
+            f"batch_size must be a whole number, 1 or more, got {brief(batch_size)}."
+        )
     first = next(iter(batches(data, batch_size)), None)
     if first is None:
         raise FeatureError("The data is empty.")

@@ -205,11 +205,8 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(structure, Mapping):
         columns = {f"{kind}/{key}": value for key, value in structure.items()}
         bad = next((key for key in columns if not encodable(key)), None)
-        if bad is not None or len(columns) < len(structure):
-            raise FeatureError(
-                f"The names of the {kind} must be texts, and each another: "
-                f"{brief(bad or list(structure))}."
-            )
+        if bad is not None:
+            raise FeatureError(f"The name {brief(bad)} of the {kind} is no text: rename it.")
         return "dict", columns
     if isinstance(structure, list | tuple):
         return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}

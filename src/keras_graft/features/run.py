@@ -178,7 +178,12 @@ class Run:
         layout, features = self.columns.of(outputs)
         more, labels = self.columns.labels(batch, start)
         columns = self.columns.described({**features, **labels})
-        row_bytes = max(1, sum(c.bytes for c in columns.values()))
+        row_bytes = sum(c.bytes for c in columns.values())
+        if not row_bytes:
+            raise FeatureError(
+                f"{self.trunk.name!r} gives features of no width, so there is nothing to keep: "
+                f"{', '.join(f'{k} {v}' for k, v in columns.items())}. Cut elsewhere."
+            )
         new = Manifest(
             columns, {**layout, **more}, self.print, self.batch_size,
             max(1, self.shard_bytes // row_bytes), versions(),
