@@ -75,7 +75,7 @@ def dying_at(point):
 
     def opened(path, mode="r"):
         file = open(path, mode)  # noqa: SIM115 - the one in its place is closed
-        return File(file) if mode == "wb" else file
+        return File(file) if mode == "xb" else file
 
     _folder.open = opened
     for name in ("fsync", "replace"):

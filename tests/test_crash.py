@@ -17,6 +17,8 @@ import pytest
 
 import keras_graft as kg
 from keras_graft.features import FeatureStore, compute
+from keras_graft.features.folder import Folder
+from keras_graft.features.loading import load
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="nothing of a backend")
 module = sys.modules["keras_graft.features.compute"]  # the function hides the module
@@ -116,7 +118,9 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_written(tmp_path, expect
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # the manifest grows
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(
+            kg.FeatureError, match="cannot be written: OSError: File too large. Make room"
+        ):
             crash_writer.run(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -124,7 +128,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_written(tmp_path, expect
     store = FeatureStore(path)
     store.verify()
     assert 0 < len(store) < 400
-    assert not [p for p in path.iterdir() if p.suffix == ".part"]
+    assert not [p for p in path.iterdir() if ".part" in p.name]
     assert_whole(crash_writer.run(path), expected)
 
 
@@ -137,7 +141,7 @@ def test_a_full_tmpfs(tmp_path, expected):
     if mounted.returncode:
         return  # only root may; the test above has said the like
     try:
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(kg.FeatureError, match="cannot be written: OSError: No space left"):
             crash_writer.run(disk / "store")
         store = FeatureStore(disk / "store")
         store.verify()
@@ -149,8 +153,21 @@ def test_a_full_tmpfs(tmp_path, expected):
 
 
 def test_what_a_killed_writer_left_is_swept_away(tmp_path, expected):
-    for name in ("shard-00077.safetensors", "shard-00078.safetensors.part"):
-        (tmp_path / name).write_bytes(b"left")
+    store = crash_writer.run(tmp_path)
+    shard = (tmp_path / "shard-00003.safetensors").read_bytes()
+    kg.features.keep(tmp_path, 2)
+    for name in ("shard-00077.safetensors", f"shard-{'0af' * 10}12.safetensors"):
+        (tmp_path / name).write_bytes(shard)
+    (tmp_path / "shard-00002.safetensors.keras-graft.part").write_bytes(b"left")
+    assert_whole(crash_writer.run(tmp_path), expected)
+    assert len(list(tmp_path.iterdir())) == len(store.manifest.shards) + 2
+
+
+def test_killed_between_the_manifest_and_the_old_shards(tmp_path, expected):
+    """What the store before it leaves then is known for what it is."""
+    folder = Folder(tmp_path)
+    crash_writer.run(tmp_path)
+    load(folder).replace(shards=(), complete=False).save(folder)
     assert_whole(crash_writer.run(tmp_path), expected)
 
 

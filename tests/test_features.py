@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -318,7 +319,7 @@ def test_tensors_of_torch_are_taken_whatever_they_are():
     ((np.zeros((3, 2)), np.zeros(4)), r"different numbers of samples: \[3, 4\]"),
     (7, "int is no data: give arrays"),
     ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
-    ([(np.zeros((2, 1)), "text")], "holds a str, which is no array"),
+    ([(np.zeros((2, 1)), "text")], "targets are texts .a list of str"),
     ([(1, 2, 3, 4)], "got 4 things"),
     ([(np.zeros((8, 2)), np.zeros(7))], r"arrays of a batch have different numbers.*\[7, 8\]"),
     ([(np.zeros((8, 2)), np.zeros(8), np.zeros(9))], r"different numbers of samples: \[8, 9\]"),
@@ -805,6 +806,101 @@ def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
         )
 
 
+WORDS = ["cat", "dog", "a bird"] * 4
+
+
+def texts():
+    """Labels as texts, in every form in which data gives them."""
+    yield np.array(WORDS), "str192"
+    yield np.array(WORDS, object), "object"
+    yield np.array([w.encode() for w in WORDS]), "bytes48"
+    yield np.array([w.encode() for w in WORDS], object), "object"
+    yield np.array(WORDS)[:, None], "str192"
+    yield {"a": np.zeros(12), "b": np.array(WORDS, object)}, "object"
+    yield WORDS, "a list of str"
+    if hasattr(np.dtypes, "StringDType"):
+        yield np.array(WORDS, np.dtypes.StringDType()), "StringDType"
+
+
+@pytest.mark.parametrize("y, kind", texts())
+@pytest.mark.parametrize("whole", [True, False])
+def test_targets_that_are_texts_are_refused_before_the_trunk_runs(
+    trunk, tmp_path, monkeypatch, y, kind, whole
+):
+    def runs(x):
+        raise AssertionError("the trunk runs")
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", lambda *_: runs(0))
+    x = images(12)[0]
+    data = (x, y) if whole else [(x, y)]
+    says = (
+        rf"targets.* are texts \(.*{kind}.*\), which a store cannot hold: give each class a number"
+    )
+    with pytest.raises(kg.FeatureError, match=says):
+        run(trunk, data, tmp_path)
+    with pytest.raises(kg.FeatureError, match=says):
+        kg.features.fit_head(donor(), "pool", data, store=tmp_path / "store", progress=False)
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_the_ways_out_for_targets_that_are_texts(trunk, tmp_path):
+    x, y = images(12)[0], np.array(WORDS, object)
+    assert run(trunk, x, tmp_path, keys=y).take([2, 0])["keys"].tolist() == ["a bird", "cat"]
+    names, numbers = np.unique(y, return_inverse=True)
+    fitted = kg.features.fit_head(
+        donor(), "pool", (x, numbers), store=tmp_path / "fitted", progress=False,
+        compile={"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"},
+    )  # fmt: skip
+    kept = fitted.store.take([0, 1, 2], "targets")["targets"]
+    assert names[kept].tolist() == ["cat", "dog", "a bird"]
+
+
+def test_text_in_the_batches_of_other_libraries(trunk, tmp_path):
+    import torch
+
+    x = images(12)[0]
+    loader = torch.utils.data.DataLoader([*zip(x, WORDS, strict=True)], batch_size=4)
+    with pytest.raises(kg.FeatureError, match="targets are texts .a list of str.*np.unique"):
+        run(trunk, loader, tmp_path)
+    pandas = pytest.importorskip("pandas")
+    for series in (pandas.Series(WORDS), pandas.Series(WORDS, dtype="category")):
+        with pytest.raises(kg.FeatureError, match="targets are texts .object.*np.unique"):
+            run(trunk, (x, series), tmp_path)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_tensor_slices((x, WORDS)).batch(4)
+        with pytest.raises(kg.FeatureError, match="targets are texts .object.*np.unique"):
+            run(trunk, data, tmp_path)
+
+
+def test_objects_that_are_no_texts(trunk, tmp_path):
+    x = images(12)[0]
+    with pytest.raises(
+        kg.FeatureError, match=r"targets are no numbers \(object\).*y.astype\('float"
+    ):
+        run(trunk, (x, np.array([1, 2.5, True] * 4, object)), tmp_path)
+    with pytest.raises(kg.FeatureError, match="sample weights are no numbers .object"):
+        run(trunk, (x, np.zeros(12), np.ones(12, object)), tmp_path)
+    with pytest.raises(kg.FeatureError, match="targets are no numbers .datetime64"):
+        run(trunk, (x, np.zeros(12, "datetime64[s]")), tmp_path)
+    with pytest.raises(kg.FeatureError, match="inputs are texts .object.*x.astype.str"):
+        run(trunk, np.array(WORDS, object), tmp_path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="texts are TensorFlow's")
+def test_inputs_that_are_texts_of_one_length(tmp_path):
+    trunk = keras.Sequential([
+        keras.Input((), dtype="string"),
+        layers.TextVectorization(output_mode="multi_hot", vocabulary=["cat", "dog", "bird"]),
+    ])  # fmt: skip
+    x = np.array(WORDS, object)
+    store = run(trunk, x.astype(str), tmp_path)
+    np.testing.assert_array_equal(
+        store.to_numpy()["features"], trunk.predict_on_batch(keras.ops.convert_to_tensor(WORDS))
+    )
+
+
 # -- the store -------------------------------------------------------------------------------
 
 
@@ -879,7 +975,8 @@ def _dtype(manifest):
 
 def _name(manifest):
     names = {"targets/": "targets/x"}
-    return {"columns": {names.get(k, k): v for k, v in manifest.columns.items()}}
+    columns = {names.get(k, k): v for k, v in manifest.columns.items()}
+    return {"columns": columns, "layout": {**manifest.layout, "targets": "dict"}}
 
 
 @pytest.mark.parametrize("change", [_rows, _dtype, _name])
@@ -951,7 +1048,7 @@ def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatc
         buffer = bytearray(90)
         folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
         assert list(buffer) == list(range(5, 95))
-        with pytest.raises(OSError, match="ends before byte 105"):
+        with pytest.raises(kg.FeatureError, match="ends before byte 105"):
             folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
 
 
@@ -1151,12 +1248,15 @@ def test_a_damaged_manifest_is_said_to_be_one(trunk, tmp_path):
             FeatureStore(path.parent)
 
 
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
 def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):
     folder = tmp_path / "store"
     folder.mkdir()
-    theirs = ["model.safetensors", "shard-of-mine.safetensors", "download.part"]
-    left = ["shard-00077.safetensors", "shard-00003.safetensors.part", "manifest.json.part"]
-    left.append(f"shard-{'0af' * 10}12.safetensors")
+    theirs = ["model.safetensors", "shard-of-mine.safetensors", "shard-00003.safetensors.part"]
+    left = ["shard-00003.safetensors.keras-graft.part", "manifest.json.keras-graft.part"]
     for name in theirs + left:
         (folder / name).write_text("precious")
     for resume in (True, False):
@@ -1164,6 +1264,71 @@ def test_files_of_the_user_stay_in_the_folder(trunk, tmp_path):
     kg.features.keep(folder, 1)
     assert all((folder / name).read_text() == "precious" for name in theirs)
     assert not any((folder / name).exists() for name in left)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("name, says", [
+    ("shard-00007.safetensors", "shard-00007.safetensors"), ("lock", "a 'lock' that"),
+    (f"shard-{'0af' * 10}12.safetensors", "shard-0af0af"), ("manifest.json", "manifest.json"),
+])  # fmt: skip
+def test_what_was_there_before_a_store_is_not_touched(trunk, tmp_path, resume, name, says):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / name).write_text('{"name": "a web application"}')
+    before = contents(folder)
+    with pytest.raises(kg.FeatureError, match=says) as caught:
+        run(trunk, images()[0], tmp_path, resume=resume)
+    assert contents(folder) == before
+    if not (name == "manifest.json" and resume):
+        assert re.search("Give another folder, or move (it|them) away", str(caught.value))
+    (folder / name).rename(tmp_path / "moved")
+    assert run(trunk, images()[0], tmp_path, resume=resume).verify()
+
+
+def test_a_shard_of_another_is_not_touched_in_the_folder_of_a_store(trunk, tmp_path):
+    x, _ = images()
+    folder = Path(run(trunk, x, tmp_path).path)
+    theirs = folder / "shard-00005.safetensors"
+    theirs.write_text("precious")
+    assert len(run(trunk, x, tmp_path)) == 50  # nothing is written
+    kg.features.keep(folder, 2)
+    before = contents(folder)
+    assert theirs.name in before
+    for resume in (True, False):
+        with pytest.raises(
+            kg.FeatureError, match="holds 'shard-00005.safetensors', which no store"
+        ):
+            run(trunk, x, tmp_path, resume=resume)
+        assert contents(folder) == before
+    theirs.unlink()
+    assert run(trunk, x, tmp_path).verify()
+
+
+def test_what_is_refused_leaves_the_old_store(trunk, tmp_path):
+    """To write it anew is no reason to delete it before there is anything to write."""
+    x, _ = images()
+    folder = Path(run(trunk, x, tmp_path).path)
+    before = contents(folder)
+    for data in (x[:0], np.ones((5, 3), "float32"), (x, np.array(["a"] * 50)), iter(())):
+        with pytest.raises(kg.FeatureError):
+            run(trunk, data, tmp_path, resume=False)
+        assert contents(folder) == before
+    assert len(run(trunk, x[:20], tmp_path, resume=False)) == 20
+    assert len(contents(folder)) == 2 + len(FeatureStore(folder).manifest.shards)
+
+
+def test_a_link_where_a_file_is_written_leads_nowhere(trunk, tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (folder / "manifest.json.keras-graft.part").symlink_to(mine)
+    run(trunk, images()[0], tmp_path)
+    (folder / "lock").unlink()
+    (folder / "lock").symlink_to(tmp_path / "new")
+    with pytest.raises(kg.FeatureError, match="a 'lock' that keras-graft did not write"):
+        run(trunk, images()[0], tmp_path)
+    assert mine.read_text() == "precious" and not (tmp_path / "new").exists()
 
 
 def test_two_writers_at_once_are_refused(trunk, tmp_path):
@@ -1334,6 +1499,15 @@ def test_nothing_and_nonsense_are_taken_for_what_they_are(trunk, tmp_path):
         store.take([[1], [1, 2]])
     with pytest.raises(kg.FeatureError, match="batch_size is a whole number, 1 or more, got 2.5"):
         FeatureDataset(store, 2.5)
+
+
+def test_features_of_no_width_are_nothing_to_keep(tmp_path):
+    x = keras.Input((4,))
+    trunk = keras.Model(x, x[:, :0], name="none")
+    with pytest.raises(
+        kg.FeatureError, match=r"'none' gives features of no width.*\(\?, 0\) float32"
+    ):
+        run(trunk, np.ones((10, 4), "float32"), tmp_path)
 
 
 def test_columns_of_no_width(tmp_path):

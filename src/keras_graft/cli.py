@@ -278,7 +278,10 @@ def _arrays(path: str) -> Any:
 
     from keras_graft.files import FileError
 
-    damaged = OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error
+    damaged = (
+        OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, RecursionError,
+        OverflowError, SyntaxError, TypeError, KeyError, NotImplementedError,
+    )  # fmt: skip
     try:
         loaded = np.load(path, mmap_mode="r")
     except damaged as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import keras
@@ -118,6 +118,9 @@ class Building:
             failed: Those that failed, counted within the batch, and why.
         """
         labels = self._columns.labels(batch, start)[1]
+        # Of samples that fail, too: there is a checksum for each of these columns.
+        features = {name for name in self._known if name.startswith("features/")}
+        self._check_names(features | labels.keys(), start)
         self._inputs.add(batch.x)
         self._labels.add(list(labels.values()))
         failed = dict(failed)
@@ -138,14 +141,17 @@ class Building:
             self._check(part, start)
             self._parts.append(part)
 
-    def _check(self, part: dict[str, np.ndarray], start: int) -> None:
-        other = sorted(name.removesuffix("/") for name in part.keys() ^ self._known.keys())
+    def _check_names(self, names: Set[str], start: int) -> None:
+        other = sorted(name.removesuffix("/") for name in names ^ self._known.keys())
         if other:
             raise FeatureError(
                 f"The samples from {start} on have other columns than those before: "
                 f"{', '.join(other)}. Every batch is to have targets and weights, or none; or take "
                 "targets=False."
             )
+
+    def _check(self, part: dict[str, np.ndarray], start: int) -> None:
+        self._check_names(part.keys(), start)
         for name, array in part.items():
             known = self._known[name]
             if tuple(array.shape[1:]) != known.shape or array.dtype.name != known.dtype:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.data import Batch
+from keras_graft.features.data import Batch, no_numbers
 from keras_graft.features.half import half
-from keras_graft.features.manifest import Column, packed
-from keras_graft.features.shards import DTYPES, dtype_of
+from keras_graft.features.manifest import DTYPES, Column, packed
+from keras_graft.features.schema import encodable
+from keras_graft.features.shards import dtype_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Columns:
                 raise FeatureError(f"There are more samples than the {len(self.keys[0])} keys.")
         return layout, {name: columns[name] for name in sorted(columns)}
 
+    def check(self, batch: Batch, start: int) -> None:
+        """Refuse targets, sample weights or keys that a store cannot hold, before the trunk runs."""
+        self.described(self.labels(batch, start)[1])
+
     def cast(self, name: str, array: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """Return features in the dtype that is kept, and the rows that overflow it, with why."""
         floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
@@ -88,9 +93,8 @@ class Columns:
                 rows, _ = self.cast(name, rows)
             kind = rows.dtype.name
             if kind not in DTYPES:
-                raise FeatureError(
-                    f"{name.removesuffix('/')} is {kind}, which a store cannot hold: give numbers."
-                )
+                what = name.removesuffix("/").replace("weights", "sample weights", 1)
+                raise no_numbers(what, kind, rows.dtype.kind in "SUT")
             text = name == "keys/" and self.keys is not None and self.keys[1]
             found[name] = Column(tuple(rows.shape[1:]), kind, text)
         return found
@@ -110,7 +114,9 @@ def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
         array = np.asarray(given := array.tolist())
     if array.ndim == 1 and len(array) and array.dtype.kind in "iu":
         return array, False
-    texts = [k.encode() if isinstance(k, str) else k for k in given] if array.ndim == 1 else []
+    texts: list[Any] = [
+        k.encode() if isinstance(k, str) and encodable(k) else k for k in given
+    ] if array.ndim == 1 else []  # fmt: skip
     if not texts or not all(isinstance(text, bytes) and _readable(text) for text in texts):
         raise FeatureError(
             "keys is a list of integers (of at most 64 bits) or of texts, one for each sample; "

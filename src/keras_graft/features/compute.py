@@ -10,18 +10,18 @@ from typing import Any, Literal
 import keras
 
 from keras_graft.errors import FeatureError
-from keras_graft.features import manifest as _manifest
 from keras_graft.features import ray_engine
 from keras_graft.features.columns import Columns, coded
 from keras_graft.features.data import batches, count
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed import check_fixed
-from keras_graft.features.folder import Folder
 from keras_graft.features.pipeline import Ahead, Writer
+from keras_graft.features.place import place
 from keras_graft.features.ray_engine import RayOptions
 from keras_graft.features.remote import folder_at
 from keras_graft.features.run import Run
-from keras_graft.features.store import FeatureStore
+from keras_graft.features.schema import brief
+from keras_graft.features.store import FeatureStore, check_sizes
 
 _SHARD = 32 << 20
 
@@ -96,15 +96,15 @@ def compute(
     """
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise FeatureError(
-            f'dtype must be "float16", "bfloat16", "float32" or None, got {dtype!r}.'
+            f'dtype must be "float16", "bfloat16", "float32" or None, got {brief(dtype)}.'
         )
     for name, number in (("batch_size", batch_size), ("shard_bytes", shard_bytes)):
-        if not isinstance(number, Integral) or number < 1:
-            raise FeatureError(f"{name} must be a whole number, 1 or more, got {number!r}.")
+        if not isinstance(number, Integral) or not 1 <= number < 1 << 62:
+            raise FeatureError(f"{name} must be a whole number, 1 or more, got {brief(number)}.")
     if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
         raise FeatureError(
-            f'on_error is "raise" or "skip", got {on_error!r}; engine is "local" or "ray", got '
-            f"{engine!r}."
+            f'on_error is "raise" or "skip", got {brief(on_error)}; engine is "local" or "ray", got '
+            f"{brief(engine)}."
         )
     columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None
@@ -112,15 +112,16 @@ def compute(
         raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
+    place(folder, resume)  # before the lock, which is a file too
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
     with lock:
-        found = _manifest.load(folder) if resume else None
-        if not resume:
-            _forget(folder)
+        there = place(folder, resume)
+        if there.found is not None:
+            check_sizes(folder, there.found)
         run = Run(
-            trunk, fingerprint(trunk), folder, found, columns, int(batch_size), int(shard_bytes),
+            trunk, fingerprint(trunk), there, columns, int(batch_size), int(shard_bytes),
             on_error == "skip",
         )  # fmt: skip
         if options is None:
@@ -128,13 +129,6 @@ def compute(
         else:
             ray_engine.over(run, data, options, progress)
     return FeatureStore(store)
-
-
-def _forget(folder: Folder) -> None:
-    """Take the manifest away first: a shard without one is nobody's."""
-    if folder.read(_manifest.NAME) is not None:
-        folder.delete(_manifest.NAME)
-    folder.sweep(set())
 
 
 def _local(run: Run, data: Any, progress: bool) -> None:
@@ -154,11 +148,13 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             bar.update(done, finalize=False)
         while (batch := rest or next(ahead, None)) is not None:
             rest = None
+            if writer is None:
+                run.columns.check(batch, done)
             outputs, failed = runner(batch)
             if writer is None:
-                described = run.described(outputs, batch, done)
-                run.sweep()
-                writer = Writer(run.folder, described, run.columns, run.skip)
+                writer = Writer(
+                    run.place, run.described(outputs, batch, done), run.columns, run.skip
+                )
             writer.put(outputs, batch, done, failed)
             done += len(batch)
             if bar is not None:

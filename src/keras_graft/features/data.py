@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from numbers import Number
 from typing import Any
 
 import keras
@@ -12,6 +14,8 @@ import numpy as np
 from keras_graft.errors import FeatureError
 
 tree = keras.tree
+
+_PARTS = "inputs", "targets", "sample weights"
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,12 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
     if _is_arrays(data):
         whole = _even(Batch(*_parts(data)), "The arrays have")
         for start in range(0, len(whole), batch_size):
-            yield whole[start : start + batch_size].map(_array)
+            yield _each(whole[start : start + batch_size], _array)
         return
     for item in _items(data):
         # A DataLoader makes lists of tuples.
         parts = tuple(item) if isinstance(item, list) and len(item) <= 3 else item
-        yield _even(Batch(*_parts(parts)).map(_own), "The arrays of a batch have")
+        yield _even(_each(Batch(*_parts(parts)), _own), "The arrays of a batch have")
 
 
 def numbered(data: Any) -> Batch | None:
@@ -88,7 +92,37 @@ def numbered(data: Any) -> Batch | None:
     if not _is_arrays(data):
         return None
     _, y, w = _parts(data)
-    return Batch(np.arange(count(data)), y, w).map(_array)  # type: ignore[arg-type]
+    return _each(Batch(np.arange(count(data)), y, w), _array)  # type: ignore[arg-type]
+
+
+def _each(batch: Batch, function: Callable[..., Any]) -> Batch:
+    """Return the batch with a function applied to its arrays, which gets what they are, too."""
+    parts = zip(_PARTS, (batch.x, batch.y, batch.w), strict=True)
+    return Batch(*(
+        None if part is None else tree.map_structure(partial(function, what=what), part)
+        for what, part in parts
+    ))  # fmt: skip
+
+
+def no_numbers(what: str, dtype: Any, texts: bool) -> FeatureError:
+    """Return what is raised for targets, weights or inputs that are no numbers.
+
+    Args:
+        what: Which of them.
+        dtype: Their dtype, or kind.
+        texts: Whether they are texts.
+    """
+    if not texts:
+        way_out = "give arrays of numbers, such as y.astype('float32')"
+    elif what.startswith("inputs"):
+        way_out = "give an array of texts of one length, x.astype(str)"
+    else:
+        way_out = (
+            "give each class a number, names, y = np.unique(y, return_inverse=True), or keep them "
+            "as the keys of the samples, kg.features.compute(trunk, x, store, keys=y)"
+        )
+    kind = "texts" if texts else "no numbers"
+    return FeatureError(f"The {what} are {kind} ({dtype}), which a store cannot hold: {way_out}.")
 
 
 def _items(data: Any) -> Iterator[Any]:
@@ -134,6 +168,8 @@ def _columned(data: Any) -> Any:
                 f"The {name} are nested more than once: give an array, or a dict or list of arrays."
             )
         single = isinstance(part, list) and part and not isinstance(part[0], tuple | Mapping)
+        if single and isinstance(part[0], str | bytes):
+            raise no_numbers(name, f"a list of {type(part[0]).__name__}", True)
         if single and not (_is_array(part[0]) and len(part[0].shape)):
             raise FeatureError(
                 f"The {name} are a list of {type(part[0]).__name__}: give np.asarray({name}), one "
@@ -205,18 +241,21 @@ def _even(batch: Batch, what: str) -> Batch:
     return batch
 
 
-def _own(leaf: Any) -> np.ndarray:
+def _own(leaf: Any, what: str) -> np.ndarray:
     """Return an array that is nobody else's: some sources fill the same one anew for each batch.
 
     TensorFlow's tensors are copied when they become arrays; once is enough.
     """
-    array = _array(leaf)
+    array = _array(leaf, what)
     copied = type(leaf).__module__.startswith("tensorflow.") and array.base is None
     return array if copied else array.copy()
 
 
-def _array(leaf: Any) -> np.ndarray:
-    _rows(leaf)
+def _array(given: Any, what: str) -> np.ndarray:
+    if isinstance(given, str | bytes) and what != "inputs":  # what a DataLoader makes of texts
+        raise no_numbers(what, f"a list of {type(given).__name__}", True)
+    _rows(given)
+    leaf: Any = given
     if not isinstance(leaf, np.ndarray):
         if hasattr(leaf, "detach"):  # torch's own tensors, whatever the backend is
             leaf = leaf.detach().cpu()
@@ -224,8 +263,13 @@ def _array(leaf: Any) -> np.ndarray:
         leaf = np.asarray(keras.ops.convert_to_numpy(leaf) if not hasattr(leaf, "numpy") else
                           leaf.numpy())  # fmt: skip
     if leaf.dtype.hasobject:
+        items = leaf.reshape(-1).tolist()
+        if items and all(isinstance(item, str | bytes) for item in items):
+            raise no_numbers(what, leaf.dtype, True)
+        if all(isinstance(item, Number) for item in items):
+            raise no_numbers(what, leaf.dtype, False)
         raise FeatureError(
-            "The data holds Python objects, or rows of different lengths: give arrays of numbers "
-            "or texts, padded to one length."
+            f"The {what} hold Python objects, or rows of different lengths ({leaf.dtype}): give "
+            "arrays of numbers or texts, padded to one length."
         )
     return leaf if leaf.dtype.isnative else leaf.astype(leaf.dtype.newbyteorder("="))

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,11 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.api import join, split
 from keras_graft.errors import FeatureError
+from keras_graft.features.columns import Columns
 from keras_graft.features.compute import compute
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
+from keras_graft.features.schema import brief
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
 from keras_graft.select import listed
@@ -205,13 +208,16 @@ def _check_data(data: Any, batch_size: int) -> None:
             "batch again: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
             "PyDataset."
         )
-    if batch_size < 1:
-        raise FeatureError(f"batch_size must be 1 or more, got {batch_size}.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise FeatureError(
+            f"batch_size must be a whole number, 1 or more, got {brief(batch_size)}."
+        )
     first = next(iter(batches(data, batch_size)), None)
     if first is None:
         raise FeatureError("The data is empty.")
     if first.y is None:
         raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
+    Columns(None, True, None).check(first, 0)
 
 
 def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:

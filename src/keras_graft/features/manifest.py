@@ -14,10 +14,22 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
-from keras_graft.printable import words_of
+from keras_graft.features.schema import bounded, brief, encodable
 
 NAME = "manifest.json"
 FORMAT = 2
+KINDS = ("features", "targets", "weights", "keys")
+DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64",
+}  # fmt: skip
+"""The dtypes that a store holds, and what safetensors calls them."""
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of a number."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -37,8 +49,7 @@ class Column:
     @property
     def bytes(self) -> int:
         """Bytes of one row."""
-        size = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
-        return size * math.prod(self.shape)
+        return itemsize(self.dtype) * math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"({', '.join(map(str, ('?', *self.shape)))}) {'text' if self.text else self.dtype}"
@@ -137,52 +148,25 @@ class Manifest:
         return dataclasses.replace(self, **changes)
 
     def save(self, folder: Folder) -> None:
-        """Write it, in the place of the one before."""
-        text = json.dumps(dataclasses.asdict(self), indent=1)
-        folder.write(NAME, f'{{\n "checksum": "{checksum([text.encode()])}",{text[1:]}'.encode())
+        """Write it, in the place of the one before.
+
+        Raises:
+            FeatureError: If it would be longer than what is read.
+        """
+        said = json.dumps(dataclasses.asdict(self), indent=1).encode()
+        try:
+            bounded(said)
+        except ValueError as error:
+            raise FeatureError(
+                f"{folder}/{NAME} would be too long: {error}. Make fewer shards, shard_bytes=1 << 30, "
+                f"and leave out fewer samples ({len(self.skipped):,} so far)."
+            ) from error
+        folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])
 
 
 def shard_name(number: int) -> str:
     """Return the name of a shard's file."""
     return f"shard-{number:05}.safetensors"
-
-
-def load(folder: Folder) -> Manifest | None:
-    """Return the manifest of a folder, None if it has none.
-
-    Raises:
-        FeatureError: If it cannot be read, or was written by another version.
-    """
-    data = folder.read(NAME)
-    if data is None:
-        return None
-    try:
-        raw = json.loads(data)
-        version = raw["format"]
-        if version != FORMAT:
-            raise FeatureError(
-                f"{folder} is a store of format {version}, and this keras-graft reads {FORMAT}: "
-                + (
-                    "pip install -U keras-graft"
-                    if version > FORMAT
-                    else "compute it anew, resume=False"
-                )
-            )
-        said = raw.pop("checksum")
-        if said != checksum([json.dumps(raw, indent=1).encode()]):
-            raise ValueError("its checksum is not that of what was written")
-        raw["columns"] = {
-            k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
-        }
-        raw["shards"] = tuple(ShardEntry.of(shard) for shard in raw["shards"])
-        return Manifest(**raw)
-    except FeatureError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FeatureError(
-            f"{folder}/{NAME} cannot be read ({words_of(error)}): it was not written by keras-graft, or the "
-            "disk is damaged."
-        ) from error
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:
@@ -219,7 +203,11 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
             "of arrays: bring them into one dict, {'a/0': ..., 'a/1': ..., 'b': ...}."
         )
     if isinstance(structure, Mapping):
-        return "dict", {f"{kind}/{key}": value for key, value in structure.items()}
+        columns = {f"{kind}/{key}": value for key, value in structure.items()}
+        bad = next((key for key in columns if not encodable(key)), None)
+        if bad is not None:
+            raise FeatureError(f"The name {brief(bad)} of the {kind} is no text: rename it.")
+        return "dict", columns
     if isinstance(structure, list | tuple):
         return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}
     return "one", {f"{kind}/": structure}

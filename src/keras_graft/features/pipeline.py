@@ -11,15 +11,16 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.building import Building
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
-from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import Manifest, Skipped, shard_name
+from keras_graft.features.place import Place
 
 
 class Writer:
     """Writes shards in a thread of its own, while the next batches are computed."""
 
-    def __init__(self, folder: Folder, manifest: Manifest, columns: Columns, skip: bool) -> None:
-        self._folder, self._manifest = folder, manifest
+    def __init__(self, place: Place, manifest: Manifest, columns: Columns, skip: bool) -> None:
+        self._place, self._folder, self._manifest = place, place.folder, manifest
+        self._begun = False
         self._columns, self._skip = columns, skip
         self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
@@ -77,6 +78,9 @@ class Writer:
         if not self._building.samples:
             return
         pieces, entry = self._building.finish(shard_name(len(self._manifest.shards)))
+        if not self._begun:
+            self._place.begin(self._manifest)
+            self._begun = True
         self._folder.write(entry.file, *pieces)
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
         self._manifest.save(self._folder)

@@ -22,10 +22,12 @@ from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed import inner_layers
 from keras_graft.features.manifest import Manifest, ShardEntry
 from keras_graft.features.pipeline import Ahead, failed
+from keras_graft.features.place import leftovers
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
 from keras_graft.printable import words_of
+from keras_graft.features.schema import brief
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
         raise FeatureError(f"ray={given!r}: {words_of(error)}. There are {known}.") from error
     whole = isinstance(found.actors, Integral) and not isinstance(found.actors, bool)
     if found.actors is not None and not (whole and found.actors > 0):
-        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {found.actors!r}.")
+        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {brief(found.actors)}.")
     if not all(isinstance(n, Real) and n >= 0 for n in (found.cpus, found.gpus)):
-        raise FeatureError(f"ray: cpus and gpus are numbers, got {found.cpus!r}, {found.gpus!r}.")
+        raise FeatureError(
+            f"ray: cpus and gpus are numbers, got {brief(found.cpus)}, {brief(found.gpus)}."
+        )
     if found.backend not in (None, "jax", "tensorflow", "torch"):
         raise FeatureError(
-            f'ray: backend is "jax", "tensorflow" or "torch", got {found.backend!r}.'
+            f'ray: backend is "jax", "tensorflow" or "torch", got {brief(found.backend)}.'
         )
     return found
 
@@ -116,8 +120,9 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         first = rest or next(ahead, None)
         if first is None:
             return run.end()
+        run.columns.check(first, done)
         manifest = run.described(run.runner()(first)[0], first, done)
-        run.sweep()
+        run.place.begin(manifest)
         puts, shards, starts = [], [], [done]
         batch: Batch | None = first
         while batch is not None:
@@ -168,8 +173,9 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
             "and Ray hands out blocks of one: go on with the data that it was begun with, or write "
             "it anew: resume=False."
         )
+    run.columns.check(first[0], 0)
     manifest = run.described(run.runner()(first[0])[0], first[0], 0)
-    run.sweep()
+    run.place.begin(manifest)
     # Whole batches, as the local engine's shards are.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
@@ -243,7 +249,8 @@ def _collect(
         assert run.found is not None
         run.refuse([f"{run.found.samples} samples, now {start}"])
     manifest.replace(complete=True).save(run.folder)
-    run.folder.sweep({shard.file for shard in manifest.shards})  # what a killed actor left
+    for name in leftovers(run.folder, manifest):  # by a killed actor
+        run.folder.delete(name)
     if bar is not None:
         bar.update(manifest.samples, finalize=True)
 

@@ -6,7 +6,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from keras_graft.features.remote import folder_at
 class Work:
     """What an actor needs to know beside the trunk."""
 
-    store: str
+    store: str = field(repr=False)  # with its secrets
     columns: Columns
     manifest: Manifest
     skip: bool

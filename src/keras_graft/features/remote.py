@@ -13,10 +13,16 @@ from typing import Any
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
+from keras_graft.features.failures import guarded, said
 from keras_graft.features.folder import Folder, Parts
-from keras_graft.printable import words_of
+from keras_graft.features.masked import MASK, masked, secrets, without
+from keras_graft.features.schema import brief, encodable
 
 _LOCAL = ("file://", "local://")
+_MISSING = (
+    "URLs are opened with fsspec, which is an extra: pip install 'keras-graft[features]'; S3 needs "
+    "s3fs besides, Google's store gcsfs, Azure's adlfs."
+)
 
 
 def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Folder:
@@ -27,28 +33,42 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
         cache: For a URL: where to keep what is fetched.
 
     Raises:
-        FeatureError: If fsspec, or what it needs for this kind of URL, is not there.
+        FeatureError: If it is neither, or if fsspec, or what it needs for this kind of URL, is not
+            there.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text or not encodable(text):
+        raise FeatureError(f"A store is a folder, given as its path or URL, got {brief(path)}.")
     if "://" not in text:
         if re.match(r"[a-z][a-z0-9+.-]+:/", text) and isinstance(path, os.PathLike):
-            raise FeatureError(
-                f"{text} was a URL, and a Path takes a slash away: give it as a str."
-            )
-        return Folder(path)
+            url = masked(text.replace(":/", "://", 1)).replace("://", ":/", 1)
+            raise FeatureError(f"{url} was a URL, and a Path takes a slash away: give it as a str.")
+        return Folder(text)
     for scheme in _LOCAL:  # a rename is more than a put
         if text.startswith(scheme):
             return Folder(text.removeprefix(scheme))
-    try:
-        import fsspec
-
-        system, root = fsspec.core.url_to_fs(text)
-    except (ImportError, ValueError) as error:
+    if f"{MASK}@" in text or f"={MASK}" in text:
         raise FeatureError(
-            f"{text}: {words_of(error)}. URLs are opened with fsspec, which is an extra: pip install "
-            "'keras-graft[features]'; S3 needs s3fs besides, Google's store gcsfs, Azure's adlfs."
-        ) from error
-    return Remote(system, root, text, cache)
+            f"{text} is a URL as it is shown, its secrets masked: give the URL itself."
+        )
+    try:
+        return _opened(text, cache)
+    except FeatureError:
+        raise
+    except Exception as error:  # whatever the file system raises
+        hidden = secrets(text)
+        missing = isinstance(error, ImportError | ValueError)
+        hint = _MISSING if missing else "Is the URL right, and can its host be reached?"
+        wrong = FeatureError(f"{masked(text)}: {without(hidden, said(error))}. {hint}")
+        cause = None if hidden else error
+    raise wrong from cause  # outside of `except`: no error with secrets in it is chained
+
+
+def _opened(url: str, cache: str | os.PathLike[str] | None) -> Remote:
+    import fsspec
+
+    system, root = fsspec.core.url_to_fs(url)
+    return Remote(system, root, url, cache)
 
 
 class Remote(Folder):
@@ -66,6 +86,8 @@ class Remote(Folder):
         cache: A local folder to keep shards in; by default one that is deleted in the end.
     """
 
+    failures = (Exception,)  # each kind of file system has errors of its own
+
     def __init__(
         self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None
     ) -> None:
@@ -75,18 +97,24 @@ class Remote(Folder):
         self._kept: Any = None
         self._seen: dict[str, bytes | None] = {}
         self._lock = threading.Lock()
+        self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
     def __str__(self) -> str:
-        return self._url
+        return masked(self._url)
+
+    def shown(self, text: str) -> str:
+        """Return a text of the file system's as it may be shown."""
+        return without(self.secrets, text)
 
     @property
     def address(self) -> str:
-        """Where it is, for other processes."""
+        """Where it is, for other processes: with its secrets."""
         return self._url
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
+    @guarded("{} cannot be written")
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
         """Put a file.
 
@@ -102,10 +130,13 @@ class Remote(Folder):
         self._system.makedirs(self._root, exist_ok=True)
         self._system.pipe_file(self._at(name), data)
 
-    def read(self, name: str) -> bytes | None:
-        """Return what a file holds, None if there is none."""
+    @guarded("{} cannot be read")
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """Return what a file holds, None if there is none; refuse one of more than `most` bytes."""
         self._system.invalidate_cache()
         try:
+            if most is not None:
+                self._check_size(name, self._system.size(self._at(name)), most)
             data = self._system.cat_file(self._at(name))
         except FileNotFoundError:
             data = None
@@ -116,6 +147,7 @@ class Remote(Folder):
         """Nothing tells; what is fetched is compared with its checksum."""
         return None
 
+    @guarded("it cannot be listed")
     def sizes(self) -> dict[str, int]:
         """Return how long every file is, by name: one listing."""
         self._system.invalidate_cache()
@@ -125,6 +157,7 @@ class Remote(Folder):
             return {}
         return {f["name"].rsplit("/", 1)[-1]: f["size"] for f in found if f["type"] == "file"}
 
+    @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:
         """Take a file away, if it is there."""
         with contextlib.suppress(FileNotFoundError):
@@ -132,15 +165,18 @@ class Remote(Folder):
         if name in self._seen:  # if it is there again when it is written, others wrote it
             self._seen[name] = None
 
+    @guarded("{} cannot be read")
     def piece(self, name: str, start: int, length: int) -> bytes:
         """Return some bytes of a file, read anew."""
         return self._system.cat_file(self._at(name), start=start, end=start + length)
 
+    @guarded("{} cannot be read")
     def checksum(self, name: str) -> str:
         """Return that of a file, read anew and in pieces."""
         with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
+    @guarded("{} cannot be fetched")
     def open(self, name: str, known: str) -> Parts:
         """Fetch a file, once, and open it: single rows would be a request each.
 

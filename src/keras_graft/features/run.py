@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from keras_graft.errors import FeatureError
-from keras_graft.features import manifest as _manifest
 from keras_graft.features.building import Runner
 from keras_graft.features.checksum import Checksums
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch, count, numbered
 from keras_graft.features.fingerprint import versions
 from keras_graft.features.folder import Folder
-from keras_graft.features.manifest import Manifest, ShardEntry
+from keras_graft.features.manifest import Manifest, ShardEntry, differences
 from keras_graft.features.pipeline import failed
+from keras_graft.features.place import Place
 
 
 @dataclass
@@ -25,8 +25,7 @@ class Run:
     Attributes:
         trunk: The model.
         print: Its fingerprint.
-        folder: Where the store is.
-        found: What the store there says of itself.
+        place: Where the store is, and what lies there.
         columns: What a batch becomes.
         batch_size: Samples in a batch.
         shard_bytes: About how long a shard is.
@@ -35,12 +34,21 @@ class Run:
 
     trunk: Any
     print: dict[str, str]
-    folder: Folder
-    found: Manifest | None
+    place: Place
     columns: Columns
     batch_size: int
     shard_bytes: int
     skip: bool
+
+    @property
+    def folder(self) -> Folder:
+        """Where the store is."""
+        return self.place.folder
+
+    @property
+    def found(self) -> Manifest | None:
+        """What the store there says of itself."""
+        return self.place.found
 
     def runner(self) -> Runner:
         """Return what runs the trunk."""
@@ -170,24 +178,24 @@ class Run:
         layout, features = self.columns.of(outputs)
         more, labels = self.columns.labels(batch, start)
         columns = self.columns.described({**features, **labels})
-        row_bytes = max(1, sum(c.bytes for c in columns.values()))
+        row_bytes = sum(c.bytes for c in columns.values())
+        if not row_bytes:
+            raise FeatureError(
+                f"{self.trunk.name!r} gives features of no width, so there is nothing to keep: "
+                f"{', '.join(f'{k} {v}' for k, v in columns.items())}. Cut elsewhere."
+            )
         new = Manifest(
             columns, {**layout, **more}, self.print, self.batch_size,
             max(1, self.shard_bytes // row_bytes), versions(),
         )  # fmt: skip
-        if self.found is None:
+        if self.found is None or not self.found.shards:
             return new
-        wrong = _manifest.differences(self.found, new)
+        wrong = differences(self.found, new)
         if wrong:
             self.refuse(wrong)
         return new.replace(
             shards=self.found.shards, rows_per_shard=self.found.rows_per_shard
         )  # fmt: skip
-
-    def sweep(self) -> None:
-        """Delete what a killed writer left."""
-        shards = self.found.shards if self.found is not None else ()
-        self.folder.sweep({shard.file for shard in shards})
 
     def end(self) -> None:
         """Say that there is nothing more in the data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,17 +18,19 @@ except ImportError:  # Windows
 from keras_graft.errors import FeatureError
 from keras_graft.features.buffers import Buffers
 from keras_graft.features.folder import Folder
+from keras_graft.features.loading import COLUMN, load
+from keras_graft.features.manifest import DTYPES, Column, Manifest, ShardEntry, itemsize
 from keras_graft.features.manifest import NAME as MANIFEST
-from keras_graft.features.manifest import Manifest, ShardEntry, load
 from keras_graft.printable import words_of
+from keras_graft.features.schema import LONGEST, brief, many, one_of, parse, record, table, whole
 
-_NAMES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64",
-}  # fmt: skip
-"""What safetensors calls the dtypes that it has."""
-DTYPES = frozenset(_NAMES)
+_HEADER = table(
+    record(
+        dtype=one_of(frozenset(DTYPES.values())), shape=many(whole(), 1, 32),
+        data_offsets=many(whole(), 2, 2),
+    ),
+    COLUMN,
+)  # fmt: skip
 _SHORT, _SHORT_ALL, _KEPT = 64, 16 << 20, 64 << 20
 """Columns of rows of so few bytes, and so few in all, are kept in memory; and so short stores."""
 _OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
@@ -61,7 +64,7 @@ def encode(columns: Mapping[str, Sequence[np.ndarray]]) -> list[memoryview]:
             pieces.append(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
         end = place + sum(part.nbytes for part in parts)
         header[name] = {
-            "dtype": _NAMES[parts[0].dtype.name],
+            "dtype": DTYPES[parts[0].dtype.name],
             "shape": [sum(map(len, parts)), *parts[0].shape[1:]],
             "data_offsets": [place, end],
         }
@@ -79,15 +82,61 @@ def header(
     Args:
         size: How long the shard is.
         read: Returns the bytes from a place on, so many.
+
+    Raises:
+        ValueError: If it is no header of a shard, or does not fit the length of the file.
     """
-    length = int.from_bytes(read(0, 8), "little")
-    if length > size:
-        raise ValueError("its header would be longer than it is")
-    dtypes = {value: name for name, value in _NAMES.items()}
-    return {
-        name: (dtypes[t["dtype"]], tuple(t["shape"]), 8 + length + t["data_offsets"][0])
-        for name, t in json.loads(read(8, length)).items()
-    }
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
+    if not 0 < length <= min(size - 8, LONGEST):
+        raise ValueError(f"its header would have {length:,} bytes, and the file has {size:,}")
+    raw = parse(read(8, length))
+    _HEADER(raw, "its header")
+    dtypes = {value: name for name, value in DTYPES.items()}
+    found, places = {}, []
+    for name, t in raw.items():
+        dtype, shape = dtypes[t["dtype"]], tuple(t["shape"])
+        start, end = t["data_offsets"]
+        if end - start != itemsize(dtype) * math.prod(shape):
+            raise ValueError(
+                f"{brief(name)} is {dtype} of shape {brief(str(shape))}, and data_offsets do not "
+                f"span that: {t['data_offsets']}"
+            )
+        found[name] = dtype, shape, 8 + length + start
+        places.append((start, end))
+    edges = sorted(places)
+    if [start for start, _ in edges] != [0, *(end for _, end in edges)][: len(edges)] or (
+        8 + length + max((end for _, end in edges), default=0) != size
+    ):  # fmt: skip
+        raise ValueError(
+            f"its columns do not lie one after the other, up to its end at byte {size:,}"
+        )
+    return found
+
+
+def starts(
+    size: int, read: Callable[[int, int], bytes], columns: Mapping[str, Column], rows: int
+) -> dict[str, int]:
+    """Return the first byte of each column of a shard.
+
+    Args:
+        size: How long the shard is.
+        read: Returns the bytes from a place on, so many.
+        columns: What the manifest says that it holds.
+        rows: How many rows of it.
+
+    Raises:
+        ValueError: If it is no shard, or holds something else.
+    """
+    found = header(size, read)
+    if found.keys() != columns.keys():
+        raise ValueError(f"it holds {brief(', '.join(found))}, not {brief(', '.join(columns))}")
+    for name, (dtype, shape, _) in found.items():
+        told = columns[name].dtype, (rows, *columns[name].shape)
+        if (dtype, shape) != told:
+            raise ValueError(
+                f"its {brief(name)} is {dtype} of shape {shape}, not {told[0]} of {told[1]}"
+            )
+    return {name: start for name, (_, _, start) in found.items()}
 
 
 class Shard:
@@ -96,12 +145,18 @@ class Shard:
     safetensors' own reader copies whole tensors; here single rows are read. The format
     (https://github.com/huggingface/safetensors#format): 8 bytes of length, a JSON header of that
     length, the data.
+
+    Args:
+        folder: Where it is.
+        entry: What the manifest says of it.
+        columns: What the manifest says of its columns.
     """
 
-    def __init__(self, folder: Folder, entry: ShardEntry) -> None:
+    def __init__(self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column]) -> None:
         self.parts = folder.open(entry.file, entry.checksum)
-        found = header(entry.bytes, lambda start, length: self.bytes(start, length).tobytes())
-        self.starts = {name: start for name, (_, _, start) in found.items()}
+        self.starts = starts(
+            entry.bytes, lambda start, length: self.bytes(start, length).tobytes(), columns, entry.rows
+        )  # fmt: skip
 
     def bytes(self, start: int, length: int) -> np.ndarray:
         """Return some bytes of the file."""
@@ -146,10 +201,8 @@ class Rows:
         """Open a shard, of the store as it was when this was made."""
         entry = self._shards[number]
         try:
-            shard = Shard(self._folder, entry)
-            if shard.starts.keys() != self._columns.keys():
-                raise ValueError(f"it holds {', '.join(shard.starts)}")
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            shard = Shard(self._folder, entry, self._columns)
+        except (OSError, ValueError) as error:
             self._check_same()
             raise FeatureError(
                 f"{self._folder}: shard {entry.file!r} cannot be read: {words_of(error)}. "

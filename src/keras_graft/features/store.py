@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import FeatureError
-from keras_graft.features import manifest as _manifest
-from keras_graft.features.manifest import Manifest, ShardEntry, unpacked
+from keras_graft.features.folder import Folder
+from keras_graft.features.loading import load
+from keras_graft.features.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
+from keras_graft.features.place import leftovers
 from keras_graft.features.remote import folder_at
-from keras_graft.features.shards import Rows, header
+from keras_graft.features.schema import brief
+from keras_graft.features.shards import Rows, dtype_of, starts
 from keras_graft.tabular import Table, Tabular
 
-_KINDS = ("features", "targets", "weights", "keys")
+_TEXTS = 1 << 20
+"""Bytes of texts that are looked at together."""
 
 
 class FeatureStore(Tabular):
@@ -34,28 +38,20 @@ class FeatureStore(Tabular):
         self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None
     ) -> None:
         self._folder = folder_at(path, cache)
-        stamp = self._folder.stamp(_manifest.NAME)
-        found = _manifest.load(self._folder)
+        stamp = self._folder.stamp(NAME)
+        found = load(self._folder)
         if found is None:
             raise FeatureError(
-                f"{path} is no store of features: it has no {_manifest.NAME}. Make one: "
-                f"kg.features.compute(trunk, data, {str(path)!r}, batch_size=32)."
+                f"{self.path} is no store of features: it has no {NAME}. Make one: "
+                f"kg.features.compute(trunk, data, {self.path!r}, batch_size=32)."
             )
         self.manifest: Manifest = found
-        sizes = self._folder.sizes()
-        for number, shard in enumerate(self.manifest.shards):
-            size = sizes.get(shard.file)
-            if size != shard.bytes:
-                raise FeatureError(
-                    f"{path}: shard {shard.file!r} "
-                    + ("is not there" if size is None else f"has {size} bytes")
-                    + f", {shard.bytes} were written. {self._way_out(number)}"
-                )
+        check_sizes(self._folder, found)
         self._rows = Rows(self._folder, self.manifest, stamp)
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Where it is; of a URL, without its secrets."""
         return str(self._folder)
 
     def __len__(self) -> int:
@@ -108,25 +104,33 @@ class FeatureStore(Tabular):
             and the data gave them. Texts among the keys come as `str`.
         """
         indices = self.numbers(indices)
-        unknown = [kind for kind in kinds if kind not in _KINDS]
+        unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
-            raise FeatureError(f"A store has no {unknown[0]!r}: the kinds are {', '.join(_KINDS)}.")
-        kinds = kinds or _KINDS
+            raise FeatureError(
+                f"A store has no {brief(unknown[0])}: the kinds are {', '.join(KINDS)}."
+            )
+        kinds = kinds or KINDS
         names = self.columns(*kinds)
         if len(indices):
             arrays = self._rows.take(indices, names)
         else:
             columns = self.manifest.columns
-            arrays = {n: np.empty((0, *columns[n].shape), columns[n].dtype) for n in names}
+            arrays = {
+                n: np.empty((0, *columns[n].shape), dtype_of(columns[n].dtype)) for n in names
+            }
         found = {
             kind: unpacked(kind, self.manifest.layout[kind], arrays)
             for kind in kinds
             if kind in self.manifest.layout
         }
         if "keys" in found and self.manifest.columns["keys/"].text:
-            found["keys"] = np.array(
-                [bytes(row).rstrip(b"\0").decode() for row in found["keys"]], str
-            )
+            try:
+                found["keys"] = np.array([_text(row) for row in found["keys"]], str)
+            except ValueError as error:
+                raise FeatureError(
+                    f"{self.path}: the keys are no texts ({error}), so it is damaged: compute it "
+                    "anew, resume=False."
+                ) from error
         return found
 
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
@@ -156,36 +160,41 @@ class FeatureStore(Tabular):
                 f"{self.path}: the checksum of {self._files(bad)} is not that of what was written. "
                 f"{self._way_out(bad[0])}"
             )
-        bad = [n for n, shard in shards if self._held(shard) != self._told(shard)]
-        if bad:
+        wrong = {n: why for n, shard in shards if (why := self._wrong(shard))}
+        if wrong:
             raise FeatureError(
-                f"{self.path}: {self._files(bad)} does not hold the rows and columns that "
-                f"{_manifest.NAME} tells, so this was damaged: compute it anew, resume=False."
+                f"{self.path}: {self._files([*wrong])} does not hold the rows and columns that "
+                f"{NAME} tells ({next(iter(wrong.values()))}), so this was damaged: compute it anew, "
+                "resume=False."
             )
         return self.bytes
 
     def _files(self, numbers: list[int]) -> str:
         return ", ".join(repr(self.manifest.shards[n].file) for n in numbers)
 
-    def _held(self, shard: ShardEntry) -> dict[str, Any]:
-        """Return dtype and shape of each column, as a shard itself says."""
-        found = header(
-            shard.bytes, lambda start, length: self._folder.piece(shard.file, start, length)
-        )
-        return {name: (dtype, shape) for name, (dtype, shape, _) in found.items()}
+    def _wrong(self, shard: ShardEntry) -> str:
+        """Return what is wrong with what a shard itself says, nothing if it is as it must be."""
 
-    def _told(self, shard: ShardEntry) -> dict[str, Any]:
-        columns = self.manifest.columns.items()
-        return {name: (column.dtype, (shard.rows, *column.shape)) for name, column in columns}
+        def piece(start: int, length: int) -> bytes:
+            return self._folder.piece(shard.file, start, length)
+
+        columns = self.manifest.columns
+        try:
+            places = starts(shard.bytes, piece, columns, shard.rows)
+            for name, column in columns.items():
+                if column.text and column.bytes:
+                    step = max(1, _TEXTS // column.bytes) * column.bytes
+                    stop = places[name] + shard.rows * column.bytes
+                    for at in range(places[name], stop, step):
+                        read = np.frombuffer(piece(at, min(step, stop - at)), np.uint8)
+                        for row in read.reshape(-1, column.bytes):
+                            _text(row)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def _way_out(self, number: int) -> str:
-        if not number:
-            return "Nothing before it is left: compute it anew, with resume=False."
-        return (
-            f"Keep the {number} shards before it, and compute the rest again: "
-            f"kg.features.keep({self.path!r}, {number}), then kg.features.compute with the same "
-            "data."
-        )
+        return _way_out(self._folder, number)
 
     def tables(self) -> list[Table]:
         """Return what the store holds, as a table."""
@@ -208,6 +217,33 @@ class FeatureStore(Tabular):
         return f"<FeatureStore {self.path!r}: {len(self)} samples>"
 
 
+def _text(row: np.ndarray) -> str:
+    return bytes(row).rstrip(b"\0").decode()
+
+
+def check_sizes(folder: Folder, manifest: Manifest) -> None:
+    """Refuse a store with a shard that is missing or cut short."""
+    sizes = folder.sizes()
+    for number, shard in enumerate(manifest.shards):
+        size = sizes.get(shard.file)
+        if size != shard.bytes:
+            raise FeatureError(
+                f"{folder}: shard {shard.file!r} "
+                + ("is not there" if size is None else f"has {size} bytes")
+                + f", {shard.bytes} were written. {_way_out(folder, number)}"
+            )
+
+
+def _way_out(folder: Folder, number: int) -> str:
+    """Return what to do about a damaged shard."""
+    if not number:
+        return "Nothing before it is left: compute it anew, with resume=False."
+    return (
+        f"Keep the {number} shards before it, and compute the rest again: "
+        f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
+    )
+
+
 def keep(path: str | os.PathLike[str], shards: int) -> None:
     """Keep the first shards of a store and forget the others, so that they are computed again.
 
@@ -216,16 +252,19 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         shards: How many to keep.
     """
     if not isinstance(shards, Integral) or shards < 0:
-        raise FeatureError(f"keep: {shards!r} shards: give how many to keep, 0 or more.")
+        raise FeatureError(f"keep: {brief(shards)} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
-    if _manifest.load(folder) is None:
-        raise FeatureError(f"{path} is no store of features: it has no {_manifest.NAME}.")
+    if load(folder) is None:
+        raise FeatureError(f"{folder} is no store of features: it has no {NAME}.")
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
     with lock:
-        found = _manifest.load(folder)  # the writer that has just ended may have gone on
+        found = load(folder)  # the writer that has just ended may have gone on
         assert found is not None
         new = found.replace(shards=found.shards[:shards], complete=False)
         new.save(folder)
-        folder.sweep({shard.file for shard in new.shards})
+        for shard in found.shards[len(new.shards) :]:
+            folder.delete(shard.file)
+        for name in leftovers(folder, new):
+            folder.delete(name)

@@ -1,0 +1,168 @@
+"""JSON that others may have written: parsed with limits, and compared with what it must be.
+
+A schema is a function that takes a value and where it stands, and raises a ValueError if the value
+is something else: `record(rows=whole(), file=text("[a-z]+"))`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+Schema = Callable[[Any, str], None]
+
+LONGEST = 128 << 20
+"""Bytes of JSON that are written and read: more may be a mistake, or meant to fill the memory."""
+_VALUES = 2_000_000
+_MOST = 2**63 - 1
+
+
+def bounded(data: bytes) -> bytes:
+    """Return JSON, once it is short enough to be read.
+
+    A value takes up to a hundred bytes of memory, and three of the file.
+    """
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    if len(data) > LONGEST or values > _VALUES:
+        raise ValueError(
+            f"it has {len(data):,} bytes and about {values:,} values, and at most {LONGEST:,} and "
+            f"{_VALUES:,} are read"
+        )
+    return data
+
+
+def parse(data: bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: If it is none, too long, too deep, or says something twice.
+    """
+    try:
+        return json.loads(
+            bounded(data).decode(), object_pairs_hook=_once, parse_int=_number,
+            parse_constant=_constant,
+        )  # fmt: skip
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"{brief(next(n for n in names if names.count(n) > 1))} stands there twice"
+        )
+    return found
+
+
+def _number(digits: str) -> int:
+    if len(digits) > 20:  # Python itself refuses some thousands of digits
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
+def brief(value: Any) -> str:
+    """Return what to call a value in an error: one short line, whatever it is."""
+    if isinstance(value, dict | list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    try:
+        text = ascii(value[:80] if isinstance(value, str | bytes) else value)
+    except ValueError:  # Python writes no number of more than some thousand digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def whole(low: int = 0, high: int = _MOST) -> Schema:
+    """A whole number."""
+
+    def check(value: Any, at: str) -> None:
+        if type(value) is not int or not low <= value <= high:
+            _refuse(value, at, f"a whole number from {low} to {high}")
+
+    return check
+
+
+def boolean(value: Any, at: str) -> None:
+    """True or false."""
+    if type(value) is not bool:
+        _refuse(value, at, "true or false")
+
+
+def text(pattern: str = r"(?s:.*)") -> Schema:
+    """A text that a pattern matches as a whole."""
+    known = re.compile(pattern)
+
+    def check(value: Any, at: str) -> None:
+        if not isinstance(value, str) or known.fullmatch(value) is None or not encodable(value):
+            _refuse(value, at, f"a text like {pattern}" if known.groups else "a text")
+
+    return check
+
+
+def one_of(values: frozenset[str]) -> Schema:
+    """One of some texts."""
+
+    def check(value: Any, at: str) -> None:
+        if not isinstance(value, str) or value not in values:
+            _refuse(value, at, f"one of {', '.join(sorted(values))}")
+
+    return check
+
+
+def many(each: Schema, low: int = 0, high: int = _MOST) -> Schema:
+    """A list of so many things."""
+    length = f" of {low}" if low == high else f" of {low} to {high}" if high < _MOST else ""
+
+    def check(value: Any, at: str) -> None:
+        if not isinstance(value, list) or not low <= len(value) <= high:
+            _refuse(value, at, f"a list{length}")
+        for i, item in enumerate(value):
+            each(item, f"{at}[{i}]")
+
+    return check
+
+
+def table(each: Schema, key: str = r"(?s:.*)") -> Schema:
+    """An object with any keys, or with keys that a pattern matches."""
+    name = text(key)
+
+    def check(value: Any, at: str) -> None:
+        if not isinstance(value, dict):
+            _refuse(value, at, "an object")
+        for own, item in value.items():
+            name(own, f"a key of {at}")
+            each(item, f"{at}[{brief(own)}]")
+
+    return check
+
+
+def record(**fields: Schema) -> Schema:
+    """An object with exactly these keys."""
+
+    def check(value: Any, at: str) -> None:
+        if not isinstance(value, dict) or value.keys() != fields.keys():
+            _refuse(value, at, f"an object of {', '.join(fields)}")
+        for name, field in fields.items():
+            field(value[name], f"{at}.{name}" if at else name)
+
+    return check
+
+
+def encodable(value: str) -> bool:
+    """Whether a text is one: JSON and Python can hold halves of characters."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse(value: Any, at: str, must: str) -> NoReturn:
+    raise ValueError(f"{at or 'it'} is {brief(value)}, and must be {must}")
