@@ -240,7 +240,14 @@ def other_dtype(file, path, old, rng):
 
 @_in_place
 def other_shape(file, path, old, rng):
-    shapes = [(), (0,), (*old.shape, 1), old.shape[::-1], (old.size,), tuple(n + 1 for n in old.shape)]
+    shapes = [
+        (),
+        (0,),
+        (*old.shape, 1),
+        old.shape[::-1],
+        (old.size,),
+        tuple(n + 1 for n in old.shape),
+    ]
     file[path] = np.ones(rng.choice(shapes), "float32")
 
 
@@ -421,14 +428,18 @@ LEGACY = [*HDF5, *[_config_changed] * 12, config_gone, config_of_numbers, layer_
 def other_config(config: bytes, rng: random.Random) -> bytes:
     """Return a configuration that is damaged, or of another model."""
     text = config.decode()
-    huge = rng.choice(["1000000000000", "100000000", "-1", "2.5", "1e400", "9" * 5000, "null", '"5"'])
+    huge = rng.choice(
+        ["1000000000000", "100000000", "-1", "2.5", "1e400", "9" * 5000, "null", '"5"']
+    )
     changes = [
         lambda: text[: rng.randrange(len(text))],
         lambda: text.replace('"units": 5', f'"units": {huge}'),
         lambda: text.replace('"units": 3', f'"units": {huge}'),
         lambda: text.replace('"units": 5', '"units": 200000000'),
         lambda: text.replace("4]", f"{huge}]"),
-        lambda: text.replace('"Dense"', rng.choice(['"Lambda"', '"system"', '"Densse"', '"TFSMLayer"'])),
+        lambda: text.replace(
+            '"Dense"', rng.choice(['"Lambda"', '"system"', '"Densse"', '"TFSMLayer"'])
+        ),
         lambda: text.replace('"keras.layers"', rng.choice(['"os"', '"builtins"', '"../a"', "[]"])),
         lambda: text.replace('"relu"', rng.choice(['"exec"', '{"class_name": "__lambda__"}', "7"])),
         lambda: "[" * 100_000,
@@ -488,7 +499,9 @@ def weights_as_npz(members: Members, rng: random.Random) -> Members:
 
 
 def leads_out(members: Members, rng: random.Random) -> Members:
-    name = rng.choice(["../../forged_outside", "/tmp/forged_outside", "assets/../../forged_outside"])
+    name = rng.choice(
+        ["../../forged_outside", "/tmp/forged_outside", "assets/../../forged_outside"]
+    )
     return members | {name: b"x", "assets/a": b"x"}
 
 
@@ -575,7 +588,17 @@ def _one(header, rng):
 def offsets(header, rng):
     begin, end = _one(header, rng)["data_offsets"]
     _one(header, rng)["data_offsets"] = rng.choice(
-        [[0, 2**60], [end, begin], [-1, 5], [begin, end + 4], [2**64, 2**65], [begin], "a", [0.5, 1], []]
+        [
+            [0, 2**60],
+            [end, begin],
+            [-1, 5],
+            [begin, end + 4],
+            [2**64, 2**65],
+            [begin],
+            "a",
+            [0.5, 1],
+            [],
+        ]
     )
 
 
@@ -619,7 +642,9 @@ def many_names(header, rng):
 
 @_header
 def metadata(header, rng):
-    header["__metadata__"] = rng.choice([{"format": "pt"}, {"format": 7}, [], "a", {"a": {"b": "c"}}])
+    header["__metadata__"] = rng.choice(
+        [{"format": "pt"}, {"format": 7}, [], "a", {"a": {"b": "c"}}]
+    )
 
 
 @_header

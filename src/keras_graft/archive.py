@@ -92,7 +92,9 @@ def opened(path: Path) -> Iterator[Archive]:
             raise
         except Exception as error:  # of zipfile, zlib, json, and whatever these come upon
             kind = type(error).__name__
-            raise FileError(f"{path.name!r} is damaged ({kind}: {words_of(error)[:200]}).") from error
+            raise FileError(
+                f"{path.name!r} is damaged ({kind}: {words_of(error)[:200]})."
+            ) from error
         yield archive
 
 
