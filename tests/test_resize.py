@@ -442,7 +442,7 @@ def test_classes_between_half_precisions(one, other):
 
 @pytest.mark.parametrize("make, says", [
     (lambda: kg.resize.positions(prefix="a"), "got grid=False, prefix='a'"),
-    (lambda: kg.resize.positions(prefix=1.0), "prefix= a number of positions, got .*prefix=1.0"),
+    (lambda: kg.resize.positions(prefix=1.0), "prefix= a number of positions, or one for .*got .*prefix=1.0"),
     (lambda: kg.resize.positions(grid=((2.0, 2.0), (3, 3))), "grid= is True, or"),
     (lambda: kg.resize.positions(grid=[(1, 2), (3,)]), "grid= is True, or"),
     (lambda: kg.resize.positions(grid=((2, "a"), (1, 2))), "grid= is True, or"),

@@ -74,6 +74,7 @@ class Place:
         own: Its own weights.
         inside: The places inside, those that hold no weights of their own left out.
         tied: What it has by ties, the places left out included: its address, and the variable.
+        format: What a file says that wrote it, on its outermost place.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Place:
     own: list[Weight] = field(default_factory=list)
     inside: list[Place] = field(default_factory=list)
     tied: list[tuple[str, Any]] = field(default_factory=list, repr=False)
+    format: str | None = None
 
     def walk(self) -> Iterator[Place]:
         """Yield this place and all inside."""
@@ -271,7 +273,7 @@ def _automatic(place: Place) -> tuple[str | None, int]:
 
 
 def _number(name: str, base: str) -> int | None:
-    match = re.fullmatch(re.escape(base) + r"(?:_(\d+))?", name)
+    match = re.fullmatch(re.escape(base) + r"(?:_([0-9]{1,18}))?", name)  # Keras counts no further
     return int(match.group(1) or 0) if match else None
 
 

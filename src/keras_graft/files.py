@@ -16,6 +16,7 @@ import keras
 from keras_graft import _keras, archive, hdf5
 from keras_graft.errors import FileError
 from keras_graft.naming import nearest
+from keras_graft.printable import words_of
 
 
 def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
@@ -42,7 +43,7 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except _keras.TooLargeError as error:
         raise FileError(
-            f"{source!r} is damaged or forged: it has {size:,} bytes, and {error}."
+            f"{source!r} is damaged or forged: it has {size:,} bytes, and {words_of(error)}."
         ) from error
     except Exception as error:
         raise FileError(f"{source!r} cannot be loaded: {_plain(error)}") from error

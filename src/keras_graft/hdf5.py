@@ -50,7 +50,9 @@ def opened(source: Any, name: str, size: int) -> Iterator[Any]:
         except FileError:
             raise
         except Exception as error:  # h5py raises whatever a damaged place leads to
-            raise FileError(f"{name!r} is damaged: {words_of(error)[:300]}") from error
+            raise FileError(
+                f"{name!r} is damaged: {words_of(error)[:300] or type(error).__name__}"
+            ) from error
         yield file
 
 

@@ -8,12 +8,10 @@ Any such function is a rule.
 
 from __future__ import annotations
 
-import math
 import operator
-import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import keras
@@ -22,47 +20,17 @@ import numpy as np
 from keras_graft.addresses import Weight
 from keras_graft.channels import RULES, adapted, channel_axis
 from keras_graft.errors import WeightsError
+from keras_graft.layouts import axes_from_torch
+from keras_graft.lookups import ids_by_token
+from keras_graft.positions import positions
+from keras_graft.printable import shown
+from keras_graft.rule import Rule, Shape, changed_axes
 
-Shape = tuple[int, ...]
-Fill = Callable[[Any, Shape, Weight], "np.ndarray | None"]
+__all__ = [
+    "bias", "channels", "classes", "crop_or_pad", "positions", "tokens", "transpose", "vocabulary"
+]  # fmt: skip
 
 _NORMS = (keras.layers.BatchNormalization, keras.layers.Normalization)
-
-
-class Rule:
-    """A rule with a name that reports print.
-
-    Args:
-        text: How it was written.
-        fill: What it does.
-        drops: Whether a weight of the source, by its name, may stay without a place in the target.
-        seeks: Whether a weight is its business if it was given for all, and not for some addresses.
-        exact: Whether it is right for what a layer quantized in this mode holds.
-        beside: Whether it is only for a weight of whose layer others have a source.
-    """
-
-    def __init__(
-        self,
-        text: str,
-        fill: Fill,
-        drops: Callable[[str], bool] = lambda name: False,
-        seeks: Callable[[Weight], bool] = lambda weight: True,
-        exact: Callable[[str], bool] = lambda mode: False,
-        beside: bool = False,
-    ) -> None:
-        self._text = text
-        self._fill = fill
-        self.drops = drops
-        self.seeks = seeks
-        self.exact = exact
-        self.beside = beside
-
-    def __call__(self, value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
-        """Return the values in the new shape, or None."""
-        return self._fill(value, shape, weight)
-
-    def __repr__(self) -> str:
-        return self._text
 
 
 def channels(rule: Any) -> Rule:
@@ -83,8 +51,8 @@ def channels(rule: Any) -> Rule:
         )
 
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
-        axis = _input_axis(weight)
-        if value is None or axis is None or _changed(value.shape, shape) != [axis % len(shape)]:
+        axis = input_axis(weight)
+        if value is None or axis is None or changed_axes(value.shape, shape) != [axis % len(shape)]:
             return None
         if callable(rule) and weight.name != "kernel":
             return None  # a function of the kernel does not say what becomes of statistics
@@ -113,13 +81,72 @@ def vocabulary(keep: Sequence[int | None], new: str = "own") -> Rule:
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         if value is None or value.ndim != len(shape):
             return None
-        changed = _changed(value.shape, shape)
+        changed = changed_axes(value.shape, shape)
         if len(changed) > 1:
             return None
         axis = changed[0] if changed else _vocabulary_axis(weight, shape)
         return _taken(value, shape, weight, ids, axis, new)
 
-    return Rule(f"vocabulary({_short(ids, new)})", fill, exact=_picks(ids, new))
+    return Rule(f"vocabulary({_short(ids, new)})", fill, exact=_picks(ids, new), knows="ids")
+
+
+def tokens(old: Any, new: Any, fresh: str = "own") -> Rule:
+    """Another vocabulary: each row goes to where its token is now.
+
+    For the rows of an embedding behind a lookup layer, and of a kernel behind one that counts.
+
+    Args:
+        old: The lookup layer (StringLookup, IntegerLookup, TextVectorization) of the source, or its
+            tokens in the order of their ids.
+        new: That of the target.
+        fresh: What the row of a token becomes that was not there: `"own"`, what the target has;
+            `"mean"` of the old rows; `"zeros"`.
+
+    >>> import numpy as np, keras_graft as kg
+    >>> rule = kg.resize.tokens(["a", "b", "c"], ["c", "a", "d"], fresh="zeros")
+    >>> rule(np.array([[1.0], [2.0], [3.0]]), (3, 1), None).tolist()
+    [[3.0], [1.0], [0.0]]
+    """
+    ids = _ids("tokens", ids_by_token(old, new), fresh)
+
+    def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
+        rows = 0 if weight is None or weight.name == "embeddings" else len(shape) - 2
+        if value is None or rows < 0 or set(changed_axes(value.shape, shape)) - {rows}:
+            return None
+        if shape[rows] < len(ids):
+            return None
+        behind = np.full(shape[rows] - len(ids), -1)  # rows for more tokens than there are
+        return _taken(value, shape, weight, np.concatenate([ids, behind]), rows, fresh)
+
+    return Rule(f"tokens({_short(ids, fresh)})", fill, exact=_picks(ids, fresh), knows="ids")
+
+
+def transpose(axes: Sequence[int] | None = None) -> Rule:
+    """Axes in another order: as PyTorch keeps the kernels of Dense layers and convolutions.
+
+    Args:
+        axes: The order, as `numpy.transpose` takes it. Without it the two axes of a matrix change
+            places, and of a convolution's kernel the channels go from the front to the end.
+
+    >>> import numpy as np, keras_graft as kg
+    >>> kg.resize.transpose()(np.array([[1.0, 2.0, 3.0]]), (3, 1), None).tolist()
+    [[1.0], [2.0], [3.0]]
+    """
+    try:
+        order = None if axes is None else tuple(operator.index(axis) for axis in axes)
+    except TypeError:
+        order = ()
+    if order is not None and sorted(order) != list(range(len(order))) or order == ():
+        raise WeightsError(f"resize.transpose: axes= is an order of axes, got {shown(axes)}.")
+
+    def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
+        found = order or (weight and axes_from_torch(weight)) or (1, 0)
+        if value is None or value.ndim != len(found):
+            return None
+        made = value.transpose(found)
+        return made if made.shape == shape else None
+
+    return Rule(f"transpose({order or ''})", fill, exact=lambda m: m != "int4", knows="axes")
 
 
 def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
@@ -140,7 +167,7 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         if value is None or value.ndim != len(shape) or not shape:
             return None
-        if _changed(value.shape, shape) not in ([], [len(shape) - 1]):
+        if changed_axes(value.shape, shape) not in ([], [len(shape) - 1]):
             return None
         if ids is None:
             return weight.read()
@@ -148,57 +175,6 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
 
     text = "classes()" if ids is None else f"classes({_short(ids, new)})"
     return Rule(text, fill, exact=lambda m: True if ids is None else _picks(ids, new)(m))
-
-
-def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int = 0) -> Rule:
-    """Another number of positions: their embeddings are interpolated linearly.
-
-    As images are resized: a position stands for the middle of its share of the length. An integer
-    table, of the numbers of the positions, stays as the target has it. Given for all weights, it
-    takes those with `pos` in their address.
-
-    Args:
-        grid: True for a square of patches, row by row; ((rows, columns) of the source, of the
-            target) for another rectangle.
-        prefix: How many first positions are none, such as a class token: they go over as they are.
-
-    >>> import numpy as np, keras_graft as kg
-    >>> kg.resize.positions()(np.array([[0.0], [1.0]]), (4, 1), None).ravel().tolist()
-    [0.0, 0.25, 0.75, 1.0]
-    """
-
-    whole = isinstance(prefix, Integral) and not isinstance(prefix, bool) and prefix >= 0
-    if not whole or not (isinstance(grid, bool) or _is_rectangles(grid)):
-        raise WeightsError(
-            "resize.positions: grid= is True, or ((rows, columns), (rows, columns)) of the source and "
-            f"the target, and prefix= a number of positions, got grid={grid!r}, prefix={prefix!r}."
-        )
-
-    def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
-        if value is None or len(changed := _changed(value.shape, shape)) != 1:
-            return None
-        if min(value.shape[changed[0]], shape[changed[0]]) <= prefix:
-            raise WeightsError(
-                f"resize.positions: {weight.address!r} has {value.shape[changed[0]]} positions in the "
-                f"source and {shape[changed[0]]} in the target: none are left after prefix={prefix}."
-            )
-        if not np.issubdtype(value.dtype, np.floating) and value.dtype.kind != "V":
-            return weight.read()
-        axis = changed[0]
-        rows = np.moveaxis(value.astype("float64"), axis, 0)
-        count = shape[axis] - prefix
-        first, rest = rows[:prefix], rows[prefix:]
-        old, now = (len(rest),), (count,)
-        if grid:
-            old, now = _grids(grid, len(rest), count, weight)
-        rest = rest.reshape(*old, *rest.shape[1:])
-        for i, size in enumerate(now):
-            rest = _interpolated(rest, i, size)
-        rest = rest.reshape(count, *rest.shape[len(now) :])
-        return np.moveaxis(np.concatenate([first, rest]), 0, axis).astype(value.dtype)
-
-    text = f"positions(grid={grid}, prefix={prefix})" if grid or prefix else "positions()"
-    return Rule(text, fill, seeks=_of_positions)
 
 
 def bias() -> Rule:
@@ -242,37 +218,7 @@ def crop_or_pad(fill: float = 0.0) -> Rule:
     return Rule(f"crop_or_pad({fill:g})" if fill else "crop_or_pad()", resized)
 
 
-def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
-    """Return the rules that may fit a weight of the target, whose source has this shape."""
-    if shape is None:
-        return ["bias()"] if weight.name == "bias" or weight.name.endswith("_bias") else []
-    if len(shape) != len(weight.shape):
-        return []
-    found = []
-    changed, last = _changed(shape, weight.shape), len(shape) - 1
-    axis = _input_axis(weight)
-    if axis is not None and changed == [axis % len(shape)]:
-        found.append('channels("mean")')
-    elif _of_positions(weight) and len(changed) == 1:
-        token = all(
-            math.isqrt(n - 1) ** 2 == n - 1 for n in (shape[changed[0]], weight.shape[changed[0]])
-        )
-        found.append("positions(grid=True, prefix=1)" if token else "positions()")
-    elif weight.name == "embeddings" and changed == [0]:
-        found.append("vocabulary(keep)")
-    elif changed == [last]:
-        found.append("classes(keep)")
-    return found or ["crop_or_pad()"]
-
-
-def _changed(old: Sequence[int], new: Sequence[int]) -> list[int]:
-    """Return the axes that differ; all if there are more or fewer."""
-    if len(old) != len(new):
-        return list(range(max(len(old), len(new)) + 1))
-    return [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
-
-
-def _input_axis(weight: Weight) -> int | None:
+def input_axis(weight: Weight) -> int | None:
     """Return the axis of a weight that counts its layer's input channels."""
     rank = len(weight.shape)
     if isinstance(weight.layer, _NORMS):
@@ -285,23 +231,6 @@ def _input_axis(weight: Weight) -> int | None:
 def _vocabulary_axis(weight: Weight, shape: Shape) -> int:
     # Of as many rows as before, the shape does not tell.
     return 0 if weight is None or weight.name == "embeddings" else len(shape) - 1
-
-
-def _of_positions(weight: Weight) -> bool:
-    return (
-        re.search(r"(?<![a-z])pos(?:ition(?:s|al)?)?(?:_?emb|(?![a-z]))", weight.address)
-        is not None
-    )
-
-
-def _is_rectangles(grid: Any) -> bool:
-    pairs = [tuple(pair) if isinstance(pair, Sequence) else () for pair in grid] if isinstance(
-        grid, Sequence
-    ) else []  # fmt: skip
-    sizes = [size for pair in pairs for size in pair]
-    return [len(pair) for pair in pairs] == [2, 2] and all(
-        isinstance(size, Integral) and int(size) > 0 for size in sizes
-    )
 
 
 def _picks(ids: np.ndarray, new: str) -> Callable[[str], bool]:
@@ -355,30 +284,6 @@ def _wider(one: Any, other: Any) -> Any:
         return np.promote_types(one, other)
     except TypeError:  # bfloat16 and float16: neither holds the other
         return np.dtype("float32")
-
-
-def _grids(grid: Any, old: int, new: int, weight: Weight) -> tuple[Shape, Shape]:
-    if grid is not True:
-        grids = tuple(grid[0]), tuple(grid[1])
-    else:
-        grids = tuple((int(round(n**0.5)),) * 2 for n in (old, new))
-    for (rows, columns), count in zip(grids, (old, new), strict=True):
-        if rows * columns != count:
-            raise WeightsError(
-                f"resize.positions: {weight.address!r} has {count} positions, which are no grid of "
-                f"{rows} by {columns}. Say prefix= for a class token, and grid=((rows, columns), "
-                "(rows, columns)) where it is no square."
-            )
-    return grids  # type: ignore[return-value]
-
-
-def _interpolated(values: np.ndarray, axis: int, count: int) -> np.ndarray:
-    old = values.shape[axis]
-    place = np.clip((np.arange(count) + 0.5) * old / count - 0.5, 0, old - 1)
-    low = np.floor(place).astype(int)
-    high = np.minimum(low + 1, old - 1)
-    part = (place - low).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
-    return np.take(values, low, axis) * (1 - part) + np.take(values, high, axis) * part
 
 
 def _short(ids: np.ndarray, how: str) -> str:

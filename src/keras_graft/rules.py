@@ -53,7 +53,12 @@ class Rules:
         self._used: set[int] = set()
 
     def apply(
-        self, weight: Weight, value: Callable[[], Any], fits: bool, beside: bool
+        self,
+        weight: Weight,
+        value: Callable[[], Any],
+        fits: bool,
+        beside: bool,
+        wrong: str | None = None,
     ) -> tuple[Any, Any]:
         """Return the values that the first rule makes, and the rule; (None, None) if none does.
 
@@ -62,12 +67,16 @@ class Rules:
             value: Gives the values of the source.
             fits: Whether they fit as they are.
             beside: Whether another weight of the same layer has a source.
+            wrong: What values of the right shape do not mean here, for rules that know: "ids" or
+                "axes"; None if they mean the same.
         """
         for i, (glob, rule) in enumerate(self._rules):
             if not names(glob, weight.address) or (getattr(rule, "beside", False) and not beside):
                 continue
             if not self._globs and (fits or not getattr(rule, "seeks", lambda w: True)(weight)):
                 continue
+            if not self._globs and wrong and getattr(rule, "knows", None) != wrong:
+                continue  # it is for shapes, and the shape does not say what is wrong
             made = rule(value(), weight.shape, weight)
             if made is None:
                 continue

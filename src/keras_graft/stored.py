@@ -64,7 +64,7 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
             else:
                 found = _keras_file(path, stack)
         except FileError as error:
-            raise WeightsError(f"transplant: {error}") from error
+            raise WeightsError(f"transplant: {words_of(error)}") from error
         yield found
 
 
@@ -97,7 +97,7 @@ def _group(
 
     own = group.get("vars", {})
     if own and not isinstance(own, h5py.Group):
-        raise FileError(f"{file!r} is damaged: '{path}/vars' is not a group.")
+        raise FileError(f"{file!r} is damaged: {path + '/vars'!r} is not a group.")
     name = _text(getattr(own, "attrs", {}).get("name"))
     named = bool(name) or not own
     label = name or (path.rsplit("/", 1)[-1] if own else "")
@@ -202,7 +202,7 @@ def _safetensors(path: Path) -> Iterator[Place]:
 
 
 def _by_paths(file: Any, name: str) -> Place:
-    root = Place("")
+    root = Place("", format=(file.metadata() or {}).get("format"))
     known = {(): root}
     for key in sorted(file.keys(), key=_natural):
         parts = tuple(key.split("/" if "/" in key else "."))

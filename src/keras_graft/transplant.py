@@ -16,9 +16,10 @@ from keras_graft.addresses import Place, Weight, places
 from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
-from keras_graft.resize import suggestions
+from keras_graft.meaning import Meaning
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
 from keras_graft.stored import stored
+from keras_graft.suggested import suggestions
 from keras_graft.transplanted import Mismatch, Moved, Transplanted, refusal
 
 
@@ -59,7 +60,7 @@ def transplant(
             that do not fit; with one, for all that it names.
         keep: Globs of addresses or layers that keep what they have, on both sides.
         strict: Whether to refuse if anything on either side is left over or does not fit. If not,
-            it stays as it is, and stands in the report.
+            it stays as it is, and stands in the report; that nothing at all is copied is refused.
 
     Returns:
         The report: prints as tables, has `to_dict()`.
@@ -87,7 +88,8 @@ def transplant(
     with _source(source) as (origin, label):
         plan = _Plan(origin, into, match, Rules(resize, into), keep)
         report = plan.report(label, getattr(target, "name", ""))
-        if strict and (report.missing or report.unused or report.mismatched):
+        left = report.missing or report.unused or report.mismatched
+        if left and (strict or not (report.moved or report.shared)):
             raise WeightsError(refusal(report, plan.fits, origin.ties(), into.ties()))
         if origin.layer is None:
             plan.read()
@@ -104,6 +106,19 @@ _ENDS = {
        for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32")},
 }  # fmt: skip
 """The first and last number of dtypes that do not hold all that another one does."""
+
+_HELD = {
+    *_ENDS,
+    "float64",
+    "int64",
+    "uint64",
+    "bool",
+    "int4",
+    "uint4",
+    "float8_e4m3fn",
+    "float8_e5m2",
+}
+"""The dtypes of variables."""
 
 
 class _Plan:
@@ -122,6 +137,7 @@ class _Plan:
             "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
         pairs = matched(origin, into, match)
+        self._meaning = Meaning(origin, into, pairs)
         keep = _globs(keep, origin, into)  # now that what a file has numbers for has names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
         self._sourced = {id(weight.layer) for weight in pairs}
@@ -150,21 +166,23 @@ class _Plan:
     def _add(self, weight: Weight, its: Weight | None, rules: Rules) -> None:
         fits = its is not None and its.shape == weight.shape
         reason = None if its is None else _unlike(its, weight)
+        wrong, why = (None, None) if its is None or reason else self._meaning.wrong(its, weight)
         made, rule = None, None
         if reason is None:
             beside = id(weight.layer) in self._sourced
-            made, rule = rules.apply(weight, its.read if its else lambda: None, fits, beside)
-        if made is None and (its is None or not fits or reason):
-            found = suggestions(None if its is None else its.shape, weight)
-            if its is None:
-                self._parts["missing"].append(weight.address)
-                self.fits[weight.address] = found if id(weight.layer) in self._sourced else []
-            else:
-                found = [] if reason else found
-                self._parts["mismatched"].append(
-                    Mismatch(weight.address, its.address, weight.shape, its.shape,
-                             reason or "other shape", tuple(found))
-                )  # fmt: skip
+            read = its.read if its else lambda: None
+            made, rule = rules.apply(weight, read, fits and not wrong, beside, wrong)
+        if made is None and its is None:
+            self._parts["missing"].append(weight.address)
+            beside = id(weight.layer) in self._sourced
+            self.fits[weight.address] = suggestions(None, weight) if beside else []
+            return
+        if made is None and its is not None and (not fits or reason or wrong):
+            self._parts["mismatched"].append(
+                Mismatch(weight.address, its.address, weight.shape, its.shape,
+                         reason or why or "other shape",
+                         () if reason else tuple(self._meaning.suggested(its, weight, wrong)))
+            )  # fmt: skip
             return
         if id(weight.variable) in self._its:
             raise WeightsError(
@@ -239,10 +257,17 @@ def _unlike(its: Weight, mine: Weight) -> str | None:
     if its.variable is not None and its.mode != mine.mode:
         modes = [f"quantized ({w.mode})" if w.mode else "not quantized" for w in (its, mine)]
         return f"{modes[0]} in the source, {modes[1]} in the target"
-    floats = [w.dtype.startswith(("float", "bfloat")) for w in (its, mine)]
-    if floats[0] != floats[1] or "unknown" in its.dtype or (mine.mode and its.dtype != mine.dtype):
+    kinds = [_kind(w.dtype) for w in (its, mine)]
+    if None in kinds or kinds[0] != kinds[1] or (mine.mode and its.dtype != mine.dtype):
         return f"{its.dtype} in the source, {mine.dtype} in the target"
     return None
+
+
+def _kind(dtype: str) -> str | None:
+    """Return whether a dtype is of whole numbers or of others; None for what no variable holds."""
+    if dtype not in _HELD:
+        return None
+    return "float" if dtype.startswith(("float", "bfloat")) else "whole"
 
 
 @contextlib.contextmanager

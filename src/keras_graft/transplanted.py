@@ -139,7 +139,9 @@ def refusal(
         theirs: What is tied in the source, and to what.
         mine: What is tied in the target, and to what.
     """
-    lines = [f"transplant: not all goes over from {report.source} to {report.target!r}."]
+    nothing = not (report.moved or report.shared)
+    what = "nothing is copied" if nothing else "not all is copied"
+    lines = [f"transplant: {what} from {report.source} to {report.target!r}."]
     if report.missing:
         rules = sorted({rule for address in report.missing for rule in fits[address]})
         hint = f" For a bias resize={', '.join(f'kg.resize.{r}' for r in rules)}." if rules else ""
@@ -158,14 +160,16 @@ def refusal(
             )
     for m in report.mismatched[:10]:
         hint = "; ".join(f"resize=kg.resize.{rule}" for rule in m.fits)
-        lines.append(
-            f"  {m.target!r}: {m.source_shape} in the source, {m.shape} in the target"
-            + (f": {hint} may fit." if hint else f": {m.reason}.")
-        )
+        shapes = f"{m.source_shape} in the source, {m.shape} in the target"
+        why = "" if m.reason == "other shape" else f": {m.reason}"
+        lines.append(f"  {m.target!r}: {shapes}{why}" + (f": {hint} may fit." if hint else "."))
     if len(report.mismatched) > 10:
         lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
+    rest = "" if nothing else (
+        ", or strict=False, which leaves all of it as it is and lists it in the report"
+    )  # fmt: skip
     lines.append(
         "The way out: resize= for other shapes, match= for other names (match='order' where Keras "
-        "named the layers anew), keep= for what shall stay, or strict=False, which leaves all of it as it is and lists it in the report."
+        f"named the layers again), keep= for what must stay{rest}."
     )
     return "\n".join(lines)
