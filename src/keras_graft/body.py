@@ -17,8 +17,9 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.graph import Graph
-from keras_graft.moves import Move, history
+from keras_graft.moves import Move
 from keras_graft.node import Node, Value
+from keras_graft.printable import words_of
 from keras_graft.select import everything, listed
 
 
@@ -67,10 +68,9 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
         The model, which may be another object than the one given; and why the class could not be
         kept, if so.
     """
-    body = graph.body
-    if body is None:
+    if graph.past is None:
         return model, None
-    cls, attributes, gone = _parts(body)
+    cls, attributes, gone = _parts(graph.past.body)
     own = _keras.attributes(model)
     extra = {name: value for name, value in attributes.items() if name not in own}
     plain = cls in (_keras.Functional, _keras.TiedModel)
@@ -85,12 +85,12 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
         try:
             model = _keras.of_class(model, cls, tied or bool(gone))
         except Exception as error:
-            return model, f"an object of it cannot be made: {error}"
+            return model, f"an object of it cannot be made: {words_of(error)}"
     for name, value in carried.items():
         try:
             setattr(model, name, _with_itself(value, model))
         except Exception as error:
-            gone[name] = f"its class does not let it be set: {error}"
+            gone[name] = f"its class does not let it be set: {words_of(error)}"
     if not plain:
         model.__dict__["_keras_graft_carried"] = tuple(carried)
         model.__dict__["_keras_graft_gone"] = gone
@@ -99,9 +99,9 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
 
 def copied(graph: Graph, copier: Callable[[Any], Any]) -> Body | None:
     """Return the body for a graph of the same values whose layers are those that `copier` makes."""
-    if graph.body is None:
+    if graph.past is None:
         return None
-    cls, attributes, gone = _parts(graph.body)
+    cls, attributes, gone = _parts(graph.past.body)
     if issubclass(cls, keras.Sequential):
         return Body(cls, {})
     attributes = {k: v for k, v in attributes.items() if k not in _keras.plain_attributes()}
@@ -111,7 +111,7 @@ def copied(graph: Graph, copier: Callable[[Any], Any]) -> Body | None:
 
 def class_of(graph: Graph) -> str:
     """Return the name of the class of the model that a graph was read from, or is to become."""
-    cls = _keras.Functional if graph.body is None else _class(graph.body)
+    cls = _keras.Functional if graph.past is None else _class(graph.past.body)
     if issubclass(cls, keras.Sequential) and graph.origin is None:
         cls = _keras.Functional
     return "Functional" if cls is _keras.TiedModel else cls.__name__
@@ -119,7 +119,7 @@ def class_of(graph: Graph) -> str:
 
 def lost_class(graph: Graph) -> str:
     """Return the name of the class of the donor."""
-    return _class(graph.body).__name__
+    return "" if graph.past is None else _class(graph.past.body).__name__
 
 
 def _class(body: Any) -> Any:
@@ -170,8 +170,9 @@ class _Carry:
     def __init__(self, graph: Graph, tensor: Callable[[Value], Any]) -> None:
         self._graph = graph
         self._tensor = tensor
-        self._base = graph if graph.base is None else graph.base
-        self._model = None if isinstance(graph.body, Body) else graph.body
+        assert graph.past is not None
+        self._base = graph if graph.past.base is None else graph.past.base
+        self._model = None if isinstance(graph.past.body, Body) else graph.past.body
         self._inputs = {
             id(_keras.input_layer(value.origin)): value
             for value in self._base.inputs
@@ -284,7 +285,7 @@ class _History:
                 levels[id(node.nested)] = node.nested
         self._edits: list[dict[Any, Move]] = []
         for level in levels.values():
-            for moves in history(level.moves):
+            for moves in [] if level.past is None else level.past.moves():
                 edit: dict[Any, Move] = {}
                 for move in moves:
                     for key in _keys(move[0]):

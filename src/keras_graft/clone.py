@@ -16,6 +16,7 @@ from keras_graft.call import mapped
 from keras_graft.copies import again, pair_weights
 from keras_graft.errors import GraftError, WeightsError
 from keras_graft.graph import Graph
+from keras_graft.moves import Past
 from keras_graft.node import Node, Template
 from keras_graft.printable import quoted, words_of
 from keras_graft.read import read
@@ -148,7 +149,7 @@ class Clone:
         if id(graph) not in self._graphs:
             steps = [self._step(node) for node in graph.steps]
             body = None if body_of is None else body_of(graph, self.copier)
-            new = graph.replace(nodes=steps, body=body, base=None, moves=())
+            new = graph.replace(nodes=steps, past=None if body is None else Past(body))
             self._graphs[id(graph)] = (
                 graph,
                 new if graph.stale is None else new.settled(graph.stale),

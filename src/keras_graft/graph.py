@@ -12,19 +12,15 @@ from typing import Any
 
 from keras_graft.errors import GraphError
 from keras_graft.index import Change, Index, Position
-from keras_graft.moves import Moves, moved
+from keras_graft.moves import Past, moved
 from keras_graft.node import Node, Slot, Value
 from keras_graft.printable import printable
 from keras_graft.tabular import Table, Tabular
 
 _FIELDS = (
     "inputs", "outputs", "input_template", "output_template", "name", "trainable",
-    "dtype_policy", "origin", "body", "base", "moves",
+    "dtype_policy", "origin", "past",
 )  # fmt: skip
-
-
-PART = {"origin": None, "body": None, "base": None, "moves": ()}
-"""Changes to a graph that make it a part: not the model any more that it was read from."""
 
 
 class Graph(Tabular):
@@ -40,10 +36,7 @@ class Graph(Tabular):
         trainable: The model's own flag, beside those of its layers.
         dtype_policy: The model's own policy. Opaque.
         origin: The model of which this is the reading. Opaque; None once it was edited.
-        body: What has the class and the attributes that a model of this graph gets. Opaque; None
-            for a part, which is not that model any more.
-        base: The graph that `body` was read with; None for this one.
-        moves: What edits since put in the places of what.
+        past: Where it comes from; None for a part, which is not that model any more.
     """
 
     steps: tuple[Node, ...]
@@ -55,9 +48,7 @@ class Graph(Tabular):
     trainable: bool
     dtype_policy: Any
     origin: Any
-    body: Any
-    base: Graph | None
-    moves: Moves
+    past: Past | None
     stale: tuple[Any, ...] | None
     """The keys of the nodes whose specs are to be inferred again; None for any."""
 
@@ -72,17 +63,14 @@ class Graph(Tabular):
         trainable: bool = True,
         dtype_policy: Any = None,
         origin: Any = None,
-        body: Any = None,
-        base: Graph | None = None,
-        moves: Moves = (),
+        past: Past | None = None,
     ) -> None:
         put = self.__dict__
         put["steps"] = tuple(node.within(None) for node in nodes)
         put["inputs"] = tuple(value.within(self) for value in inputs)
         put.update(
             input_template=input_template, output_template=output_template, name=name,
-            trainable=trainable, dtype_policy=dtype_policy, origin=origin, stale=None,
-            body=body, base=base, moves=moves,
+            trainable=trainable, dtype_policy=dtype_policy, origin=origin, past=past, stale=None,
         )  # fmt: skip
         put["outputs"] = tuple(value.within(None) for value in outputs)  # seen unbound by `value`
         put["outputs"] = tuple(self.value(value) for value in put["outputs"])
@@ -95,12 +83,8 @@ class Graph(Tabular):
         nodes = changes.pop("nodes", self.steps)
         if nodes is not self.steps or changes.keys() & {"inputs", "outputs"}:
             changes.setdefault("origin", None)
-            changes.setdefault("base", self._base())
+            changes.setdefault("past", self.past and self.past.edited(self))
         return Graph(nodes, **{name: getattr(self, name) for name in _FIELDS} | changes)
-
-    def _base(self) -> Graph | None:
-        """Return the graph that the body of an edit of this one was read with."""
-        return self if self.base is None and self.body is not None else self.base
 
     # -- where things are ---------------------------------------------------------------
 
@@ -314,9 +298,8 @@ class Graph(Tabular):
         result = object.__new__(Graph)
         put = result.__dict__
         put.update({name: getattr(self, name) for name in _FIELDS}, origin=None, stale=None)
-        put["base"] = self._base()
-        if reads and self.body is not None:
-            put["moves"] = self.moves, moved(self._index.made, reads, replaced)
+        if self.past is not None:
+            put["past"] = self.past.edited(self, moved(self._index.made, reads, replaced))
         put["steps"] = tuple(steps)
         put["_index"] = self._index.after(changes, steps)
         if self.stale is not None:

@@ -12,6 +12,7 @@ from keras_graft import _keras
 from keras_graft.call import fill, filled, mapped
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
+from keras_graft.moves import Past
 from keras_graft.node import Entry, Node, Slot, Spec, Template, Value
 from keras_graft.symbolic import spec_of
 
@@ -88,9 +89,10 @@ class Level:
     ) -> Graph:  # fmt: skip
         """Return the level as a graph."""
         found = self.traced(outputs, name)
+        past = None if origin is None else Past(origin)
         return Graph(
             found.steps, found.inputs, found.outputs, _slots(inputs), _slots(outputs),
-            name, trainable, dtype_policy, origin, origin,
+            name, trainable, dtype_policy, origin, past,
         ).settled()  # fmt: skip
 
     def _input(self, tensor: Any) -> Value:

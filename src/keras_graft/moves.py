@@ -1,18 +1,51 @@
-"""What edits put in the place of what: kept for attributes of a model that hold layers or tensors."""
+"""Where a graph comes from, and what edits put in the place of what.
+
+It is kept for the class of a model and its attributes, which may hold layers and tensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from keras_graft.node import Node, Value
+
+if TYPE_CHECKING:
+    from keras_graft.graph import Graph
 
 Move = tuple[Value, Value, tuple[Any, ...] | None]
 """A value, the one that is read in its stead, and the operations that came in the place of the one
 that gave it: none if it was only taken away, None if it is still there."""
 
-Moves = tuple[Any, ...]
-"""The moves of the edits before, and those of the last edit; empty if there were none."""
+
+@dataclass(frozen=True)
+class Past:
+    """Where a graph comes from, until it is taken apart.
+
+    Attributes:
+        body: What has the class and the attributes that a model of the graph gets. Opaque.
+        base: The graph that it was read with; None if that is this one.
+        last: The moves of the edits before the last, and those of the last; empty if there are
+            none.
+    """
+
+    body: Any
+    base: Graph | None = None
+    last: tuple[Any, ...] = ()
+
+    def edited(self, graph: Graph, moves: list[Move] | None = None) -> Past:
+        """Return the past of what an edit makes of a graph that has this one."""
+        base = graph if self.base is None else self.base
+        return replace(self, base=base, last=(self.last, moves) if moves else self.last)
+
+    def moves(self) -> list[list[Move]]:
+        """Return what each edit moved, in the order of the edits."""
+        found, last = [], self.last
+        while last:
+            last, moves = last
+            found.append(moves)
+        return found[::-1]
 
 
 def moved(
@@ -37,12 +70,3 @@ def moved(
         given = any(v.key is new.key for node in there for v in node.gives)
         moves.append((old, new, tuple(n.operation for n in there) if given else ()))
     return moves
-
-
-def history(moves: Moves) -> list[list[Move]]:
-    """Return what each edit moved, in the order of the edits."""
-    found = []
-    while moves:
-        moves, last = moves
-        found.append(last)
-    return found[::-1]

@@ -12,6 +12,7 @@ from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.level import Level, Traced
+from keras_graft.moves import Past
 from keras_graft.node import Value, flat_slots
 from keras_graft.symbolic import tensor_of
 
@@ -180,7 +181,7 @@ class _Reader:
         return traced.replace(
             nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
             trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
-            body=operation,
+            past=Past(operation),
         )  # fmt: skip
 
 

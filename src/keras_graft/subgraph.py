@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_graft.errors import CutError, JoinError, NothingSelectedError, SelectionError
 from keras_graft.flow import after, crossing, needed, pruned
-from keras_graft.graph import PART, Graph, sort
+from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
 from keras_graft.nest import Opened, closed_maker
 from keras_graft.node import Node, Slot, Spec, Value, copied, flat_slots
@@ -30,7 +30,7 @@ def extract(graph: Graph, taps: Any) -> Graph:
     values = opened.find(values)
     return pruned(
         opened.graph.replace(
-            outputs=tuple(values), output_template=template, name=f"{graph.name}_extract", **PART
+            outputs=tuple(values), output_template=template, name=f"{graph.name}_extract", past=None
         )
     )
 
@@ -288,7 +288,7 @@ def part(
         )  # fmt: skip
     return graph.replace(
         nodes=sort(nodes, inputs), inputs=tuple(entries), input_template=input_template,
-        outputs=tuple(outputs), output_template=output_template, name=name, **PART,
+        outputs=tuple(outputs), output_template=output_template, name=name, origin=None, past=None,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from keras_graft._keras import private
 from keras_graft._keras.copying import attributes, with_body_of
 from keras_graft._keras.stored_attributes import Reader, Unwritable, Writer
 from keras_graft._keras.tied_model import TiedModel
+from keras_graft.printable import words_of
 
 
 @functools.cache
@@ -60,7 +61,7 @@ class KeptModel(TiedModel):
 
     def get_config(self) -> dict[str, Any]:
         """Return the network, the class and the attributes."""
-        config = self._with_shared(private.Functional.get_config)
+        config = super().get_config()
         cls = class_kept(type(self))
         writer, gone = Writer(self), dict(self.__dict__.get("_keras_graft_gone", {}))
         written = {}
@@ -71,7 +72,7 @@ class KeptModel(TiedModel):
                 written[name] = writer(getattr(self, name))
             except Unwritable as error:
                 gone[name] = (
-                    f"it is not in the file that it was loaded from, which holds no {error}"
+                    f"it is not in the file that it was loaded from, which holds no {words_of(error)}"
                 )
         config["keras_graft_class"] = {
             "module": cls.__module__,
@@ -81,6 +82,9 @@ class KeptModel(TiedModel):
             "gone": gone,
         }
         return config
+
+    def _plain_config(self) -> dict[str, Any]:
+        return private.Functional.get_config(self)  # not that of the donor's class
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -101,7 +105,7 @@ class KeptModel(TiedModel):
             try:
                 setattr(model, name, reader(value))
             except Exception as error:
-                gone[name] = f"it could not be made of what the file says of it: {error}"
+                gone[name] = f"it could not be made of what the file says of it: {words_of(error)}"
         model.__dict__["_keras_graft_carried"] = tuple(
             name for name in body["attributes"] if name not in gone
         )

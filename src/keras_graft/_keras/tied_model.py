@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -136,12 +136,8 @@ class TiedModel(base("Functional")):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
-        return self._with_shared(lambda _: super().get_config())
-
-    def _with_shared(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Return the configuration that `plain` gives, with what is tied and shared."""
         here = {id(layer) for layer in self._check_adapters(f"save {self.name!r}")}
-        config = plain(self)
+        config = self._plain_config()
         shared = _in_several(self)
         if shared:
             # Else Keras would take one layer for both, with calls in models that are not there yet.
@@ -152,6 +148,9 @@ class TiedModel(base("Functional")):
                 for name in named_weights(layer)
             ]
         return config
+
+    def _plain_config(self) -> dict[str, Any]:
+        return super().get_config()
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
