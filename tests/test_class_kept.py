@@ -1,6 +1,8 @@
 """Edits keep the class of a model, with the attributes that its methods use."""
 
+import copy
 import gc
+import pickle
 import warnings
 import weakref
 
@@ -195,6 +197,32 @@ def test_attributes_refer_to_the_layers_of_the_new_graph(tmp_path):
     made = type(new).from_config(new.get_config())
     assert [layer.name for layer in made.layers] == [layer.name for layer in new.layers]
     assert keras.models.clone_model(new).count_params() == new.count_params()
+
+
+def test_a_model_that_keeps_its_class_is_copied_and_pickled():
+    new, data = kg.remove(Net(), ["block_1"]), _data(3)
+    for made in (
+        copy.deepcopy(new),
+        pickle.loads(pickle.dumps(new)),
+        keras.models.model_from_json(new.to_json()),
+    ):
+        assert isinstance(made, Net)
+        assert [layer.name for layer in made.body] == ["block_0", "block_2", "block_3"]
+        made.set_weights(new.get_weights())
+        _alike(made.by_hand, new, data)
+    assert type(type(new)(blocks=2)) is Net  # the class is called as that of the donor
+
+
+def test_a_class_that_is_not_registered_is_asked_for(tmp_path):
+    class Own(Net):
+        pass
+
+    new = kg.remove(Own(), "block_1")
+    new.save(tmp_path / "o.keras")
+    with pytest.raises(TypeError, match="Could not locate class 'Own'"):
+        keras.models.load_model(tmp_path / "o.keras")
+    loaded = keras.models.load_model(tmp_path / "o.keras", custom_objects={"Own": Own})
+    assert isinstance(loaded, Own) and len(loaded.body) == 3
 
 
 def test_what_is_gone_says_so(tmp_path):
@@ -435,6 +463,9 @@ def test_half_of_gpt2(tmp_path):
     loaded = keras.models.load_model(tmp_path / "lm.keras")
     assert len(loaded.backbone.transformer_layers) == 2
     np.testing.assert_allclose(_array(loaded(data)), logits, atol=1e-6)
+    with pytest.raises(kg.NotYetError, match="'gpt2' was edited.*model.save"):
+        half.save_to_preset(tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
     half.save_weights(tmp_path / "half.weights.h5")
     other = kg.clone(half, weights="fresh")
     other.load_weights(tmp_path / "half.weights.h5")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from keras_graft.node import Node, Value
+from keras_graft.overlay import Overlay
 
 if TYPE_CHECKING:
     from keras_graft.graph import Graph
@@ -49,7 +50,7 @@ class Past:
 
 
 def moved(
-    made: Mapping[Any, tuple[Node | None, Value]],
+    made: Overlay[Any, tuple[Node | None, Value]],
     reads: Mapping[Value, Value],
     instead: Mapping[Any, tuple[Node, ...]],
 ) -> list[Move]:

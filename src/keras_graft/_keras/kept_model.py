@@ -16,6 +16,7 @@ from keras_graft._keras import private
 from keras_graft._keras.copying import attributes, with_body_of
 from keras_graft._keras.stored_attributes import Reader, Unwritable, Writer
 from keras_graft._keras.tied_model import TiedModel
+from keras_graft.errors import NotYetError
 from keras_graft.printable import words_of
 
 
@@ -58,6 +59,10 @@ class KeptModel(TiedModel):
                 f"{type(self).__name__} {self.name!r} has no attribute {name!r} any more: {told}. "
                 f"The donor still has it; another value can be set: model.{name} = ..."
             ) from error
+
+    def __reduce__(self) -> Any:
+        """Pickle as Keras does, by what a file would hold; no module has a name for this class."""
+        return KeptModel._unpickle_model, super().__reduce__()[1]
 
     def get_config(self) -> dict[str, Any]:
         """Return the network, the class and the attributes."""
@@ -117,12 +122,27 @@ _NOT_WRITTEN = {"_functional_layer_ids"}
 """What keras_hub remembers for itself: addresses in memory (0.32)."""
 
 
+def _no_preset(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse, and write nothing: keras_hub would not load it."""
+    raise NotYetError(
+        f"save_to_preset: {self.name!r} was edited, and keras_hub makes the model of a preset again "
+        f"by the constructor of {type(self).__name__}, which makes another network. Write it as a "
+        'file: model.save("model.keras").'
+    )
+
+
 @functools.cache
 def kept(cls: type) -> type:
     """Return a class that is `cls` in all but how its models are written and loaded."""
     if issubclass(cls, KeptModel):
         return cls
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    names: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    if hasattr(cls, "save_to_preset"):
+        names["save_to_preset"] = _no_preset
     made = type(cls.__name__, (KeptModel, cls), names | {"_keras_graft_kept": cls})
     register = keras.saving.register_keras_serializable("keras_graft", "KeptModel")
     register(made)  # it is written under this name, and who loads it finds:

@@ -81,9 +81,7 @@ def unet(
             'channels last: make the encoder with data_format="channels_last".'
         )
     decoder = _decoder(maps, image.shape[1:3], classes, filters, activation, graph.dtype_policy)
-    # What a verb puts in hands no training flag on to what is called later, as `Resizing` does.
-    parts = kg.replace(kg.read(decoder), keras.layers.Resizing, lambda node: node.operation)
-    result = kg.join(trunk, parts).replace(name=f"{graph.name}_unet")
+    result = kg.join(trunk, decoder).replace(name=f"{graph.name}_unet")
     return result if isinstance(encoder, kg.Graph) else kg.build(result)
 
 
@@ -136,7 +134,7 @@ def _one(graph: kg.Graph, tap: Any) -> Any:
 def _decoder(
     maps: list[tuple[str, Any, str]], size: tuple[int, int], classes: int,
     filters: Sequence[int], activation: Any, policy: Any,
-) -> keras.Model:  # fmt: skip
+) -> kg.Graph:  # fmt: skip
     inputs = [keras.Input(shape, dtype=dtype) for _, shape, dtype in maps]
     *skips, x = inputs
     layers = keras.layers
@@ -160,4 +158,6 @@ def _decoder(
     x = layers.Conv2D(
         classes, 1, data_format="channels_last", activation=activation, name="mask", dtype="float32"
     )(x)
-    return keras.Model(inputs, x, name="decoder")
+    graph = kg.read(keras.Model(inputs, x, name="decoder"))
+    # `Resizing` hands its training flag on to what is called later; what a verb puts in does not.
+    return kg.replace(graph, layers.Resizing, lambda node: node.operation) if steps else graph
