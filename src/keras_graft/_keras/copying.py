@@ -340,10 +340,11 @@ def variable_like(old: Any, value: Any = None, path: str | None = None) -> Any:
         if getattr(value, "requires_grad", False):  # on PyTorch
             value = keras.ops.stop_gradient(value)
         value = keras.ops.copy(value)
+    layout = {"layout": old._layout} if hasattr(old, "_layout") else {}  # in 3.12 on JAX alone
     new = keras.Variable(
         value, dtype=old._dtype, trainable=old._trainable, autocast=old._autocast,
         aggregation=old._aggregation, synchronization=old._synchronization, name=old._name,
-        layout=old._layout,
+        **layout,
     )  # fmt: skip
     for name in ("_regularizer", "_constraint", "_overwrite_with_gradient"):
         new.__dict__[name] = old.__dict__[name]

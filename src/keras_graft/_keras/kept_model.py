@@ -24,7 +24,8 @@ from keras_graft.printable import words_of
 def plain_attributes() -> frozenset[str]:
     """Return the names of the attributes that every Functional model has."""
     tensor = keras.Input((1,), name="plain_input")
-    return frozenset(attributes(private.Functional(tensor, tensor, name="plain")))
+    output = keras.layers.Identity(name="plain_output")(tensor)
+    return frozenset(attributes(private.Functional(tensor, output, name="plain")))
 
 
 @keras.saving.register_keras_serializable("keras_graft")
@@ -174,7 +175,8 @@ def _writes_graph(cls: Any) -> bool:
     makes its own network.
     """
     arguments = inspect.getfullargspec(cls.__init__)
-    if arguments.args[1:] == inspect.getfullargspec(private.Functional.__init__).args[1:]:
+    names = inspect.getfullargspec(private.Functional.__init__).args[1:]  # none up to Keras 3.14
+    if names and arguments.args[1:] == names:
         return True
     free = arguments.varargs is not None and arguments.varkw is not None
     own_way = cls.from_config.__func__ is not keras.Model.from_config.__func__

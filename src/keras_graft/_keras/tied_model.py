@@ -40,8 +40,10 @@ class TiedModel(base("Functional")):
     first in all weights. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
     """
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(inputs, outputs, name=name, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The one signature that Keras 3.12 to 3.16 take for that of Functional, so that they write
+        # the network.
+        super().__init__(*args, **kwargs)
         if not _TIED_ALREADY.get():
             self._find_sources()
         self._address()
