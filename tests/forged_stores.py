@@ -164,9 +164,9 @@ def _damaged(rng, data, count):
 def manifests(good):
     """Yield what a forger or a disk makes of a manifest: what it is, and its bytes."""
     rng, raw = random.Random(18), said(good)
-    for name, new in _changes(rng, raw, 120):
+    for name, new in _changes(rng, raw, 80):
         yield name, written(new)
-    for name, text in _texts(rng, raw, 40):
+    for name, text in _texts(rng, raw, 30):
         yield name, signed(text)
     for name, new in _together(raw):
         yield name, written(new)
@@ -187,7 +187,7 @@ def _joined(text, data, length=None):
 def _shards(good):
     rng = random.Random(81)
     header, data = _parted(good)
-    for name, new in _changes(rng, header, 90):
+    for name, new in _changes(rng, header, 80):
         yield name, _joined(json.dumps(new), data)
     for name, text in _texts(rng, header, 30):
         yield name, _joined(text, data)

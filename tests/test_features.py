@@ -1695,7 +1695,7 @@ def test_fit_head_in_one_line(tmp_path):
     (lambda x, y: [], {}, "The data is empty"),
     (lambda x, y: (x, y), {"validation_split": 1.0}, "validation_split lies between 0 and 1"),
     (lambda x, y: (x, y), {"validation_data": 1}, "validation_data would have to be features"),
-    (lambda x, y: (x, y), {"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+    (lambda x, y: (x, y), {"batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
 ])  # fmt: skip
 def test_fit_head_refuses_before_it_computes(tmp_path, make, more, says):
     model = donor()

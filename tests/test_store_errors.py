@@ -176,6 +176,16 @@ def test_what_cannot_be_opened_is_said_without_its_secrets(vault, monkeypatch):
     assert said.startswith(SHOWN) and "can its host be reached?" in said
 
 
+def test_a_long_error_is_masked_before_it_is_cut_short(vault):
+    crash_writer.run(URL)
+    for length in range(250, 300):
+        vault.error = lambda text, length=length: ConnectionError("." * length + " THE/SECRET")
+        vault.breaks = "ls"
+        said = refused(lambda: FeatureStore(URL), "ConnectionError")
+        assert "THE" not in said
+        vault.breaks = None
+
+
 def test_the_command_says_it_in_a_line(vault):
     crash_writer.run(URL)
     vault.breaks = "ls"

@@ -20,8 +20,8 @@ from keras_graft.features.place import place
 from keras_graft.features.ray_engine import RayOptions
 from keras_graft.features.remote import folder_at
 from keras_graft.features.run import Run
-from keras_graft.features.schema import brief
 from keras_graft.features.store import FeatureStore, check_sizes
+from keras_graft.printable import shown
 
 _SHARD = 32 << 20
 
@@ -96,15 +96,15 @@ def compute(
     """
     if dtype not in (None, "float16", "bfloat16", "float32"):
         raise FeatureError(
-            f'dtype must be "float16", "bfloat16", "float32" or None, got {brief(dtype)}.'
+            f'dtype must be "float16", "bfloat16", "float32" or None, got {shown(dtype)}.'
         )
     for name, number in (("batch_size", batch_size), ("shard_bytes", shard_bytes)):
         if not isinstance(number, Integral) or not 1 <= number < 1 << 62:
-            raise FeatureError(f"{name} must be a whole number, 1 or more, got {brief(number)}.")
+            raise FeatureError(f"{name} must be a whole number, 1 or more, got {shown(number)}.")
     if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
         raise FeatureError(
-            f'on_error is "raise" or "skip", got {brief(on_error)}; engine is "local" or "ray", got '
-            f"{brief(engine)}."
+            f'on_error is "raise" or "skip", got {shown(on_error)}; engine is "local" or "ray", got '
+            f"{shown(engine)}."
         )
     columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None

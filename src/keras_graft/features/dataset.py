@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.epoch import Epoch
-from keras_graft.features.schema import brief
 from keras_graft.features.store import FeatureStore
+from keras_graft.printable import shown
 from keras_graft.select import listed
 
 _HANDED, _HANDED_BYTES = 32, 16 << 20
@@ -79,9 +79,9 @@ class FeatureDataset(keras.utils.PyDataset):
         self._names = None if not several else [*(names or map(str, range(len(opened))))]
         _check_together(opened, self._names)
         if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise FeatureError(f"batch_size is a whole number, 1 or more, got {brief(batch_size)}.")
+            raise FeatureError(f"batch_size is a whole number, 1 or more, got {shown(batch_size)}.")
         if not isinstance(seed, Integral) or seed < 0:
-            raise FeatureError(f"seed is a whole number, 0 or more, got {brief(seed)}.")
+            raise FeatureError(f"seed is a whole number, 0 or more, got {shown(seed)}.")
         chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
         self.indices = _part(chosen, validation_split, subset)
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
@@ -119,7 +119,7 @@ class FeatureDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, asked was number {brief(index)}.")
+            raise IndexError(f"There are {len(self)} batches, asked was number {shown(index)}.")
         return self._epoch.batch(index)
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:

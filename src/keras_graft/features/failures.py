@@ -30,10 +30,10 @@ def way_out(error: BaseException) -> str:
     return "Once the place can be reached, call again: what was written before is kept."
 
 
-def said(error: BaseException) -> str:
-    """Return the kind of an error and what it says, in a line."""
-    text = getattr(error, "strerror", None) or str(error)
-    return f"{type(error).__name__}: {' '.join(str(text).split())[:300]}"
+def said(error: BaseException, masked: Callable[[str], str] = str) -> str:
+    """Return the kind of an error and what it says, in a line: first masked, then cut short."""
+    text = masked(str(getattr(error, "strerror", None) or error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
 
 
 def guarded(cannot: str) -> Callable[[Any], Any]:
@@ -55,7 +55,7 @@ def guarded(cannot: str) -> Callable[[Any], Any]:
                 raise
             except self.failures as error:
                 what = cannot.format(repr(args[0]) if args else "")
-                wrong = FeatureError(f"{self}: {what}: {self.shown(said(error))}. {way_out(error)}")
+                wrong = FeatureError(f"{self}: {what}: {said(error, self.shown)}. {way_out(error)}")
                 cause = None if self.secrets else error
             # Outside of `except`: else Python would chain, and print, what holds the secrets.
             raise wrong from cause

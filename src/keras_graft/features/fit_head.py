@@ -21,9 +21,9 @@ from keras_graft.features.columns import Columns
 from keras_graft.features.compute import compute
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
-from keras_graft.features.schema import brief
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
+from keras_graft.printable import shown
 from keras_graft.select import listed
 from keras_graft.tabular import Table, Tabular
 
@@ -210,7 +210,7 @@ def _check_data(data: Any, batch_size: int) -> None:
         )
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise FeatureError(
-            f"batch_size must be a whole number, 1 or more, got {brief(batch_size)}."
+            f"batch_size must be a whole number, 1 or more, got {shown(batch_size)}."
         )
     first = next(iter(batches(data, batch_size)), None)
     if first is None:

@@ -22,7 +22,6 @@ from keras_graft.features.manifest import (
 from keras_graft.features.schema import (
     LONGEST,
     boolean,
-    brief,
     many,
     one_of,
     parse,
@@ -31,6 +30,7 @@ from keras_graft.features.schema import (
     text,
     whole,
 )
+from keras_graft.printable import shown
 
 SHARD = r"shard-([0-9]{5,10}|[0-9a-f]{32})\.safetensors"
 COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
@@ -122,10 +122,10 @@ def _check(manifest: Manifest) -> None:
         large = itemsize(column.dtype) * math.prod(max(1, n) for n in column.shape) > _ROW
         coded = name == "keys/" and column.dtype == "uint8" and len(column.shape) == 1
         if large or (column.text and not coded):
-            raise ValueError(f"columns[{brief(name)}] cannot be {brief(str(column))}")
+            raise ValueError(f"columns[{shown(name)}] cannot be {shown(str(column))}")
     kinds = {name.partition("/")[0] for name in columns}
     if "features" not in kinds or kinds != manifest.layout.keys():
-        raise ValueError(f"its layout is of {brief(', '.join(manifest.layout))}, its columns of "
+        raise ValueError(f"its layout is of {shown(', '.join(manifest.layout))}, its columns of "
                          f"{', '.join(sorted(kinds))}")  # fmt: skip
     for kind, layout in manifest.layout.items():
         own = {name.partition("/")[2] for name in columns if name.partition("/")[0] == kind}

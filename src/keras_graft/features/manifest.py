@@ -14,7 +14,8 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
-from keras_graft.features.schema import bounded, brief, encodable
+from keras_graft.features.schema import bounded, encodable
+from keras_graft.printable import shown
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -206,7 +207,7 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
         columns = {f"{kind}/{key}": value for key, value in structure.items()}
         bad = next((key for key in columns if not encodable(key)), None)
         if bad is not None:
-            raise FeatureError(f"The name {brief(bad)} of the {kind} is no text: rename it.")
+            raise FeatureError(f"The name {shown(bad)} of the {kind} is no text: rename it.")
         return "dict", columns
     if isinstance(structure, list | tuple):
         return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}

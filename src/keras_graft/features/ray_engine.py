@@ -26,8 +26,7 @@ from keras_graft.features.place import leftovers
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.run import Run
-from keras_graft.printable import words_of
-from keras_graft.features.schema import brief
+from keras_graft.printable import shown, words_of
 
 
 @dataclass(frozen=True)
@@ -76,14 +75,14 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
         raise FeatureError(f"ray={given!r}: {words_of(error)}. There are {known}.") from error
     whole = isinstance(found.actors, Integral) and not isinstance(found.actors, bool)
     if found.actors is not None and not (whole and found.actors > 0):
-        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {brief(found.actors)}.")
+        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {shown(found.actors)}.")
     if not all(isinstance(n, Real) and n >= 0 for n in (found.cpus, found.gpus)):
         raise FeatureError(
-            f"ray: cpus and gpus are numbers, got {brief(found.cpus)}, {brief(found.gpus)}."
+            f"ray: cpus and gpus are numbers, got {shown(found.cpus)}, {shown(found.gpus)}."
         )
     if found.backend not in (None, "jax", "tensorflow", "torch"):
         raise FeatureError(
-            f'ray: backend is "jax", "tensorflow" or "torch", got {brief(found.backend)}.'
+            f'ray: backend is "jax", "tensorflow" or "torch", got {shown(found.backend)}.'
         )
     return found
 

@@ -8,6 +8,7 @@ import re
 import tempfile
 import threading
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from keras_graft.features.checksum import checksum
 from keras_graft.features.failures import guarded, said
 from keras_graft.features.folder import Folder, Parts
 from keras_graft.features.masked import MASK, masked, secrets, without
-from keras_graft.features.schema import brief, encodable
+from keras_graft.features.schema import encodable
+from keras_graft.printable import shown
 
 _LOCAL = ("file://", "local://")
 _MISSING = (
@@ -38,7 +40,7 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text or not encodable(text):
-        raise FeatureError(f"A store is a folder, given as its path or URL, got {brief(path)}.")
+        raise FeatureError(f"A store is a folder, given as its path or URL, got {shown(path)}.")
     if "://" not in text:
         if re.match(r"[a-z][a-z0-9+.-]+:/", text) and isinstance(path, os.PathLike):
             url = masked(text.replace(":/", "://", 1)).replace("://", ":/", 1)
@@ -59,7 +61,8 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
         hidden = secrets(text)
         missing = isinstance(error, ImportError | ValueError)
         hint = _MISSING if missing else "Is the URL right, and can its host be reached?"
-        wrong = FeatureError(f"{masked(text)}: {without(hidden, said(error))}. {hint}")
+        what = said(error, partial(without, hidden))
+        wrong = FeatureError(f"{masked(text)}: {what}. {hint}")
         cause = None if hidden else error
     raise wrong from cause  # outside of `except`: no error with secrets in it is chained
 

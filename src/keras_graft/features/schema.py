@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from keras_graft.printable import shown
+
 Schema = Callable[[Any, str], None]
 
 LONGEST = 128 << 20
@@ -53,7 +55,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(
-            f"{brief(next(n for n in names if names.count(n) > 1))} stands there twice"
+            f"{shown(next(n for n in names if names.count(n) > 1))} stands there twice"
         )
     return found
 
@@ -66,17 +68,6 @@ def _number(digits: str) -> int:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which is not JSON")
-
-
-def brief(value: Any) -> str:
-    """Return what to call a value in an error: one short line, whatever it is."""
-    if isinstance(value, dict | list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    try:
-        text = ascii(value[:80] if isinstance(value, str | bytes) else value)
-    except ValueError:  # Python writes no number of more than some thousand digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def whole(low: int = 0, high: int = _MOST) -> Schema:
@@ -138,7 +129,7 @@ def table(each: Schema, key: str = r"(?s:.*)") -> Schema:
             _refuse(value, at, "an object")
         for own, item in value.items():
             name(own, f"a key of {at}")
-            each(item, f"{at}[{brief(own)}]")
+            each(item, f"{at}[{shown(own)}]")
 
     return check
 
@@ -165,4 +156,4 @@ def encodable(value: str) -> bool:
 
 
 def _refuse(value: Any, at: str, must: str) -> NoReturn:
-    raise ValueError(f"{at or 'it'} is {brief(value)}, and must be {must}")
+    raise ValueError(f"{at or 'it'} is {shown(value)}, and must be {must}")

@@ -21,8 +21,8 @@ from keras_graft.features.folder import Folder
 from keras_graft.features.loading import COLUMN, load
 from keras_graft.features.manifest import DTYPES, Column, Manifest, ShardEntry, itemsize
 from keras_graft.features.manifest import NAME as MANIFEST
-from keras_graft.printable import words_of
-from keras_graft.features.schema import LONGEST, brief, many, one_of, parse, record, table, whole
+from keras_graft.features.schema import LONGEST, many, one_of, parse, record, table, whole
+from keras_graft.printable import shown, words_of
 
 _HEADER = table(
     record(
@@ -98,7 +98,7 @@ def header(
         start, end = t["data_offsets"]
         if end - start != itemsize(dtype) * math.prod(shape):
             raise ValueError(
-                f"{brief(name)} is {dtype} of shape {brief(str(shape))}, and data_offsets do not "
+                f"{shown(name)} is {dtype} of shape {shown(str(shape))}, and data_offsets do not "
                 f"span that: {t['data_offsets']}"
             )
         found[name] = dtype, shape, 8 + length + start
@@ -129,12 +129,12 @@ def starts(
     """
     found = header(size, read)
     if found.keys() != columns.keys():
-        raise ValueError(f"it holds {brief(', '.join(found))}, not {brief(', '.join(columns))}")
+        raise ValueError(f"it holds {shown(', '.join(found))}, not {shown(', '.join(columns))}")
     for name, (dtype, shape, _) in found.items():
         told = columns[name].dtype, (rows, *columns[name].shape)
         if (dtype, shape) != told:
             raise ValueError(
-                f"its {brief(name)} is {dtype} of shape {shape}, not {told[0]} of {told[1]}"
+                f"its {shown(name)} is {dtype} of shape {shape}, not {told[0]} of {told[1]}"
             )
     return {name: start for name, (_, _, start) in found.items()}
 

@@ -14,8 +14,8 @@ from keras_graft.features.loading import load
 from keras_graft.features.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
 from keras_graft.features.place import leftovers
 from keras_graft.features.remote import folder_at
-from keras_graft.features.schema import brief
 from keras_graft.features.shards import Rows, dtype_of, starts
+from keras_graft.printable import shown
 from keras_graft.tabular import Table, Tabular
 
 _TEXTS = 1 << 20
@@ -107,7 +107,7 @@ class FeatureStore(Tabular):
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise FeatureError(
-                f"A store has no {brief(unknown[0])}: the kinds are {', '.join(KINDS)}."
+                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(KINDS)}."
             )
         kinds = kinds or KINDS
         names = self.columns(*kinds)
@@ -252,7 +252,7 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         shards: How many to keep.
     """
     if not isinstance(shards, Integral) or shards < 0:
-        raise FeatureError(f"keep: {brief(shards)} shards: give how many to keep, 0 or more.")
+        raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
     if load(folder) is None:
         raise FeatureError(f"{folder} is no store of features: it has no {NAME}.")
