@@ -514,3 +514,34 @@ def test_keras_asks_once_whether_tensorflow_is_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", keras)
     with _keras.without_tensorflow():
         assert fresh.available, "what is imported may be what is written"
+
+
+def test_a_default_flag_is_handed_on_up_to_3_15():
+    x = keras.Input((2, 2, 1))
+    y = layers.Resizing(2, 2, name="resize")(x)
+    seen = []
+
+    class See(layers.Layer):
+        def call(self, inputs, training=None):
+            seen.append(training)
+            return inputs
+
+    model = keras.Model(x, See()(y))
+    del seen[:]
+    model(np.zeros((1, 2, 2, 1), "float32"))
+    assert bool(seen[0]) is _keras.defaults_leak(), "see flags.defaults_leak()"
+    minor = int(keras.__version__.split(".")[1])
+    assert _keras.defaults_leak() is (minor < 16), "see flags.defaults_leak()"
+
+
+def test_a_class_is_found_as_keras_finds_it_in_a_file():
+    @keras.saving.register_keras_serializable("private")
+    class Registered(keras.Model):
+        pass
+
+    found = _keras.private.retrieve_class(
+        "Registered", "private>Registered", "nowhere", obj_type="class", full_config={}
+    )
+    assert found is Registered, "see KeptModel.from_config()"
+    with pytest.raises(TypeError, match="Could not locate class"):
+        _keras.private.retrieve_class("system", "os>system", "os", obj_type="class", full_config={})

@@ -19,7 +19,13 @@ from keras_graft._keras.copying import (
     variable_like,
     with_body_of,
 )
-from keras_graft._keras.flags import default_flag, flags_apart, leaves_flag, settle_flags
+from keras_graft._keras.flags import (
+    default_flag,
+    defaults_leak,
+    flags_apart,
+    leaves_flag,
+    settle_flags,
+)
 from keras_graft._keras.graphs import (
     Builder,
     arguments,
@@ -104,6 +110,7 @@ __all__ = [
     "of_class",
     "plain_attributes",
     "default_flag",
+    "defaults_leak",
     "flags_apart",
     "leaves_flag",
     "settle_flags",
