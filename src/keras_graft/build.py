@@ -35,7 +35,9 @@ def build(
         graph was read from a model with a class of its own, such as a keras_hub backbone, and is
         not a part of it alone, a model of that class: attributes that hold layers hold those of
         the new model, and one whose layer is gone says so when it is accessed. Its file says what
-        network it is, and loads once `import keras_graft` was run.
+        network it is, and loads once `import keras_graft` was run. Methods that call layers one by
+        one, as those do with which keras_hub generates text, know only layers that attributes hold,
+        not what an edit put between them.
 
     Warns:
         GraftWarning: If the class cannot be kept.
