@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keras_graft.copyable import Copyable
 from keras_graft.errors import GraphError
 from keras_graft.printable import printable
 
@@ -99,7 +100,7 @@ class _Key:
     __slots__ = ()
 
 
-class _Handle:
+class _Handle(Copyable):
     """What a node and a value have in common: an identity, looked at in one graph."""
 
     __slots__ = ()
@@ -110,11 +111,8 @@ class _Handle:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return (
-            type(other) is type(self)
-            and self.key is other.key  # type: ignore[attr-defined]
-            and self.scope == other.scope  # type: ignore[attr-defined]
-        )
+        same = type(other) is type(self) and self.key is other.key  # type: ignore[attr-defined]
+        return same and self.scope == other.scope  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -129,7 +127,7 @@ class _Handle:
         if self.graph is None:
             raise GraphError(
                 f"This {type(self).__name__.lower()} was taken out of its graph: find it again "
-                "with graph.nodes or graph.value(value)."
+                "with graph.nodes, graph.node(node) or graph.value(value)."
             )
         return self.graph
 

@@ -18,6 +18,13 @@ Item = Node | Value
 _GLOB = re.compile(r"[*?\[]")
 
 
+class _Asked(str):
+    """How a selector looked, where it is there no more."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class Selection(Tabular):
     """What a selector found: nodes, and values where the selector names values.
 
@@ -28,6 +35,11 @@ class Selection(Tabular):
         self.graph = graph
         self.items = tuple(dict.fromkeys(items))
         self.selector = selector
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was asked with may be a function, which no pickle takes.
+        asked = self.selector if isinstance(self.selector, str) else _Asked(self.what)
+        return Selection, (self.graph, self.items, asked)
 
     @property
     def what(self) -> str:
