@@ -162,7 +162,12 @@ def test_a_path_into_something_closed():
 def test_half_of_the_blocks_of_a_backbone(kind):
     hub = pytest.importorskip("keras_hub")
     sizes = dict(
-        vocabulary_size=12, num_layers=4, num_heads=2, hidden_dim=8, intermediate_dim=16, dropout=0.0
+        vocabulary_size=12,
+        num_layers=4,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        dropout=0.0,
     )
     if kind == "bert":
         model = hub.models.BertBackbone(**sizes, max_sequence_length=6)
@@ -171,7 +176,10 @@ def test_half_of_the_blocks_of_a_backbone(kind):
     less = kg.remove(model, ["transformer_layer_1", "transformer_layer_3"])
     names = [layer.name for layer in less.layers]
     assert "transformer_layer_2" in names and "transformer_layer_3" not in names
-    x = {"token_ids": np.arange(12).reshape(2, 6), "padding_mask": np.array([[1] * 6, [1, 1, 1, 1, 0, 0]])}
+    x = {
+        "token_ids": np.arange(12).reshape(2, 6),
+        "padding_mask": np.array([[1] * 6, [1, 1, 1, 1, 0, 0]]),
+    }
     if kind == "bert":
         x["segment_ids"] = np.zeros((2, 6), int)
     x = {name: keras.ops.convert_to_tensor(x[name], "int32") for name in x}

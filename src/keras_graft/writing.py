@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import socket
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,8 @@ from keras_graft import _keras
 from keras_graft.errors import FileError, GraftError
 from keras_graft.printable import words_of
 
-_OWN = re.compile(r"\.keras-graft-([0-9a-f]{8})-([0-9]{1,10})-[0-9]{1,6}\.(keras|journal|part)")
-"""Names that nothing but this module gives: the machine, the process, a number."""
+_OWN = re.compile(r"\.keras-graft-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.(keras|journal|part)")
+"""Names that nothing but this module gives: the machine, the process, and a number of its own."""
 
 
 def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
@@ -37,15 +38,18 @@ def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
     """
     made: dict[Path, Path] = {}
     try:
-        for number, (key, path) in enumerate(paths.items()):
+        for key, path in paths.items():
             with _naming(path):
                 path.parent.mkdir(exist_ok=True)
                 settle(path.parent)
-                made[path] = _own(path.parent, number, "keras")
+                temporary = _own(path.parent, "keras")
+                # Nobody else reads it before it has its mode.
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                made[path] = temporary
                 with _keras.without_tensorflow():
-                    models[key].save(made[path])
-                made[path].chmod(_mode(path))
-                _to_disk(made[path])
+                    models[key].save(temporary)
+                temporary.chmod(_mode(path))
+                _to_disk(temporary)
         _rename(made)
     finally:
         for temporary in made.values():  # none is there any more once all went well
@@ -80,17 +84,17 @@ def _rename(made: dict[Path, Path]) -> None:
                 os.replace(temporary, path)
     else:
         (folder,) = folders
-        journal = _own(folder, 0, "journal")
+        journal = _own(folder, "journal")
         part = journal.with_suffix(".part")
         with _naming(journal):
             part.write_text(json.dumps({old.name: new.name for new, old in made.items()}))
             _to_disk(part)
             os.replace(part, journal)
-            _to_disk(folder)
+            _names_to_disk(folder)
         made.clear()  # they stay where they are until they are renamed
         _finish(journal)
     for folder in folders:
-        _to_disk(folder)
+        _names_to_disk(folder)
 
 
 def _finish(journal: Path) -> None:
@@ -108,7 +112,7 @@ def _finish(journal: Path) -> None:
     for old, new in pairs.items():
         with _naming(journal.parent / new), contextlib.suppress(FileNotFoundError):
             os.replace(journal.parent / old, journal.parent / new)
-    _to_disk(journal.parent)
+    _names_to_disk(journal.parent)
     with _naming(journal):
         journal.unlink()
 
@@ -124,7 +128,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise FileError(f"{str(path)!r} cannot be written: {words_of(error)}") from error
 
 
-def _own(folder: Path, number: int, kind: str) -> Path:
+def _own(folder: Path, kind: str) -> Path:
+    number = secrets.token_hex(4)
     return folder / f".keras-graft-{_machine()}-{os.getpid()}-{number}.{kind}"
 
 
@@ -155,9 +160,18 @@ def _mode(path: Path) -> int:
 
 
 def _to_disk(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk, where the system can."""
+    """Bring a file to the disk."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _names_to_disk(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can do that."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
