@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
+class Key:
+    """An identity. Nothing but itself is equal to it."""
+
+    __slots__ = ()
+
+
 class Copyable:
     """Never changed, so `copy.copy` gives the thing itself; the rest is in `pickling`."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keras_graft.copyable import Copyable
+from keras_graft.copyable import Copyable, Key
 from keras_graft.errors import GraphError
 from keras_graft.printable import printable
 
@@ -94,12 +94,6 @@ class Template:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class _Key:
-    """An identity. Nothing but itself is equal to it."""
-
-    __slots__ = ()
-
-
 class _Handle(Copyable):
     """What a node and a value have in common: an identity, looked at in one graph."""
 
@@ -159,7 +153,7 @@ class Value(_Handle):
     optional: bool = False
     mask: Value | None = None
     origin: Any = None
-    key: Any = dataclasses.field(default_factory=_Key)
+    key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
 
@@ -264,7 +258,7 @@ class Node(_Handle):
     trains: bool = False
     stays: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
-    key: Any = dataclasses.field(default_factory=_Key)
+    key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
 
