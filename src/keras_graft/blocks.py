@@ -16,9 +16,10 @@ from keras_graft.clone import duplicates
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
 from keras_graft.exchange import called_anew
+from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
-from keras_graft.naming import Names
+from keras_graft.naming import Names, is_one_of
 from keras_graft.nest import Opened
 from keras_graft.nest import inline as in_place
 from keras_graft.node import Entry, Node, Slot, Template, Value
@@ -26,6 +27,9 @@ from keras_graft.printable import quoted, shown
 from keras_graft.read import read
 from keras_graft.select import listed, select
 from keras_graft.subgraph import ends, part, renewed
+
+_MOST = 10_000
+"""Repetitions, so that a slip of the pen does not fill the memory."""
 
 
 def inline(model: Any, target: Any = "**") -> Any:
@@ -108,20 +112,20 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
     place: Place = (*ins, *outs)
     twice = [value for value in place if place.count(value) > 1]
     if twice:
-        raise EditError(f"nest {name!r}: {twice[0].path!r} is named twice among the ends.")
+        raise EditError(f"nest {shown(name)}: {twice[0].path!r} is named twice among the ends.")
     scopes = {value.scope for value in place}
     if len(scopes) > 1:
         (models, *others) = {tuple(call.operation for call in scope) for scope in scopes}
         if not others:  # one model, called several times
             inner = models[-1].name
             raise EditError(
-                f"nest {name!r}: {inner!r} is called {len(scopes)} times, and a block in it is there "
+                f"nest {shown(name)}: {inner!r} is called {len(scopes)} times, and a block in it is there "
                 f"as often: {listed(value.path for value in place)}. Nest in that model, and put what "
                 f"comes in its place: new = kg.nest(inner, ...), kg.replace(model, {quoted(inner)}, "
                 "lambda node: new)."
             )
         raise EditError(
-            f"nest {name!r}: the ends of a block lie in one model, and these do not: "
+            f"nest {shown(name)}: the ends of a block lie in one model, and these do not: "
             f"{listed(value.path for value in place)}."
         )
 
@@ -137,7 +141,7 @@ def nest(model: Any, inputs: Any, outputs: Any, name: str) -> Any:
 def _folded(
     graph: Graph, ins: Any, in_template: Any, outs: Any, out_template: Any, name: str
 ) -> Graph:
-    verb = f"nest {name!r}"
+    verb = f"nest {shown(name)}"
     if not isinstance(name, str) or not name or "/" in name:
         raise EditError(f"{verb}: give the new model a name, without a slash.")
     taken = [n for n in graph.nodes if n.name == name] or [
@@ -198,7 +202,8 @@ def repeat(
 
     Args:
         model: A Keras model or a `Graph`.
-        start: A selector of the value that enters the block. Other values that the block reads,
+        start: A selector of the value that enters the block; the same as `stop` for one node
+            alone. Other values that the block reads,
             such as a padding mask, are read by each repetition.
         stop: A selector of the value that leaves it, of the same shape and dtype.
         times: How often the block runs in all; 1 changes nothing.
@@ -220,22 +225,45 @@ def repeat(
     >>> [n.label for n in kg.read(kg.repeat(model, "x", "d", 3, weights="copy"))]
     ['d', 'd_repeat', 'd_repeat_1']
     """
-    if weights not in ("share", "copy", "fresh"):
-        raise EditError(f'repeat: weights must be "share", "copy" or "fresh", got {weights!r}.')
+    if not is_one_of(weights, "share", "copy", "fresh"):
+        raise EditError(
+            f'repeat: weights must be "share", "copy" or "fresh", got {shown(weights)}.'
+        )
     if not isinstance(times, Integral) or isinstance(times, bool) or times < 1:
         raise EditError(
-            f"repeat: times says how often the block runs in all, from 1 on; got {times!r}."
+            f"repeat: times says how often the block runs in all, from 1 on; got {shown(times)}."
         )
     graph = read(model)
+    if times > _MOST:
+        raise EditError(f"repeat: times={shown(times)} is more than {_MOST:,}: no model runs that.")
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         level = infer(level)
         for start, stop in places:
+            if start == stop:  # this node
+                start = _entering(level, level.value(stop))
             level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
         return level
 
     places = pairs(graph, start, stop, "repeat", select(graph, stop).values)
     return like(model, at_depth(graph, places, edit))
+
+
+def _entering(graph: Graph, value: Value) -> Value:
+    """Return what enters the one node that gives a value: where its repetition reads."""
+    node = graph.producer(value)
+    label = graph.label(value)
+    if node is None:
+        raise EditError(f"repeat {label!r}: it is an input, which nothing computes.")
+    inputs = list(dict.fromkeys(node.inputs[i] for i in read_places(node)))
+    found = [v for v in inputs if graph.known(v).spec == value.spec]
+    if len(inputs) > 1 and len(found) != 1:
+        names = " or ".join(quoted(graph.label(v)) for v in inputs)
+        raise EditError(
+            f"repeat {label!r}: it has {len(inputs)} inputs. Say which one reads what the time "
+            f"before gave: kg.repeat(model, {names}, {quoted(label)}, ...)."
+        )
+    return found[0] if len(inputs) > 1 else inputs[0]
 
 
 def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str) -> Graph:

@@ -158,7 +158,8 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
     """Let the consumers of nodes read what these read, at the input that `keep` names.
 
     Raises:
-        EditError: If it is not clear which input passes through, or if the specs of that input
+        EditError: If several inputs have the spec of the output, or none of several, and `keep`
+            does not say which one passes through; if the specs of that input
             and of the output differ and `keep` does not say that this is meant.
     """
     patch = _Patch(graph, infer)
@@ -167,20 +168,17 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
     ):
         node = patch.node(old)
         used = [v for v in node.outputs if _is_used(patch.graph, v)] or [node.outputs[0]]
-        places = read_places(node)
-        inputs = list(dict.fromkeys(node.inputs[i] for i in places))
-        if place is None and len(inputs) > 1:
-            raise EditError(
-                f"remove {node.label!r}: it has {len(inputs)} inputs. Say which one passes "
-                f"through: keep={_names(patch.graph, inputs)}."
-            )
+        inputs = list(dict.fromkeys(node.inputs[i] for i in read_places(node)))
         if len(used) > 1:
             raise EditError(
                 f"remove {node.label!r}: {listed(map(patch.graph.label, used))} are used, and one "
                 "input cannot stand for all of them. Use rewire, or replace it by a function."
             )
-        through = patch.now(node.inputs[places[0] if place is None else place])
         value = patch.graph.known(used[0])
+        if place is None:
+            through = patch.now(passing(node, value, inputs, patch.now))
+        else:
+            through = patch.now(node.inputs[place])
         if place is None and not _alike(through, value):
             raise EditError(_changes_spec(patch.graph, node, value, through))
         patch.put(node, [], {value: through})
@@ -203,6 +201,30 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         raise EditError(f"rewire {{{pairs}}}: {words_of(error)}") from error
     dropped = [old for old in reads if old not in graph.inputs]
     return swept(infer(result), dropped)
+
+
+def passing(
+    node: Node, output: Value, inputs: Sequence[Value], now: Callable[[Value], Value]
+) -> Value:
+    """Return the input of a node that an output of it stands for, as it would be without the node.
+
+    It is the only one, or the only one of the output's shape and dtype: not a padding mask.
+
+    Raises:
+        EditError: If there are several; the message says how to name one.
+    """
+    alike = [v for v in inputs if _alike(now(v), output)]
+    if len(inputs) > 1 and len(alike) != 1:
+        kind = (
+            "of the output's shape and dtype" if alike else "none of the output's shape and dtype"
+        )
+        number = f"{len(alike)} " if alike else ""
+        raise EditError(
+            f"remove {node.label!r}: it has {len(inputs)} inputs, {number}{kind}. Say which one "
+            f"passes through: keep={_names(node.home, inputs)}; for several nodes at once give "
+            "its number, such as keep=0, or a list with one input of each."
+        )
+    return alike[0] if len(inputs) > 1 else inputs[0]
 
 
 def _alike(one: Value, other: Value) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import keras
@@ -15,6 +17,7 @@ from keras_graft.errors import EditError
 from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
+from keras_graft.naming import is_one_of
 from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
@@ -77,8 +80,8 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
     >>> [layer.name for layer in new.layers], new.get_layer("d") is model.get_layer("d")
     (['x', 'd', 'gelu'], True)
     """
-    if weights not in (None, "keep"):
-        raise EditError(f'replace: weights must be "keep" or None, got {weights!r}.')
+    if weights is not None and not is_one_of(weights, "keep"):
+        raise EditError(f'replace: weights must be "keep" or None, got {shown(weights)}.')
     old = read(model)
     what = _New(new, is_exact(old, target), "replace")
     keep: dict[int, Any] = {}
@@ -130,7 +133,8 @@ def insert(
         model: A Keras model or a `Graph`.
         new: A layer, a model or a function of one tensor; for several places a factory that gets
             the node behind which, or before which, it goes.
-        after: A selector of values: all that read one of them read what comes out.
+        after: A selector of values: all that read one of them read what comes out. Of a node
+            with several outputs, those that are used; by its name, the only one that is used.
         before: A selector of nodes with one input; `"add:1"` names one of several.
         between: A value and a node: only this reading of it.
 
@@ -176,9 +180,13 @@ def insert(
     if between is not None:
         places = pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
     else:
-        if isinstance(before, str) and ":" in before and before.rpartition(":")[2].isdigit():
-            before, _, text = before.rpartition(":")
-            number = int(text)
+        named = (
+            re.fullmatch(r"(.*):([0-9]{1,9})", before, re.DOTALL)
+            if isinstance(before, str)
+            else None
+        )
+        if named:
+            before, number = named[1], int(named[2])
         places = [(node,) for node in _nodes(graph, before, "insert before")]
     return like(model, at_depth(graph, places, in_front))
 
@@ -189,8 +197,10 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
     Args:
         model: A Keras model or a `Graph`.
         target: A selector of nodes.
-        keep: A selector of the input that passes through, for nodes with several, or where the
-            shape changes and that is meant.
+        keep: Which input passes through, for nodes with several, or where the shape changes and
+            that is meant: a selector, for several nodes a list with one input of each, or the
+            number of the input, from 0. By default the only input, or the only one of the
+            output's shape and dtype: of a transformer block, not its padding mask.
 
     Raises:
         EditError: If it is not clear which input passes through, or if the shape changes.
@@ -204,17 +214,11 @@ def remove(model: Any, target: Any, keep: Any = None) -> Any:
     graph = read(model)
     nodes = _nodes(graph, target, "remove")
     places: list[Place] = [(node,) for node in nodes]
-    if keep is not None:
+    if isinstance(keep, Integral) and not isinstance(keep, bool):
+        places = [(node, _numbered(node, int(keep))) for node in nodes]
+    elif keep is not None:
         kept = select(graph, keep).values
-        places = []
-        for node in nodes:
-            inputs = [v for v in kept if v.scope == node.scope and v.within(None) in node.inputs]
-            if not inputs:
-                raise EditError(
-                    f"remove {node.label!r}: keep={shown(keep)} is none of its inputs "
-                    f"{listed(map(node.home.label, node.inputs))}."
-                )
-            places.append((node, inputs[0]))
+        places = [(node, _kept(node, kept, keep)) for node in nodes]
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         nodes = [level.node(node) for node, *_ in places]  # type: ignore[arg-type]
@@ -274,15 +278,48 @@ def _nodes(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+def _numbered(node: Node, number: int) -> Value:
+    """Return an input of a node by its number, as `before="add:1"` counts them."""
+    own = read_places(node)
+    if not 0 <= number < len(own):
+        raise EditError(
+            f"remove {node.label!r}: keep={shown(number)}, and it has {len(own)} inputs: "
+            f"{listed(node.home.label(node.inputs[i]) for i in own)}, from 0."
+        )
+    return node.inputs[own[number]].within(node.home, node.scope)
+
+
+def _kept(node: Node, kept: Sequence[Value], keep: Any) -> Value:
+    """Return the one input of a node that is among `kept`."""
+    inputs = [v for v in kept if v.scope == node.scope and v.within(None) in node.inputs]
+    if len(inputs) != 1:
+        found = f"names {listed(v.label for v in inputs)} of" if inputs else "is none of"
+        raise EditError(
+            f"remove {node.label!r}: keep={shown(keep)} {found} its inputs "
+            f"{listed(map(node.home.label, node.inputs))}. For several nodes at once give a list "
+            "with one input of each, or the number of the input, such as keep=0."
+        )
+    return inputs[0]
+
+
 def _behind(graph: Graph, selector: Any) -> list[Place]:
+    """Return the values that are meant: of a node with several outputs, those that are used."""
+    exact = is_exact(graph, selector)
     values: list[Place] = []
     for item in select(graph, selector).items:
         found = item.values if isinstance(item, Node) else (item,)
         if len(found) > 1:
-            raise EditError(
-                f"insert after {item.path!r}: it gives {listed(v.path for v in found)}. Name one."
-            )
+            used = [v for v in found if v.consumers or v.within(None) in v.home.outputs]
+            if exact and len(used) != 1:
+                names = listed(v.path for v in used or found)
+                raise EditError(
+                    f"insert after {item.path!r}: it gives {names}. Name one, such as "
+                    f"after={quoted(found[0].path)}."
+                )
+            found = used
         values += [(value,) for value in found]
+    if not values:
+        raise EditError(f"insert after {shown(selector)}: nothing that it names is used.")
     return values
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,8 @@ from keras_graft import _keras, archive, hdf5
 from keras_graft.errors import FileError
 from keras_graft.naming import nearest
 from keras_graft.printable import words_of
+from keras_graft.writing import save as save
+from keras_graft.writing import settle
 
 
 def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
@@ -32,6 +31,7 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
     path = Path(source)
     if input_shape is not None:
         raise FileError("--input-shape is for app:NAME; a file has the shapes that it has.")
+    settle(path.parent)
     if not path.is_file():
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
@@ -110,9 +110,10 @@ def check_free(paths: Mapping[str, Path], force: bool) -> None:
 
     Raises:
         FileError: If one is there and `force` is not set, if its folder is not, or if it is no
-            `.keras` file.
+            `.keras` file. If what a dead process began to write cannot be finished.
     """
     for path in paths.values():
+        settle(path.parent)
         if path.suffix != ".keras":
             raise FileError(f"{str(path)!r}: models are written as .keras files.")
         if path.parent.exists() and not path.parent.is_dir():
@@ -123,41 +124,3 @@ def check_free(paths: Mapping[str, Path], force: bool) -> None:
             raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
         if path.exists() and not force:
             raise FileError(f"{str(path)!r} is there already; --force writes over it.")
-
-
-@contextlib.contextmanager
-def _beside(paths: Mapping[str, Path]) -> Iterator[dict[str, Path]]:
-    """Give a temporary path beside each, that is gone afterwards if it was not renamed."""
-    made: dict[str, Path] = {}
-    try:
-        for key, path in paths.items():
-            handle, name = tempfile.mkstemp(".keras", f".{path.stem}-", path.parent)
-            os.close(handle)
-            made[key] = Path(name)
-        yield made
-    finally:
-        for path in made.values():
-            path.unlink(missing_ok=True)
-
-
-def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
-    """Save models all or none: each beside its place, and renamed once all are written.
-
-    A folder that is not there is made.
-    """
-    for path in paths.values():
-        path.parent.mkdir(exist_ok=True)
-    with _beside(paths) as made:
-        for key, model in models.items():
-            with _keras.without_tensorflow():
-                model.save(made[key])
-            mode = 0o666 & ~_umask()
-            made[key].chmod(mode)  # mkstemp makes it private
-        for key, path in paths.items():
-            os.replace(made[key], path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -93,7 +93,7 @@ def in_order(graph: Graph, changed: Mapping[Node, Sequence[Node]]) -> Graph:
         for node in nodes:
             for value in node.reads:
                 producer = graph.producer(value) if value in graph else None
-                if producer is not None and graph.position(producer) > graph.position(node):
+                if producer is not None and graph.position(producer) >= graph.position(node):
                     return graph.replace(nodes=sort(graph.steps, graph.inputs))
     return graph
 

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from keras_graft.copyable import Copyable
 from keras_graft.errors import GraphError
 from keras_graft.index import Change, Index, Position
 from keras_graft.moves import Past, moved
@@ -23,7 +24,7 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Graph(Tabular):
+class Graph(Copyable, Tabular):
     """A network: nodes in an order in which they can run, with its inputs and outputs.
 
     Args:

@@ -46,6 +46,11 @@ class Names:
         return new
 
 
+def is_one_of(given: object, *names: str) -> bool:
+    """Whether an argument is one of these names; an array would not answer `in` with a bool."""
+    return isinstance(given, str) and given in names
+
+
 def safe(name: str) -> str:
     """Return `name` with only the characters that every backend takes in a layer's name.
 

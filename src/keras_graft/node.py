@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from keras_graft.copyable import Copyable, Key
 from keras_graft.errors import GraphError
 from keras_graft.printable import printable
 
@@ -93,13 +94,7 @@ class Template:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class _Key:
-    """An identity. Nothing but itself is equal to it."""
-
-    __slots__ = ()
-
-
-class _Handle:
+class _Handle(Copyable):
     """What a node and a value have in common: an identity, looked at in one graph."""
 
     __slots__ = ()
@@ -110,11 +105,8 @@ class _Handle:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        return (
-            type(other) is type(self)
-            and self.key is other.key  # type: ignore[attr-defined]
-            and self.scope == other.scope  # type: ignore[attr-defined]
-        )
+        same = type(other) is type(self) and self.key is other.key  # type: ignore[attr-defined]
+        return same and self.scope == other.scope  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -129,7 +121,7 @@ class _Handle:
         if self.graph is None:
             raise GraphError(
                 f"This {type(self).__name__.lower()} was taken out of its graph: find it again "
-                "with graph.nodes or graph.value(value)."
+                "with graph.nodes, graph.node(node) or graph.value(value)."
             )
         return self.graph
 
@@ -161,7 +153,7 @@ class Value(_Handle):
     optional: bool = False
     mask: Value | None = None
     origin: Any = None
-    key: Any = dataclasses.field(default_factory=_Key)
+    key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
 
@@ -266,7 +258,7 @@ class Node(_Handle):
     trains: bool = False
     stays: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
-    key: Any = dataclasses.field(default_factory=_Key)
+    key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
 

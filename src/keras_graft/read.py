@@ -14,6 +14,7 @@ from keras_graft.graph import Graph
 from keras_graft.level import Level, Traced
 from keras_graft.moves import Past
 from keras_graft.node import Value, flat_slots
+from keras_graft.printable import shown
 from keras_graft.symbolic import tensor_of
 
 tree = keras.tree
@@ -219,5 +220,5 @@ def _why_unreadable(model: Any) -> str:
         )
     return (
         "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
-        f"{type(model).__name__}: {str(model)[:80]!r}."
+        f"{type(model).__name__}: {shown(model)}."
     )

@@ -11,11 +11,19 @@ from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionEr
 from keras_graft.graph import Graph
 from keras_graft.naming import nearest
 from keras_graft.node import Node, Value
-from keras_graft.printable import shown
+from keras_graft.printable import printable, quoted, shown, words_of
 from keras_graft.tabular import Table, Tabular
 
 Item = Node | Value
+_DEEPEST = 50
 _GLOB = re.compile(r"[*?\[]")
+
+
+class _Asked(str):
+    """How a selector looked, where it is there no more."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class Selection(Tabular):
@@ -28,6 +36,11 @@ class Selection(Tabular):
         self.graph = graph
         self.items = tuple(dict.fromkeys(items))
         self.selector = selector
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was asked with may be a function, which no pickle takes.
+        asked = self.selector if isinstance(self.selector, str) else _Asked(self.what)
+        return Selection, (self.graph, self.items, asked)
 
     @property
     def what(self) -> str:
@@ -67,8 +80,15 @@ class Selection(Tabular):
         return self
 
     def where(self, predicate: Callable[[Any], bool]) -> Selection:
-        """Return the items for which `predicate(item)` holds."""
-        return Selection(self.graph, (i for i in self.items if predicate(i)), self.selector)
+        """Return the items for which `predicate(item)` holds.
+
+        Raises:
+            SelectionError: If that is no function, or raises.
+        """
+        if not callable(predicate):
+            raise SelectionError(f"where() takes a function of an item, got {shown(predicate)}.")
+        found = [item for item in self.items if _holds(predicate, item)]
+        return Selection(self.graph, found, self.selector)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -153,7 +173,7 @@ def is_exact(graph: Graph, selector: Any) -> bool:
     return isinstance(selector, Node | Value) or hasattr(selector, "value")
 
 
-def _find(graph: Graph, selector: Any) -> Iterator[Item]:
+def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
     if isinstance(selector, Selection):
         selector = list(selector.items)
     if isinstance(selector, list | tuple):
@@ -161,14 +181,19 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
             raise NothingSelectedError(
                 f"An empty list selects nothing in {graph.name!r}: name at least one node or value."
             )
+        if depth > _DEEPEST:
+            raise SelectionError(f"A selector of more than {_DEEPEST} lists in one another.")
         for part in selector:
-            yield from select(graph, part).items
+            found = list(_find(graph, part, depth + 1))
+            if not found:
+                raise NothingSelectedError(_nothing(graph, part))
+            yield from found
     elif isinstance(selector, str):
         yield from _by_text(graph, selector, ())
     elif isinstance(selector, Node | Value):
         yield _own(graph, selector)
     elif isinstance(selector, re.Pattern):
-        yield from (n for n in everything(graph) if selector.search(n.path))
+        yield from (n for n in everything(graph) if _holds(lambda n: selector.search(n.path), n))
     elif isinstance(selector, type):
         yield from (n for n in everything(graph) if isinstance(n.operation, selector))
     elif isinstance(getattr(selector, "value", None), Value):
@@ -178,12 +203,22 @@ def _find(graph: Graph, selector: Any) -> Iterator[Item]:
     elif hasattr(selector, "get_config") and hasattr(selector, "name"):
         yield from (n for n in everything(graph) if n.operation is selector)
     elif callable(selector):
-        yield from (n for n in everything(graph) if selector(n))
+        yield from (n for n in everything(graph) if _holds(selector, n))
     else:
         raise SelectionError(
             f"{shown(selector)} is no selector: give a name, a glob, a class, a pattern, a predicate, "
             "a node, a value, a layer, a KerasTensor, or a list of these."
         )
+
+
+def _holds(predicate: Callable[[Any], Any], item: Item) -> bool:
+    try:
+        return bool(predicate(item))
+    except Exception as error:  # a function of the user's own
+        raise SelectionError(
+            f"{shown(predicate)}, asked about {item.path!r}, raised {type(error).__name__}: "
+            f"{words_of(error)}"
+        ) from error
 
 
 def _own(graph: Graph, item: Item) -> Item:
@@ -242,6 +277,9 @@ def _by_tensor(graph: Graph, tensor: Any) -> Value:
 def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     head, slash, rest = text.partition("/")
     if slash and head == "**":
+        while rest.startswith("**/"):
+            rest = rest[3:]
+        text = f"**/{rest}"
         yield from _by_text(graph, rest, scope)
         for node in graph.steps:
             if node.nested is not None:
@@ -264,7 +302,7 @@ def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
     if exact:
         yield from exact
         return
-    match = re.fullmatch(r"(.*?)(?:#(\d+))?(?::(\d+))?", text, re.DOTALL)
+    match = re.fullmatch(r"(.*?)(?:#([0-9]{1,9}))?(?::([0-9]{1,9}))?", text, re.DOTALL)
     assert match is not None
     name, call, output = match.groups()
     glob = _GLOB.search(name)
@@ -293,9 +331,53 @@ def _exact(graph: Graph, text: str, scope: tuple[Node, ...]) -> list[Item]:
     ]
 
 
+def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
+    """Return the node that is no model to be opened, and that a path leads into."""
+    head, slash, rest = text.partition("/")
+    if not slash or head == "**":
+        return None
+    for item in _level(graph, head, scope):
+        if isinstance(item, Node):
+            found = item if item.nested is None else _closed(item.nested, rest, (*scope, item))
+            if found is not None:
+                return found
+    return None
+
+
+def _inside(node: Node) -> str:
+    """Say what lies inside a node that is closed, and how it can be changed."""
+    here = quoted(node.path)
+    own = getattr(node.operation, "__dict__", {})
+    held = {
+        name: value
+        for name, value in {**own, **own.get("_modules", {})}.items()  # those of PyTorch
+        if not name.startswith("_") and hasattr(value, "get_config") and hasattr(value, "weights")
+    }
+    if not held:
+        return f"{node.path!r} is a {node.kind}, a single call with nothing inside to be selected."
+    text = (
+        f"{node.path!r} is closed. It is a {node.kind}: what its call does inside is code, and no "
+        "part of the graph. "
+    )
+    models = [name for name, value in held.items() if hasattr(value, "get_layer")]
+    if models:
+        return (
+            f"{text}The model that it holds can be edited by itself: "
+            f"new = kg.replace(kg.select(model, {here})[0].operation.{printable(models[0])}, ...). "
+            f"Then put a {node.kind} with the new model in its place: kg.replace(model, {here}, ...)."
+        )
+    return (
+        f"{text}It holds {listed(held)}. Put another layer in its place as a whole: "
+        f'kg.replace(model, {here}, new), with weights="keep" where trained values are to stay.'
+    )
+
+
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
         return f"Nothing in {graph.name!r} fits {shown(selector)}; print(kg.read(model)) lists its nodes."
+    closed = _closed(graph, selector, ())
+    if closed is not None:
+        return f"Nothing in {graph.name!r} matches {shown(selector)}: {_inside(closed)}"
     names = [*graph.input_names, *(n.path for n in everything(graph))]
     deeper = [n for n in names if n.endswith("/" + selector)]
     near = deeper or nearest(selector, names)

@@ -1,0 +1,125 @@
+"""Whatever a verb is given: a GraftError (or the TypeError of a wrong name), and no change."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_graft as kg
+
+
+def make():
+    x = keras.Input((4,), name="x")
+    shared = layers.Dense(4, name="a")
+    a = shared(x)
+    b = layers.Add(name="b")([shared(a), a])
+    inner = keras.Input((4,), name="inner")
+    nested = keras.Model(inner, layers.Dense(4, name="i")(inner), name="nested")
+    return keras.Model(x, layers.Dense(2, name="c")(nested(b)), name="m")
+
+
+def raises(*_):
+    raise KeyError("of a user")
+
+
+class Odd:
+    def __eq__(self, other):
+        raise RuntimeError("no comparison")
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+def odd():
+    other = keras.Input((4,))
+    nested = []
+    for _ in range(3000):
+        nested = [nested]
+    return {
+        "none": None, "list": [], "dict": {}, "empty": "", "superscript": "a:²", "arabic": "a:٣",
+        "call": "a#²", "bytes": b"x", "float": 3.5, "nan": float("nan"), "object": object(),
+        "array": np.zeros((2, 2)), "scalar": np.float32(1), "true": True, "number": -1,
+        "tensor": other, "its layer": layers.Dense(3)(other), "value": keras.ops.ones((2, 4)),
+        "long": "a" * 100_000, "digits": "a:" + "1" * 5000, "calls": "a#" + "9" * 5000,
+        "dots": "a" + "." * 3000, "slashes": "a" + "/" * 3000, "deep": "**/" * 3000,
+        "names": "nested/" * 3000, "brackets": "[" * 3000, "stars": "*a" * 300, "surrogate": "\ud800",
+        "null": "a\0", "lambda": lambda node: node.nothing, "raises": raises, "odd": Odd(),
+        "list of none": [None], "nested list": [["a"], [["b"]], []], "very nested": nested,
+        "pattern": re.compile(b"a"), "type": int, "set": {"a"}, "dict of none": {"a": None},
+        "dict of numbers": {1: 2}, "tuple": (), "tuple of odd": (Odd(), 3), "class": layers.Layer,
+        "other node": kg.read(make()).nodes[0], "exception": ValueError, "ellipsis": ...,
+        "generator": (name for name in "ab"), "module": np, "model": keras.Sequential(),
+        "int": 10**5000,
+    }  # fmt: skip
+
+
+RELU = layers.ReLU
+VERBS = {
+    "select": lambda m, o: kg.select(m, o),
+    "expect": lambda m, o: kg.select(m, "a").where(o),
+    "extract": lambda m, o: kg.extract(m, o),
+    "extract dict": lambda m, o: kg.extract(m, {"y": o}),
+    "extract list": lambda m, o: kg.extract(m, ["a#0", o]),
+    "submodel from": lambda m, o: kg.submodel(m, o),
+    "submodel to": lambda m, o: kg.submodel(m, outputs=o),
+    "split": lambda m, o: kg.split(m, o),
+    "split tuple": lambda m, o: kg.split(m, (o, "b")),
+    "join": lambda m, o: kg.join(m, o),
+    "join none": lambda m, o: kg.join(o),
+    "diff": lambda m, o: kg.diff(m, o),
+    "read": lambda m, o: kg.read(o),
+    "build": lambda m, o: kg.build(o),
+    "build weights": lambda m, o: kg.build(kg.read(m), weights=o),
+    "replace": lambda m, o: kg.replace(m, o, RELU()),
+    "replace by": lambda m, o: kg.replace(m, "b", o),
+    "replace weights": lambda m, o: kg.replace(m, "b", RELU(), weights=o),
+    "insert after": lambda m, o: kg.insert(m, RELU(), after=o),
+    "insert before": lambda m, o: kg.insert(m, RELU(), before=o),
+    "insert between": lambda m, o: kg.insert(m, RELU(), between=o),
+    "insert pair": lambda m, o: kg.insert(m, RELU(), between=("b", o)),
+    "insert what": lambda m, o: kg.insert(m, o, after="b"),
+    "remove": lambda m, o: kg.remove(m, o),
+    "remove keep": lambda m, o: kg.remove(m, "b", keep=o),
+    "rewire": lambda m, o: kg.rewire(m, o),
+    "rewire old": lambda m, o: kg.rewire(m, [(o, "x")] if isinstance(o, Odd) else {"b": o}),
+    "repeat start": lambda m, o: kg.repeat(m, o, "b", 2),
+    "repeat stop": lambda m, o: kg.repeat(m, "x", o, 2),
+    "repeat times": lambda m, o: kg.repeat(m, "x", "a#0", o),
+    "repeat weights": lambda m, o: kg.repeat(m, "x", "b", 2, weights=o),
+    "inline": lambda m, o: kg.inline(m, o),
+    "nest in": lambda m, o: kg.nest(m, o, "b", "n"),
+    "nest out": lambda m, o: kg.nest(m, "x", o, "n"),
+    "nest name": lambda m, o: kg.nest(m, "a#0", "b", o),
+    "freeze": lambda m, o: kg.freeze(m, o),
+}
+GIVEN = odd()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_odd_arguments(verb):
+    model = make()
+    printed, config = str(kg.read(model)), model.get_config()
+    weights = [keras.ops.convert_to_numpy(w) for w in model.weights]
+    wrong = {}
+    for name, given in GIVEN.items():
+        try:
+            VERBS[verb](model, given)
+        except kg.GraftError as error:
+            assert len(str(error)) < 20_000, name
+        except Exception as error:
+            wrong[name] = f"{type(error).__name__}: {str(error)[:100]}"
+    assert not wrong, "\n".join(f"{name}: {text}" for name, text in wrong.items())
+    assert str(kg.read(model)) == printed and model.get_config() == config
+    for before, after in zip(weights, model.weights, strict=True):
+        assert np.array_equal(before, keras.ops.convert_to_numpy(after))
+
+
+def test_a_value_that_would_read_itself():
+    with pytest.raises(kg.EditError, match=r"rewire \{'x': 'a#0'\}: The graph has a cycle: a"):
+        kg.rewire(make(), {"x": "a#0"})
+    with pytest.raises(kg.EditError, match=r"rewire \{'a#0': 'b'\}: The graph has a cycle"):
+        kg.rewire(make(), {"a#0": "b"})
