@@ -8,9 +8,11 @@ import keras
 
 from keras_graft import _keras, naming
 from keras_graft.call import arguments, fill, filled
+from keras_graft.comparable import form_of
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
+from keras_graft.layers.renamed import Renamed
 from keras_graft.node import Node, Value
 from keras_graft.symbolic import spec_of, tensor_of
 
@@ -120,13 +122,21 @@ class Assembly:
         if operation.name == name:
             return operation, *arguments(node, self.tensors)
         # Another operation of this name is there, and a donor's layer is not renamed.
-        if isinstance(operation, keras.Layer):
-            if key not in self._stand_ins:
-                self._stand_ins[key] = _wrapped(node, name)
-            return self._stand_ins[key], (self._tensors_of(node.inputs),), {}
         if key not in self._stand_ins:
-            self._stand_ins[key] = _keras.renamed_op(operation, name)
-        return self._stand_ins[key], *arguments(node, self.tensors)
+            self._stand_ins[key] = self._stand_in(node, name)
+        stand_in = self._stand_ins[key]
+        if isinstance(stand_in, keras.Model):
+            return stand_in, (self._tensors_of(node.inputs),), {}
+        return stand_in, *arguments(node, self.tensors)
+
+    def _stand_in(self, node: Node, name: str) -> Any:
+        """Return what stands for the operation of a node, and takes each of its calls."""
+        operation = node.operation
+        if not isinstance(operation, keras.Layer):
+            return _keras.renamed_op(operation, name)
+        forms = {form_of(call) for call in self._graph.calls(operation)}
+        # A model of Keras's own loads where this package is not known; it takes one kind of call.
+        return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
 
 
 def _wrapped(node: Node, name: str) -> keras.Model:

@@ -87,6 +87,7 @@ from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_
 from keras_graft._keras.views import (
     View,
     call_as,
+    call_like,
     own_call_context,
     own_seeds,
     sublayers,
@@ -177,6 +178,7 @@ __all__ = [
     "View",
     "own_call_context",
     "call_as",
+    "call_like",
     "own_seeds",
     "sublayers",
     "view",
