@@ -45,7 +45,9 @@ class Assembly:
             self._set_masks()
             outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
             cls = _keras.model_class(node.operation for node in graph.steps) or keras.Model
-            model = _keras.make_functional(inputs, outputs, name, len(graph.steps), cls)
+            model = _keras.make_functional(
+                inputs, outputs, name, len(graph.steps), cls, self._builder.nodes
+            )
         except BaseException:
             self._builder.undo()
             raise
@@ -147,8 +149,10 @@ def _wrapped(node: Node, name: str) -> keras.Model:
     ]
     args, kwargs = filled(node.template, inputs)
     outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
-    _keras.Builder().node(node.operation, args, kwargs, outputs)
-    wrapper = keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
+    builder = _keras.Builder()
+    builder.node(node.operation, args, kwargs, outputs)
+    given = outputs[0] if len(outputs) == 1 else outputs
+    wrapper = _keras.make_functional(inputs, given, name, 1, nodes=builder.nodes)
     _keras.mark(wrapper, "alias", node.operation)
     _keras.mark(wrapper, "call", node.template)
     return wrapper

@@ -28,7 +28,6 @@ from keras_graft._keras.graphs import (
     functional,
     input_layer,
     is_functional_subclass,
-    make_functional,
     mark,
     marked,
     mask_of,
@@ -48,6 +47,7 @@ from keras_graft._keras.graphs import (
 )
 from keras_graft._keras.inside import first_held
 from keras_graft._keras.kept_model import KeptModel, class_kept, of_class, plain_attributes
+from keras_graft._keras.making import LaterOutputs, make_functional
 from keras_graft._keras.optimizers import (
     Slots,
     batches_seen,
@@ -114,6 +114,7 @@ __all__ = [
     "variable_like",
     "with_body_of",
     "Builder",
+    "LaterOutputs",
     "arguments",
     "call_index",
     "donor_nodes",
