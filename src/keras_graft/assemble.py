@@ -14,7 +14,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.layers.renamed import Renamed
 from keras_graft.node import Node, Value
-from keras_graft.symbolic import spec_of, tensor_of
+from keras_graft.symbolic import input_of, tensor_of
 
 
 def assemble(graph: Graph, name: str | None = None) -> Assembly:
@@ -63,10 +63,8 @@ class Assembly:
             spec = value.spec
             if spec is None:
                 raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
-            tensor = keras.Input(
-                batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse, ragged=spec.ragged,
-                name=naming.safe(name) if "/" in name else name, optional=value.optional,
-            )  # fmt: skip
+            label = naming.safe(name) if "/" in name else name
+            tensor = input_of(spec, label, value.optional)
             self.tensors[value] = tensor
             tensors.append(tensor)
         return fill(self._graph.input_template, tensors.__getitem__)
@@ -81,13 +79,13 @@ class Assembly:
                 continue
             self._masked.add(value)
             tensor, mask_tensor = self.tensors[value], self.tensors[mask]
-            inner = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name="tensor")
+            inner = input_of(value.spec, "tensor")
             attach = keras.Model(
                 inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
             )
             attach.supports_masking = True  # else Keras warns of a mask it does hand on
             _keras.mark(attach, "mask", True)
-            output = tensor_of(spec_of(tensor), tensor.name)
+            output = tensor_of(value.spec, tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
             _keras.set_mask(output, mask_tensor)
             self.tensors[value] = output
@@ -143,12 +141,9 @@ class Assembly:
 
 def _wrapped(node: Node, name: str) -> keras.Model:
     """Return a model of one layer: the donor's own layer, under a name that is free."""
-    inputs = [
-        keras.Input(batch_shape=v.spec.shape, dtype=v.spec.dtype)  # type: ignore[union-attr]
-        for v in node.inputs
-    ]
+    inputs = [input_of(value.spec) for value in node.inputs]
     args, kwargs = filled(node.template, inputs)
-    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
+    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]
     builder = _keras.Builder()
     builder.node(node.operation, args, kwargs, outputs)
     given = outputs[0] if len(outputs) == 1 else outputs
