@@ -26,7 +26,10 @@ def two_inputs():
     """Return a model of two inputs, of one of which several values cross everywhere."""
     x, pad = keras.Input((4, 3), name="x"), keras.Input((4,), name="pad")
     keep = ops.cast(ops.not_equal(pad, 0.0), "float32")
-    column, row = layers.Reshape((4, 1), name="column")(keep), layers.Reshape((1, 4), name="row")(keep)
+    column, row = (
+        layers.Reshape((4, 1), name="column")(keep),
+        layers.Reshape((1, 4), name="row")(keep),
+    )
     a = layers.Dense(3, name="a")(x)
     b = layers.Dense(3, name="b")(a)
     y = layers.Multiply(name="times")([b, column])
@@ -168,7 +171,7 @@ def random_graph(seed):
                 lambda: ops.tanh(one),  # noqa: B023
             ])()
         )  # fmt: skip
-    outputs = [pool[-1], *rng.sample(pool[len(inputs):], rng.randint(0, 2))]
+    outputs = [pool[-1], *rng.sample(pool[len(inputs) :], rng.randint(0, 2))]
     return keras.Model(inputs, outputs, name="random"), rng
 
 

@@ -65,6 +65,7 @@ class Assembly:
                 raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
             label = naming.safe(name) if "/" in name else name
             tensor = input_of(spec, label, value.optional)
+            _keras.watch(tensor)
             self.tensors[value] = tensor
             tensors.append(tensor)
         return fill(self._graph.input_template, tensors.__getitem__)

@@ -37,4 +37,3 @@ def form_of(node: Node) -> Any:
     specs = [v.spec for v in node.inputs], [v.spec for v in node.outputs]
     call = comparable(node.template.args), comparable(dict(node.template.kwargs))
     return (*call, *map(tuple, specs))
-

@@ -68,6 +68,7 @@ from keras_graft._keras.saving import (
     saving_paths,
     weights_up_to,
 )
+from keras_graft._keras.strangers import watch
 from keras_graft._keras.tied_layer import (
     Tie,
     TiedLayer,
@@ -183,6 +184,7 @@ __all__ = [
     "own_seeds",
     "sublayers",
     "view",
+    "watch",
 ]
 
 for _name in __all__:

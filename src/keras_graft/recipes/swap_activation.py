@@ -71,7 +71,7 @@ def swap_activation(
     made: dict[Any, Any] = {}
 
     def renewed(node: kg.Node) -> Any:  # the same one for all calls of an old one
-        key = id(node.operation), _policy(node)
+        key = id(node.operation), str(_policy(node))
         if key not in made:
             made[key] = _with_new(node, name, new)
         return made[key]
