@@ -19,7 +19,7 @@ def spec_of(tensor: Any, sparse: bool | None = None) -> Spec:
         tensor: The tensor.
         sparse: Whether it is sparse, where that is known better: see `are_sparse`.
     """
-    sparse = tensor.sparse if sparse is None else sparse
+    sparse = bool(tensor.sparse if sparse is None else sparse)
     if not (sparse or tensor.ragged):
         return Spec(tuple(tensor.shape), tensor.dtype)
     return Spec(
