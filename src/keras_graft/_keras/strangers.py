@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_graft._keras.private import base
+from keras_graft.printable import quoted
 
 
 class _Input(base("Node")):
@@ -52,5 +53,5 @@ def _check(frame: Any) -> None:
             f"What {', '.join(map(repr, asked))} gives comes from the input {strangers[0].name!r} of "
             f"another model, not from the input {own[0].name!r} of this one. A layer that models "
             "share has one `layer.output`: that of the model that called it first. To give out "
-            f'what it gives in this model: keras_graft.extract(model, "{next(iter(asked))}").'
+            f"what it gives in this model: keras_graft.extract(model, {quoted(next(iter(asked)))})."
         )
