@@ -13,12 +13,12 @@ import keras_graft
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
-    "printable", "errors", "copyable", "parameters", "overlay", "naming", "tabular", "node", "index", "moves", "graph", "select", "flow", "nest", "subgraph",
+    "printable", "errors", "copyable", "parameters", "overlay", "naming", "tabular", "node", "comparable", "index", "moves", "graph", "select", "flow", "nest", "subgraph",
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/tied_variable",
-    "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen",
+    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/making", "_keras/strangers", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/tied_variable",
+    "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen", "layers/renamed",
     "layers/tied_dense", "call", "symbolic", "level", "read", "infer", "assemble", "body", "copies", "clone",
     "build", "pickling", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
     "writing", "files", "addresses", "layouts", "lookups", "rule", "positions", "resize", "suggested", "meaning", "rules", "matching", "stored", "transplant", "optimizer",

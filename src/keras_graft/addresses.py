@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.layers.frozen import Frozen
+from keras_graft.layers.renamed import Renamed
 
 _UNNAMED = "variable"
 """What Keras names a variable that was given no name, before the number."""
@@ -143,8 +144,8 @@ def places(layer: Any) -> Place:
 
     def place(layer: Any, path: tuple[str, ...]) -> Place:
         name = layer.name
-        while isinstance(layer, Frozen):
-            layer = layer.layer  # its variables are views of this one's
+        while isinstance(layer, Frozen | Renamed):
+            layer = layer.layer  # a view of whose variables it has, or the variables themselves
         mine = {id(v) for v in _own_proper(layer)}
         own = [
             weight(v, layer, path)

@@ -43,6 +43,17 @@ def extract(model: Any, taps: Any) -> Any:
 
     Returns:
         A model that shares the layers it needs with `model`.
+
+    This is the way to an inner value of any model made here. Its layers are the donor's, and
+    `layer.output` is the donor's tensor: that of the model that called the layer first.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> edited = kg.replace(model, "out", keras.layers.Dense(5, name="new"))
+    >>> kg.extract(edited, "h").output_shape
+    (None, 3)
     """
     return like(model, _subgraph.extract(read(model), taps))
 
@@ -68,7 +79,8 @@ def split(model: Any, at: Any, complete: bool = False) -> tuple[Any, ...]:
         model: A Keras model or a `Graph`.
         at: A selector of one value; a tuple of them for a boundary of several values; a list
             of boundaries.
-        complete: Add the values that also cross, instead of refusing.
+        complete: Add the values that also cross, instead of refusing: no more than necessary, and
+            none that can be computed from the others.
 
     Returns:
         The stages, one more than boundaries. Running them in turn equals the model.

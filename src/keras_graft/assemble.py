@@ -8,11 +8,13 @@ import keras
 
 from keras_graft import _keras, naming
 from keras_graft.call import arguments, fill, filled
+from keras_graft.comparable import form_of
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
+from keras_graft.layers.renamed import Renamed
 from keras_graft.node import Node, Value
-from keras_graft.symbolic import spec_of, tensor_of
+from keras_graft.symbolic import input_of, tensor_of
 
 
 def assemble(graph: Graph, name: str | None = None) -> Assembly:
@@ -43,7 +45,9 @@ class Assembly:
             self._set_masks()
             outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
             cls = _keras.model_class(node.operation for node in graph.steps) or keras.Model
-            model = _keras.make_functional(inputs, outputs, name, len(graph.steps), cls)
+            model = _keras.make_functional(
+                inputs, outputs, name, len(graph.steps), cls, self._builder.nodes
+            )
         except BaseException:
             self._builder.undo()
             raise
@@ -59,10 +63,9 @@ class Assembly:
             spec = value.spec
             if spec is None:
                 raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
-            tensor = keras.Input(
-                batch_shape=spec.shape, dtype=spec.dtype, sparse=spec.sparse, ragged=spec.ragged,
-                name=naming.safe(name) if "/" in name else name, optional=value.optional,
-            )  # fmt: skip
+            label = naming.safe(name) if "/" in name else name
+            tensor = input_of(spec, label, value.optional)
+            _keras.watch(tensor)
             self.tensors[value] = tensor
             tensors.append(tensor)
         return fill(self._graph.input_template, tensors.__getitem__)
@@ -77,13 +80,13 @@ class Assembly:
                 continue
             self._masked.add(value)
             tensor, mask_tensor = self.tensors[value], self.tensors[mask]
-            inner = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name="tensor")
+            inner = input_of(value.spec, "tensor")
             attach = keras.Model(
                 inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
             )
             attach.supports_masking = True  # else Keras warns of a mask it does hand on
             _keras.mark(attach, "mask", True)
-            output = tensor_of(spec_of(tensor), tensor.name)
+            output = tensor_of(value.spec, tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
             _keras.set_mask(output, mask_tensor)
             self.tensors[value] = output
@@ -120,25 +123,32 @@ class Assembly:
         if operation.name == name:
             return operation, *arguments(node, self.tensors)
         # Another operation of this name is there, and a donor's layer is not renamed.
-        if isinstance(operation, keras.Layer):
-            if key not in self._stand_ins:
-                self._stand_ins[key] = _wrapped(node, name)
-            return self._stand_ins[key], (self._tensors_of(node.inputs),), {}
         if key not in self._stand_ins:
-            self._stand_ins[key] = _keras.renamed_op(operation, name)
-        return self._stand_ins[key], *arguments(node, self.tensors)
+            self._stand_ins[key] = self._stand_in(node, name)
+        stand_in = self._stand_ins[key]
+        if isinstance(stand_in, keras.Model):
+            return stand_in, (self._tensors_of(node.inputs),), {}
+        return stand_in, *arguments(node, self.tensors)
+
+    def _stand_in(self, node: Node, name: str) -> Any:
+        """Return what stands for the operation of a node, and takes each of its calls."""
+        operation = node.operation
+        if not isinstance(operation, keras.Layer):
+            return _keras.renamed_op(operation, name)
+        forms = {form_of(call) for call in self._graph.calls(operation)}
+        # A model of Keras's own loads where this package is not known; it takes one kind of call.
+        return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
 
 
 def _wrapped(node: Node, name: str) -> keras.Model:
     """Return a model of one layer: the donor's own layer, under a name that is free."""
-    inputs = [
-        keras.Input(batch_shape=v.spec.shape, dtype=v.spec.dtype)  # type: ignore[union-attr]
-        for v in node.inputs
-    ]
+    inputs = [input_of(value.spec) for value in node.inputs]
     args, kwargs = filled(node.template, inputs)
-    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
-    _keras.Builder().node(node.operation, args, kwargs, outputs)
-    wrapper = keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
+    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]
+    builder = _keras.Builder()
+    builder.node(node.operation, args, kwargs, outputs)
+    given = outputs[0] if len(outputs) == 1 else outputs
+    wrapper = _keras.make_functional(inputs, given, name, 1, nodes=builder.nodes)
     _keras.mark(wrapper, "alias", node.operation)
     _keras.mark(wrapper, "call", node.template)
     return wrapper

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_graft.comparable import comparable
 from keras_graft.graph import Graph
-from keras_graft.node import Node, Slot, Spec, Value
+from keras_graft.node import Node, Spec, Value
 from keras_graft.parameters import weights_of
 from keras_graft.select import everything
 from keras_graft.sharing import sharing
@@ -290,30 +291,17 @@ def _computed(
             for entry in node.entries:
                 at = -1 if entry.source is None else reads[entry.source]
                 for step in entry.adapt:
-                    at = number((type(step.operation).__name__, at))
+                    at = number((type(step.operation).__name__, step.outputs[0].spec, at))
                 entering.append(at)
             inside = _computed(node.nested, numbers, entering, flag)
             made = [inside[value] for value in node.nested.outputs]
             found.update((mask, inside[made_of]) for mask, made_of in node.unseen)
         else:
-            kwargs = dict(node.template.kwargs)
+            kwargs = {k: v for k, v in node.template.kwargs.items() if v is not None}
             if node.trains:
                 kwargs["training"] = flag
-            call = (id(node.operation), _frozen(node.template.args), _frozen(kwargs))
+            call = (id(node.operation), comparable(node.template.args), comparable(kwargs))
             made = [number((call, tuple(reads), i)) for i in range(len(node.outputs))]
         for value, at in zip(node.outputs, made, strict=True):
             found.setdefault(value, at)
     return found
-
-
-def _frozen(structure: Any) -> Any:
-    """Return recorded arguments in a form that compares by what they say."""
-    if isinstance(structure, Slot):
-        return structure
-    if isinstance(structure, dict):
-        return tuple(sorted((str(k), _frozen(v)) for k, v in structure.items() if v is not None))
-    if isinstance(structure, list | tuple):
-        return tuple(_frozen(v) for v in structure)
-    if isinstance(structure, str | int | float | bool | type(None)):
-        return structure
-    return id(structure)

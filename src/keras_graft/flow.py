@@ -55,6 +55,73 @@ def crossing(
     return [graph.value(v) for v in sorted(missing, key=order)]
 
 
+def lacking(
+    graph: Graph,
+    missing: Sequence[Value],
+    given: Collection[Value],
+    before: Collection[Node] | None = None,
+) -> list[Value]:
+    """Return which of some missing values are needed: the others can be computed from them.
+
+    What is computed from what is given and from other missing values alone needs no place at the
+    boundary. That is one pass over the nodes between: what lacks something marks what reads it.
+
+    Args:
+        graph: The graph.
+        missing: Values that are used behind a boundary and are not given there.
+        given: The values of the boundary.
+        before: The nodes that run before the boundary. A layer runs once, so what these and the
+            missing values need is not computed again behind it; a stateless op may be. None if
+            nothing runs before it.
+    """
+    known = {*given, *missing}
+    makers = [graph.producer(value) for value in missing]
+    between = {node for node in makers if node is not None}
+    between |= set(needed(graph, [v for node in between for v in node.reads], known))
+    readers: dict[Node, list[Node]] = {}
+    lost: set[Node] = set()
+    ran = set(before or ())
+    stack: list[Node] = []
+
+    def lose(node: Node) -> None:
+        if node in between and node not in lost:
+            lost.add(node)
+            stack.append(node)
+
+    for node in between:
+        if node in ran and not is_op(node):
+            lose(node)
+        for value in node.reads:
+            maker = None if value in known else graph.producer(value)
+            if maker is not None:
+                readers.setdefault(maker, []).append(node)
+            elif value not in known:
+                lose(node)  # it reads an input of the graph that is not given
+    wanted = set(missing)
+    while stack:
+        node = stack.pop()
+        for reader in readers.get(node, ()):
+            lose(reader)
+        if before is None or wanted.isdisjoint(node.gives):
+            continue
+        running = [node]  # it has to be given, so it and what it needs run before
+        while running:
+            node = running.pop()
+            if node not in ran:
+                ran.add(node)
+                if not is_op(node):
+                    lose(node)
+                running += [n for n in map(graph.producer, node.reads) if n is not None]
+    return [v for v, maker in zip(missing, makers, strict=True) if maker is None or maker in lost]
+
+
+def is_op(node: Node) -> bool:
+    """Whether a node calls one of Keras's ops, which holds nothing and always does the same."""
+    operation = node.operation
+    keras_own = type(operation).__module__.partition(".")[0] == "keras"
+    return keras_own and not hasattr(operation, "weights") and not hasattr(operation, "operations")
+
+
 def pruned(graph: Graph) -> Graph:
     """Return the graph without the nodes that no output needs."""
     nodes = needed(graph, graph.outputs)

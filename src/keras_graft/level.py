@@ -14,7 +14,7 @@ from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.moves import Past
 from keras_graft.node import Entry, Node, Slot, Spec, Template, Value
-from keras_graft.symbolic import spec_of
+from keras_graft.symbolic import are_sparse, spec_of
 
 tree = keras.tree
 
@@ -177,7 +177,13 @@ class Level:
             return Slot(len(inputs) - 1)
 
         template = Template(mapped(args, slot), mapped(kwargs, slot))
-        outputs = tuple(self._output(tensor) for tensor in step.outputs)
+        nested = self._reader.inside(operation)
+        specs = [value.spec for value in inputs]
+        if nested is not None:
+            sparse = [bool(value.spec and value.spec.sparse) for value in nested.outputs]
+        else:
+            sparse = are_sparse(step.outputs, operation, template, specs)
+        outputs = tuple(map(self._output, step.outputs, sparse))
         hidden: list[tuple[Value, Value]] = []
         if _keras.reads_masks(operation):
             for value in dict.fromkeys(inputs):
@@ -188,7 +194,6 @@ class Level:
             trains=_keras.takes_training(operation),
             stays=_keras.recorded_flag_stays(),
         )  # fmt: skip
-        nested = self._reader.inside(operation)
         if nested is not None:
             node = self._opened(node, nested)
         elif hidden and any(mask in self._unseen for _, mask in hidden):
@@ -256,10 +261,10 @@ class Level:
                 self._nodes.append(step.reading(mapping))
         return node.replace(outputs=outputs)
 
-    def _output(self, tensor: Any) -> Value:
+    def _output(self, tensor: Any, sparse: bool) -> Value:
         mask = _keras.mask_of(tensor)
         value = Value(
-            spec_of(tensor),
+            spec_of(tensor, sparse),
             tensor.name,
             mask=None if mask is None else self._values.get(id(mask)),
             origin=tensor,

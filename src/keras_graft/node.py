@@ -67,10 +67,7 @@ class Spec:
         return f"({shape}) {self.dtype}{kind}"
 
     def holds_as(self, other: Spec) -> bool:
-        """Whether one can be read for the other; sparse counts as dense, as layers take both.
-
-        Keras itself calls what `x * 2.0` gives sparse, which it hardly is.
-        """
+        """Whether one can be read for the other; sparse counts as dense, as layers take both."""
         return dataclasses.replace(self, sparse=False) == dataclasses.replace(other, sparse=False)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_graft.errors import CutError, JoinError, NothingSelectedError, SelectionError
-from keras_graft.flow import after, crossing, needed, pruned
+from keras_graft.flow import after, crossing, lacking, needed, pruned
 from keras_graft.graph import Graph, sort
 from keras_graft.naming import Names, safe
 from keras_graft.nest import Opened, closed_maker
@@ -55,7 +55,8 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
                 "exchanged?"
             )
         head = [n for n in nodes if n in behind]
-        _refuse(opened, ins, crossing(inner, head, outs, given), "submodel")
+        missing = lacking(inner, crossing(inner, head, outs, given), given)
+        _refuse(opened, inner, ins, missing, "submodel", lambda value: True)
     # The name says what it is: Keras takes no two models of one name as layers of a third.
     name = graph.name
     name += "" if inputs is None else "_from_" + "_".join(safe(opened.path(v)) for v in ins[:2])
@@ -114,18 +115,12 @@ def _split_once(
                 f"Boundary {opened.path(value)!r} of {opened.graph.name!r} does not come after "
                 "the one before it: give boundaries in the order in which data passes."
             )
-    cut = set(boundary)
-    below = set(needed(graph, boundary))
-    behind = after(graph, cut)
-    head = [n for n in needed(graph, graph.outputs, cut) if n in behind and n not in below]
-    if not head and not any(v in cut for v in graph.outputs):
-        raise CutError(
-            f"No output of {opened.graph.name!r} depends on "
-            f"{listed(map(opened.path, boundary))}: this boundary has nothing behind it."
-        )
-    missing = crossing(graph, head, graph.outputs, cut)
+    missing = _lacking(opened, graph, boundary)
     if missing and not complete:
-        _refuse(opened, boundary, missing, "split")
+        _refuse(
+            opened, graph, boundary, missing, "split",
+            lambda value: not _lacking(opened, graph, [*boundary, value]),
+        )  # fmt: skip
     for value in missing:
         maker = closed_maker(graph, [value])
         if maker is not None:
@@ -136,8 +131,23 @@ def _split_once(
         graph, graph.inputs, graph.input_template, boundary, structure,
         needed(graph, boundary), graph.name,
     )  # fmt: skip
+    head = needed(graph, graph.outputs, boundary)
     rest = part(graph, boundary, structure, graph.outputs, graph.output_template, head, graph.name)
     return trunk, rest
+
+
+def _lacking(opened: Opened, graph: Graph, boundary: Sequence[Value]) -> list[Value]:
+    """Return the fewest values that cross at a boundary beside its own: none at a cut."""
+    cut = set(boundary)
+    below = set(needed(graph, boundary))
+    behind = after(graph, cut)
+    head = [n for n in needed(graph, graph.outputs, cut) if n in behind and n not in below]
+    if not head and not any(v in cut for v in graph.outputs):
+        raise CutError(
+            f"No output of {opened.graph.name!r} depends on "
+            f"{listed(map(opened.path, boundary))}: this boundary has nothing behind it."
+        )
+    return lacking(graph, crossing(graph, head, graph.outputs, cut), cut, below)
 
 
 def join(*stages: Graph) -> Graph:
@@ -220,29 +230,49 @@ def _reached(nodes: Sequence[Node], outputs: Sequence[Value], value: Value) -> b
     return value in outputs or any(value in n.reads for n in nodes)
 
 
-def _refuse(opened: Opened, boundary: Sequence[Value], missing: Sequence[Value], verb: str) -> None:
-    graph = opened.graph
+def _refuse(
+    opened: Opened, graph: Graph, boundary: Sequence[Value], missing: Sequence[Value], verb: str,
+    works: Callable[[Value], bool],
+) -> None:  # fmt: skip
+    """Raise the error: what is missing, what needs it, and the ways out."""
     labels = [opened.path(v) for v in boundary]
     lines = []
     for value in missing:
-        users = [_user(opened, n) for n in graph.consumers(value)]
+        users = [_user(opened, n) for n in opened.graph.consumers(value)]
         need = f"needed by {listed(users, 3)}" if users else "given out as an output"
         lines.append(f"  {opened.path(value)!r}, {need}")
     suggestion = tuple(labels + [opened.path(v) for v in missing])
-    names = ", ".join(quoted(label) for label in suggestion)
-    call = (
-        f"kg.split(model, at=({names})), or at=... with complete=True"
-        if verb == "split"
-        else f"kg.submodel(model, inputs=[{names}], ...)"
-    )
+    ways = f"This works: {_call(verb, suggestion)}"
+    ways += ", or at=... with complete=True." if verb == "split" else "."
+    source = _only_source(graph, missing)
+    if source is not None and source not in boundary and works(source):
+        name = opened.path(source)
+        ways += (
+            f"\nWhat crosses comes from {name!r} alone, so this works too: "
+            f"{_call(verb, [*labels, name])}."
+        )
     raise CutError(
-        f"{listed(labels)} is no cut of {graph.name!r}: {len(missing)} other "
+        f"{listed(labels)} is no cut of {opened.graph.name!r}: {len(missing)} other "
         f"value{'s cross' if len(missing) > 1 else ' crosses'} there:\n"
         + "\n".join(lines)
-        + f"\nThis works: {call}.",
+        + f"\n{ways}",
         missing,
         suggestion,
     )
+
+
+def _call(verb: str, names: Sequence[str]) -> str:
+    given = ", ".join(map(quoted, names))
+    if verb == "split":
+        return f"kg.split(model, at=({given}))"
+    return f"kg.submodel(model, inputs=[{given}], ...)"
+
+
+def _only_source(graph: Graph, values: Sequence[Value]) -> Value | None:
+    """Return the input that values are computed from, if it is one alone and none of them."""
+    reads = {v for node in needed(graph, values) for v in node.reads} | set(values)
+    sources = [v for v in graph.inputs if v in reads]
+    return sources[0] if len(sources) == 1 and sources[0] not in values else None
 
 
 def _user(opened: Opened, node: Node) -> str:

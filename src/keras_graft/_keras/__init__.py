@@ -34,7 +34,6 @@ from keras_graft._keras.graphs import (
     functional,
     input_layer,
     is_functional_subclass,
-    make_functional,
     mark,
     marked,
     mask_of,
@@ -54,6 +53,7 @@ from keras_graft._keras.graphs import (
 )
 from keras_graft._keras.inside import first_held
 from keras_graft._keras.kept_model import KeptModel, class_kept, of_class, plain_attributes
+from keras_graft._keras.making import LaterOutputs, make_functional
 from keras_graft._keras.optimizers import (
     Slots,
     batches_seen,
@@ -74,6 +74,7 @@ from keras_graft._keras.saving import (
     saving_paths,
     weights_up_to,
 )
+from keras_graft._keras.strangers import watch
 from keras_graft._keras.tied_layer import (
     Tie,
     TiedLayer,
@@ -93,6 +94,7 @@ from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_
 from keras_graft._keras.views import (
     View,
     call_as,
+    call_like,
     own_call_context,
     own_seeds,
     sublayers,
@@ -120,6 +122,7 @@ __all__ = [
     "variable_like",
     "with_body_of",
     "Builder",
+    "LaterOutputs",
     "arguments",
     "call_index",
     "donor_nodes",
@@ -184,9 +187,11 @@ __all__ = [
     "View",
     "own_call_context",
     "call_as",
+    "call_like",
     "own_seeds",
     "sublayers",
     "view",
+    "watch",
 ]
 
 for _name in __all__:

@@ -10,12 +10,10 @@ place is then taken away, or, between others, used again.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -319,6 +317,11 @@ class Builder:
             tensor._keras_history = private.KerasHistory(operation, index, i)
             tensor._graft_node = real
 
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes that were made, in call order."""
+        return [entry._ref() for _, entry in self._made]
+
     def undo(self) -> None:
         """Take every node away again: for a build that failed."""
         for operation, entry in reversed(self._made):
@@ -335,40 +338,9 @@ def _nothing() -> None:
     return None
 
 
-_READ = object()
-"""What stands on the `_outbound_nodes` of an input for whatever reads it."""
-
-
 def set_mask(tensor: Any, mask: Any) -> None:
     """Attach a symbolic mask to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
     tensor._keras_mask = mask
-
-
-def make_functional(
-    inputs: Any, outputs: Any, name: str, steps: int, cls: Any = keras.Model
-) -> Any:
-    """Call the constructor of Functional, or of a subclass; it recurses once for a node in a row.
-
-    Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
-    """
-    if private.VERSION < (3, 14):
-        for tensor in keras.tree.flatten(inputs):
-            # Keras refuses an input that nothing seems to read: see `Builder`.
-            readers = tensor._keras_history.operation._outbound_nodes
-            if not readers:
-                readers.append(_READ)
-    with _recursion_limit(4 * steps + 1000):
-        return cls(inputs=inputs, outputs=outputs, name=name)
-
-
-@contextlib.contextmanager
-def _recursion_limit(extra: int) -> Iterator[None]:
-    old = sys.getrecursionlimit()
-    sys.setrecursionlimit(max(old, old + extra))
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(old)
 
 
 def set_model_state(model: Any, trainable: bool, dtype_policy: Any) -> None:

@@ -12,7 +12,7 @@ import keras
 from keras_graft._keras import private
 from keras_graft._keras.copying import track_on_torch
 from keras_graft._keras.graphs import node_of
-from keras_graft._keras.private import base
+from keras_graft._keras.making import LaterOutputs
 from keras_graft._keras.tied_layer import (
     Tie,
     all_ties,
@@ -32,7 +32,7 @@ _TIED_ALREADY = ContextVar("tied_already", default=False)
 
 
 @keras.saving.register_keras_serializable("keras_graft")
-class TiedModel(base("Functional")):
+class TiedModel(LaterOutputs):
     """A Functional model in which layers are tied, or one is in several models inside.
 
     Keras writes a layer that is in two models inside once, and reads it twice: such a file does not

@@ -80,7 +80,8 @@ def take_back(layer: Any, tie: Tie, variable: Any) -> None:
 def look_again(layer: Any) -> None:
     """Let the views that a layer has of the variables of one inside be of those it has now."""
     views = [v for _, store in layer._tracker.config.values() for v in store if isinstance(v, View)]
-    for old, now in zip(views, layer.keras_graft_inside.weights, strict=True):
+    # A `layers.Renamed` has none: it has the variables themselves, by way of the layer inside.
+    for old, now in zip(views, layer.keras_graft_inside.weights if views else (), strict=True):
         if old.source is not now:
             new = view(now)
             _exchange(layer, old, None, new, new)

@@ -94,6 +94,21 @@ def call_as(layer: Any, inside: Any) -> None:
     layer._call_signature = inspect.Signature(kept)
 
 
+def call_like(layer: Any, inside: Any) -> None:
+    """Let Keras take a layer's calls as it takes those of the layer inside: flags and masks too.
+
+    Uses what `Layer.__init__` keeps of the signature of `call`, `_convert_input_args` and
+    `_allow_non_tensor_positional_args` (3.12 - 3.15).
+    """
+    for name in (
+        "_call_signature", "call_signature_parameters", "_call_has_training_arg",
+        "_call_has_mask_arg", "_call_context_args", "_call_has_context_arg", "_convert_input_args",
+        "_allow_non_tensor_positional_args",
+    ):  # fmt: skip
+        if name in vars(inside):
+            layer.__dict__[name] = vars(inside)[name]
+
+
 def sublayers(layer: Any) -> list[Any]:
     """Return the layers directly inside a layer (`Layer._layers`, 3.12 - 3.15)."""
     return list(getattr(layer, "_layers", ()))

@@ -68,12 +68,13 @@ def swap_activation(
             f"swap_activation: nothing in {graph.name!r} is {name!r}. It has "
             f"{', '.join(f'{text!r} ({n})' for text, n in there.items()) or 'no activation'}."
         )
-    made: dict[int, Any] = {}
+    made: dict[Any, Any] = {}
 
     def renewed(node: kg.Node) -> Any:  # the same one for all calls of an old one
-        if id(node.operation) not in made:
-            made[id(node.operation)] = _with_new(node, name, new)
-        return made[id(node.operation)]
+        key = id(node.operation), str(_policy(node))
+        if key not in made:
+            made[key] = _with_new(node, name, new)
+        return made[key]
 
     trained = {key for key in concerned if getattr(operations[key], "weights", ())}
     bare = set(concerned) - trained
@@ -146,12 +147,16 @@ def _made(entry: Any) -> Any:
     return keras.saving.deserialize_keras_object(entry)
 
 
+def _policy(node: kg.Node) -> Any:
+    """Return in what an operation computes at a call; an op does so in what it reads."""
+    spec = node.outputs[0].spec
+    return getattr(node.operation, "dtype_policy", spec and spec.dtype)
+
+
 def _with_new(node: kg.Node, name: str, new: Any) -> Any:
     operation: Any = node.operation
     if _function(operation):
-        spec = node.outputs[0].spec
-        policy = getattr(operation, "dtype_policy", spec and spec.dtype)
-        return keras.layers.Activation(new, name=operation.name, dtype=policy)
+        return keras.layers.Activation(new, name=operation.name, dtype=_policy(node))
     try:
         config = operation.get_config()
         for holder, key, found in list(_places(config)):

@@ -1,0 +1,57 @@
+"""Inputs that tell when a model is made of them and of what belongs to another model."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import keras
+
+from keras_graft._keras.private import base
+from keras_graft.printable import quoted
+
+
+class _Input(base("Node")):
+    """The node of a model's input, as Keras makes it, but for one question of Keras's."""
+
+    @property
+    def is_input(self) -> bool:  # type: ignore[override]
+        """Yes. Keras asks this of an input from which no output is computed, too."""
+        _check(sys._getframe(1))
+        return True
+
+
+def watch(tensor: Any) -> None:
+    """Let an input tell what is wrong where somebody makes a model of it and of a donor's tensor.
+
+    Layers are shared, and `layer.output` is that of the model that called the layer first. All
+    that Keras says of `keras.Model(result.input, layer.output)` is that the name of the input is
+    used twice, or that "Output with path `` is not connected". Uses `KerasTensor._keras_history`,
+    `Operation._inbound_nodes` and the variables of `map_graph` (3.14 - 3.15; where they are others,
+    Keras's own errors remain).
+    """
+    operation, index, _ = tensor._keras_history
+    operation._inbound_nodes[index].__class__ = _Input
+
+
+def _check(frame: Any) -> None:
+    """Refuse outputs that are computed from inputs other than those of the model."""
+    known = frame.f_locals
+    if frame.f_code.co_name != "map_graph" or not {"inputs", "outputs", "operations_depths"} <= set(
+        known
+    ):
+        return
+    own = [tensor._keras_history.operation for tensor in known["inputs"]]
+    strangers = [
+        operation
+        for operation in known["operations_depths"]
+        if isinstance(operation, keras.layers.InputLayer) and all(operation is not x for x in own)
+    ]
+    if strangers:
+        asked = dict.fromkeys(tensor._keras_history.operation.name for tensor in known["outputs"])
+        raise ValueError(
+            f"What {', '.join(map(repr, asked))} gives comes from the input {strangers[0].name!r} of "
+            f"another model, not from the input {own[0].name!r} of this one. A layer that models "
+            "share has one `layer.output`: that of the model that called it first. To give out "
+            f"what it gives in this model: keras_graft.extract(model, {quoted(next(iter(asked)))})."
+        )
