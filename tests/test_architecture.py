@@ -17,7 +17,7 @@ PURE = [
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/tied_variable",
+    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/adapters", "_keras/tied_variable",
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen",
     "layers/tied_dense", "call", "symbolic", "level", "read", "infer", "assemble", "body", "copies", "clone",
     "build", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
