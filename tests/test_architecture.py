@@ -21,7 +21,7 @@ WITH_KERAS = [
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen",
     "layers/tied_dense", "call", "symbolic", "level", "read", "infer", "assemble", "body", "copies", "clone",
     "build", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "trial", "refit", "reinput",
-    "files", "addresses", "layouts", "lookups", "rule", "positions", "resize", "suggested", "meaning", "rules", "matching", "stored", "transplant", "trained", "optimizer",
+    "files", "addresses", "layouts", "lookups", "rule", "positions", "resize", "suggested", "meaning", "rules", "matching", "adapted", "stored", "transplant", "trained", "optimizer",
     "api", "recipes/_arguments", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
     "features/buffers", "features/half", "features/schema", "features/masked", "features/failures", "features/checksum", "features/folder", "features/remote", "features/manifest",

@@ -95,7 +95,9 @@ def test_one_stage_from_a_file_is_enough(which, tmp_path):
 
 
 def test_three_stages_and_a_graph(tmp_path):
-    tied = kg.tie(two_models(), "decoder/lm_head.kernel", "encoder/embedding.embeddings", "transpose")
+    tied = kg.tie(
+        two_models(), "decoder/lm_head.kernel", "encoder/embedding.embeddings", "transpose"
+    )
     parts = stages(tied, tmp_path, at=["encoder", "decoder/mix"])
     x = random_inputs(tied, 2)
     joined = kg.join(*parts)
@@ -181,7 +183,10 @@ def test_a_layer_in_two_stages_is_two_after_files_and_it_is_said(tmp_path):
         copy = kg.clone(trunk)
         kg.join(trunk, kg.clone(trunk), copy)  # twice the same stage, on purpose
     loaded = stages(model, tmp_path, at="middle")
-    with pytest.warns(UserWarning, match="join: 'dense' .with equal weights., 'norm' .with equal weights.: a layer of") as caught:
+    with pytest.warns(
+        UserWarning,
+        match="join: 'dense' .with equal weights., 'norm' .with equal weights.: a layer of",
+    ) as caught:
         joined = kg.join(*loaded)
     x = random_inputs(model, 3)
     equal(joined(x), model(x))

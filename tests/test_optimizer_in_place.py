@@ -38,7 +38,9 @@ def by_hand(name):
     if name == "adafactor":  # its slots have names that Keras numbers
         model.optimizer.iterations.assign(old.iterations)
         for slot in ("_r", "_c", "_v"):
-            for mine, its in zip(getattr(model.optimizer, slot)[2:], getattr(old, slot), strict=True):
+            for mine, its in zip(
+                getattr(model.optimizer, slot)[2:], getattr(old, slot), strict=True
+            ):
                 mine.assign(its)
         return model
     before, now = by_path(old), by_path(model.optimizer)
@@ -145,7 +147,9 @@ def test_one_that_holds_others(name):
 
 def test_a_trunk_inside_is_unfrozen():
     x = keras.Input((4,))
-    trunk = keras.Model(x, layers.Dense(4, name="inner")(layers.Dense(4, name="first")(x)), name="t")
+    trunk = keras.Model(
+        x, layers.Dense(4, name="inner")(layers.Dense(4, name="first")(x)), name="t"
+    )
     trunk.trainable = False
     model = keras.Sequential([keras.Input((4,)), trunk, layers.Dense(2, name="head")])
     model.compile("adam", "mse")
@@ -175,7 +179,9 @@ def test_refusals_name_a_way_out_that_works():
     model.get_layer("a").trainable = True
     model.compile(opt.Adam(0.01, amsgrad=True), "mse")
     now = model.optimizer
-    with pytest.raises(kg.WeightsError, match=r"(?s)compile\(\) gives a model a new one.*old = mod"):
+    with pytest.raises(
+        kg.WeightsError, match=r"(?s)compile\(\) gives a model a new one.*old = mod"
+    ):
         kg.carry_optimizer(model, model)
     assert model.optimizer is now and not now.built
     kg.carry_optimizer(old, model)  # the way out
@@ -192,7 +198,9 @@ def test_refusals_name_a_way_out_that_works():
     assert len(kg.carry_optimizer(old, own).taken) == 6
 
     other = network()
-    with pytest.raises(kg.WeightsError, match="'network' is not compiled, and an optimizer does no"):
+    with pytest.raises(
+        kg.WeightsError, match="'network' is not compiled, and an optimizer does no"
+    ):
         kg.carry_optimizer(old, other)
     other.compile(opt.Adam(), "mse")
     with pytest.raises(kg.WeightsError, match='match="name" goes by the layers of the old model'):

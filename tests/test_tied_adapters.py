@@ -89,7 +89,9 @@ def merged(model, path, target, transform):
 
 
 @pytest.mark.parametrize("alpha", [None, 5.0])
-@pytest.mark.parametrize(("make", "target", "source", "transform", "path"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    ("make", "target", "source", "transform", "path"), CASES.values(), ids=CASES
+)
 def test_the_tied_layer_follows_them(make, target, source, transform, path, alpha, tmp_path):
     model = make()
     tied = kg.tie(model, target, source, transform=transform)
@@ -126,7 +128,9 @@ def test_it_computes_what_keras_reversible_embedding_does(tmp_path):
     def ours():
         ids = keras.Input((5,), dtype="int32")
         source = layers.Embedding(11, 4, name="e")
-        return keras.Model(ids, kg.layers.TiedDense(source, use_bias=False, name="head")(source(ids)))
+        return keras.Model(
+            ids, kg.layers.TiedDense(source, use_bias=False, name="head")(source(ids))
+        )
 
     def its():
         ids = keras.Input((5,), dtype="int32")
@@ -226,6 +230,15 @@ def test_edits():
     factor.assign(factor * 3.0)
     close(new(x), merged(new, ("other",), ENDS[0], "transpose")(x))
     equal(tied(x), expected)
+
+
+def test_a_source_is_not_replaced_by_a_layer_without_a_place_for_them():
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    adapt(tied.get_layer("embedding"))
+    plain = layers.Embedding(11, 4, mask_zero=True, name="plain")
+    words = "'embedding' has LoRA adapters .'lora_embeddings_a', .*'plain' has no place"
+    with pytest.raises(kg.EditError, match=words):
+        kg.replace(tied, "embedding", plain, weights="keep")
 
 
 def test_repeated_blocks_follow_theirs():

@@ -117,9 +117,7 @@ def carry_optimizer(
     return report
 
 
-def _partners(
-    before: Trained, new: Any, pairs: Pairs | None, match: str | None
-) -> dict[int, Any]:
+def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None) -> dict[int, Any]:
     """Return the old variable of each new one that is another, by identity."""
     if match not in (None, "name"):
         raise WeightsError(f'carry_optimizer: match={shown(match)} is neither "name" nor None.')
