@@ -6,7 +6,7 @@ import pytest
 from donor import arrays, equal, some
 from keras import layers
 from keras import optimizers as opt
-from test_optimizer import OPTIMIZERS, Odd, data, network, state, steps, train
+from test_optimizer import OPTIMIZERS, Odd, network, state, steps, train
 from weights import values
 
 import keras_graft as kg

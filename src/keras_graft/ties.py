@@ -26,6 +26,8 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
     both places. The tie lives on in clones, through edits, in files. A file of the result loads
     with Keras's own `load_model` once `import keras_graft` was run.
 
+    LoRA adapters of the source's layer, whenever it gets them, count for the target too.
+
     A layer of the target's class takes its place, which shares all its other variables with the
     donor. The donor is left as it was.
 
@@ -38,8 +40,8 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
 
     Raises:
         WeightsError: If shapes, dtypes, trainable flags, regularizers or constraints do not fit; if
-            one end is quantized or has adapters; if it would tie a weight to itself, or to one
-            that is tied itself.
+            one end is quantized, or the target has LoRA adapters; if it would tie a weight to
+            itself, or to one that is tied itself.
 
     >>> import keras, keras_graft as kg
     >>> ids = keras.Input((5,), dtype="int32", name="ids")

@@ -72,8 +72,8 @@ from keras_graft._keras.saving import (
 from keras_graft._keras.tied_layer import (
     Tie,
     TiedLayer,
-    become_tied,
     all_ties,
+    become_tied,
     followed,
     layers_inside,
     named_weights,

@@ -19,7 +19,7 @@ def adapters_of(layer: Any, variable: Any) -> tuple[Any, ...]:
         return ()
     names = (f"lora_{variable.name}_{factor}" for factor in "ab")
     found = tuple(getattr(layer, name, None) for name in names)
-    return () if None in found else found
+    return () if any(factor is None for factor in found) else found
 
 
 def is_adapter(variable: Any) -> bool:

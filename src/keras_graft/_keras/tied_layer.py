@@ -36,7 +36,8 @@ class Tie:
         own: The name, path, regularizer and constraint of the variable that is gone.
         tentative: Whether `source` is of a layer out of a file, which the model may have too.
         inside: Whether the source belongs to a layer inside the tied one.
-        apart: Whether the model that was saved did not hold the source. Then `join` finds it.
+        apart: Whether the source is not found and must not be, but by `join`: this end has a weight
+            of its own since it was in a file without the other end.
     """
 
     weight: str

@@ -52,7 +52,8 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
         user.__dict__["_keras_graft_uses"] = [*others, tie]
     if not tie.own:
         tie.own = {name: vars(old)[name] for name in OWN}
-    tie.source, tie.seen, tie.inside = source, seen, owns(layer, source)
+    tie.source, tie.seen = source, seen
+    tie.inside = owns(layer, source)
     others = [known for known in all_ties(layer) if known.weight != tie.weight]
     layer.__dict__["_keras_graft_ties"] = [*others, tie]
     _track_all(layer)

@@ -20,7 +20,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
 
     The output layer of a language model is the matrix of its embedding. This is the `EmbeddingDense`
     of "Keras: tricks for reusing layers and models" (2019), as a layer that files, clones and edits
-    know as a tie. `kg.tie` does the same to a model that is there already.
+    know as a tie. LoRA adapters of the other layer count here too. `kg.tie` does the same to a model that is there already.
 
     Input shape `(..., n)`, output shape `(..., m)`, for a matrix of shape `(m, n)`.
 
