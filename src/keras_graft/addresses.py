@@ -39,6 +39,7 @@ class Weight:
         variable: The variable; None in a file.
         path: Where a file of Keras keeps it; None elsewhere.
         again: Whether a file holds it as one more copy of a weight that has gone over.
+        merged: Whether its values are those with the LoRA adapters of its layer.
     """
 
     address: str
@@ -50,6 +51,7 @@ class Weight:
     variable: Any = field(default=None, repr=False)
     path: str | None = None
     again: bool = False
+    merged: bool = False
 
     @property
     def size(self) -> int:

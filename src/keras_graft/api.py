@@ -13,6 +13,7 @@ from keras_graft.cuts import cuts as _cuts
 from keras_graft.diff import Diff
 from keras_graft.diff import diff as _diff
 from keras_graft.read import read
+from keras_graft.rejoin import rejoined
 from keras_graft.select import Selection
 from keras_graft.select import select as _select
 from keras_graft.sharing import Sharing
@@ -103,11 +104,15 @@ def split(model: Any, at: Any, complete: bool = False) -> tuple[Any, ...]:
 def join(*stages: Any) -> Any:
     """Return one flat model that runs the stages in turn; the inverse of `split`.
 
+    A tie whose ends are in several stages is a tie again, also where stages come out of files, if
+    the values at both ends still agree. If not, a warning names both ends and the call that ties
+    them. It also names a layer that several stages of one model hold in their files, each its own.
+
     Raises:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
     """
-    graph = _subgraph.join(*(read(stage) for stage in stages))
-    return like(stages[0], graph)
+    graphs = [read(stage) for stage in stages]
+    return like(stages[0], rejoined(_subgraph.join(*graphs), graphs))
 
 
 def cuts(model: Any) -> Cuts:

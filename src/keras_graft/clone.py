@@ -228,7 +228,7 @@ class Clone:
         if isinstance(old, _keras.View):
             return _keras.view(self.copier(old.source))
         if isinstance(old, _keras.Tied):
-            return old.over(self.copier(old.source))
+            return old.over(self.copier(old.source), self.copier(old.owner))
         value = self._values.get(id(old))
         return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
 
@@ -269,6 +269,7 @@ class Clone:
     def _undrawn(self, layer: Any) -> dict[int, Any]:
         """Return the weights of a layer that nothing was drawn for."""
         tied = {id(t.source) for x in _keras.layers_inside(layer) for t in _keras.ties_of(x)}
+        tied |= {id(v) for v in _keras.followed(layer) if not _keras.owns(layer, v)}
         return {
             id(v): v
             for v in layer.weights
@@ -300,7 +301,8 @@ def duplicates(
     work = Clone(weights)
     for layer, tie in ties:
         if not any(_keras.owns(node.operation, tie.source) for node in nodes):
-            for around in (tie.source, *(vars(layer).get(n) for n in layer.graft_own)):
+            own = (vars(layer).get(name) for name in layer.graft_own)
+            for around in (tie.source, tie.seen.owner, *tie.seen.adapters, *own):
                 work.copier.put(around, around)
     tied = {id(layer) for layer, _ in ties}
     result: dict[int, Any] = {}

@@ -70,6 +70,13 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
                 f"and {tuple(target.shape)} in {new.name!r}. Give it the same shape, or leave "
                 "weights= out."
             )
+    lost = [n for n, v in before.items() if n not in now and _keras.is_adapter(v)]
+    if any(np.any(keras.ops.convert_to_numpy(before[name])) for name in lost if name[-2:] == "_b"):
+        raise EditError(
+            f'{verb}: weights="keep", and {old.name!r} has LoRA adapters ({listed(lost)}), for which '
+            f"{new.name!r} has no place. Give it lora_rank=, or take what they make of the weights "
+            "with kg.transplant(old, new) and leave weights= out."
+        )
     report = Kept(
         old.name,
         (*tied, *(name for name, _, _ in pairs)),

@@ -15,7 +15,7 @@ from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import matched
 from keras_graft.printable import shown, words_of
-from keras_graft.select import listed
+from keras_graft.trained import Trained, options_of, slots_of, trained
 
 Pairs = Iterable[tuple[Any, Any]]
 
@@ -23,7 +23,7 @@ Pairs = Iterable[tuple[Any, Any]]
 def carry_optimizer(
     old: Any, new: Any, pairs: Pairs | None = None, match: str | None = None
 ) -> Carried:
-    """Let the training of an edited model go on where that of the old one was.
+    """Let training go on where it was: of an edited model, or of one in which layers were unfrozen.
 
     `new` gets an optimizer of its own: same class, configuration, learning rate or schedule, number
     of steps; and for each trainable variable that was trained before, its slots (momenta,
@@ -35,10 +35,19 @@ def carry_optimizer(
     for all: Adam's correction of its first steps is over, and a new variable makes up to three
     times the usual steps at first.
 
+    To unfreeze layers and train on, set their flags and call `carry_optimizer(model, model)`: the
+    model is compiled again as it was. To compile it yourself, keep the optimizer that it had:
+
+        old = model.optimizer
+        model.get_layer("trunk").trainable = True
+        model.compile(keras.optimizers.Adam(1e-5), loss)
+        kg.carry_optimizer(old, model)
+
     Args:
-        old: A model that was compiled and trained.
+        old: A model that was compiled and trained, or the optimizer that it had.
         new: The edited model. If it is not compiled, it is, with the loss, metrics and options of
-            the old one; if it is, its own optimizer is filled, and its learning rate stays.
+            the old one; if it is, its own optimizer is filled, and its learning rate stays. The
+            old model itself is compiled again, with a new optimizer.
         pairs: For models that share no variables: pairs of a variable of the old model and one of
             the new.
         match: `"name"`: the variables of the same address belong together, as in `transplant`.
@@ -68,32 +77,32 @@ def carry_optimizer(
     more/kernel  new: begins
     more/bias    new: begins
     """
-    donor = _trained(old, "old")
-    if new is old:
-        raise WeightsError("carry_optimizer: old and new are one model, which has its optimizer.")
+    before = trained(old, new)
+    donor = slots_of(before, new)
     if not isinstance(new, keras.Model) or not new.built:
-        raise WeightsError(f"carry_optimizer: new is to be a built Keras model, got {shown(new)}.")
-    trained = new.trainable_variables
-    partners = _partners(old, new, pairs, match)
+        raise WeightsError(f"carry_optimizer: new must be a built Keras model, got {shown(new)}.")
+    variables = new.trainable_variables
+    partners = _partners(before, new, pairs, match)
     known = {id(v) for part in donor.values() for v in part.variables}
-    if not any(id(partners.get(id(v), v)) in known for v in trained):
+    if not any(id(partners.get(id(v), v)) in known for v in variables):
         raise WeightsError(
             "carry_optimizer: no trainable variable of new is one that old trained. For a copy, "
             'whose variables are others, say match="name", or pairs=[(old, new), ...].'
         )
-    compiled = bool(new.compiled)
-    optimizer = _own_optimizer(old, new) if compiled else _fresh(old, new, partners)
+    filled = bool(new.compiled) and before.model is not new
+    optimizer = _own_optimizer(before, new) if filled else _fresh(before, new, partners)
     kinds = [{k: type(s.optimizer) for k, s in x.items()} for x in (donor, _keras.slots(optimizer))]
     if kinds[0] != kinds[1]:
         raise WeightsError(
             "carry_optimizer: the optimizers hold others inside, of other classes: "
-            f"{_kind(old.optimizer)} in old, {_kind(optimizer)} in new. Compile new with the same."
+            f"{_kind(before.optimizer)} in old, {_kind(optimizer)} in new. Compile new with the "
+            "same."
         )
     if not optimizer.built:
-        optimizer.build(trained)
+        optimizer.build(variables)
     target = _keras.slots(optimizer)
-    report, steps = _plan(old, new, donor, target, partners)
-    options = {} if compiled else _options(old)
+    report, steps = _plan(before, new, donor, target, partners)
+    options = {} if filled else options_of(before, new)
     for _, value in steps:
         if isinstance(value, keras.Variable) and not _keras.has_value(value):
             raise WeightsError(
@@ -102,102 +111,66 @@ def carry_optimizer(
             )
     for variable, value in steps:
         assign(variable, value)
-    if not compiled:
+    if not filled:
         # The loss is scaled by the optimizer's own class already, or is not.
         new.compile(optimizer=optimizer, auto_scale_loss=False, **options)
     return report
 
 
-def _options(old: Any) -> dict[str, Any]:
-    """Return how the old model was compiled, without the optimizer."""
-    try:
-        return _keras.compilation(old)
-    except Exception as error:
-        raise WeightsError(
-            f"carry_optimizer: a metric of old cannot be made again from its configuration: {words_of(error)}. "
-            f"Compile new first, with an optimizer of class {type(old.optimizer).__name__}."
-        ) from error
-
-
-def _trained(old: Any, what: str) -> dict[str, _keras.Slots]:
-    """Return what the old model's optimizer holds."""
-    optimizer = getattr(old, "optimizer", None)
-    if not isinstance(old, keras.Model) or optimizer is None:
-        raise WeightsError(
-            f"carry_optimizer: {what} is to be a compiled model, got {shown(old)} without an optimizer."
-        )
-    if not optimizer.built:
-        raise WeightsError(
-            f"carry_optimizer: the optimizer of {what} has made no step, and holds nothing to "
-            "carry. Compile the new model."
-        )
-    found = _keras.slots(optimizer)
-    named = {
-        id(v)
-        for part in found.values()
-        for v in (*part.single.values(), *(x for row in part.lists.values() for x in row))
-    }
-    if strange := [v.path for v in optimizer.variables if id(v) not in named]:
-        raise WeightsError(
-            f"carry_optimizer: {type(optimizer).__name__} holds variables of which it does not say "
-            f"what they are for: {listed(strange)}. It is to keep them in lists in the order of "
-            "the variables it was built for, as Keras's optimizers do."
-        )
-    if not all(_keras.has_value(v) for v in optimizer.variables):
-        raise WeightsError(
-            f"carry_optimizer: the optimizer of {what} has lost its values in a training step that "
-            "failed, or in `fit` with use_ema=True on JAX. Load the model again."
-        )
-    return found
-
-
-def _partners(old: Any, new: Any, pairs: Pairs | None, match: str | None) -> dict[int, Any]:
+def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None) -> dict[int, Any]:
     """Return the old variable of each new one that is another, by identity."""
     if match not in (None, "name"):
-        raise WeightsError(f'carry_optimizer: match={match!r} is neither "name" nor None.')
+        raise WeightsError(f'carry_optimizer: match={shown(match)} is neither "name" nor None.')
     found: dict[int, Any] = {}
+    old = before.model
     if match == "name":
+        if old is None:
+            raise WeightsError(
+                'carry_optimizer: match="name" goes by the layers of the old model, and old is an '
+                "optimizer. Give the model, or pairs=[(old, new), ...]."
+            )
         mine = {id(v) for v in old.variables}
         kept = {id(v) for v in new.variables}
         for weight, its in matched(places(old), places(new), "name").items():
             survives = id(its.variable) in kept  # its slots are its own still
             if id(weight.variable) not in mine and weight.shape == its.shape and not survives:
                 found[id(weight.variable)] = its.variable
-    olds, news = ({id(v) for v in model.variables} for model in (old, new))
+    olds = {id(v) for v in before.variables()}
+    news = {id(v) for v in new.variables}
     try:
-        given = [(before, now) for before, now in pairs or ()]
+        given = [(its, mine) for its, mine in pairs or ()]
     except (TypeError, ValueError):
         raise WeightsError(
             "carry_optimizer: pairs= is a list of pairs, [(a variable of old, one of new), ...], "
-            f"got {pairs!r}."
+            f"got {shown(pairs)}."
         ) from None
-    for before, now in given:
-        if id(before) not in olds or id(now) not in news:
+    for its, mine in given:
+        if id(its) not in olds or id(mine) not in news:
             raise WeightsError(
                 "carry_optimizer: pairs= holds pairs of a variable of old and one of new; of "
-                f"{getattr(before, 'path', before)!r} and {getattr(now, 'path', now)!r} one is not."
+                f"{getattr(its, 'path', its)!r} and {getattr(mine, 'path', mine)!r} one is not."
             )
-        if tuple(before.shape) != tuple(now.shape):
+        if tuple(its.shape) != tuple(mine.shape):
             raise WeightsError(
-                f"carry_optimizer: pairs= pairs {before.path!r} {tuple(before.shape)} with "
-                f"{now.path!r} {tuple(now.shape)}: slots have the shape of their variable."
+                f"carry_optimizer: pairs= pairs {its.path!r} {tuple(its.shape)} with "
+                f"{mine.path!r} {tuple(mine.shape)}: slots have the shape of their variable."
             )
-        found[id(now)] = before
+        found[id(mine)] = its
     return found
 
 
-def _own_optimizer(old: Any, new: Any) -> Any:
+def _own_optimizer(before: Trained, new: Any) -> Any:
     """Return the optimizer that the new model was compiled with, if it can be filled."""
     optimizer = new.optimizer
-    if optimizer is old.optimizer:
+    if optimizer is before.optimizer:
         raise WeightsError(
             "carry_optimizer: both models were compiled with one optimizer, which can train the "
             "variables of one. Leave new without compile(), or give it an optimizer of its own."
         )
-    if type(optimizer) is not type(old.optimizer):
+    if type(optimizer) is not type(before.optimizer):
         raise WeightsError(
             f"carry_optimizer: new is compiled with {type(optimizer).__name__}, old with "
-            f"{type(old.optimizer).__name__}: the slots of one mean nothing to the other. Compile "
+            f"{type(before.optimizer).__name__}: the slots of one mean nothing to the other. Compile "
             "new with the same class, or not at all."
         )
     if optimizer.built:
@@ -216,25 +189,31 @@ def _own_optimizer(old: Any, new: Any) -> Any:
     return optimizer
 
 
-def _fresh(old: Any, new: Any, partners: dict[int, Any]) -> Any:
+def _fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
     """Return an optimizer for the new model that is like the old one's."""
     if type(new).compile is not keras.Model.compile:
+        kind = type(before.optimizer).__name__
         raise WeightsError(
-            f"carry_optimizer: {type(new).__name__} has a compile() of its own. Compile new first, "
-            f"with an optimizer of class {type(old.optimizer).__name__}."
+            f"carry_optimizer: {type(new).__name__} has a compile() of its own. "
+            + (
+                "Keep its optimizer, old = model.optimizer, compile it again with one of class "
+                f"{kind}, and call kg.carry_optimizer(old, model)."
+                if before.model is new
+                else f"Compile new first, with an optimizer of class {kind}."
+            )
         )
     try:
-        made = _keras.same_optimizer(old.optimizer)
+        made = _keras.same_optimizer(before.optimizer)
     except Exception as error:
         raise WeightsError(
-            f"carry_optimizer: {type(old.optimizer).__name__} cannot be made again from its "
+            f"carry_optimizer: {type(before.optimizer).__name__} cannot be made again from its "
             f"configuration: {words_of(error)}. Compile new with one like it first."
         ) from error
-    before, now = _keras.slots(old.optimizer), _keras.slots(made)
+    donors, now = _keras.slots(before.optimizer), _keras.slots(made)
     for path, part in now.items():
-        if path not in before:  # the others inside are compared by whoever asked
+        if path not in donors:  # the others inside are compared by whoever asked
             continue
-        donor = before[path].optimizer
+        donor = donors[path].optimizer
         ids, names = _keras.not_decayed(donor)
         if ids or names:
             variables = [
@@ -247,7 +226,7 @@ def _fresh(old: Any, new: Any, partners: dict[int, Any]) -> Any:
 
 
 def _plan(
-    old: Any,
+    before: Trained,
     new: Any,
     donor: dict[str, _keras.Slots],
     target: dict[str, _keras.Slots],
@@ -295,7 +274,9 @@ def _plan(
                     steps.append((row[i], its))
                 elif _keras.moves_averages(name):
                     steps.append((row[i], variable))  # the average of what has not moved yet
-    olds, news = ({id(w.variable): w.address for w in places(m).weights()} for m in (old, new))
+    olds, news = (
+        {id(w.variable): w.address for w in places(m).weights()} for m in (before.model or new, new)
+    )
     variables = list({id(v): v for p in target.values() for v in p.variables}.values())
     known = list({id(v): v for p in donor.values() for v in p.variables}.values())
     survived = {id(v) for v in taken.values()}
@@ -305,7 +286,7 @@ def _plan(
         tuple(dict.fromkeys(map(_plain, names))) for names in (kinds, begins, gone)
     )
     report = Carried(
-        _kind(old.optimizer),
+        _kind(before.optimizer),
         max(_steps(part.optimizer) for part in donor.values()),
         slots_taken,
         slots_new,

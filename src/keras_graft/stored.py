@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_graft import _keras, archive, hdf5
+from keras_graft.adapted import without_adapters
 from keras_graft.addresses import Addresses, Place, Weight, places
 from keras_graft.errors import FileError, WeightsError
 from keras_graft.files import load
@@ -70,7 +71,7 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
 
 def _keras_file(path: Path, stack: contextlib.ExitStack) -> tuple[Place, str]:
     try:
-        return places(load(str(path))), repr(path.name)
+        return without_adapters(places(load(str(path)))), repr(path.name)
     except FileError as error:
         if isinstance(error.__cause__, _keras.TooLargeError):
             raise

@@ -26,6 +26,8 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
     both places. The tie lives on in clones, through edits, in files. A file of the result loads
     with Keras's own `load_model` once `import keras_graft` was run.
 
+    LoRA adapters of the source's layer, whenever it gets them, count for the target too.
+
     A layer of the target's class takes its place, which shares all its other variables with the
     donor. The donor is left as it was.
 
@@ -38,8 +40,8 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
 
     Raises:
         WeightsError: If shapes, dtypes, trainable flags, regularizers or constraints do not fit; if
-            one end is quantized or has adapters; if it would tie a weight to itself, or to one
-            that is tied itself.
+            one end is quantized, or the target has LoRA adapters; if it would tie a weight to
+            itself, or to one that is tied itself.
 
     >>> import keras, keras_graft as kg
     >>> ids = keras.Input((5,), dtype="int32", name="ids")
@@ -56,11 +58,11 @@ def tie(model: Any, target: Any, source: Any, transform: str | None = None) -> A
     _check_not_frozen(to, verb)
     _check_not_frozen(of, verb)
     _check_chain(graph, to, of, verb)
-    _check_fit(to, of, transform, verb)
+    check_fit(to, of, transform, verb)
     _check_users(graph, to, verb)
     layer = _keras.shared_copy(to.layer)
     record = _keras.Tie(to.name, transform, to.path, of.path, of.name)
-    _keras.carry_out(layer, record, of.variable)
+    _keras.carry_out(layer, record, of.variable, of.owner)
     return like(model, _with(graph, to.layer, layer))
 
 
@@ -183,7 +185,7 @@ def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
     }
     if not made:
         return graph
-    _tell_sources(graph, made.values())
+    tell_sources(graph, made.values())
     places = [node for node in everything(graph) if id(node.operation) in made]
     return exchanged(graph, places, lambda node: made[id(node.operation)])
 
@@ -200,8 +202,8 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
                 f"{new.name!r} has no such weight of that shape. Untie it first: "
                 f"kg.untie(model, {quoted(tie_.target_name)})."
             )
-        _keras.carry_out(new, _keras.same_tie(tie_, new), tie_.source)
-    _tell_sources(graph, [new])
+        _keras.carry_out(new, _keras.same_tie(tie_, new), tie_.source, tie_.seen.owner)
+    tell_sources(graph, [new])
 
 
 def _operations(graph: Graph) -> dict[int, Any]:
@@ -221,7 +223,7 @@ def _owned(operation: Any) -> list[Any]:
     return [w for w in getattr(operation, "weights", ()) if id(w) not in others]
 
 
-def _tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
+def tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
     """Tell new tied layers which layers of the graph their sources belong to."""
     ties = [(layer, tie) for layer in layers for tie in _keras.ties_of(layer)]
     sources = {id(tie.source) for _, tie in ties}
@@ -234,7 +236,8 @@ def _tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
     }
     for layer, tie in ties:
         if id(tie.source) in owners:
-            layer.source_found(owners[id(tie.source)])
+            tie.seen.owner = owners[id(tie.source)]
+            layer.source_found(tie.seen.owner)
 
 
 def _tied(graph: Graph) -> list[Node]:
@@ -290,18 +293,25 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
                 )
 
 
-def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
+def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
+    """Refuse to tie two weights that cannot be one.
+
+    Raises:
+        WeightsError: As for `tie`.
+    """
     for end in (to, of):
         if getattr(end.owner, "quantization_mode", None) is not None:
             raise WeightsError(
                 f"{verb}: {end.path!r} is quantized ({end.owner.quantization_mode}): its numbers "
                 "mean nothing without its scales. Tie first, and leave the two ends unquantized."
             )
-        if getattr(end.owner, "lora_enabled", False):
-            raise WeightsError(
-                f"{verb}: {end.path!r} has LoRA adapters, which a tie would not see. Merge them "
-                "first: save the model and load it."
-            )
+    if _keras.adapters_of(to.owner, to.variable):
+        raise WeightsError(
+            f"{verb}: {to.path!r} has LoRA adapters for this weight, which would be gone. Tie the "
+            f"other way round: kg.tie(model, {quoted(of)}, {quoted(to)}"
+            + ("" if transform is None else f", transform={quoted(transform)}")
+            + "), and the other layer follows them."
+        )
     if to.layer is of.layer and to.owner is of.owner:
         raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")
     if transform is not None and transform not in _keras.TRANSFORMS:
@@ -328,7 +338,8 @@ def _check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None
             f"{verb}: the target is {to.variable.dtype}, the source {of.variable.dtype}. One "
             "variable has one dtype."
         )
-    if to.variable.trainable != of.variable.trainable:
+    adapted = _keras.adapters_of(of.owner, of.variable)  # they are trained in the source's place
+    if to.variable.trainable != of.variable.trainable and not adapted:
         flags = {True: "trainable", False: "frozen"}
         frozen = of if to.variable.trainable else to
         raise WeightsError(

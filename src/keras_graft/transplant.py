@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, adapted
 from keras_graft.addresses import Place, Weight, places
 from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
@@ -36,6 +36,10 @@ def transplant(
     The target's variables are assigned; the source is left as it was. All is checked and resized
     before the first assignment. Statistics (BatchNormalization) go over too, the states of random
     generators do not. A variable that several layers use is filled once.
+
+    LoRA adapters go to adapters of the same rank and scale. To a layer without such, the weight goes
+    with what its adapters add, as files of Keras hold it. Adapters of the target that add nothing
+    need no source.
 
     A weight has an address: the path of its layer through the model's own layers, and its name,
     `"encoder/attention/query/kernel"`. By `match="name"` the same address is the same weight. Names
@@ -134,9 +138,11 @@ class _Plan:
     ) -> None:
         self._steps: list[tuple[Weight, Callable[[], Any]]] = []
         self._parts: dict[str, list[Any]] = {name: [] for name in (
-            "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped")}  # fmt: skip
+            "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped", "idle")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
-        pairs = matched(origin, into, match)
+        adapted.merge(origin, into)
+        pairs = adapted.settled(origin, into, matched(origin, into, match))
+        idle = adapted.idle(into)
         self._meaning = Meaning(origin, into, pairs)
         keep = _globs(keep, origin, into)  # now that what a file has numbers for has names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
@@ -153,12 +159,15 @@ class _Plan:
                 used.add(its)
             if its is not None and its.variable is weight.variable:
                 self._parts["shared"].append(weight.address)
+            elif its is None and id(weight) in idle:
+                self._parts["idle"].append(weight.address)
             else:
                 self._add(weight, its, rules)
         for weight in origin.weights():
             if weight in used or weight.again:
                 continue
             if not _kept(keep, weight.address):
+                adapted.check_not_lost(weight, origin, used)
                 part = "dropped" if rules.drops(weight) else "unused"
                 self._parts[part].append(weight.address)
         rules.check_used()
@@ -198,7 +207,7 @@ class _Plan:
                 its.address if its else None,
                 weight.shape,
                 its.shape if its else None,
-                text_of(rule) if rule else None,
+                _rule(rule, its),
                 f"{its.dtype} -> {weight.dtype}" if its and its.dtype != weight.dtype else None,
                 weight.size,
             )
@@ -250,6 +259,11 @@ class _Plan:
         for layer in layers.values():
             if isinstance(layer, keras.layers.Normalization):
                 layer.finalize_state()  # it computes with what it made of its weights
+
+
+def _rule(rule: Any, its: Weight | None) -> str | None:
+    merged = ["merged with its LoRA adapters"] if its is not None and its.merged else []
+    return ", then ".join([*merged, *([text_of(rule)] if rule else [])]) or None
 
 
 def _unlike(its: Weight, mine: Weight) -> str | None:

@@ -69,6 +69,7 @@ class Transplanted(Tabular):
         mismatched: Pairs of which one does not go over to the other; the target's stay.
         kept: Weights of the target that `keep=` names.
         dropped: Weights of the source that a rule lets drop.
+        idle: LoRA adapters of the target that have no source and add nothing; they stay.
     """
 
     source: str
@@ -80,13 +81,14 @@ class Transplanted(Tabular):
     mismatched: tuple[Mismatch, ...] = ()
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
         """Return the summary, what did not go over as it is, and what stayed."""
         summary = [("went over", len(self.moved))]
         parts = {
             "the same variable": self.shared, "kept by keep=": self.kept,
-            "no source": self.missing, "does not fit": self.mismatched,
+            "adapters that add nothing": self.idle, "no source": self.missing, "does not fit": self.mismatched,
             "source dropped": self.dropped, "source unused": self.unused,
         }  # fmt: skip
         summary += [(name, len(part)) for name, part in parts.items() if part]

@@ -9,6 +9,7 @@ import inspect
 from typing import Any
 
 from keras_graft._keras import private
+from keras_graft._keras.adapters import adapters_of, is_adapter, scale_of, with_adapters
 from keras_graft._keras.configs import get_config, without_tensorflow
 from keras_graft._keras.copying import (
     Copier,
@@ -78,7 +79,9 @@ from keras_graft._keras.strangers import watch
 from keras_graft._keras.tied_layer import (
     Tie,
     TiedLayer,
+    all_ties,
     become_tied,
+    followed,
     layers_inside,
     named_weights,
     owner_of,
@@ -90,7 +93,7 @@ from keras_graft._keras.tied_layer import (
 )
 from keras_graft._keras.tied_model import TiedModel, layers_behind, layers_of, model_class
 from keras_graft._keras.tied_variable import TRANSFORMS, Tied, Transform
-from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_back
+from keras_graft._keras.tying import carry_out, look_again, own_variable, shared_copy, take_back
 from keras_graft._keras.views import (
     View,
     call_as,
@@ -162,6 +165,12 @@ __all__ = [
     "own_weights",
     "saving_paths",
     "weights_up_to",
+    "adapters_of",
+    "is_adapter",
+    "scale_of",
+    "with_adapters",
+    "all_ties",
+    "followed",
     "TRANSFORMS",
     "Tie",
     "Tied",
@@ -170,6 +179,7 @@ __all__ = [
     "Transform",
     "become_tied",
     "carry_out",
+    "look_again",
     "layers_inside",
     "layers_behind",
     "layers_of",

@@ -121,15 +121,15 @@ def key_of(optimizer: Any, variable: Any) -> Any:
     return optimizer._var_key(variable)
 
 
-def compilation(model: Any) -> dict[str, Any]:
+def compilation(model: Any, metrics_again: bool = True) -> dict[str, Any]:
     """Return the arguments with which a model was compiled, without the optimizer.
 
-    The metrics are new ones of the same configuration: they count. Uses `Trainer._compile_config`
+    For another model, the metrics are new ones of the same configuration: they count. Uses `Trainer._compile_config`
     (3.12 - 3.15); its public form is serialized, which not every loss can be.
     """
     config = dict(model._compile_config.config)
     config.pop("optimizer", None)
-    for name in ("metrics", "weighted_metrics"):
+    for name in ("metrics", "weighted_metrics") if metrics_again else ():
         config[name] = _anew(config.get(name))
     return config
 

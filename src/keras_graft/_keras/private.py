@@ -72,6 +72,7 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     ),
     "Tracker": ("keras.src.utils.tracking.Tracker", lambda: type(keras.Layer()._tracker)),
     "global_state": ("keras.src.backend.common.global_state", None),
+    "AutocastScope": ("keras.src.backend.common.variables.AutocastScope", None),
     "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
     "save_state": ("keras.src.saving.saving_lib._save_state", None),
     "retrieve_class": ("keras.src.saving.serialization_lib._retrieve_class_or_fn", None),

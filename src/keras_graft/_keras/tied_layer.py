@@ -32,10 +32,12 @@ class Tie:
         source_layer: The path of the layer that the variable belongs to.
         source_weight: The name of the variable within that layer.
         source: The variable; None as long as it is not found.
-        seen: What the layer works with: the source itself, or a `Tied`.
+        seen: What the layer works with: a `Tied` of the source.
         own: The name, path, regularizer and constraint of the variable that is gone.
         tentative: Whether `source` is of a layer out of a file, which the model may have too.
         inside: Whether the source belongs to a layer inside the tied one.
+        apart: Whether the source is not found and must not be, but by `join`: this end has a weight
+            of its own since it was in a file without the other end.
     """
 
     weight: str
@@ -48,6 +50,7 @@ class Tie:
     own: dict[str, Any] = field(default_factory=dict)
     tentative: bool = False
     inside: bool = False
+    apart: bool = False
 
     @property
     def source_name(self) -> str:
@@ -61,7 +64,8 @@ class Tie:
 
     def to_config(self) -> dict[str, Any]:
         """Return what a file says."""
-        return {key: value for key, value in vars(self).items() if key in _WRITTEN}
+        written = {key: value for key, value in vars(self).items() if key in _WRITTEN}
+        return {**written, "apart": True} if self.apart else written
 
 
 _WRITTEN = ("weight", "transform", "target", "source_layer", "source_weight")
@@ -91,7 +95,10 @@ def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
     for tie in ties_of(layer):
         ties.setdefault(id(tie.source), []).append(tie.weight)
     found: dict[str, Any] = {}
+    others = {id(v) for v in followed(layer) if not owns(layer, v)}
     for weight in layer.weights:
+        if id(weight) in others:
+            continue
         names = ties.get(id(weight), []) if tied else []
         if id(weight) not in ties or owns(layer, weight):
             names = [*names, _inner_name(weight.path, layer)]
@@ -107,11 +114,23 @@ def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
 
 def owns(layer: Any, variable: Any) -> bool:
     """Whether a variable belongs to a layer, or to one inside, and not by a tie alone."""
-    return any(
-        any(item is variable for _, store in user._tracker.config.values() for item in store)
-        and not any(item is variable for item in user.__dict__.get("_keras_graft_not_saved", ()))
-        for user in layers_inside(layer)
-    )
+    return owner_of(layer, variable) is not None
+
+
+def uses(layer: Any) -> list[Tie]:
+    """Return the ties whose variables a layer works with itself; those of a layer around too."""
+    return layer.__dict__.get("_keras_graft_uses", [])
+
+
+def hidden(layer: Any) -> list[Any]:
+    """Return what a layer works with and another one writes to a file."""
+    return [item for tie in uses(layer) for item in (tie.seen, tie.source)]
+
+
+def followed(layer: Any) -> list[Any]:
+    """Return the LoRA adapters of other layers that a layer, and those inside, compute with."""
+    ties = [tie for user in layers_inside(layer) for tie in uses(user)]
+    return list({id(v): v for tie in ties for v in tie.seen.adapters}.values())
 
 
 def _inner_name(path: str, layer: Any) -> str:
@@ -122,11 +141,15 @@ def _inner_name(path: str, layer: Any) -> str:
 
 
 def owner_of(layer: Any, variable: Any) -> Any:
-    """Return the layer inside `layer` that a variable belongs to directly."""
-    for user in layers_inside(layer):
-        if any(item is variable for _, store in user._tracker.config.values() for item in store):
-            return user
-    return None
+    """Return the layer inside `layer` that a variable belongs to directly, and not by a tie."""
+    return next((user for user in layers_inside(layer) if _has(user, variable)), None)
+
+
+def _has(layer: Any, variable: Any) -> bool:
+    stores = (store for _, store in layer._tracker.config.values())
+    return any(item is variable for store in stores for item in store) and not any(
+        item is variable for item in hidden(layer)
+    )
 
 
 class TiedLayer:
@@ -145,7 +168,7 @@ class TiedLayer:
         finally:
             self.__class__ = cls  # type: ignore[assignment]
         kept = {key: plain[key] for key in ("module", "class_name", "registered_name")}
-        ties = [tie.to_config() for tie in ties_of(self)]
+        ties = [tie.to_config() for tie in all_ties(self)]
         return {**plain["config"], "keras_graft_tied": {"class": kept, "ties": ties}}
 
     @classmethod
@@ -164,7 +187,7 @@ class TiedLayer:
         """Write what is the layer's own; the rest is in the file of the model around it."""
         known = self.__dict__.get("_keras_graft_known")
         if self.saved_elsewhere(store):
-            store = _Without(store, self.__dict__.get("_keras_graft_not_saved", []))
+            store = _Without(store, hidden(self))
         elif ties_of(self) and (known is None or known() is not store):
             warnings.warn(
                 f"{told(self)}, and the model that is saved knows no ties: in the file it is a "  # type: ignore[attr-defined]
@@ -176,7 +199,7 @@ class TiedLayer:
 
     def load_own_variables(self, store: Any) -> None:
         """Read what is the layer's own. An array that the file holds for a tied weight is left."""
-        tied = self.__dict__.get("_keras_graft_not_saved", [])
+        tied = hidden(self)
         places: dict[str, Any] = {}
         super().save_own_variables(places)  # type: ignore[misc]
         places = {key: v for key, v in places.items() if any(v is item for item in tied)}
@@ -206,22 +229,41 @@ class TiedLayer:
         raise NotYetError(f"{told(self)}: a tied layer is not quantized. {way_out(self)}")
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: adapters would freeze the weight, in the source's layer too."""
+        """Refuse for a weight of another layer, whose adapters this one follows."""
+        ties = [tie for tie in uses(self) if tie.seen.name in ("kernel", "embeddings")]
+        if not ties:  # a bias is tied, of which adapters know nothing
+            super().enable_lora(*args, **kwargs)  # type: ignore[misc]
+            return
         raise NotYetError(
-            f"{told(self)}: enable_lora would freeze the weight for both layers. {way_out(self)}"
+            f"enable_lora: {told(self)}, so adapters belong to the layer of that weight. Call "
+            f"enable_lora on the layer of {ties[0].source_name!r}: {self.name!r} follows it. "  # type: ignore[attr-defined]
+            f"For adapters of its own: {way_out(self)}"
         )
+
+    @property
+    def variables(self) -> list[Any]:
+        """All variables, with the adapters of other layers that it computes with."""
+        return _together(super().variables, self)  # type: ignore[misc]
+
+    @property
+    def weights(self) -> list[Any]:
+        """All weights, with the adapters of other layers that it computes with."""
+        return _together(super().weights, self)  # type: ignore[misc]
+
+
+def _together(own: list[Any], layer: Any) -> list[Any]:
+    """Return variables with those that are followed: a compiled function must know them."""
+    more = [v for tie in uses(layer) for v in tie.seen.adapters]
+    return list({id(v): v for v in (*own, *more)}.values()) if more else own
 
 
 def told(layer: Any) -> str:
-    ties = ties_of(layer)
-    return ", ".join(f"{t.target_name!r} is tied to {t.source_name!r}" for t in ties) or (
-        f"a weight of {layer.name!r} is tied"
-    )
+    ties = ties_of(layer) or uses(layer)
+    return ", ".join(f"{t.target_name!r} is tied to {t.source_name!r}" for t in ties)
 
 
 def way_out(layer: Any) -> str:
-    ties = ties_of(layer)
-    name = ties[0].target_name if ties else f"{layer.name}.kernel"
+    name = (ties_of(layer) or uses(layer))[0].target_name
     return f"Untie it first: kg.untie(model, {quoted(name)})."
 
 
@@ -289,7 +331,7 @@ class _With(Mapping):
         self._store, self._more = store, more
 
     def __getitem__(self, key: str) -> Any:
-        return self._more[key].value if key in self._more else self._store[key]
+        return self._more[key] if key in self._more else self._store[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self._store.keys(), *self._more]))

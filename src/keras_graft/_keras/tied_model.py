@@ -70,15 +70,16 @@ class TiedModel(LaterOutputs):
             for tie in all_ties(layer):
                 source = layers.get(tie.source_layer)
                 found = tie.source is not None and not tie.tentative
-                if found or tie.target != path or source is None:
+                if found or tie.apart or tie.target != path or source is None:
                     continue
                 weight = named_weights(source).get(tie.source_weight)
                 if weight is None or not _fits(layer, tie, weight):
                     continue
                 tie.tentative = False
                 if weight is not tie.source:
-                    carry_out(layer, tie, weight)
-                    layer.source_found(owner_of(source, weight))
+                    owner = owner_of(source, weight)
+                    carry_out(layer, tie, weight, owner)
+                    layer.source_found(owner)
                     changed = True
         if changed:
             for layer in _around(self):
@@ -101,7 +102,7 @@ class TiedModel(LaterOutputs):
                 continue
             found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
             for tie in found:
-                tie.target = path
+                tie.target, tie.apart = path, False
                 tie.source_layer, tie.source_weight = owners[id(tie.source)]
             if found:
                 here[id(layer)] = layer
@@ -115,30 +116,12 @@ class TiedModel(LaterOutputs):
             for user in layers_inside(layer) if ties_of(layer) else []:
                 user.__dict__["_keras_graft_known"] = weakref.ref(store)
 
-    def _check_adapters(self, verb: str) -> list[Any]:
-        """Refuse adapters at a source: the tied layer computes without them.
-
-        Returns:
-            What `_address` returns.
-
-        Raises:
-            WeightsError: If a source has them.
-        """
-        layers, here = dict(layers_of(self)), self._address()
-        for layer in here:
-            for tie in ties_of(layer):
-                source = layers.get(tie.source_layer)
-                owner = None if source is None else owner_of(source, tie.source)
-                if getattr(owner, "lora_enabled", False):
-                    raise WeightsError(
-                        f"{verb}: {told(layer)}, which got LoRA adapters since: the tied layer "
-                        f"computes without them. {way_out(layer)}"
-                    )
-        return here
-
     def get_config(self) -> dict[str, Any]:
         """Return the configuration; the tied layers say where their sources are."""
-        here = {id(layer) for layer in self._check_adapters(f"save {self.name!r}")}
+        for _, layer in layers_of(self):
+            for tie in all_ties(layer):
+                tie.apart = tie.source is None or tie.tentative
+        here = {id(layer) for layer in self._address()}
         config = self._plain_config()
         shared = _in_several(self)
         if shared:
@@ -170,11 +153,6 @@ class TiedModel(LaterOutputs):
             model._find_sources()
         return model
 
-    def save(self, *args: Any, **kwargs: Any) -> Any:
-        """Save as Keras does; what cannot be saved is refused before Keras opens the file."""
-        self._check_adapters(f"save {self.name!r}")
-        return super().save(*args, **kwargs)
-
     def save_own_variables(self, store: Any) -> None:
         """Begin to write a file: the tied layers write nothing that their sources write."""
         if hasattr(type(store), "close"):  # the whole file, not a place in it
@@ -193,7 +171,6 @@ class TiedModel(LaterOutputs):
         Uses `Optimizer._trainable_variables` (3.12 - 3.15). Not in `compile`: a model that has one
         of its own is not compiled when it is loaded.
         """
-        self._check_adapters(f"train {self.name!r}")
         optimizer = self.optimizer
         if getattr(optimizer, "built", False):
             known = {id(v) for v in optimizer._trainable_variables}

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from keras_graft._keras.adapters import adapters_of, with_adapters
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -37,48 +39,69 @@ def _turn(value: Any) -> Any:
     return keras.ops.transpose(value, [*axes[:-2], axes[-1], axes[-2]])
 
 
+AS_IT_IS = Transform("", lambda value: value, lambda value: value, tuple)
+"""What a tie without a transform is."""
+
 TRANSFORMS = {"transpose": Transform("transpose", _turn, _turn, _turned)}
 
 
 class Tied(keras.Variable):
     """A variable whose value is computed from that of another, whatever that becomes.
 
-    A model knows the other one alone: it trains, counts and saves that. Uses `Variable._value`,
-    `_shape`, `_ndim`, `_name`, `_path` (3.12 - 3.15).
+    A model knows the other one alone: it trains, counts and saves that. If the layer of the other
+    one has LoRA adapters, or gets them later, they are part of what this variable is. Uses
+    `Variable._value`, `_shape`, `_ndim`, `_name`, `_path`, `_maybe_autocast` (3.12 - 3.15).
+
+    Args:
+        source: The other variable.
+        owner: The layer that it belongs to.
+        transform: How this one is computed from it.
+        old: The variable whose place this one takes.
     """
 
-    def __init__(self, source: Any, transform: Transform, old: Any) -> None:
+    def __init__(self, source: Any, owner: Any, transform: Transform, old: Any) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
             if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
         shape = transform.shape(tuple(source.shape))
         self.__dict__.update(
-            source=source, transform=transform, _shape=shape, _ndim=len(shape),
+            source=source, owner=owner, transform=transform, _shape=shape, _ndim=len(shape),
             _name=old._name, _path=old._path,
         )  # fmt: skip
 
-    def over(self, source: Any) -> Tied:
+    def over(self, source: Any, owner: Any) -> Tied:
         """Return the same of another source."""
         new = object.__new__(Tied)
-        new.__dict__.update(vars(self), source=source)
+        new.__dict__.update(vars(self), source=source, owner=owner)
         return new
 
     @property
+    def adapters(self) -> tuple[Any, ...]:
+        """The LoRA adapters that the layer of the source has for it."""
+        return adapters_of(self.owner, self.source)
+
+    @property
     def value(self) -> Any:
-        """The source's value, transformed."""
-        return self.transform.forward(self.source.value)
+        """The source's value with its adapters, transformed."""
+        found = with_adapters(self.owner, self.source)
+        return self.transform.forward(self._maybe_autocast(found) if self.adapters else found)
 
     @property
     def _value(self) -> Any:
-        return self.transform.forward(self.source._value)
+        found = with_adapters(self.owner, self.source, lambda variable: variable._value)
+        return self.transform.forward(found)
 
     def assign(self, value: Any) -> Any:
-        """Give the source what makes this variable `value`."""
+        """Give the source what makes this variable `value`. Adapters begin again, at nothing."""
+        if value is self:
+            return value.value
         value = keras.ops.convert_to_tensor(value, dtype=self._dtype)
         if tuple(value.shape) != tuple(self._shape):
             raise ValueError(f"{self._path!r} has shape {self._shape}, got {tuple(value.shape)}.")
         self.source.assign(self.transform.inverse(value))
+        for factor in self.adapters[1:]:
+            factor.assign(keras.ops.zeros(factor.shape, factor.dtype))
         return value
 
     @property

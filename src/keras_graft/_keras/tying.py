@@ -16,16 +16,18 @@ from keras_graft._keras.tied_layer import (
     become_tied,
     layers_inside,
     named_weights,
+    owner_of,
     owns,
     plain_class,
+    uses,
 )
-from keras_graft._keras.tied_variable import TRANSFORMS, Tied
+from keras_graft._keras.tied_variable import AS_IT_IS, TRANSFORMS, Tied
 from keras_graft._keras.views import View, view
 from keras_graft.errors import WeightsError
 from keras_graft.printable import words_of
 
 
-def carry_out(layer: Any, tie: Tie, source: Any) -> None:
+def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
     """Let a layer, of which nobody else makes use, work with the variable of another.
 
     The layers inside that use the variable are tied too. Uses `Layer._tracker` and the attributes
@@ -35,22 +37,25 @@ def carry_out(layer: Any, tie: Tie, source: Any) -> None:
         layer: The layer.
         tie: What to do. What came of it is set on it.
         source: The variable.
+        owner: The layer that it belongs to: the tied layer follows its LoRA adapters.
     """
     old = named_weights(layer)[tie.weight]
-    seen = source
-    if tie.transform is not None:
-        seen = Tied(source, TRANSFORMS[tie.transform], old)
-    users = [user for user in layers_inside(layer) if _exchange(user, old, tie.seen, source, seen)]
+    transform = AS_IT_IS if tie.transform is None else TRANSFORMS[tie.transform]
+    seen = Tied(source, owner_of(layer, source) or owner, transform, old)
+    before = [known for known in all_ties(layer) if known.weight == tie.weight]
+    held = before[0].seen if before else None
+    users = [user for user in layers_inside(layer) if _exchange(user, old, held, source, seen)]
     for user in {id(x): x for x in (layer, *users)}.values():
         become_tied(user)
     for user in users:
-        user.__dict__.setdefault("_keras_graft_not_saved", []).extend((seen, source))
+        others = [known for known in uses(user) if known not in before]
+        user.__dict__["_keras_graft_uses"] = [*others, tie]
     if not tie.own:
         tie.own = {name: vars(old)[name] for name in OWN}
-    tie.source, tie.seen, tie.inside = source, seen, owns(layer, source)
-    ties = layer.__dict__.setdefault("_keras_graft_ties", [])
-    if tie not in ties:
-        ties.append(tie)
+    tie.source, tie.seen = source, seen
+    tie.inside = owns(layer, source)
+    others = [known for known in all_ties(layer) if known.weight != tie.weight]
+    layer.__dict__["_keras_graft_ties"] = [*others, tie]
     _track_all(layer)
 
 
@@ -63,11 +68,10 @@ def take_back(layer: Any, tie: Tie, variable: Any) -> None:
         variable: The variable.
     """
     for user in layers_inside(layer):
-        hidden = user.__dict__.get("_keras_graft_not_saved", ())
-        if any(item is tie.seen for item in hidden):
+        if tie in uses(user):
             _exchange(user, tie.source, tie.seen, variable, variable)
-            left = [x for x in hidden if x is not tie.seen and x is not tie.source]
-            user.__dict__["_keras_graft_not_saved"] = left
+            left = [known for known in uses(user) if known is not tie]
+            user.__dict__["_keras_graft_uses"] = left
             if left:
                 become_tied(user)
     ties = [t for t in all_ties(layer) if t is not tie]
@@ -90,12 +94,11 @@ def look_again(layer: Any) -> None:
 
 def own_variable(tie: Tie) -> Any:
     """Return a variable like the one that a tie took away, with the value of the source."""
-    value = tie.source.value
-    if tie.transform is not None:
-        value = TRANSFORMS[tie.transform].forward(value)
     # In the order of its own axes, as a file gives it back: PyTorch's sums differ with the order.
-    new = variable_like(tie.source, np.array(keras.ops.convert_to_numpy(value), order="C"))
+    new = variable_like(tie.source, np.array(keras.ops.convert_to_numpy(tie.seen), order="C"))
     new.__dict__.update(tie.own)
+    if tie.seen.adapters:  # they learned in its place
+        new.trainable = any(adapter.trainable for adapter in tie.seen.adapters)
     return new
 
 
@@ -108,12 +111,17 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
         instead: Other variables in the places of some, by the identities of those.
     """
     instead = instead or {}
+    inside = {id(x) for x in layers_inside(layer)}
 
     def variable(old: Any) -> Any:
-        if isinstance(old, Tied | View) and id(old.source) in instead:
-            new = instead[id(old.source)]
-            return old.over(new) if isinstance(old, Tied) else view(new)
-        return instead.get(id(old), old)
+        if not isinstance(old, Tied | View):
+            return instead.get(id(old), old)
+        source = instead.get(id(old.source), old.source)
+        if isinstance(old, Tied) and id(old.owner) in inside:
+            return old.over(source, copier(old.owner))
+        if source is old.source:
+            return old
+        return old.over(source, None) if isinstance(old, Tied) else view(source)
 
     copier = Copier(variable, class_of=plain_class if plain else lambda cls: cls)
     own = [name for user in layers_inside(layer) for name in getattr(user, "graft_own", ())]

@@ -10,13 +10,17 @@ from keras_graft import _keras
 from keras_graft.errors import WeightsError
 
 
+def _may_be_meant(variable: Any) -> bool:
+    return len(variable.shape) == 2 and not _keras.is_adapter(variable)
+
+
 @keras.saving.register_keras_serializable("keras_graft")
 class TiedDense(_keras.TiedLayer, keras.layers.Dense):
     """A `Dense` whose kernel is the matrix of another layer, transposed: one variable, two uses.
 
     The output layer of a language model is the matrix of its embedding. This is the `EmbeddingDense`
     of "Keras: tricks for reusing layers and models" (2019), as a layer that files, clones and edits
-    know as a tie. `kg.tie` does the same to a model that is there already.
+    know as a tie. LoRA adapters of the other layer count here too. `kg.tie` does the same to a model that is there already.
 
     Input shape `(..., n)`, output shape `(..., m)`, for a matrix of shape `(m, n)`.
 
@@ -67,7 +71,8 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         Keras makes the layers of a model from their configurations one by one: in `clone_model`,
         or where the source is in another model inside, the one that came with this is its own.
         """
-        if self.__dict__.get("_keras_graft_file") is not None:
+        file = self.__dict__.get("_keras_graft_file")
+        if file is not None and not any(tie.get("apart") for tie in file):
             given = [
                 x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)
             ]
@@ -88,7 +93,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
             weight = _keras.named_weights(layer).get(tie.source_weight)
             if weight is not None and tuple(weight.shape) == tuple(tie.source.shape):
                 tie.tentative = False
-                _keras.carry_out(self, tie, weight)
+                _keras.carry_out(self, tie, weight, _keras.owner_of(layer, weight))
 
     def build(self, input_shape: Any) -> None:
         """Take the matrix, and make the bias."""
@@ -111,7 +116,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         tie = _keras.Tie("kernel", "transpose", self.name, self.source_layer.name, name)
         if file:
             tie = _keras.Tie(**file[0], tentative=True)
-        _keras.carry_out(self, tie, source)
+        _keras.carry_out(self, tie, source, _keras.owner_of(self.source_layer, source))
 
     def source_found(self, layer: Any) -> None:
         """Take the source layer that the model around this one has, for one of a file."""
@@ -134,16 +139,11 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
                 f"TiedDense {self.name!r}: its source {layer.name!r} is quantized "
                 f"({layer.quantization_mode}): its numbers mean nothing without its scales."
             )
-        if any(getattr(x, "lora_enabled", False) for x in _keras.layers_inside(layer)):
-            raise WeightsError(
-                f"TiedDense {self.name!r}: its source {layer.name!r} has LoRA adapters, which it "
-                "would compute without. Merge them first: save the source and load it."
-            )
         named = _keras.named_weights(layer)
         found = {
             name: variable
             for name, variable in named.items()
-            if (len(variable.shape) == 2 if self.weight is None else name == self.weight)
+            if (_may_be_meant(variable) if self.weight is None else name == self.weight)
         }
         if len(found) != 1:
             shapes = ", ".join(f"{name} {tuple(v.shape)}" for name, v in named.items())
@@ -160,7 +160,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         for name in ("kernel_initializer", "kernel_regularizer", "kernel_constraint"):
             config.pop(name)
         source = keras.saving.serialize_keras_object(self.source_layer)
-        ties = [tie.to_config() for tie in _keras.ties_of(self)]
+        ties = [tie.to_config() for tie in _keras.all_ties(self)]
         return {**config, "source_layer": source, "weight": self.weight, "ties": ties}
 
     @classmethod
