@@ -138,7 +138,8 @@ def _wrapped(node: Node, name: str) -> keras.Model:
     args, kwargs = filled(node.template, inputs)
     outputs = [tensor_of(v.spec, v.name) for v in node.outputs]  # type: ignore[arg-type]
     _keras.Builder().node(node.operation, args, kwargs, outputs)
-    wrapper = keras.Model(inputs, outputs[0] if len(outputs) == 1 else outputs, name=name)
+    gives = outputs[0] if len(outputs) == 1 else outputs
+    wrapper = _keras.make_functional(inputs, gives, name, 1)
     _keras.mark(wrapper, "alias", node.operation)
     _keras.mark(wrapper, "call", node.template)
     return wrapper

@@ -330,7 +330,7 @@ def variable_like(old: Any, value: Any = None, path: str | None = None) -> Any:
     new = keras.Variable(
         value, dtype=old._dtype, trainable=old._trainable, autocast=old._autocast,
         aggregation=old._aggregation, synchronization=old._synchronization, name=old._name,
-        layout=old._layout,
+        layout=getattr(old, "_layout", None),  # on JAX alone, up to Keras 3.14
     )  # fmt: skip
     for name in ("_regularizer", "_constraint", "_overwrite_with_gradient"):
         new.__dict__[name] = old.__dict__[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -31,6 +32,22 @@ from keras_graft.errors import NotYetError, WeightsError
 _TIED_ALREADY = ContextVar("tied_already", default=False)
 
 
+def _like_functional(init: Any) -> Any:
+    """Let `inspect` see the arguments of a constructor as it sees those of Functional's.
+
+    Keras writes the graph into a configuration only if they are equal, and up to 3.14 Functional's
+    are those of a decorator.
+    """
+    if not hasattr(base("Functional").__init__, "__wrapped__"):
+        return init
+
+    @functools.wraps(init)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        init(*args, **kwargs)
+
+    return wrapper
+
+
 @keras.saving.register_keras_serializable("keras_graft")
 class TiedModel(base("Functional")):
     """A Functional model in which layers are tied, or one is in several models inside.
@@ -40,6 +57,7 @@ class TiedModel(base("Functional")):
     first in all weights. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
     """
 
+    @_like_functional
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         if not _TIED_ALREADY.get():
