@@ -1,5 +1,16 @@
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench versions preview
 PY = .venv/bin/python
+
+# Python keeps what it compiled, whatever the environment says: the suite starts some hundred
+# processes, and each would compile Keras and its backend again, for longer than it then runs.
+export PYTHONDONTWRITEBYTECODE =
+
+# The oldest Keras that is supported, and the last of each minor version since; the newest is the one
+# in .venv, which the whole suite runs on.
+KERAS = 3.12.0 3.13.2 3.14.1
+EACH = tests/test_versions.py tests/test_keras_private.py tests/test_keras_moved.py \
+       tests/test_freeze.py tests/test_verbs.py tests/test_tied_files.py
+ON = PYTHONPATH=$(CURDIR)/.cache/keras-{} KERAS_BACKEND=torch $(PY) -m pytest $(EACH)
 
 .venv/ready: requirements-test.txt pyproject.toml
 	python3 -m venv .venv
@@ -16,7 +27,22 @@ lint: .venv/ready
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
 
-test: lint
+# All share the one PyTorch of .venv: only Keras itself is there once more.
+.cache/keras-%: | .venv/ready
+	rm -rf $@ $@.part
+	$(PY) -m pip install -q --no-compile --no-deps --target $@.part keras==$*
+	mv $@.part $@
+
+versions: $(KERAS:%=.cache/keras-%)
+	printf '%s\n' $(KERAS) | xargs -P 2 -I{} sh -c 'echo Keras {}; $(ON)'
+
+# Not in CI: tomorrow's Keras is another one.
+preview: .venv/ready
+	rm -rf .cache/keras-nightly
+	$(PY) -m pip install -q --no-compile --no-deps --pre --target .cache/keras-nightly keras-nightly
+	echo nightly | xargs -I{} sh -c '$(ON)'
+
+test: lint versions
 	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --dist worksteal --doctest-modules src tests
 	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 --dist worksteal tests
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 --dist worksteal tests

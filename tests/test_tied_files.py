@@ -302,8 +302,9 @@ def test_what_models_inside_share_is_shared_again_after_loading(make, tmp_path):
     model = make()
     path = tmp_path / "m.keras"
     model.save(path)
-    with pytest.raises(ValueError, match="could not be loaded|is not connected"):
-        keras.models.load_model(path)  # should Keras learn it, this class is needed no more
+    if _keras.private.VERSION >= (3, 15):  # before, some get weights of their own instead
+        with pytest.raises(ValueError, match="could not be loaded|is not connected"):
+            keras.models.load_model(path)  # should Keras learn it, this class is needed no more
     for ours in (kg.clone(model), kg.build(kg.read(model))):
         x = random_inputs(ours, 3)
         equal(ours(x), model(x))

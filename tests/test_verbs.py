@@ -21,6 +21,14 @@ import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.testing import assert_same_outputs, random_inputs
 
+
+def loads(model):
+    """Whether Keras loads a model: before 3.14 only if each input is read by a layer."""
+    graph = kg.read(model)
+    read = {value for node in graph.steps for value in node.reads}
+    return _keras.private.VERSION >= (3, 14) or set(graph.inputs) <= read
+
+
 each = pytest.mark.parametrize("make", ALL, ids=lambda f: f.__name__)
 
 
@@ -66,7 +74,7 @@ def test_every_value_completes_to_a_cut(make, tmp_path):
             trunk, head = kg.split(model, at=value, complete=True)
             assert_same_outputs(model, chain([trunk, head]), x)
             assert_same_outputs(model, kg.join(trunk, head), x)
-            if number % 2 == 0:
+            if number % 2 == 0 and loads(head):
                 head.save(tmp_path / "head.keras")
                 loaded = keras.models.load_model(tmp_path / "head.keras")
                 middle = trunk(x)
@@ -292,8 +300,9 @@ def test_a_stage_may_be_empty(at, tmp_path):
     assert_same_outputs(model, kg.join(*stages), x)
     for i, stage in enumerate(stages):
         stage.save(tmp_path / f"{i}.keras")
-    loaded = [keras.models.load_model(tmp_path / f"{i}.keras") for i in range(len(stages))]
-    assert_same_outputs(model, chain(loaded), x)
+    if all(map(loads, stages)):
+        loaded = [keras.models.load_model(tmp_path / f"{i}.keras") for i in range(len(stages))]
+        assert_same_outputs(model, chain(loaded), x)
 
 
 def test_several_boundaries():

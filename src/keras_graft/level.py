@@ -208,7 +208,7 @@ class Level:
         places = _mask_places(node.template, nested)
         for place, entry in enumerate(entries):
             mask = None if entry.source is None else node.inputs[entry.source].mask
-            if mask in self._unseen and place not in places:
+            if mask is not None and place not in places:
                 places[place] = node.reads.index(mask)
         if places:
             inside = [

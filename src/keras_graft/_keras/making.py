@@ -59,9 +59,11 @@ class LaterOutputs(base("Functional")):
     besides that it "is not connected", also when it loads a file.
     """
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The one signature that Keras 3.12 to 3.16 take for that of Functional, so that they write
+        # the network.
         with _counting_all_calls(self):
-            super().__init__(inputs, outputs, name=name, **kwargs)
+            super().__init__(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,6 @@ class TiedModel(LaterOutputs):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The one signature that Keras 3.12 to 3.16 take for that of Functional, so that they write
-        # the network.
         super().__init__(*args, **kwargs)
         if not _TIED_ALREADY.get():
             self._find_sources()
