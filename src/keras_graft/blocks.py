@@ -18,7 +18,7 @@ from keras_graft.errors import EditError
 from keras_graft.exchange import called_anew
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
-from keras_graft.naming import Names
+from keras_graft.naming import Names, is_one_of
 from keras_graft.nest import Opened
 from keras_graft.nest import inline as in_place
 from keras_graft.node import Entry, Node, Slot, Template, Value
@@ -220,8 +220,10 @@ def repeat(
     >>> [n.label for n in kg.read(kg.repeat(model, "x", "d", 3, weights="copy"))]
     ['d', 'd_repeat', 'd_repeat_1']
     """
-    if weights not in ("share", "copy", "fresh"):
-        raise EditError(f'repeat: weights must be "share", "copy" or "fresh", got {weights!r}.')
+    if not is_one_of(weights, ("share", "copy", "fresh")):
+        raise EditError(
+            f'repeat: weights must be "share", "copy" or "fresh", got {shown(weights)}.'
+        )
     if not isinstance(times, Integral) or isinstance(times, bool) or times < 1:
         raise EditError(
             f"repeat: times says how often the block runs in all, from 1 on; got {times!r}."

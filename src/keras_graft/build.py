@@ -11,6 +11,8 @@ from keras_graft.body import dressed, lost_class
 from keras_graft.clone import clone
 from keras_graft.errors import BuildError, warn
 from keras_graft.graph import Graph
+from keras_graft.naming import is_one_of
+from keras_graft.printable import shown
 
 
 def build(
@@ -57,8 +59,8 @@ def build(
         raise BuildError(
             f"build takes a keras_graft.Graph, got {type(graph).__name__}; kg.read(model) gives one."
         )
-    if weights not in ("share", "copy", "fresh"):
-        raise BuildError(f'weights must be "share", "copy" or "fresh", got {weights!r}.')
+    if not is_one_of(weights, ("share", "copy", "fresh")):
+        raise BuildError(f'weights must be "share", "copy" or "fresh", got {shown(weights)}.')
     if weights != "share":
         graph = clone(graph, weights=weights)
     built = assemble(graph, name)

@@ -16,8 +16,9 @@ from keras_graft.call import mapped
 from keras_graft.copies import again, pair_weights
 from keras_graft.errors import GraftError, WeightsError
 from keras_graft.graph import Graph
+from keras_graft.naming import is_one_of
 from keras_graft.node import Node, Template
-from keras_graft.printable import quoted, words_of
+from keras_graft.printable import quoted, shown, words_of
 from keras_graft.read import read
 from keras_graft.select import listed, select
 
@@ -90,8 +91,8 @@ def clone(
 
 def check_weights(weights: Any, seed: Any = None) -> None:
     """Refuse what `weights=` cannot be."""
-    if weights not in ("copy", "fresh"):
-        raise WeightsError(f'weights must be "copy" or "fresh", got {weights!r}.')
+    if not is_one_of(weights, ("copy", "fresh")):
+        raise WeightsError(f'weights must be "copy" or "fresh", got {shown(weights)}.')
     if seed is not None and weights != "fresh":
         raise WeightsError('seed= is for weights="fresh": a copy draws nothing.')
 

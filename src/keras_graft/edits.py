@@ -15,6 +15,7 @@ from keras_graft.errors import EditError
 from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
+from keras_graft.naming import is_one_of
 from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
@@ -77,8 +78,8 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
     >>> [layer.name for layer in new.layers], new.get_layer("d") is model.get_layer("d")
     (['x', 'd', 'gelu'], True)
     """
-    if weights not in (None, "keep"):
-        raise EditError(f'replace: weights must be "keep" or None, got {weights!r}.')
+    if weights is not None and not is_one_of(weights, ("keep",)):
+        raise EditError(f'replace: weights must be "keep" or None, got {shown(weights)}.')
     old = read(model)
     what = _New(new, is_exact(old, target), "replace")
     keep: dict[int, Any] = {}

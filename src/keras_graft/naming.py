@@ -46,6 +46,11 @@ class Names:
         return new
 
 
+def is_one_of(thing: object, choices: Iterable[str]) -> bool:
+    """Whether what a user gave is one of some words; of a list or an array too it is only no."""
+    return isinstance(thing, str) and thing in choices
+
+
 def safe(name: str) -> str:
     """Return `name` with only the characters that every backend takes in a layer's name.
 
