@@ -147,11 +147,10 @@ def test_a_kernel_that_is_right_as_it_is_can_be_said_to_be(tmp_path):
 # -- nothing in common ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [lambda: dense(4, 5, 6), lambda: small(9, 8)])
+@pytest.mark.parametrize("target", [lambda: small(), lambda: dense(9, 8, name="small")])
 def test_a_transplant_that_does_nothing_is_refused(target):
-    target = target()
-    text = refused(small(), target, strict=False)
-    assert text.startswith(f"transplant: nothing is copied from 'small' to {target.name!r}.")
+    text = refused(dense(4, 5), target(), strict=False)
+    assert text.startswith("transplant: nothing is copied from 'm' to 'small'.")
     assert "The way out: resize=" in text and "strict=False" not in text
 
 
@@ -190,9 +189,8 @@ def test_rows_that_stand_for_other_words(make, tokens):
     source, target = looked_up(make(0)), looked_up(make(1))
     own = row(target, tokens[1][2])
     text = refused(source, target)
-    assert (
-        f"'emb/embeddings': (7, 4) in the source, (7, 4) in the target: {type(make(0)).__name__} "
-    )
+    kind = type(make(0)).__name__
+    assert f"'emb/embeddings': (7, 4) in the source, (7, 4) in the target: {kind} 'words'" in text
     assert (
         "'words' in front of it in the source has another vocabulary than 'words' in the target"
         in text
@@ -203,7 +201,7 @@ def test_rows_that_stand_for_other_words(make, tokens):
     assert "'emb/embeddings'" in str(kg.transplant(source, target, strict=False).mismatched)
     rule = eval(hint, {"kg": kg, "source": source, "target": target})
     report = kg.transplant(source, target, resize=rule)
-    assert [m.rule for m in report.moved] == ["tokens(4 kept, 3 new)", None, None]
+    assert [m.rule for m in report.moved] == ["tokens(4 kept, 1 new)", None, None]
     for token in set(tokens[0]) & set(tokens[1]):
         equal(row(source, token), row(target, token))
     equal(own, row(target, tokens[1][2]))
@@ -237,7 +235,7 @@ def test_words_in_a_layer_that_is_closed():
     class Closed(layers.Layer):
         def __init__(self, i, **kwargs):
             super().__init__(**kwargs)
-            self.words = layers.StringLookup(vocabulary=WORDS[i])
+            self.words = layers.IntegerLookup(vocabulary=NUMBERS[i])
             self.emb = layers.Embedding(5, 4)
 
         def build(self, shape):
@@ -247,7 +245,7 @@ def test_words_in_a_layer_that_is_closed():
             return self.emb(self.words(x))
 
     def model(i):
-        x = keras.Input((3,), dtype="string", name="x")
+        x = keras.Input((3,), dtype="int64", name="x")
         return keras.Model(x, Closed(i, name="closed")(x), name="m")
 
     assert "has another vocabulary" in refused(model(0), model(1))
@@ -266,8 +264,6 @@ def test_a_kernel_behind_counted_words():
     )
     old, new = source.get_layer("words"), target.get_layer("words")
     kg.transplant(source, target, resize=kg.resize.tokens(old, new, fresh="zeros"))
-    x = keras.ops.convert_to_tensor(np.array([["a", "d", "c"]], dtype=object)) if False else None
-    assert x is None
     kernels = [arrays([m.get_layer("out").kernel])[0] for m in (source, target)]
     equal(kernels[0][[0, 4, 3, 1]], kernels[1][[0, 1, 2, 4]])
     assert not kernels[1][3].any()

@@ -11,7 +11,8 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.addresses import Place, Weight, paired, unclear
 from keras_graft.errors import WeightsError
-from keras_graft.naming import nearest
+from keras_graft.naming import is_one_of, nearest
+from keras_graft.printable import shown
 from keras_graft.select import listed
 
 Match = str | Callable[[str, Any], str | None]
@@ -28,13 +29,13 @@ def matched(source: Place, target: Place, match: Match) -> Pairs:
     """
     if callable(match):
         return _by_function(source, target, match)
-    if match == "name":
-        return _by_name(source, target)
-    if match not in MATCHES:
+    if not is_one_of(match, MATCHES):
         raise WeightsError(
-            f"transplant: match={match!r} is none of {', '.join(map(repr, MATCHES))}, and no "
+            f"transplant: match={shown(match)} is none of {', '.join(map(repr, MATCHES))}, and no "
             "function of a target's address and variable that gives the source's address."
         )
+    if match == "name":
+        return _by_name(source, target)
     mine, its = target.weights(), source.weights()
     if any(w.variable is None for w in its):
         raise WeightsError(

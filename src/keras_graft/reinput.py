@@ -12,9 +12,9 @@ import keras
 from keras_graft.channels import RULES, Rule
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
-from keras_graft.naming import nearest
+from keras_graft.naming import is_one_of, nearest
 from keras_graft.node import Spec
-from keras_graft.printable import words_of
+from keras_graft.printable import shown, words_of
 from keras_graft.read import read
 from keras_graft.refit import Refit
 from keras_graft.select import listed
@@ -79,10 +79,10 @@ def reinput(
     """
     if shape is None and batch_shape is None and dtype is None:
         raise EditError("reinput: give shape=..., batch_shape=... or dtype=...")
-    if not (channels is None or callable(channels) or channels in RULES):
+    if not (channels is None or callable(channels) or is_one_of(channels, RULES)):
         raise EditError(
             f"reinput: channels must be one of {', '.join(map(repr, RULES))} or a function of the "
-            f"kernel and the new number of channels, got {channels!r}."
+            f"kernel and the new number of channels, got {shown(channels)}."
         )
     graph = read(model)
     specs = _specs(graph, shape, batch_shape, dtype)

@@ -22,6 +22,7 @@ from keras_graft.channels import RULES, adapted, channel_axis
 from keras_graft.errors import WeightsError
 from keras_graft.layouts import axes_from_torch
 from keras_graft.lookups import ids_by_token
+from keras_graft.naming import is_one_of
 from keras_graft.positions import positions
 from keras_graft.printable import shown
 from keras_graft.rule import Rule, Shape, changed_axes
@@ -44,9 +45,9 @@ def channels(rule: Any) -> Rule:
     >>> rule
     channels('mean')
     """
-    if not callable(rule) and rule not in RULES:
+    if not callable(rule) and not is_one_of(rule, RULES):
         raise WeightsError(
-            f"resize.channels: {rule!r} is no rule; there are {', '.join(map(repr, RULES))}, or a "
+            f"resize.channels: {shown(rule)} is no rule; there are {', '.join(map(repr, RULES))}, or a "
             "function of the kernel and the new number of channels."
         )
 
@@ -242,8 +243,8 @@ def _picks(ids: np.ndarray, new: str) -> Callable[[str], bool]:
 
 
 def _ids(rule: str, keep: Sequence[int | None], new: str) -> np.ndarray:
-    if new not in ("own", "mean", "zeros"):
-        raise WeightsError(f'resize.{rule}: new={new!r} is none of "own", "mean", "zeros".')
+    if not is_one_of(new, "own", "mean", "zeros"):
+        raise WeightsError(f'resize.{rule}: new={shown(new)} is none of "own", "mean", "zeros".')
     try:
         keep = keep if isinstance(keep, Mapping) else list(keep)
         ids = [-1 if k is None else operator.index(k) for k in keep]

@@ -12,7 +12,7 @@ from keras_graft import resize as resize_rules
 from keras_graft.addresses import Place, Weight
 from keras_graft.errors import WeightsError
 from keras_graft.naming import nearest
-from keras_graft.printable import words_of
+from keras_graft.printable import shown, words_of
 from keras_graft.select import listed
 
 Rule = Callable[[Any, tuple[int, ...], Weight], Any]
@@ -38,7 +38,7 @@ class Rules:
         self._rules = [(glob, rule) for glob, rules in given for rule in _flat(rules)]
         for glob, rule in self._rules:
             if not callable(rule):
-                raise WeightsError(f"transplant: resize= holds {rule!r}, which is no rule.")
+                raise WeightsError(f"transplant: resize= holds {shown(rule)}, which is no rule.")
             if any(rule is known for known in vars(resize_rules).values()):
                 raise WeightsError(
                     f"transplant: resize= holds resize.{rule.__name__} itself. Call it for a rule: "
@@ -46,7 +46,7 @@ class Rules:
                 )
             if not isinstance(glob, str):
                 raise WeightsError(
-                    f"transplant: resize= names {glob!r}, and globs of addresses are texts: "
+                    f"transplant: resize= names {shown(glob)}, and globs of addresses are texts: "
                     "resize={'head': rule}."
                 )
             check_glob(glob, [w.address for w in into.weights()], "resize")

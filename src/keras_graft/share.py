@@ -13,8 +13,9 @@ from keras_graft.build import like
 from keras_graft.clone import Weights, check_weights, duplicate
 from keras_graft.errors import WeightsError
 from keras_graft.exchange import calls_of, exchanged
-from keras_graft.naming import Names
+from keras_graft.naming import Names, is_one_of
 from keras_graft.node import Node
+from keras_graft.printable import shown
 from keras_graft.read import read
 from keras_graft.select import listed, select
 from keras_graft.ties import retied
@@ -90,8 +91,8 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
     >>> kg.share(keras.Model(x, y), ["a", "b"]).count_params()
     20
     """
-    if weights not in ("first", "mean"):
-        raise WeightsError(f'share: weights must be "first" or "mean", got {weights!r}.')
+    if not is_one_of(weights, "first", "mean"):
+        raise WeightsError(f'share: weights must be "first" or "mean", got {shown(weights)}.')
     graph = read(model)
     if isinstance(layers, Iterable) and not isinstance(layers, str):
         layers = list(layers)

@@ -12,8 +12,9 @@ from keras_graft.build import like
 from keras_graft.errors import EditError, WeightsError
 from keras_graft.exchange import calls_of, exchanged
 from keras_graft.graph import Graph
+from keras_graft.naming import is_one_of
 from keras_graft.node import Node
-from keras_graft.printable import quoted, words_of
+from keras_graft.printable import quoted, shown, words_of
 from keras_graft.read import read
 from keras_graft.select import everything, listed, tied
 from keras_graft.weights import Weight, find_weight
@@ -119,11 +120,16 @@ def register_transform(
             that it cannot take.
 
     Raises:
-        WeightsError: If the name is taken by another.
+        WeightsError: If the name is taken by another, or something else was given.
 
     >>> import keras, keras_graft as kg
     >>> kg.register_transform("negative", lambda x: -x, lambda x: -x, lambda shape: shape)
     """
+    if not isinstance(name, str) or not all(map(callable, (forward, inverse, shape))):
+        raise WeightsError(
+            "register_transform: it takes a name and three functions, got "
+            f"{shown(name)}, {shown(forward)}, {shown(inverse)}, {shown(shape)}."
+        )
     old = _keras.TRANSFORMS.get(name)
     pairs = (
         ()
@@ -314,9 +320,9 @@ def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
         )
     if to.layer is of.layer and to.owner is of.owner:
         raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")
-    if transform is not None and transform not in _keras.TRANSFORMS:
+    if transform is not None and not is_one_of(transform, _keras.TRANSFORMS):
         raise WeightsError(
-            f"{verb}: no transform {transform!r}; there are {listed(_keras.TRANSFORMS)}. "
+            f"{verb}: no transform {shown(transform)}; there are {listed(_keras.TRANSFORMS)}. "
             "kg.register_transform adds one."
         )
     have, want = tuple(of.variable.shape), tuple(to.variable.shape)

@@ -17,6 +17,7 @@ from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
 from keras_graft.meaning import Meaning
+from keras_graft.printable import shown
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
 from keras_graft.stored import stored
 from keras_graft.suggested import suggestions
@@ -321,7 +322,7 @@ def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list
     for glob in globs:
         if not isinstance(glob, str):
             raise WeightsError(
-                f"transplant: keep= holds {glob!r}, and names weights or layers of the target by "
+                f"transplant: keep= holds {shown(glob)}, and names weights or layers of the target by "
                 'their addresses: keep="head", or a list of such.'
             )
         known = [w.address for w in (*into.weights(), *origin.weights())]

@@ -1,0 +1,49 @@
+"""Arguments that are one of a few words: whatever else is given is refused with our errors."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_graft as kg
+
+
+def model():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
+    return keras.Model(x, layers.Dense(4, name="c")(y), name="m")
+
+
+CALLS = {
+    "clone": lambda m, value: kg.clone(m, weights=value),
+    "build": lambda m, value: kg.build(kg.read(m), weights=value),
+    "repeat": lambda m, value: kg.repeat(m, "a", "b", 2, weights=value),
+    "replace": lambda m, value: kg.replace(m, "a", layers.Dense(4), weights=value),
+    "share": lambda m, value: kg.share(m, ["a", "b"], weights=value),
+    "tie": lambda m, value: kg.tie(m, "b.kernel", "a.kernel", transform=value),
+    "register_transform": lambda m, value: kg.register_transform(value, abs, abs, abs),
+    "register_transform of": lambda m, value: kg.register_transform("any", value, abs, abs),
+    "transplant match": lambda m, value: kg.transplant(m, model(), match=value),
+    "transplant keep": lambda m, value: kg.transplant(m, model(), keep=[value]),
+    "transplant resize": lambda m, value: kg.transplant(m, model(), resize=[value]),
+    "transplant globs": lambda m, value: kg.transplant(m, model(), resize={"a": [value]}),
+    "channels": lambda m, value: kg.resize.channels(value),
+    "vocabulary": lambda m, value: kg.resize.vocabulary([0], new=value),
+    "tokens": lambda m, value: kg.resize.tokens(["a"], ["a"], fresh=value),
+    "positions": lambda m, value: kg.resize.positions(prefix=value),
+    "transpose": lambda m, value: kg.resize.transpose(value),
+    "reinput": lambda m, value: kg.reinput(m, (6,), channels=value),
+}
+
+
+@pytest.mark.parametrize("value", [[], {}, np.ones(3), {"a": {1}}, b"copy", 1.5, "Copy"], ids=str)
+@pytest.mark.parametrize("call", sorted(CALLS))
+def test_what_is_none_of_the_words_is_refused(call, value):
+    made = model()
+    before = [v.path for v in made.variables]
+    if call == "register_transform" and isinstance(value, str):
+        return  # a name
+    with pytest.raises(kg.GraftError) as caught:
+        CALLS[call](made, value)
+    assert len(str(caught.value)) < 1000
+    assert [v.path for v in made.variables] == before
