@@ -251,6 +251,9 @@ class Node(_Handle):
         unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
             its outputs. The first stands for the second outside: something that other nodes
             depend on, and that no tensor gives as long as the nested model is closed.
+        untried: None for a call that is known to run on what it reads. For one that reads other
+            specs than before, or that is new and says of itself what it gives: the specs that it
+            is known to run on, empty if there are none.
     """
 
     operation: Any
@@ -262,6 +265,7 @@ class Node(_Handle):
     entries: tuple[Entry, ...] = ()
     trains: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
+    untried: tuple[Spec | None, ...] | None = None
     key: Any = dataclasses.field(default_factory=_Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
@@ -272,7 +276,7 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.unseen, self.key, graph, scope,
+            self.entries, self.trains, self.unseen, self.untried, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -393,6 +397,7 @@ def copied(
                     node.entries,
                     node.trains,
                     tuple((mapping[old], inside) for old, inside in node.unseen),
+                    node.untried,
                 )  # fmt: skip
             )
         )
