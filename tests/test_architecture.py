@@ -18,7 +18,7 @@ PURE = [
 WITH_KERAS = [
     "_keras/configs", "_keras/graphs", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/inside", "_keras/copying", "_keras/tied_variable",
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "layers/frozen",
-    "layers/tied_dense", "call", "symbolic", "level", "read", "trial", "infer", "assemble", "copies", "clone",
+    "layers/tied_dense", "call", "symbolic", "level", "read", "abstract", "trial", "infer", "assemble", "copies", "clone",
     "build", "depth", "exchange", "weights", "ties", "share", "new", "edits", "blocks", "freeze", "channels", "refit", "reinput",
     "files", "addresses", "resize", "rules", "matching", "stored", "transplant", "optimizer",
     "api", "recipes/_arguments", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",

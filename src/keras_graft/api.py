@@ -10,6 +10,10 @@ from keras_graft.cuts import Cuts
 from keras_graft.cuts import cuts as _cuts
 from keras_graft.diff import Diff
 from keras_graft.diff import diff as _diff
+from keras_graft.errors import BuildError, JoinError
+from keras_graft.graph import Graph
+from keras_graft.infer import infer
+from keras_graft.node import Node
 from keras_graft.read import read
 from keras_graft.select import Selection
 from keras_graft.select import select as _select
@@ -92,8 +96,18 @@ def join(*stages: Any) -> Any:
     Raises:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
     """
-    graph = _subgraph.join(*(read(stage) for stage in stages))
+    try:
+        graph = infer(_subgraph.join(*(read(stage) for stage in stages)), way_out=_between)
+    except BuildError as error:
+        raise JoinError(f"join: {error}") from error
     return like(stages[0], graph)
+
+
+def _between(graph: Graph, node: Node, wanted: str) -> str:
+    return (
+        f"The way out: put a model between the stages that makes what {node.label!r} takes, "
+        f"{wanted}, of what the one before gives: kg.join(one, between, other)."
+    )
 
 
 def cuts(model: Any) -> Cuts:

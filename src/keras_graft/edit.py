@@ -7,6 +7,7 @@ comes here as nodes; so do the specs, which are inferred again where they change
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from keras_graft.errors import EditError, GraphError
@@ -19,6 +20,9 @@ Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
 
+WayOut = Callable[[Graph, Node, str], str]
+"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
+
 Infer = Callable[..., Graph]
 """Infers the specs of a graph anew where they changed, up to a position if one is given."""
 
@@ -30,9 +34,9 @@ class _Patch:
     be about to go, and would not take what it reads now.
     """
 
-    def __init__(self, graph: Graph, infer: Infer) -> None:
+    def __init__(self, graph: Graph, infer: Infer, way_out: WayOut) -> None:
         self.graph = graph
-        self._infer = infer
+        self._infer = functools.partial(infer, way_out=way_out)
         self._instead: dict[Node, list[Node]] = {}
         self._reads: dict[Value, Value] = {}
         self._read_as: dict[Value, list[Value]] = {}  # the other way round
@@ -112,7 +116,8 @@ class _Patch:
 
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
     """Put something else in the places of nodes."""
-    patch = _Patch(graph, infer)
+    old_labels = [graph.label(node) for node in nodes]
+    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too"))
     for old in sorted(nodes, key=graph.position):
         node = patch.node(old)
         steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
@@ -129,7 +134,7 @@ def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Grap
 
 def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) -> Graph:
     """Put something behind values: all that read one of them read what comes out."""
-    patch = _Patch(graph, infer)
+    patch = _Patch(graph, infer, _in_its_place)
     for old in values:
         value = patch.value(old)
         # It reads the value itself, so that an insertion never feeds itself.
@@ -143,7 +148,7 @@ def insert_before(
     graph: Graph, edges: Sequence[tuple[Node, Sequence[int]]], put: Put, infer: Infer
 ) -> Graph:
     """Put something before nodes, at one of their inputs each (at several places of one value)."""
-    patch = _Patch(graph, infer)
+    patch = _Patch(graph, infer, _in_its_place)
     for old, places in edges:
         node = patch.node(old)
         value = patch.now(node.inputs[places[0]])
@@ -160,7 +165,11 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
         EditError: If it is not clear which input passes through, or if the specs of that input
             and of the output differ and `keep` does not say that this is meant.
     """
-    patch = _Patch(graph, infer)
+    way_out = _with_it(
+        [graph.label(node) for node in nodes],
+        "put a new {} in its place, and keras.layers.Identity() where something is to go",
+    )
+    patch = _Patch(graph, infer, way_out)
     for old, place in sorted(
         zip(nodes, keep, strict=True), key=lambda pair: graph.position(pair[0])
     ):
@@ -201,7 +210,48 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
         raise EditError(f"rewire {{{pairs}}}: {error}") from error
     dropped = [old for old in reads if old not in graph.inputs]
-    return swept(infer(result), dropped)
+    names = [graph.label(value) for value in reads.values()]
+    return swept(infer(result, way_out=_reading(names)), dropped)
+
+
+def _with_it(labels: Sequence[str], what: str) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        if not wanted:
+            return _new_one(node)
+        names = ", ".join(f'"{label}"' for label in (*labels[:3], node.label))
+        return (
+            f"The way out: {what.format(node.kind)}, in one step: kg.replace(model, [{names}], "
+            f"lambda node: ...), which is asked for each; or let it read {wanted}, as before."
+        )
+
+    return way_out
+
+
+def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
+    if not wanted:
+        return _new_one(node)
+    return (
+        f"The way out: put in what comes in and a new {node.kind} behind it in one step: "
+        f'kg.replace(model, "{node.label}", lambda x: ...); or let it read {wanted}, as before.'
+    )
+
+
+def _reading(labels: Sequence[str]) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        return (
+            f"The way out: put a new {node.kind} there that reads the other value, in one step: "
+            f'kg.replace(model, "{node.label}", lambda x: new(y)), where y is the tensor of '
+            f"{listed(labels)} in the model; or let it read {wanted}, as before."
+        )
+
+    return way_out
+
+
+def _new_one(node: Node) -> str:
+    return (
+        f"The way out: put in a {node.kind} that was not called before: it is built for what it "
+        "reads there."
+    )
 
 
 def _alike(one: Value, other: Value) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_graft import _keras
+from keras_graft.abstract import Failure
 from keras_graft.call import filled, mapped
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.index import Position
 from keras_graft.node import Node, Slot, Spec, Template, Value
 from keras_graft.read import trace
-from keras_graft.trial import Failure, told, trial
+from keras_graft.trial import told, trial
 
 WayOut = Callable[[Graph, Node, str], str]
 """Says what to do instead, of a call that cannot run and of the specs that it takes."""
@@ -225,7 +226,7 @@ def _does_not_take(
         + "\n".join(lines)
         + f"\nKeras says: {error}\n"
         + way_out(graph, node, _wanted([value.spec for value in node.inputs]))
-    )
+    ).rstrip()
 
 
 def _cannot_run(graph: Graph, failure: Failure, way_out: WayOut) -> str:

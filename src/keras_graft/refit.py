@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_graft.abstract import Impossible
 from keras_graft.build import build
 from keras_graft.channels import RULES, Rule, channel_axis, with_channels
 from keras_graft.errors import BuildError, EditError
@@ -96,16 +97,22 @@ class Refit:
 
         result = graph.replace(inputs=inputs)
         try:
-            result = infer(result, fit, run=False)
+            result = infer(result, fit, run=False, way_out=lambda *_: "")
             # The calls that nothing new reached are to call the same model as the others.
             while left := [n for n in result.steps if id(n.operation) in self._wanted]:
                 instead = {n: [self._nested(n, n.inputs, path)] for n in left}
-                result = infer(result.spliced(instead, {}), fit, run=False)
+                result = infer(result.spliced(instead, {}), fit, run=False, way_out=lambda *_: "")
         except BuildError as error:
             raise EditError(self._refusal(*at[0], str(error), path)) from error
         # Masks may have been made anew, and names are free again that the old models had.
         result = result.replace(nodes=pruned(result).steps).settled()
-        failure = trial(result, before=known)
+        try:
+            failure = trial(result, before=known)
+        except Impossible as error:
+            kinds = [[v.spec and v.spec.dtype for v in level.inputs] for level in (graph, result)]
+            if kinds[0] != kinds[1]:
+                raise EditError(f"reinput: {error}") from error
+            failure = None  # such as text, where only TensorFlow has any
         if failure is not None:
             raise EditError(self._refusal(result, failure.node, told(result, failure), path))
         return tried(result, [node for node in result.steps if node.untried is not None])
