@@ -105,7 +105,7 @@ class Walk:
             self._known.update(self._announced(node))
             return None
         inside, error = self._inside(node, error)
-        return Failure(node, self._given, _reason(error), inside)
+        return Failure(node, self._given, reason_of(error), inside)
 
     def _on_data(self, node: Node) -> Failure | None:
         if node.untried is None or any(v not in self._known for v in node.inputs):
@@ -126,6 +126,13 @@ class Walk:
         """Whether a call did not run on what it read before either: then it tells nothing."""
         if not node.untried or any(is_odd(spec) for spec in node.untried):
             return False
+        if any(
+            old is None and now is not None
+            for spec, value in zip(node.untried, node.inputs, strict=True)
+            if spec is not None and value.spec is not None
+            for old, now in zip(spec.shape[1:], value.spec.shape[1:], strict=False)
+        ):
+            return False  # of which size it ran on before, nothing is known
         outputs = tuple(value.with_spec(None) for value in node.outputs)
         node = node.replace(outputs=outputs)
         return all(isinstance(self._alone(node, tensors), Exception) for tensors in self._old(node))
@@ -248,7 +255,8 @@ class _Run(keras.Operation):
     @staticmethod
     def _outputs(node: Node, inputs: Sequence[Any]) -> list[tuple[Value, Any]]:
         args, kwargs = filled(node.template, inputs)
-        outputs = keras.tree.flatten(node.operation(*args, **kwargs))
+        with _keras.inner_call():
+            outputs = keras.tree.flatten(node.operation(*args, **kwargs))
         for value, tensor in zip(node.outputs, outputs, strict=True):
             said, given = value.spec, tuple(tensor.shape)
             if said is not None and not alike(said.shape, given):
@@ -340,5 +348,6 @@ def _whole(tensor: Any) -> Shape:
     return tuple(SIZES[0] if d is None else d for d in tensor.shape)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return what an error says, without what Keras adds to it."""
     return _NOISE.sub("", str(error)).strip() or type(error).__name__

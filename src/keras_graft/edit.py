@@ -14,6 +14,7 @@ from keras_graft.errors import EditError, GraphError
 from keras_graft.flow import in_order, read_places, swept
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
+from keras_graft.parameters import weights_of
 from keras_graft.select import listed
 
 Made = tuple[list[Node], list[Value]]
@@ -117,7 +118,7 @@ class _Patch:
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
     """Put something else in the places of nodes."""
     old_labels = [graph.label(node) for node in nodes]
-    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too"))
+    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too, in one step"))
     for old in sorted(nodes, key=graph.position):
         node = patch.node(old)
         steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
@@ -167,7 +168,7 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
     """
     way_out = _with_it(
         [graph.label(node) for node in nodes],
-        "put a new {} in its place, and keras.layers.Identity() where something is to go",
+        "put a new {} in its place, and keras.layers.Identity() where something goes, in one step",
     )
     patch = _Patch(graph, infer, way_out)
     for old, place in sorted(
@@ -216,42 +217,41 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
 
 def _with_it(labels: Sequence[str], what: str) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
-        if not wanted:
-            return _new_one(node)
         names = ", ".join(f'"{label}"' for label in (*labels[:3], node.label))
-        return (
-            f"The way out: {what.format(node.kind)}, in one step: kg.replace(model, [{names}], "
-            f"lambda node: ...), which is asked for each; or let it read {wanted}, as before."
+        return _either(
+            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), asked for each"
         )
 
     return way_out
 
 
 def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
-    if not wanted:
-        return _new_one(node)
-    return (
-        f"The way out: put in what comes in and a new {node.kind} behind it in one step: "
-        f'kg.replace(model, "{node.label}", lambda x: ...); or let it read {wanted}, as before.'
-    )
+    what = "put in what comes in and a new {} behind it in one step"
+    return _either(node, wanted, f'{what}: kg.replace(model, "{node.label}", lambda x: ...)')
 
 
 def _reading(labels: Sequence[str]) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
         return (
-            f"The way out: put a new {node.kind} there that reads the other value, in one step: "
-            f'kg.replace(model, "{node.label}", lambda x: new(y)), where y is the tensor of '
-            f"{listed(labels)} in the model; or let it read {wanted}, as before."
+            f"The way out: let it read {wanted}, as before: put what makes that of the other value "
+            f'behind it, kg.insert(model, new, after="{labels[0]}"), and let {node.label!r} read '
+            "what comes out."
         )
 
     return way_out
 
 
-def _new_one(node: Node) -> str:
-    return (
-        f"The way out: put in a {node.kind} that was not called before: it is built for what it "
-        "reads there."
-    )
+def _either(node: Node, wanted: str, new: str) -> str:
+    """Return the ways out: another operation there, or one that reads what it did before."""
+    if not wanted:
+        return (
+            f"The way out: put in a {node.kind} that was not called before: it is built for what it "
+            "reads there."
+        )
+    as_before = f"let it read {wanted}, as before"
+    if not weights_of(node.operation):
+        return f"The way out: {as_before}: put what makes that in front of it."
+    return f"The way out: {new.format(node.kind)}; or {as_before}."
 
 
 def _alike(one: Value, other: Value) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_graft import _keras
-from keras_graft.abstract import Failure
+from keras_graft.abstract import Failure, reason_of
 from keras_graft.call import filled, mapped
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
@@ -137,7 +137,8 @@ def _called(
 
     def run(*tensors: Any) -> Any:
         args, kwargs = filled(template, tensors)
-        return node.operation(*args, **kwargs)
+        with _keras.inner_call():
+            return node.operation(*args, **kwargs)
 
     try:
         traced = trace(run, inputs, masks)
@@ -224,7 +225,7 @@ def _does_not_take(
     return (
         f"{node.kind} {graph.label(node)!r} in graph {graph.name!r} does not take its inputs:\n"
         + "\n".join(lines)
-        + f"\nKeras says: {error}\n"
+        + f"\nKeras says: {reason_of(error)}\n"
         + way_out(graph, node, _wanted([value.spec for value in node.inputs]))
     ).rstrip()
 
@@ -236,12 +237,12 @@ def _cannot_run(graph: Graph, failure: Failure, way_out: WayOut) -> str:
 
 def _wanted(specs: Sequence[Spec | None]) -> str:
     """Return what a call takes, in words."""
-    return " and ".join(str(spec) for spec in specs if spec is not None)
+    return " and ".join(str(spec) for spec in dict.fromkeys(specs) if spec is not None)
 
 
 def _way_out(graph: Graph, node: Node, wanted: str) -> str:
     given = f"let it read {wanted}, as before; or " if wanted else ""
     return (
-        f"The way out: {given}put a new {node.kind} in its place in the same step, with what gives "
-        f'its input: kg.replace(model, "{node.label}", lambda x: ...).'
+        f"The way out: {given}put a new {node.kind} in its place, and what gives its input, in one "
+        f'step: kg.replace(model, "{node.label}", lambda x: ...).'
     )

@@ -77,6 +77,7 @@ from keras_graft._keras.tying import carry_out, own_variable, shared_copy, take_
 from keras_graft._keras.views import (
     View,
     call_as,
+    inner_call,
     own_call_context,
     own_seeds,
     sublayers,
@@ -156,6 +157,7 @@ __all__ = [
     "View",
     "own_call_context",
     "call_as",
+    "inner_call",
     "own_seeds",
     "sublayers",
     "view",
