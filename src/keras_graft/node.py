@@ -251,9 +251,8 @@ class Node(_Handle):
         unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
             its outputs. The first stands for the second outside: something that other nodes
             depend on, and that no tensor gives as long as the nested model is closed.
-        untried: None for a call that is known to run on what it reads. For one that reads other
-            specs than before, or that is new and says of itself what it gives: the specs that it
-            is known to run on, empty if there are none.
+        untried: None if it is known to run on what it reads; else the specs that it ran on before,
+            empty if there are none.
     """
 
     operation: Any
