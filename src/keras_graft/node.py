@@ -384,20 +384,10 @@ def copied(
             mask = None if old.mask is None else mapping.get(old.mask, old.mask)
             mapping[old] = Value(old.spec, old.name, old.optional, mask, old.origin)
         outputs = tuple(mapping[old] for old in node.outputs)
-        result.append(
-            change(
-                Node(
-                    node.operation,
-                    reading.template,
-                    reading.inputs,
-                    outputs,
-                    reading.hidden,
-                    node.nested,
-                    node.entries,
-                    node.trains,
-                    tuple((mapping[old], inside) for old, inside in node.unseen),
-                    node.untried,
-                )  # fmt: skip
-            )
-        )
+        unseen = tuple((mapping[old], inside) for old, inside in node.unseen)
+        copy = Node(
+            node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
+            node.entries, node.trains, unseen, node.untried,
+        )  # fmt: skip
+        result.append(change(copy))
     return result, mapping
