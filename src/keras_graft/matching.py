@@ -29,7 +29,7 @@ def matched(source: Place, target: Place, match: Match) -> Pairs:
     """
     if callable(match):
         return _by_function(source, target, match)
-    if not is_one_of(match, MATCHES):
+    if not is_one_of(match, *MATCHES):
         raise WeightsError(
             f"transplant: match={shown(match)} is none of {', '.join(map(repr, MATCHES))}, and no "
             "function of a target's address and variable that gives the source's address."

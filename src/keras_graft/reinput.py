@@ -79,7 +79,7 @@ def reinput(
     """
     if shape is None and batch_shape is None and dtype is None:
         raise EditError("reinput: give shape=..., batch_shape=... or dtype=...")
-    if not (channels is None or callable(channels) or is_one_of(channels, RULES)):
+    if not (channels is None or callable(channels) or is_one_of(channels, *RULES)):
         raise EditError(
             f"reinput: channels must be one of {', '.join(map(repr, RULES))} or a function of the "
             f"kernel and the new number of channels, got {shown(channels)}."

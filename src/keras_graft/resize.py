@@ -45,7 +45,7 @@ def channels(rule: Any) -> Rule:
     >>> rule
     channels('mean')
     """
-    if not callable(rule) and not is_one_of(rule, RULES):
+    if not callable(rule) and not is_one_of(rule, *RULES):
         raise WeightsError(
             f"resize.channels: {shown(rule)} is no rule; there are {', '.join(map(repr, RULES))}, or a "
             "function of the kernel and the new number of channels."

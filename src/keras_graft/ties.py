@@ -320,7 +320,7 @@ def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
         )
     if to.layer is of.layer and to.owner is of.owner:
         raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")
-    if transform is not None and not is_one_of(transform, _keras.TRANSFORMS):
+    if transform is not None and not is_one_of(transform, *_keras.TRANSFORMS):
         raise WeightsError(
             f"{verb}: no transform {shown(transform)}; there are {listed(_keras.TRANSFORMS)}. "
             "kg.register_transform adds one."
