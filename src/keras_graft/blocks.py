@@ -241,7 +241,7 @@ def repeat(
         level = infer(level)
         for start, stop in places:
             if start == stop:  # this node
-                start = _entering(level, level.value(stop))
+                start = _entering(level, level.value(stop))  # type: ignore[arg-type]
             level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
         return level
 

@@ -102,8 +102,7 @@ class _Handle(Copyable):
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        same = type(other) is type(self) and self.key is other.key  # type: ignore[attr-defined]
-        return same and self.scope == other.scope  # type: ignore[attr-defined]
+        return type(other) is type(self) and (self.key is other.key and self.scope == other.scope)  # type: ignore
 
     def __hash__(self) -> int:
         return hash(self.key)

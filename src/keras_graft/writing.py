@@ -99,6 +99,7 @@ def _rename(made: dict[Path, Path]) -> None:
 
 def _finish(journal: Path) -> None:
     """Rename what a journal lists, and remove it. It may come from anywhere: it names no path."""
+    pairs: dict[str, str] = {}
     try:
         pairs = json.loads(journal.read_text())
         fine = isinstance(pairs, dict) and all(
