@@ -35,6 +35,14 @@ def _timed(phase, info):
 gc.callbacks.append(_timed)
 
 
+def pytest_collection_modifyitems(items):
+    if keras.backend.backend() != "torch":
+        skip = pytest.mark.skip(reason="the same on every backend: runs on PyTorch")
+        for item in items:
+            if item.get_closest_marker("once"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(autouse=True)
 def _quick_collections():
     # What was imported, and what backends keep of all they compiled, is taken out of the garbage

@@ -10,6 +10,8 @@ import pytest
 
 import keras_graft
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [

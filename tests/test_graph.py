@@ -6,6 +6,8 @@ from keras_graft import GraphError, cuts
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Template, Value
 
+pytestmark = pytest.mark.once
+
 
 def chain(length):
     value = first = Value(Spec((None, 4)), "x")

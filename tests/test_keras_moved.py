@@ -12,6 +12,8 @@ import keras_graft as kg
 from keras_graft import _keras
 from keras_graft._keras import private
 
+pytestmark = pytest.mark.once
+
 HIDE = """
 import pkgutil, sys
 import keras
