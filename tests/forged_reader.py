@@ -64,16 +64,17 @@ def opened(path: Path, target: keras.Model) -> dict:
     return found
 
 
-def main(folder: Path, kind: str, count: int) -> None:
+def main(folder: Path, kinds: list[str], count: int) -> None:
     warnings.simplefilter("ignore")
     beside(folder)
     target = model()
-    for name, path in forged(kind, folder, count):
-        print(json.dumps({"name": name, "size": path.stat().st_size}), flush=True)
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = opened(path, target)
-        print(json.dumps(found), flush=True)
+    for kind in kinds:
+        for name, path in forged(kind, folder, count):
+            print(json.dumps({"name": name, "size": path.stat().st_size}), flush=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                found = opened(path, target)
+            print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))

@@ -244,6 +244,9 @@ def test_words_in_a_layer_that_is_closed():
         def call(self, x):
             return self.emb(self.words(x))
 
+        def compute_output_spec(self, x):
+            return keras.KerasTensor((*x.shape, 4), "float32")
+
     def model(i):
         x = keras.Input((3,), dtype="int64", name="x")
         return keras.Model(x, Closed(i, name="closed")(x), name="m")

@@ -71,8 +71,8 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int | tuple[int,
 
 def _both(prefix: Any) -> tuple[int, int] | None:
     """Return how many first positions are none in the source and in the target."""
-    pair = (prefix, prefix) if isinstance(prefix, Integral) else prefix
-    pair = tuple(pair) if isinstance(pair, Sequence) and not isinstance(pair, str) else ()
+    given = (prefix, prefix) if isinstance(prefix, Integral) else prefix
+    pair = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
     whole = [isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in pair]
     return (int(pair[0]), int(pair[1])) if whole == [True, True] else None
 
