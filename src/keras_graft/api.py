@@ -12,6 +12,11 @@ from keras_graft.cuts import Cuts
 from keras_graft.cuts import cuts as _cuts
 from keras_graft.diff import Diff
 from keras_graft.diff import diff as _diff
+from keras_graft.errors import BuildError, JoinError
+from keras_graft.graph import Graph
+from keras_graft.infer import infer
+from keras_graft.node import Node
+from keras_graft.printable import words_of
 from keras_graft.read import read
 from keras_graft.rejoin import rejoined
 from keras_graft.select import Selection
@@ -112,7 +117,18 @@ def join(*stages: Any) -> Any:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
     """
     graphs = [read(stage) for stage in stages]
-    return like(stages[0], rejoined(_subgraph.join(*graphs), graphs))
+    try:
+        graph = infer(_subgraph.join(*graphs), way_out=_between)
+    except BuildError as error:
+        raise JoinError(f"join: {words_of(error)}") from error
+    return like(stages[0], rejoined(graph, graphs))
+
+
+def _between(graph: Graph, node: Node, wanted: str) -> str:
+    return (
+        f"The way out: put a model between the stages that makes what {node.label!r} takes, "
+        f"{wanted}, of what the one before gives: kg.join(one, between, other)."
+    )
 
 
 def cuts(model: Any) -> Cuts:

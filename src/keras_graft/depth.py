@@ -86,7 +86,10 @@ class _Descent:
             model, nested = self._rebuilt(call, inside)
             # What it gives may have changed: it is to be inferred again.
             outputs = tuple(value.with_spec(None) for value in call.outputs)
-            instead[call] = [call.replace(operation=model, nested=nested, outputs=outputs)]
+            again = call.replace(operation=model, nested=nested, outputs=outputs)
+            if not _keeps_specs(call.nested, nested):
+                again = again.replace(untried=())
+            instead[call] = [again]
         if instead:
             graph = graph.spliced(instead, {})
         here = [place for place in places if not place[0].scope]
@@ -107,6 +110,17 @@ class _Descent:
             edited = self.run(nested, found)
             self._made[key] = (build(edited, name=model.name), edited)
         return self._made[key]
+
+
+def _keeps_specs(old: Graph | None, new: Graph) -> bool:
+    """Whether what is in both graphs has the same specs, and what is new gives what it reads."""
+    for node in new.steps:
+        read = [value.spec for value in node.inputs]
+        for value in node.outputs:
+            kept = old is not None and value in old
+            if value.spec not in ([old.known(value).spec] if kept else read):  # type: ignore
+                return False
+    return True
 
 
 def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place]]:

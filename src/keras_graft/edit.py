@@ -7,18 +7,23 @@ comes here as nodes; so do the specs, which are inferred again where they change
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from keras_graft.errors import EditError, GraphError
 from keras_graft.flow import in_order, read_places, swept
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
+from keras_graft.parameters import weights_of
 from keras_graft.printable import quoted, words_of
 from keras_graft.select import listed
 
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
+
+WayOut = Callable[[Graph, Node, str], str]
+"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
 
 Infer = Callable[..., Graph]
 """Infers the specs of a graph anew where they changed, up to a position if one is given."""
@@ -31,9 +36,9 @@ class _Patch:
     be about to go, and would not take what it reads now.
     """
 
-    def __init__(self, graph: Graph, infer: Infer) -> None:
+    def __init__(self, graph: Graph, infer: Infer, way_out: WayOut) -> None:
         self.graph = graph
-        self._infer = infer
+        self._infer = functools.partial(infer, way_out=way_out)
         self._instead: dict[Node, list[Node]] = {}
         self._reads: dict[Value, Value] = {}
         self._read_as: dict[Value, list[Value]] = {}  # the other way round
@@ -113,7 +118,8 @@ class _Patch:
 
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
     """Put something else in the places of nodes."""
-    patch = _Patch(graph, infer)
+    old_labels = [graph.label(node) for node in nodes]
+    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too, in one step"))
     for old in sorted(nodes, key=graph.position):
         node = patch.node(old)
         steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
@@ -130,7 +136,7 @@ def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Grap
 
 def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) -> Graph:
     """Put something behind values: all that read one of them read what comes out."""
-    patch = _Patch(graph, infer)
+    patch = _Patch(graph, infer, _in_its_place)
     for old in values:
         value = patch.value(old)
         # It reads the value itself, so that an insertion never feeds itself.
@@ -144,7 +150,7 @@ def insert_before(
     graph: Graph, edges: Sequence[tuple[Node, Sequence[int]]], put: Put, infer: Infer
 ) -> Graph:
     """Put something before nodes, at one of their inputs each (at several places of one value)."""
-    patch = _Patch(graph, infer)
+    patch = _Patch(graph, infer, _in_its_place)
     for old, places in edges:
         node = patch.node(old)
         value = patch.now(node.inputs[places[0]])
@@ -162,7 +168,11 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
             does not say which one passes through; if the specs of that input
             and of the output differ and `keep` does not say that this is meant.
     """
-    patch = _Patch(graph, infer)
+    way_out = _with_it(
+        [graph.label(node) for node in nodes],
+        "put a new {} in its place, and keras.layers.Identity() where something goes, in one step",
+    )
+    patch = _Patch(graph, infer, way_out)
     for old, place in sorted(
         zip(nodes, keep, strict=True), key=lambda pair: graph.position(pair[0])
     ):
@@ -200,7 +210,47 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
         raise EditError(f"rewire {{{pairs}}}: {words_of(error)}") from error
     dropped = [old for old in reads if old not in graph.inputs]
-    return swept(infer(result), dropped)
+    names = [graph.label(value) for value in reads.values()]
+    return swept(infer(result, way_out=_reading(names)), dropped)
+
+
+def _with_it(labels: Sequence[str], what: str) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        names = ", ".join(map(quoted, (*labels[:3], node.label)))
+        return _either(
+            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), asked for each"
+        )
+
+    return way_out
+
+
+def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
+    what = "put in what comes in and a new {} behind it in one step"
+    return _either(node, wanted, f"{what}: kg.replace(model, {quoted(node.label)}, lambda x: ...)")
+
+
+def _reading(labels: Sequence[str]) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        return (
+            f"The way out: let it read {wanted}, as before: put what makes that of the other value "
+            f"behind it, kg.insert(model, new, after={quoted(labels[0])}), and let {node.label!r} read "
+            "what comes out."
+        )
+
+    return way_out
+
+
+def _either(node: Node, wanted: str, new: str) -> str:
+    """Return the ways out: another operation there, or one that reads what it did before."""
+    if not wanted:
+        return (
+            f"The way out: put in a {node.kind} that was not called before: it is built for what it "
+            "reads there."
+        )
+    as_before = f"let it read {wanted}, as before"
+    if not weights_of(node.operation):
+        return f"The way out: {as_before}: put what makes that in front of it."
+    return f"The way out: {new.format(node.kind)}; or {as_before}."
 
 
 def passing(

@@ -32,7 +32,8 @@ def exchanged(
             if alike and here.nested is None:
                 instead[here] = [here.replace(operation=new(here))]
             else:
-                instead[here] = [called_anew(here, new(here))]
+                again = called_anew(here, new(here))
+                instead[here] = [again if alike else again.replace(untried=())]
                 settled = False
         result = level.spliced(instead, {})
         return result.settled() if settled else result

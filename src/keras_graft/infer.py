@@ -7,35 +7,65 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_graft import _keras
+from keras_graft.abstract import Failure, reason_of
 from keras_graft.call import filled, mapped
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
 from keras_graft.index import Position
-from keras_graft.node import Node, Slot, Template, Value
-from keras_graft.printable import words_of
+from keras_graft.node import Node, Slot, Spec, Template, Value
+from keras_graft.printable import quoted
 from keras_graft.read import trace
+from keras_graft.trial import told, trial
+
+WayOut = Callable[[Graph, Node, str], str]
+"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
 
 Fit = Callable[[Graph, Node, Sequence[Value]], Node]
 """Gives a node another operation for what it reads now, where it needs one."""
 
 
-def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -> Graph:
-    """Return the graph with the specs of all its values known, and the masks that go along.
+def infer(
+    graph: Graph,
+    fit: Fit | None = None,
+    until: Position | None = None,
+    run: bool = True,
+    way_out: WayOut | None = None,
+) -> Graph:
+    """Return the graph with the specs of all its values known, true, and the masks that go along.
 
     A node whose inputs have the specs and masks that it was recorded with gives what it gave;
     the others are called on symbolic tensors, as Keras would. An edit says which nodes it made,
-    so that in a large graph only they and what changes behind them are looked at.
+    so that in a large graph only they and what changes behind them are looked at. As Keras takes
+    much that cannot run, they are then run on abstract tensors, all together.
 
     Args:
         graph: The graph.
         fit: Asked for every node before it is called again.
         until: A position in the graph: nodes from there on wait for another time. What is about to
-            be replaced need not take what it would read now.
+            be replaced need not take what it would read now. Nothing runs yet.
+        run: Whether to run on abstract tensors what reads other specs than before.
+        way_out: Says what can be done instead; something general if None.
 
     Raises:
-        BuildError: If an operation does not take its inputs: the message names it, what gives
-            them, and the specs.
+        BuildError: If an operation does not take its inputs, or would not run, or not give what it
+            says: the message names it, what gives its inputs, the specs, and a way out.
     """
+    graph = _inferred(graph, fit, until, way_out or _way_out)
+    untried = [n for n in graph.steps if n.untried is not None] if run and until is None else []
+    if not untried:
+        return graph
+    failure = trial(graph, untried)
+    if failure is not None:
+        raise BuildError(_cannot_run(graph, failure, way_out or _way_out))
+    return tried(graph, untried)
+
+
+def tried(graph: Graph, nodes: Sequence[Node]) -> Graph:
+    """Return the graph with these calls known to run."""
+    return graph.spliced({n: [n.replace(untried=None)] for n in nodes}, {}).settled()
+
+
+def _inferred(graph: Graph, fit: Fit | None, until: Position | None, way_out: WayOut) -> Graph:
     if graph.stale == ():
         return graph
     stale = [node.key for node in graph.steps] if graph.stale is None else graph.stale
@@ -58,7 +88,8 @@ def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -
         inputs = tuple(now.get(v) or graph.known(v) for v in node.inputs)
         if _holds(node, inputs):
             continue
-        new = _called(graph, node if fit is None else fit(graph, node, inputs), inputs, known)
+        node = _renewed(node, inputs, fit and fit(graph, node, inputs))
+        new = _called(graph, node, inputs, known, way_out)
         instead[node] = new
         now.update((v, v) for step in new if step.key is not node.key for v in step.outputs)
         changed = next(n for n in new if n.key is node.key)
@@ -71,6 +102,17 @@ def infer(graph: Graph, fit: Fit | None = None, until: Position | None = None) -
     if instead:
         graph = graph.spliced(instead, {})
     return graph.settled(dict.fromkeys(key for _, key in waiting))
+
+
+def _renewed(node: Node, inputs: Sequence[Value], fitted: Node | None) -> Node:
+    """Return a node that is to be called again, with what it was last known to run on."""
+    if fitted is not None and fitted.operation is not node.operation:
+        return fitted.replace(untried=())
+    node = fitted or node
+    old = tuple(value.spec for value in node.inputs)
+    if node.untried is None and old != tuple(value.spec for value in inputs):
+        return node.replace(untried=old)
+    return node
 
 
 def _holds(node: Node, inputs: Sequence[Value]) -> bool:
@@ -86,8 +128,9 @@ def _holds(node: Node, inputs: Sequence[Value]) -> bool:
 
 
 def _called(
-    graph: Graph, node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None]
-) -> list[Node]:
+    graph: Graph, node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None],
+    way_out: WayOut,
+) -> list[Node]:  # fmt: skip
     """Call a node again on what it reads now; return it with the nodes that compute its masks."""
     template, inputs = with_masks_of(node, inputs, known)
     found = {i: known(v.mask) for i, v in enumerate(inputs) if v.mask is not None}
@@ -95,12 +138,13 @@ def _called(
 
     def run(*tensors: Any) -> Any:
         args, kwargs = filled(template, tensors)
-        return node.operation(*args, **kwargs)
+        with _keras.inner_call():
+            return node.operation(*args, **kwargs)
 
     try:
         traced = trace(run, inputs, masks)
     except Exception as error:
-        raise BuildError(_does_not_take(graph, graph.node(node), inputs, error)) from error
+        raise BuildError(_does_not_take(graph, graph.node(node), inputs, error, way_out)) from error
     mapping = dict(zip(traced.inputs, [*inputs, *masks.values()], strict=True))
     result = []
     for step in traced.steps:
@@ -116,7 +160,9 @@ def _called(
             outputs.append(mapping[new])
         step = step.reading(mapping)
         nested = _inside(node, step)
-        result.append(step.replace(key=node.key, outputs=tuple(outputs), nested=nested))
+        result.append(
+            step.replace(key=node.key, outputs=tuple(outputs), nested=nested, untried=node.untried)
+        )
     return result
 
 
@@ -168,7 +214,9 @@ def with_masks_of(
     return Template(node.template.args, kwargs), tuple(reads)
 
 
-def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exception) -> str:
+def _does_not_take(
+    graph: Graph, node: Node, inputs: Sequence[Value], error: Exception, way_out: WayOut
+) -> str:
     lines = []
     for old, new in zip(node.inputs, inputs, strict=True):
         producer = graph.producer(old)
@@ -178,5 +226,24 @@ def _does_not_take(graph: Graph, node: Node, inputs: Sequence[Value], error: Exc
     return (
         f"{node.kind} {graph.label(node)!r} in graph {graph.name!r} does not take its inputs:\n"
         + "\n".join(lines)
-        + f"\nKeras says: {words_of(error)}"
+        + f"\nKeras says: {reason_of(error)}\n"
+        + way_out(graph, node, _wanted([value.spec for value in node.inputs]))
+    ).rstrip()
+
+
+def _cannot_run(graph: Graph, failure: Failure, way_out: WayOut) -> str:
+    node = graph.node(failure.node)
+    return f"{told(graph, failure)}\n{way_out(graph, node, _wanted(node.untried or ()))}"
+
+
+def _wanted(specs: Sequence[Spec | None]) -> str:
+    """Return what a call takes, in words."""
+    return " and ".join(str(spec) for spec in dict.fromkeys(specs) if spec is not None)
+
+
+def _way_out(graph: Graph, node: Node, wanted: str) -> str:
+    given = f"let it read {wanted}, as before; or " if wanted else ""
+    return (
+        f"The way out: {given}put a new {node.kind} in its place, and what gives its input, in one "
+        f"step: kg.replace(model, {quoted(node.label)}, lambda x: ...)."
     )

@@ -20,6 +20,7 @@ from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.printable import shown, words_of
 from keras_graft.read import trace
 from keras_graft.select import find_tensor
+from keras_graft.trial import needs_trial
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,24 @@ def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value],
     except Exception as error:
         raise EditError(_does_not_take(new, place, error)) from error
     mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
-    nodes = [step.reading(mapping) for step in traced.steps]
+    nodes = [
+        step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
+        for step in (step.reading(mapping) for step in traced.steps)
+    ]
     outputs = [
         mapping[v] if v in mapping else v.masked(mapping).replace(origin=None)
         for v in traced.outputs
     ]
     return nodes, outputs, new if isinstance(new, keras.Layer) else None
+
+
+def _runs(graph: Graph, step: Node) -> bool:
+    """Whether an operation is called elsewhere on what it would read here."""
+    specs = [value.spec for value in step.inputs]
+    return any(
+        call.untried is None and [value.spec for value in call.inputs] == specs
+        for call in graph.calls(step.operation)
+    )
 
 
 def _here(graph: Graph, tensor: Any) -> Value | None:

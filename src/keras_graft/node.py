@@ -243,6 +243,8 @@ class Node(_Handle):
         unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
             its outputs. The first stands for the second outside: something that other nodes
             depend on, and that no tensor gives as long as the nested model is closed.
+        untried: None if it is known to run on what it reads; else the specs that it ran on before,
+            empty if there are none.
     """
 
     operation: Any
@@ -255,6 +257,7 @@ class Node(_Handle):
     trains: bool = False
     stays: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
+    untried: tuple[Spec | None, ...] | None = None
     key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
@@ -265,7 +268,8 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.stays, self.unseen, self.key, graph, scope,
+            self.entries, self.trains, self.stays, self.unseen, self.untried,
+            self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -379,20 +383,10 @@ def copied(
             mask = None if old.mask is None else mapping.get(old.mask, old.mask)
             mapping[old] = Value(old.spec, old.name, old.optional, mask, old.origin)
         outputs = tuple(mapping[old] for old in node.outputs)
-        result.append(
-            change(
-                Node(
-                    node.operation,
-                    reading.template,
-                    reading.inputs,
-                    outputs,
-                    reading.hidden,
-                    node.nested,
-                    node.entries,
-                    node.trains,
-                    node.stays,
-                    tuple((mapping[old], inside) for old, inside in node.unseen),
-                )  # fmt: skip
-            )
-        )
+        unseen = tuple((mapping[old], inside) for old, inside in node.unseen)
+        copy = Node(
+            node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
+            node.entries, node.trains, node.stays, unseen, node.untried,
+        )  # fmt: skip
+        result.append(change(copy))
     return result, mapping

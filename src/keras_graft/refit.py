@@ -7,17 +7,18 @@ from typing import Any
 
 import keras
 
+from keras_graft.abstract import Impossible
 from keras_graft.build import build
 from keras_graft.channels import RULES, Rule, channel_axis, with_channels
 from keras_graft.errors import BuildError, EditError
 from keras_graft.flow import pruned
 from keras_graft.graph import Graph
-from keras_graft.infer import infer
+from keras_graft.infer import infer, tried
 from keras_graft.node import Node, Spec, Value
 from keras_graft.printable import quoted
 from keras_graft.read import read
 from keras_graft.select import everything
-from keras_graft.trial import Failure, rows, trial
+from keras_graft.trial import rows, told, trial
 
 Specs = tuple[Spec, ...]
 _Shape = tuple[int | None, ...]
@@ -97,20 +98,25 @@ class Refit:
 
         result = graph.replace(inputs=inputs)
         try:
-            result = infer(result, fit)
+            result = infer(result, fit, run=False, way_out=lambda *_: "")
             # The calls that nothing new reached are to call the same model as the others.
             while left := [n for n in result.steps if id(n.operation) in self._wanted]:
                 instead = {n: [self._nested(n, n.inputs, path)] for n in left}
-                result = infer(result.spliced(instead, {}), fit)
+                result = infer(result.spliced(instead, {}), fit, run=False, way_out=lambda *_: "")
         except BuildError as error:
             raise EditError(self._refusal(*at[0], str(error), path)) from error
         # Masks may have been made anew, and names are free again that the old models had.
         result = result.replace(nodes=pruned(result).steps).settled()
-        failure = trial(result, known)
+        try:
+            failure = trial(result, before=known)
+        except Impossible as error:
+            kinds = [[v.spec and v.spec.dtype for v in level.inputs] for level in (graph, result)]
+            if kinds[0] != kinds[1]:
+                raise EditError(f"reinput: {error}") from error
+            failure = None  # such as text, where only TensorFlow has any
         if failure is not None:
-            told = _told(result, graph, failure)
-            raise EditError(self._refusal(result, failure.node, told, path))
-        return result
+            raise EditError(self._refusal(result, failure.node, told(result, failure), path))
+        return tried(result, [node for node in result.steps if node.untried is not None])
 
     def _fit(
         self, graph: Graph, node: Node, inputs: Sequence[Value], path: tuple[str, ...]
@@ -257,21 +263,4 @@ def _mixes(graph: Graph, node: Node, inputs: Sequence[Value], rows: int | None) 
         f"{node.kind} {graph.label(graph.node(node))!r} in graph {graph.name!r} would mix samples: "
         f"expected {old.spec} from {graph.label(old)!r}, found {new.spec}, of which it would make "
         f"{rows} rows for 2 samples."
-    )
-
-
-def _told(graph: Graph, before: Graph, failure: Failure) -> str:
-    node = graph.node(failure.node)
-    lines = []
-    for value, shape in zip(node.inputs, failure.shapes, strict=True):
-        producer = graph.producer(value)
-        source = "an input" if producer is None else f"node {graph.label(producer)!r}"
-        old = before.known(value).spec
-        lines.append(f"  {graph.label(value)!r} from {source}: expected {old}, found {shape}")
-    free = any(v.spec is None or None in v.spec.shape[1:] for v in graph.inputs)
-    tried = f"\nWhat may vary was tried at {', '.join(map(str, failure.given))}." if free else ""
-    return (
-        f"{node.kind} {node.label!r} in graph {graph.name!r} cannot run on its inputs:\n"
-        + "\n".join(lines)
-        + f"\n{failure.reason}{tried}"
     )

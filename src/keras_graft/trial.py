@@ -1,88 +1,192 @@
-"""Run a graph on abstract tensors: does it do what its specs say?
+"""Run calls on abstract tensors: do they do what their specs say?
 
 Keras's own inference believes the layers. Many say of themselves what shape they give without
 looking at their weights: a `LayerNormalization` or an LSTM takes any number of features then, and
 fails when it runs, or, where sizes of one meet others, gives a shape that it did not announce.
-Here every call runs as it would with data, without any: the backend traces it. (Where that does not
-tell, zeros run besides.)
+Here every call runs as it would with data, without any: the backend traces it. Where that does not
+tell, the one call runs on zeros.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
-from keras_graft.call import filled
-from keras_graft.errors import EditError
+from keras_graft import _keras
+from keras_graft.abstract import SIZES, Failure, Impossible, Shape, Walk, alike, is_odd, rows_of
+from keras_graft.flow import needed
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
-from keras_graft.printable import words_of
-
-Shape = tuple[int, ...]
-
-_SIZES = (8, 64, 256)
-"""What is tried for a dimension that may vary and of which no size was ever known."""
 
 _FACTORS = (2, 0.5)
 """By what a known size is multiplied for a dimension that may vary from now on."""
 
-_NOISE = re.compile(
-    r"\x1b\[\d*m|Exception encountered when calling .*|\n+Arguments received by[\s\S]*"
-)
+_ELEMENTWISE = (
+    "keras.src.layers.activations", "keras.src.layers.regularization", "keras.src.layers.core.identity",
+)  # fmt: skip
+"""Where Keras keeps the layers that change each number for itself."""
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A call that does not do what the graph says of it.
+def needs_trial(node: Node) -> bool:
+    """Whether a call that was just traced may give something else than it says.
 
-    Attributes:
-        node: The call.
-        shapes: The shapes that it read.
-        given: The shapes of the graph's inputs.
-        reason: What the backend says, or what the call gave instead.
+    Keras knows what some of its own layers and ops give: a layer that was built for what it reads,
+    one that changes each number for itself, an op that gives what it reads.
     """
-
-    node: Node
-    shapes: tuple[Shape, ...]
-    given: tuple[Shape, ...]
-    reason: str
+    operation, kind = node.operation, type(node.operation).__module__
+    specs = [value.spec for value in node.inputs]
+    if node.nested is not None:
+        return specs != [value.spec for value in node.nested.inputs]
+    if not kind.startswith("keras."):
+        return True
+    if not isinstance(operation, keras.Layer):
+        return any(out.spec not in specs for out in node.outputs) or len(set(specs)) != 1
+    if len(specs) != 1 or specs[0] is None or _keras.sublayers(operation):
+        return True
+    if not operation.weights:
+        return not kind.startswith(_ELEMENTWISE)
+    built = (operation.get_build_config() or {}).get("input_shape")
+    return built is None or not alike(tuple(built), specs[0].shape)
 
 
 def trial(
-    graph: Graph, before: Mapping[Value, Sequence[int | None] | None] | None = None
+    graph: Graph,
+    nodes: Sequence[Node] | None = None,
+    before: Mapping[Value, Sequence[int | None] | None] | None = None,
 ) -> Failure | None:
-    """Run a graph on abstract tensors of whole shapes.
+    """Run calls of a graph on abstract tensors of whole shapes.
 
-    A dimension that may vary must fit at some size: if it was fixed before, at another one.
+    A dimension that may vary must fit at some size: if it was fixed before, at another one. Only
+    calls that are `untried` can fail; what could not run before either is taken at its word.
 
     Args:
         graph: The graph, its specs inferred.
+        nodes: The calls to run; all if None. Where sizes are unknown, those before them run too.
         before: The shapes that the inputs had, where they were others.
 
     Returns:
         The first call that fails, if there is one at every size that was tried.
+
+    Raises:
+        Impossible: If the backend has no such tensors as the inputs are to be.
     """
-    specs = [value.spec for value in graph.inputs]
-    if any(spec is None or spec.sparse or spec.ragged for spec in specs):
-        return None  # nothing stands for such a tensor on every backend
-    old = [(before or {}).get(value.within(None)) or () for value in graph.inputs]
-    shapes = [tuple(spec.shape) for spec in specs if spec is not None]
-    batches = [s[0] for s in shapes if s and s[0]] or [s[0] + 1 for s in old if s and s[0]] or [2]
-    failure = None
-    for size, factor in itertools.product(_SIZES, _FACTORS):
-        tried = [
-            tuple(_size(d, i, was, batches[0], size, factor) for i, d in enumerate(shape))
-            for shape, was in zip(shapes, old, strict=True)
-        ]
-        failure = _attempt(graph, tried)
-        if failure is None or all(None not in shape[1:] for shape in shapes):
-            break
+    if nodes is None:
+        return _first(graph, graph.steps, before or {}, text=False)
+    steps = _with_sizes(graph, nodes)
+    try:
+        failure = _first(graph, steps, {})
+        if failure is not None:
+            # What it began with may not go together: only the inputs surely do.
+            ran = {node.key for node in (*needed(graph, failure.node.inputs), *steps)}
+            failure = _first(graph, [node for node in graph.steps if node.key in ran], {})
+    except Impossible:
+        return None
     return failure
+
+
+def _first(
+    graph: Graph,
+    steps: Sequence[Node],
+    before: Mapping[Value, Sequence[int | None] | None],
+    text: bool = True,
+) -> Failure | None:
+    """Return the first call that fails, if there is one at every size that is tried."""
+    sparse = any(v.spec is None or v.spec.sparse for v in graph.inputs)
+    starts = [v for v in _outside(graph, steps) if not is_odd(v.spec, sparse, text)]
+    failure = None
+    unsure = False
+    sizes = SIZES if before else (*_known_before(steps), *SIZES)
+    for shapes in _shapes(starts, before, sizes):
+        run = Walk(graph, dict(zip(starts, shapes, strict=True)), tuple(shapes))
+        failure = run.through(steps)
+        if failure is None and not run.unsure:
+            return None
+        unsure = unsure or failure is None
+    return None if unsure else failure
+
+
+def told(graph: Graph, failure: Failure) -> str:
+    """Return what is wrong: the call, what it reads and from where, and what it expected."""
+    node = graph.node(failure.node)
+    lines = []
+    expected = node.untried or [None] * len(node.inputs)
+    for value, old in zip(node.inputs, expected, strict=True):
+        producer = graph.producer(value)
+        source = "an input" if producer is None else f"node {graph.label(producer)!r}"
+        wanted = "" if old is None or old == value.spec else f"expected {old}, "
+        lines.append(f"  {graph.label(value)!r} from {source}: {wanted}found {value.spec}")
+    inside = f" ({'/'.join([node.label, *failure.inside])!r} inside it)" if failure.inside else ""
+    free = any(v.spec is None or None in v.spec.shape[1:] for v in node.inputs)
+    tried = f"\nWhat may vary was tried at {', '.join(map(str, failure.given))}." if free else ""
+    return (
+        f"{node.kind} {node.label!r} in graph {graph.name!r}{inside} cannot run on its inputs:\n"
+        + "\n".join(lines)
+        + f"\n{failure.reason}{tried}"
+    )
+
+
+def rows(node: Node, inputs: Sequence[Value]) -> int | None:
+    """Return how many rows a call gives for two samples, where its specs tell.
+
+    An op such as `ops.reshape(x, (-1, 50))` makes several rows of one sample, or one of several,
+    when the size of a sample is another; its spec says that the batch may vary, as before.
+    """
+    return rows_of(node, [value.spec for value in inputs], 2)
+
+
+def _with_sizes(graph: Graph, nodes: Sequence[Node]) -> Sequence[Node]:
+    """Return calls in order, and those before them where sizes are unknown.
+
+    Sizes that go together come from the inputs alone.
+    """
+    free = [
+        v
+        for v in _outside(graph, nodes)
+        if graph.producer(v) is not None and (v.spec is None or None in v.spec.shape[1:])
+    ]
+    if not free:
+        return nodes
+    ran = {node.key for node in (*needed(graph, free), *nodes)}
+    return [node for node in graph.steps if node.key in ran]
+
+
+def _outside(graph: Graph, steps: Sequence[Node]) -> list[Value]:
+    inputs = {v.key for v in graph.inputs}
+    made = {v.key for node in steps for v in node.outputs} - inputs
+    found = dict.fromkeys(v for node in steps for v in node.inputs if v.key not in made)
+    return [graph.known(v) for v in found]
+
+
+def _known_before(steps: Sequence[Node]) -> list[int]:
+    """Return sizes that calls were known to read, and that may vary now."""
+    found = {
+        was
+        for node in steps
+        for old, value in zip(node.untried or (), node.inputs, strict=False)
+        if old is not None and value.spec is not None
+        for was, now in zip(old.shape[1:], value.spec.shape[1:], strict=False)
+        if now is None and was is not None
+    }
+    return sorted(found)[:2]
+
+
+def _shapes(
+    starts: Sequence[Value],
+    before: Mapping[Value, Sequence[int | None] | None],
+    sizes: Sequence[int],
+) -> Iterator[list[Shape]]:
+    """Yield what shapes to try."""
+    shapes = [tuple(v.spec.shape) for v in starts]  # type: ignore[union-attr]
+    old = [before.get(v.within(None)) or () for v in starts]
+    batches = [s[0] for s in shapes if s and s[0]] or [s[0] + 1 for s in old if s and s[0]] or [2]
+    free = any(None in shape[1:] for shape in shapes)
+    for size in sizes if free else sizes[:1]:
+        for factor in _FACTORS if free and before else _FACTORS[:1]:
+            yield [
+                tuple(_size(d, i, was, batches[0], size, factor) for i, d in enumerate(shape))
+                for shape, was in zip(shapes, old, strict=True)
+            ]
 
 
 def _size(
@@ -94,102 +198,3 @@ def _size(
         return batch
     was = before[place] if place < len(before) else None
     return free if was is None else max(1, int(was * factor))
-
-
-def _attempt(graph: Graph, shapes: Sequence[Shape]) -> Failure | None:
-    run = _Run(graph, tuple(shapes))
-    tensors = [
-        keras.KerasTensor(shape, value.spec.dtype)  # type: ignore[union-attr]
-        for shape, value in zip(shapes, graph.inputs, strict=True)
-    ]
-    try:
-        run.compute_output_spec(*tensors)
-        if _needs_data(tensors):
-            with keras.StatelessScope():  # no state moves
-                run.call(*(keras.ops.zeros(t.shape, t.dtype) for t in tensors))
-    except Exception as error:
-        if run.failure is None:  # no call of the graph: the inputs themselves are impossible
-            kinds = ", ".join(
-                f"{name!r} {t.shape} {t.dtype}"
-                for name, t in zip(graph.input_names, tensors, strict=True)
-            )
-            reason = str(error).rpartition("Error encountered:")[2].strip().replace("\\n", "")
-            raise EditError(
-                f"reinput: nothing can be computed from inputs like these: {kinds}: {reason}. Give "
-                "a dtype and a shape that the layers behind take."
-            ) from error
-        return run.failure
-    return None
-
-
-def _needs_data(tensors: Sequence[Any]) -> bool:
-    """Whether tracing takes what cannot run, so that only data tell.
-
-    That of TensorFlow takes a slice beyond the end of a table, that of PyTorch whole numbers where
-    the weights are none.
-    """
-    backend = keras.backend.backend()
-    whole = any(not keras.backend.is_float_dtype(t.dtype) for t in tensors)
-    return backend == "tensorflow" or (backend == "torch" and whole)
-
-
-def rows(node: Node, inputs: Sequence[Value]) -> int | None:
-    """Return how many rows a call gives for two samples, where its specs tell.
-
-    An op such as `ops.reshape(x, (-1, 50))` makes several rows of one sample, or one of several,
-    when the size of a sample is another; its spec says that the batch may vary, as before.
-    """
-    shapes = [None if v.spec is None else v.spec.shape for v in inputs]
-    if any(shape is None or not shape or shape[0] is not None for shape in shapes):
-        return None
-    tensors = [keras.KerasTensor((2, *v.spec.shape[1:]), v.spec.dtype) for v in inputs]  # type: ignore
-    args, kwargs = filled(node.template, tensors)
-    try:
-        given = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
-    except Exception:  # that it does not fit at all is found, and told better, elsewhere
-        return None
-    return given[0].shape[0] if given and given[0].shape else None
-
-
-class _Run(keras.Operation):
-    """All calls of a graph as one operation, which the backend can trace."""
-
-    def __init__(self, graph: Graph, given: tuple[Shape, ...]) -> None:
-        super().__init__(name="trial")
-        self.graph = graph
-        self.given = given
-        self.failure: Failure | None = None
-
-    def call(self, *tensors: Any) -> Any:
-        self.failure = None  # PyTorch tries twice
-        values = dict(zip((v.within(None) for v in self.graph.inputs), tensors, strict=True))
-        for node in self.graph.steps:
-            if any(value not in values for value in node.inputs):
-                continue  # it computes a mask of one that a closed model hands on unseen
-            inputs = [values[value] for value in node.inputs]
-            args, kwargs = filled(node.template, inputs)
-            try:
-                outputs = keras.tree.flatten(node.operation(*args, **kwargs))
-                _compare(node, outputs)
-            except Exception as error:
-                shapes = tuple(tuple(t.shape) for t in inputs)
-                reason = words_of(_NOISE.sub("", str(error)).strip()) or type(error).__name__
-                self.failure = Failure(node, shapes, self.given, reason)
-                raise
-            values.update(zip(node.outputs, outputs, strict=True))
-        return [values[v.within(None)] for v in self.graph.outputs if v.within(None) in values]
-
-
-def _compare(node: Node, outputs: Sequence[Any]) -> None:
-    for value, tensor in zip(node.outputs, outputs, strict=True):
-        said, given = value.spec, tuple(tensor.shape)
-        if said is None:
-            continue
-        pairs = zip(said.shape, given, strict=False)
-        if len(said.shape) != len(given) or any(None not in (a, b) and a != b for a, b in pairs):
-            said_shape = ", ".join("?" if d is None else str(d) for d in said.shape)
-            given_shape = ", ".join("?" if d is None else str(d) for d in given)
-            raise ValueError(
-                f"it would say that it gives ({said_shape}), and give ({given_shape}): its weights "
-                "or constants are for another shape"
-            )

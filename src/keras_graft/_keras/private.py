@@ -72,6 +72,8 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     ),
     "Tracker": ("keras.src.utils.tracking.Tracker", lambda: type(keras.Layer()._tracker)),
     "global_state": ("keras.src.backend.common.global_state", None),
+    # Without it, a layer that is called alone forgets its losses: they are those of its last call.
+    "CallContext": ("keras.src.layers.layer.CallContext", lambda: None),
     "AutocastScope": ("keras.src.backend.common.variables.AutocastScope", None),
     "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
     "save_state": ("keras.src.saving.saving_lib._save_state", None),

@@ -79,6 +79,19 @@ def own_call_context() -> Iterator[None]:
         global_state.set_global_attribute("current_call_ctx", before)
 
 
+@contextlib.contextmanager
+def inner_call() -> Iterator[None]:
+    """Call a layer as if from inside another: it keeps the losses of its last call from outside.
+
+    Uses `CallContext` and the global attribute `"current_call_ctx"` (3.12 - 3.15).
+    """
+    with own_call_context():
+        if private.CallContext is not None:
+            context = private.CallContext(entry_layer=None)
+            private.global_state.set_global_attribute("current_call_ctx", context)
+        yield
+
+
 def call_as(layer: Any, inside: Any) -> None:
     """Let Keras bind the arguments of a layer's calls as those of the layer inside it.
 
