@@ -260,13 +260,29 @@ class _Run(keras.Operation):
             outputs = keras.tree.flatten(node.operation(*args, **kwargs))
         for value, tensor in zip(node.outputs, outputs, strict=True):
             said, given = value.spec, tuple(tensor.shape)
-            if said is not None and not alike(said.shape, given):
+            if said is None:
+                continue
+            if not alike(said.shape, given):
                 raise _Other(
                     f"it would say that it gives {_text(said.shape)}, and give {_text(given)}: its "
                     "weights or constants are for another shape"
                 )
+            dtype = keras.backend.standardize_dtype(tensor.dtype)
+            if dtype != said.dtype and _reads_another_dtype(node):
+                raise _Other(
+                    f"it would say that it gives {said.dtype}, and give {dtype}: put a cast in "
+                    "front of it, such as lambda x: keras.ops.cast(x, ...)"
+                )
         _refuse_mixing(node, inputs, outputs)
         return list(zip(node.outputs, outputs, strict=True))
+
+
+def _reads_another_dtype(node: Node) -> bool:
+    """Whether a call is new, or reads other dtypes than it was recorded with."""
+    if node.untried is None:
+        return False
+    now = [None if v.spec is None else v.spec.dtype for v in node.inputs]
+    return [None if spec is None else spec.dtype for spec in node.untried] != now
 
 
 def _refuse_mixing(node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:

@@ -159,9 +159,15 @@ def _called(
             )
             outputs.append(mapping[new])
         step = step.reading(mapping)
-        nested = _inside(node, step)
+        untried = node.untried
+        if untried:
+            # A mask may be read that was not before, or no longer.
+            before = dict(zip(inputs, untried, strict=True))
+            untried = tuple(before.get(v, v.spec) for v in step.inputs)
         result.append(
-            step.replace(key=node.key, outputs=tuple(outputs), nested=nested, untried=node.untried)
+            step.replace(
+                key=node.key, outputs=tuple(outputs), nested=_inside(node, step), untried=untried
+            )
         )
     return result
 

@@ -38,8 +38,8 @@ def needs_trial(node: Node) -> bool:
     specs = [value.spec for value in node.inputs]
     if node.nested is not None:
         return specs != [value.spec for value in node.nested.inputs]
-    if not kind.startswith("keras."):
-        return True
+    if not kind.startswith("keras.") or any(s is None or "float" not in s.dtype for s in specs):
+        return True  # of numbers that are whole, and of flags, Keras's own layers say too much
     if not isinstance(operation, keras.Layer):
         return any(out.spec not in specs for out in node.outputs) or len(set(specs)) != 1
     if len(specs) != 1 or specs[0] is None or _keras.sublayers(operation):
