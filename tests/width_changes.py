@@ -69,8 +69,10 @@ def _one(kind: str, name: str, y, shared):
         return _inner(kind, (None, y.shape[-1]), name)(y)
     if kind == "closed":
         return _inner(kind, tuple(y.shape[1:]), name)(y)
+    if kind == "reshape" and y.shape[1] is None:
+        return y  # it would run at one length alone, which nothing tells
     if kind == "reshape":
-        return ops.reshape(ops.transpose(y, (0, 2, 1)), (-1, y.shape[1] or LENGTH, y.shape[2]))
+        return ops.reshape(ops.transpose(y, (0, 2, 1)), (-1, y.shape[1], y.shape[2]))
     if kind == "matmul":
         return ops.matmul(y, _constant(y.shape[-1], WIDTH))
     if kind == "scale":
