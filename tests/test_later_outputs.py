@@ -150,3 +150,23 @@ def test_states_of_a_layer_that_gave_none_before(tmp_path):
     again = kg.submodel(model, inputs=["lstm#0:1", "lstm#0:2", "x"], outputs="lstm#1:2")
     assert again.output_shape == (None, 3)
     equal(new(data), reloaded(new, tmp_path)(data))
+
+
+@keras.saving.register_keras_serializable("tests_later")
+class Own(keras.Model):
+    def ends(self):
+        return len(self.outputs)
+
+
+def test_a_class_of_the_users_own(tmp_path):
+    """What keeps the donor's class gives such values out, and loads, too."""
+    q = keras.Input((4, 6), name="q")
+    attend = layers.MultiHeadAttention(2, 3, name="mha")
+    y, scores = attend(attend(q, q), q, return_attention_scores=True)
+    model = Own(q, layers.Dense(2, name="d")(y), name="own")
+    x = random_inputs(model, 3)
+    new = kg.insert(model, lambda t: t + ops.mean(scores) - ops.mean(scores), after="d")
+    assert_same_outputs(model, new, x, exact=False)
+    assert type(new).__name__ == "Own" and new.ends() == 1
+    equal(new(x), reloaded(new, tmp_path)(x))
+    equal(new(x), kg.clone(new)(x))

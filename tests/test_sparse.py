@@ -31,11 +31,10 @@ class Halved(layers.Layer):
 def scaled():
     """Return a model of dense tensors, many of which Keras calls sparse on some backends."""
     x = keras.Input((4,), name="x")
-    y = x * 0.5
+    y = Halved(name="halved")(x) * 0.5
     y = layers.Identity(name="same")(y)
     y = layers.Reshape((2, 2), name="shaped")(y)
     y = layers.Flatten(name="flat")(y) / 3.0
-    y = Halved(name="halved")(y)
     i = keras.Input((4,), name="i")
     y = keras.Model(i, 2.0 * i, name="inner")(y)
     y = layers.Add(name="sum")([y * 0.25, layers.Permute((1,), name="permuted")(y * 2.0)])

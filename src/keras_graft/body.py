@@ -73,7 +73,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     cls, attributes, gone = _parts(graph.past.body)
     own = _keras.attributes(model)
     extra = {name: value for name, value in attributes.items() if name not in own}
-    plain = cls in (_keras.Functional, _keras.TiedModel)
+    plain = _keras.is_plain(cls)
     if issubclass(cls, keras.Sequential):
         lost = None if cls is keras.Sequential else "the layers of a Sequential class are no graph"
         return model, lost
@@ -81,7 +81,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
         return model, None
     carried, gone = _carried(graph, extra, gone, tensors.get)
     if not plain:
-        tied = isinstance(model, _keras.TiedModel)
+        tied = isinstance(model, _keras.LaterOutputs)  # a TiedModel is one too
         try:
             model = _keras.of_class(model, cls, tied or bool(gone))
         except Exception as error:
@@ -114,7 +114,7 @@ def class_of(graph: Graph) -> str:
     cls = _keras.Functional if graph.past is None else _class(graph.past.body)
     if issubclass(cls, keras.Sequential) and graph.origin is None:
         cls = _keras.Functional
-    return "Functional" if cls is _keras.TiedModel else cls.__name__
+    return "Functional" if _keras.is_plain(cls) else cls.__name__
 
 
 def lost_class(graph: Graph) -> str:

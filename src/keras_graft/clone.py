@@ -212,7 +212,7 @@ class Clone:
                 self.copier.put(value.origin, tensor)
         for old, tensor in zip(model.inputs, new.inputs, strict=True):
             self.copier.put(_keras.input_layer(old), _keras.input_layer(tensor))
-        if type(model) not in (_keras.Functional, _keras.LaterOutputs, _keras.TiedModel):
+        if not _keras.is_plain(type(model)):
             new = _keras.with_body_of(new, type(model))
         self.copier.put(model, new)
         own = _keras.attributes(new)

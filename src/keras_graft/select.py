@@ -228,7 +228,9 @@ def _own(graph: Graph, item: Item) -> Item:
         return item.within(home, item.scope)
     # The same model read twice gives other identities: its tensors tell that it is the same.
     value = item.outputs[0] if isinstance(item, Node) else item
-    found = None if value.origin is None else find_tensor(graph, value.origin)
+    found = None
+    if value.origin is not None:
+        found = _in_same_calls(graph, value) or find_tensor(graph, value.origin)
     if found is None:
         raise SelectionError(
             f"{shown(item)} belongs to another model than {graph.name!r}: select it there by its name."
@@ -238,6 +240,21 @@ def _own(graph: Graph, item: Item) -> Item:
     producer = found.producer
     assert producer is not None
     return producer
+
+
+def _in_same_calls(graph: Graph, value: Value) -> Value | None:
+    """Return a value of another reading, in the calls of nested models that it lies in there."""
+    level, scope = graph, ()
+    for node in value.scope:
+        tensor = node.outputs[0].origin
+        given = None if tensor is None else level.read_from(tensor)
+        call = None if given is None else level.producer(given)
+        if call is None or call.nested is None:
+            return None
+        scope = (*scope, call.within(level, scope))
+        level = call.nested
+    found = level.read_from(value.origin)
+    return None if found is None else found.within(level, scope)
 
 
 def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:

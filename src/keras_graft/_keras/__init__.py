@@ -53,7 +53,13 @@ from keras_graft._keras.graphs import (
     takes_training,
 )
 from keras_graft._keras.inside import first_held
-from keras_graft._keras.kept_model import KeptModel, class_kept, of_class, plain_attributes
+from keras_graft._keras.kept_model import (
+    KeptModel,
+    class_kept,
+    is_plain,
+    of_class,
+    plain_attributes,
+)
 from keras_graft._keras.making import LaterOutputs, make_functional
 from keras_graft._keras.optimizers import (
     Slots,
@@ -113,6 +119,7 @@ __all__ = [
     "first_held",
     "KeptModel",
     "class_kept",
+    "is_plain",
     "of_class",
     "plain_attributes",
     "default_flag",

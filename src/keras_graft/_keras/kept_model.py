@@ -14,10 +14,16 @@ import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.copying import attributes, with_body_of
+from keras_graft._keras.making import LaterOutputs
 from keras_graft._keras.stored_attributes import Reader, Unwritable, Writer
 from keras_graft._keras.tied_model import TiedModel
 from keras_graft.errors import NotYetError
 from keras_graft.printable import words_of
+
+
+def is_plain(cls: type) -> bool:
+    """Whether a class is Functional, or one of this package's that is so in all a user sees."""
+    return cls in (private.Functional, LaterOutputs, TiedModel)
 
 
 @functools.cache
