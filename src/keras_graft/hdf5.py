@@ -88,9 +88,9 @@ class _Check:
         return FileError(f"{self._name!r} is damaged or forged: {path or '/'!r} {what}.")
 
     def _enter(self, group: Any, path: str, depth: int) -> None:
-        from h5py import h5o
+        import h5py
 
-        info = h5o.get_info(group.id)
+        info = h5py.h5o.get_info(group.id)  # pyright: ignore[reportAttributeAccessIssue]
         known = (info.fileno, info.addr)
         if known in self._groups:
             raise self._refusal(path, "is a group that stands in two places")
