@@ -46,9 +46,8 @@ test: lint versions
 	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --dist worksteal --doctest-modules src tests
 	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 --dist worksteal tests
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 --dist worksteal tests
-	KERAS_BACKEND=jax $(PY) examples/digits.py
-	KERAS_BACKEND=jax $(PY) examples/photographs.py
-	KERAS_BACKEND=jax $(PY) examples/masked_language_model.py
+	printf '%s\n' photographs masked_language_model digits | \
+	  KERAS_BACKEND=jax xargs -P 2 -I{} $(PY) examples/{}.py
 
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py

@@ -106,7 +106,7 @@ if hasattr(functional, "operation_fn"):
         for x, found in zip(inputs, keras.tree.flatten(mask)) if mask is not None else ():
             if found is not None:
                 x._keras_mask = found
-        outputs = self._run_through_graph(inputs)
+        outputs = self._run_through_graph(inputs, operation_fn=lambda operation: operation)
         return functional.unpack_singleton(outputs)
 
     functional.Functional.call = call

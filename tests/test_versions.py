@@ -160,3 +160,19 @@ def test_a_recorded_flag_when_a_model_inside_is_opened():
     for flag in (None, False, True):
         equal(opened(data, training=flag), arrays(model(data, training=flag)))
     assert not kg.diff(model, opened).other_outputs
+
+
+def test_a_mask_that_enters_a_nested_model_is_an_edge_inside_it(tokens):
+    """From Keras 3.16 on, masks are not recorded at the call: they come with the tensor alone."""
+    a, b = keras.Input((None, 8), name="a"), keras.Input((8,), name="b")
+    y = layers.LSTM(8, name="lstm")(layers.Dense(8, name="d0")(a))
+    two = keras.Model([a, b], y + b, name="two")
+    ids, other = keras.Input((5,), dtype="int32", name="ids"), keras.Input((8,), name="other")
+    embedded = layers.Embedding(9, 8, mask_zero=True, name="embed")(ids)
+    model = keras.Model([ids, other], two([embedded, other]), name="m")
+    with pytest.raises(kg.CutError, match="'not_equal.*', needed by 'two/d0', 'two/lstm'"):
+        kg.split(model, at=("two/d0", "other"))
+    x = [tokens, np.ones((2, 8), "float32")]
+    trunk, head = kg.split(model, at=("two/d0", "other"), complete=True)
+    equal(head(trunk(x)), arrays(model(x)))
+    equal(kg.inline(model, "two")(x), arrays(model(x)))
