@@ -47,5 +47,6 @@ def with_adapters(
         return value(variable)
     with private.AutocastScope(None):  # the sum is cast, not what is added
         a, b = map(value, factors)
-        total = keras.ops.add(value(variable), scale_of(layer) * keras.ops.matmul(a, b))
+        added: Any = keras.ops.matmul(a, b)
+        total = keras.ops.add(value(variable), scale_of(layer) * added)
         return keras.ops.cast(total, variable.dtype)

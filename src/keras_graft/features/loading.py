@@ -30,7 +30,7 @@ from keras_graft.features.schema import (
     text,
     whole,
 )
-from keras_graft.printable import shown
+from keras_graft.printable import shown, words_of
 
 SHARD = r"shard-([0-9]{5,10}|[0-9a-f]{32})\.safetensors"
 COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
@@ -84,7 +84,7 @@ def load(folder: Folder) -> Manifest | None:
         raise
     except ValueError as error:
         raise FeatureError(
-            f"{folder}/{NAME} cannot be read ({error}): it was not written by keras-graft, or the "
+            f"{folder}/{NAME} cannot be read ({words_of(error)}): it was not written by keras-graft, or the "
             "disk is damaged."
         ) from error
     return found

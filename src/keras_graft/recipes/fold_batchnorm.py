@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,10 +161,7 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
 
 def _training(node: kg.Node) -> bool:
     """Whether a call is recorded as one in training, by itself or by a model around it."""
-    flag = None
-    for call in (*node.scope, node):
-        flag = call.flag(flag)
-    return bool(flag)
+    return bool(functools.reduce(lambda flag, call: call.flag(flag), (*node.scope, node), None))
 
 
 def _take_in(norm: Any, old: Any, new: Any) -> None:
