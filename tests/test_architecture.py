@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 ROOT = Path(keras_graft.__file__).parent
 
 PURE = [
-    "printable", "errors", "copyable", "parameters", "overlay", "naming", "tabular", "node", "comparable", "index", "moves", "graph", "select", "flow", "nest", "subgraph",
+    "printable", "errors", "copyable", "parameters", "overlay", "naming", "tabular", "node", "comparable", "index", "moves", "graph", "closed", "select", "flow", "nest", "subgraph",
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [

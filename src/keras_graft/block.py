@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from keras_graft.errors import CutError, EditError
 from keras_graft.flow import after, crossing, in_order, needed
 from keras_graft.graph import Graph
+from keras_graft.naming import listed
 from keras_graft.node import Node, Value, copied
 from keras_graft.parameters import weights_of
 from keras_graft.printable import quoted
-from keras_graft.select import listed
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from keras_graft.exchange import called_anew
 from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
-from keras_graft.naming import Names, is_one_of
+from keras_graft.naming import Names, is_one_of, listed
 from keras_graft.nest import Opened
 from keras_graft.nest import inline as in_place
 from keras_graft.node import Entry, Node, Slot, Template, Value
 from keras_graft.printable import quoted, shown
 from keras_graft.read import read
-from keras_graft.select import listed, select
+from keras_graft.select import select
 from keras_graft.subgraph import ends, part, renewed
 
 _MOST = 10_000

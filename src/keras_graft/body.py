@@ -18,9 +18,10 @@ import keras
 from keras_graft import _keras
 from keras_graft.graph import Graph
 from keras_graft.moves import Move
+from keras_graft.naming import listed
 from keras_graft.node import Node, Value
 from keras_graft.printable import words_of
-from keras_graft.select import everything, listed
+from keras_graft.select import everything
 
 
 @dataclass(frozen=True)

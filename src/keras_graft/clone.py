@@ -17,11 +17,11 @@ from keras_graft.copies import again, pair_weights
 from keras_graft.errors import GraftError, WeightsError
 from keras_graft.graph import Graph
 from keras_graft.moves import Past
-from keras_graft.naming import is_one_of
+from keras_graft.naming import is_one_of, listed
 from keras_graft.node import Node, Template
 from keras_graft.printable import quoted, shown, words_of
 from keras_graft.read import read
-from keras_graft.select import listed, select
+from keras_graft.select import select
 
 Weights = Literal["copy", "fresh"]
 

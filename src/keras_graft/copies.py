@@ -11,8 +11,8 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.diff import Kept
 from keras_graft.errors import EditError
+from keras_graft.naming import listed
 from keras_graft.printable import words_of
-from keras_graft.select import listed
 
 
 def again(operation: Any, name: str, **changes: Any) -> Any:

@@ -15,11 +15,12 @@ from keras_graft.build import build
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
+from keras_graft.naming import listed
 from keras_graft.nest import Opened
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
 from keras_graft.read import read
-from keras_graft.select import listed, select
+from keras_graft.select import select
 
 Item = Node | Value
 Place = tuple[Item, ...]

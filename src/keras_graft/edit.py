@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from keras_graft.errors import EditError, GraphError
 from keras_graft.flow import in_order, read_places, swept
 from keras_graft.graph import Graph
+from keras_graft.naming import listed
 from keras_graft.node import Node, Value
 from keras_graft.parameters import weights_of
 from keras_graft.printable import quoted, words_of
-from keras_graft.select import listed
 
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]

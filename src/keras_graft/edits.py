@@ -17,12 +17,12 @@ from keras_graft.errors import EditError
 from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
-from keras_graft.naming import is_one_of
+from keras_graft.naming import is_one_of, listed
 from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
 from keras_graft.read import read
-from keras_graft.select import is_exact, listed, select
+from keras_graft.select import is_exact, select
 from keras_graft.ties import edited, retied, tied_again
 
 

@@ -13,10 +13,11 @@ from keras_graft.depth import Place, at_depth
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
+from keras_graft.naming import listed
 from keras_graft.node import Node, Template
 from keras_graft.printable import quoted
 from keras_graft.read import read
-from keras_graft.select import listed, select
+from keras_graft.select import select
 
 
 def freeze(model: Any, selector: Any = "**") -> Any:

@@ -11,9 +11,8 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.addresses import Place, Weight, paired, unclear
 from keras_graft.errors import WeightsError
-from keras_graft.naming import is_one_of, nearest
+from keras_graft.naming import is_one_of, listed, nearest
 from keras_graft.printable import shown
-from keras_graft.select import listed
 
 Match = str | Callable[[str, Any], str | None]
 Pairs = dict[Weight, Weight]

@@ -73,3 +73,10 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     # thousands, and a model of more hardly has names that a person typed.
     close = difflib.get_close_matches(name, pool[:5000], n=count, cutoff=0.6)
     return list(dict.fromkeys(close + inside))[:count]
+
+
+def listed(labels: Iterable[str], most: int = 10) -> str:
+    """Return names as a readable list, cut after `most`."""
+    labels = list(labels)
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return (", ".join(repr(label) for label in labels[:most]) or "nothing") + more

@@ -15,7 +15,7 @@ from keras_graft.flow import pruned
 from keras_graft.graph import Graph
 from keras_graft.infer import infer, tried
 from keras_graft.node import Node, Spec, Value
-from keras_graft.printable import quoted
+from keras_graft.printable import quoted, words_of
 from keras_graft.read import read
 from keras_graft.select import everything
 from keras_graft.trial import rows, told, trial
@@ -112,7 +112,7 @@ class Refit:
         except Impossible as error:
             kinds = [[v.spec and v.spec.dtype for v in level.inputs] for level in (graph, result)]
             if kinds[0] != kinds[1]:
-                raise EditError(f"reinput: {error}") from error
+                raise EditError(f"reinput: {words_of(error)}") from error
             failure = None  # such as text, where only TensorFlow has any
         if failure is not None:
             raise EditError(self._refusal(result, failure.node, told(result, failure), path))

@@ -12,12 +12,11 @@ import keras
 from keras_graft.channels import RULES, Rule
 from keras_graft.errors import EditError
 from keras_graft.graph import Graph
-from keras_graft.naming import is_one_of, nearest
+from keras_graft.naming import is_one_of, listed, nearest
 from keras_graft.node import Spec
 from keras_graft.printable import shown, words_of
 from keras_graft.read import read
 from keras_graft.refit import Refit
-from keras_graft.select import listed
 from keras_graft.ties import edited
 
 Shape = Sequence[int | None]

@@ -94,7 +94,8 @@ def _fits(node: Node, tie: Any, source: Weight) -> bool:
     value = _keras.with_adapters(source.owner, source.variable)
     if tie.transform is not None:
         value = _keras.TRANSFORMS[tie.transform].forward(value)
-    if np.array_equal(ops.convert_to_numpy(own), ops.convert_to_numpy(value)):
+    held_value, source_value = (np.asarray(ops.convert_to_numpy(v)) for v in (own, value))
+    if np.array_equal(held_value, source_value):
         return True
     model = f"kg.untie(joined, {quoted(target)})" if held else "joined"
     how = "" if tie.transform is None else f", transform={quoted(tie.transform)}"

@@ -11,9 +11,8 @@ import numpy as np
 from keras_graft import resize as resize_rules
 from keras_graft.addresses import Place, Weight
 from keras_graft.errors import WeightsError
-from keras_graft.naming import nearest
+from keras_graft.naming import listed, nearest
 from keras_graft.printable import shown, words_of
-from keras_graft.select import listed
 
 Rule = Callable[[Any, tuple[int, ...], Weight], Any]
 Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]

@@ -7,11 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from keras_graft.closed import what_is_closed
 from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
 from keras_graft.graph import Graph
-from keras_graft.naming import nearest
+from keras_graft.naming import listed, nearest
 from keras_graft.node import Node, Value
-from keras_graft.printable import printable, quoted, shown, words_of
+from keras_graft.printable import shown, words_of
 from keras_graft.tabular import Table, Tabular
 
 Item = Node | Value
@@ -107,13 +108,6 @@ class Selection(Tabular):
         from keras_graft.display.text import selection_tables
 
         return selection_tables(self)
-
-
-def listed(labels: Iterable[str], most: int = 10) -> str:
-    """Return names as a readable list, cut after `most`."""
-    labels = list(labels)
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return (", ".join(repr(label) for label in labels[:most]) or "nothing") + more
 
 
 def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
@@ -361,40 +355,12 @@ def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
     return None
 
 
-def _inside(node: Node) -> str:
-    """Say what lies inside a node that is closed, and how it can be changed."""
-    here = quoted(node.path)
-    own = getattr(node.operation, "__dict__", {})
-    held = {
-        name: value
-        for name, value in {**own, **own.get("_modules", {})}.items()  # those of PyTorch
-        if not name.startswith("_") and hasattr(value, "get_config") and hasattr(value, "weights")
-    }
-    if not held:
-        return f"{node.path!r} is a {node.kind}, a single call with nothing inside to be selected."
-    text = (
-        f"{node.path!r} is closed. It is a {node.kind}: what its call does inside is code, and no "
-        "part of the graph. "
-    )
-    models = [name for name, value in held.items() if hasattr(value, "get_layer")]
-    if models:
-        return (
-            f"{text}The model that it holds can be edited by itself: "
-            f"new = kg.replace(kg.select(model, {here})[0].operation.{printable(models[0])}, ...). "
-            f"Then put a {node.kind} with the new model in its place: kg.replace(model, {here}, ...)."
-        )
-    return (
-        f"{text}It holds {listed(held)}. Put another layer in its place as a whole: "
-        f'kg.replace(model, {here}, new), with weights="keep" where trained values are to stay.'
-    )
-
-
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
         return f"Nothing in {graph.name!r} fits {shown(selector)}; print(kg.read(model)) lists its nodes."
     closed = _closed(graph, selector, ())
     if closed is not None:
-        return f"Nothing in {graph.name!r} matches {shown(selector)}: {_inside(closed)}"
+        return f"Nothing in {graph.name!r} matches {shown(selector)}: {what_is_closed(closed)}"
     names = [*graph.input_names, *(n.path for n in everything(graph))]
     deeper = [n for n in names if n.endswith("/" + selector)]
     near = deeper or nearest(selector, names)

@@ -13,11 +13,11 @@ from keras_graft.build import like
 from keras_graft.clone import Weights, check_weights, duplicate
 from keras_graft.errors import WeightsError
 from keras_graft.exchange import calls_of, exchanged
-from keras_graft.naming import Names, is_one_of
+from keras_graft.naming import Names, is_one_of, listed
 from keras_graft.node import Node
 from keras_graft.printable import shown
 from keras_graft.read import read
-from keras_graft.select import listed, select
+from keras_graft.select import select
 from keras_graft.ties import retied
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from keras_graft.errors import CutError, JoinError, NothingSelectedError, SelectionError
 from keras_graft.flow import after, crossing, lacking, needed, pruned
 from keras_graft.graph import Graph, sort
-from keras_graft.naming import Names, safe
+from keras_graft.naming import Names, listed, safe
 from keras_graft.nest import Opened, closed_maker
 from keras_graft.node import Node, Slot, Spec, Value, copied, flat_slots
 from keras_graft.printable import quoted
-from keras_graft.select import Selection, is_exact, listed, select, select_value
+from keras_graft.select import Selection, is_exact, select, select_value
 
 
 def extract(graph: Graph, taps: Any) -> Graph:

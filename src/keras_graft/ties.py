@@ -12,11 +12,11 @@ from keras_graft.build import like
 from keras_graft.errors import EditError, WeightsError
 from keras_graft.exchange import calls_of, exchanged
 from keras_graft.graph import Graph
-from keras_graft.naming import is_one_of
+from keras_graft.naming import is_one_of, listed
 from keras_graft.node import Node
 from keras_graft.printable import quoted, shown, words_of
 from keras_graft.read import read
-from keras_graft.select import everything, listed, tied
+from keras_graft.select import everything, tied
 from keras_graft.weights import Weight, find_weight
 
 

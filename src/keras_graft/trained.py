@@ -9,8 +9,8 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
+from keras_graft.naming import listed
 from keras_graft.printable import shown, words_of
-from keras_graft.select import listed
 
 
 @dataclass(frozen=True)

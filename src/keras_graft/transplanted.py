@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras_graft.select import listed
+from keras_graft.naming import listed
 from keras_graft.tabular import Table, Tabular
 
 

@@ -10,8 +10,9 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
 from keras_graft.graph import Graph
+from keras_graft.naming import listed
 from keras_graft.node import Node
-from keras_graft.select import everything, listed, select, tied
+from keras_graft.select import everything, select, tied
 
 
 @dataclass(frozen=True)

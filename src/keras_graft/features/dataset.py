@@ -15,8 +15,8 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.epoch import Epoch
 from keras_graft.features.store import FeatureStore
+from keras_graft.naming import listed
 from keras_graft.printable import shown
-from keras_graft.select import listed
 
 _HANDED, _HANDED_BYTES = 32, 16 << 20
 """Batches that are handed to TensorFlow at once: a turn of its Python costs as much as a step."""

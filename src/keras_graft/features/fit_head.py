@@ -23,8 +23,8 @@ from keras_graft.features.data import Batch, batches
 from keras_graft.features.dataset import FeatureDataset
 from keras_graft.features.store import FeatureStore
 from keras_graft.freeze import freeze
+from keras_graft.naming import listed
 from keras_graft.printable import shown
-from keras_graft.select import listed
 from keras_graft.tabular import Table, Tabular
 
 tree = keras.tree

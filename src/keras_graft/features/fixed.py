@@ -13,8 +13,8 @@ from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import Batch
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
+from keras_graft.naming import listed
 from keras_graft.read import read
-from keras_graft.select import listed
 
 tree = keras.tree
 

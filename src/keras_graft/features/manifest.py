@@ -15,7 +15,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
 from keras_graft.features.schema import bounded, encodable
-from keras_graft.printable import shown
+from keras_graft.printable import shown, words_of
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -159,7 +159,7 @@ class Manifest:
             bounded(said)
         except ValueError as error:
             raise FeatureError(
-                f"{folder}/{NAME} would be too long: {error}. Make fewer shards, shard_bytes=1 << 30, "
+                f"{folder}/{NAME} would be too long: {words_of(error)}. Make fewer shards, shard_bytes=1 << 30, "
                 f"and leave out fewer samples ({len(self.skipped):,} so far)."
             ) from error
         folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])

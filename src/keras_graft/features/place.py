@@ -12,7 +12,7 @@ from keras_graft.features.loading import SHARD, load, written_here
 from keras_graft.features.manifest import NAME, Manifest
 from keras_graft.features.schema import LONGEST
 from keras_graft.features.shards import header
-from keras_graft.select import listed
+from keras_graft.naming import listed
 
 _SHARD = re.compile(SHARD)
 

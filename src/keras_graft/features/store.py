@@ -15,7 +15,7 @@ from keras_graft.features.manifest import KINDS, NAME, Manifest, ShardEntry, unp
 from keras_graft.features.place import leftovers
 from keras_graft.features.remote import folder_at
 from keras_graft.features.shards import Rows, dtype_of, starts
-from keras_graft.printable import shown
+from keras_graft.printable import shown, words_of
 from keras_graft.tabular import Table, Tabular
 
 _TEXTS = 1 << 20
@@ -128,7 +128,7 @@ class FeatureStore(Tabular):
                 found["keys"] = np.array([_text(row) for row in found["keys"]], str)
             except ValueError as error:
                 raise FeatureError(
-                    f"{self.path}: the keys are no texts ({error}), so it is damaged: compute it "
+                    f"{self.path}: the keys are no texts ({words_of(error)}), so it is damaged: compute it "
                     "anew, resume=False."
                 ) from error
         return found
