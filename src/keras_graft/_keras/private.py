@@ -73,7 +73,10 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "Tracker": ("keras.src.utils.tracking.Tracker", lambda: type(keras.Layer()._tracker)),
     # Without it, what runs on abstract tensors clears the losses of a donor's last call.
     "CallContext": ("keras.src.layers.layer.CallContext", lambda: None),
-    "global_state": ("keras.src.backend.common.global_state", None),
+    "global_state": (
+        "keras.src.backend.common.global_state",
+        lambda: sys.modules[keras.utils.clear_session.__module__],
+    ),
     "AutocastScope": ("keras.src.backend.common.variables.AutocastScope", None),
     "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
     "save_state": ("keras.src.saving.saving_lib._save_state", None),
@@ -105,7 +108,7 @@ def __getattr__(name: str) -> Any:
             raise _moved(place) from error
         try:
             found = otherwise()
-        except (ImportError, AttributeError, StopIteration):
+        except (ImportError, AttributeError, KeyError, StopIteration):
             raise _moved(place) from error
     globals()[name] = found  # the next time nothing is looked up
     return found
