@@ -36,10 +36,10 @@ def watch(tensor: Any) -> None:
 
 def _check(frame: Any) -> None:
     """Refuse outputs that are computed from inputs other than those of the model."""
+    if frame.f_code.co_name != "map_graph":
+        return
     known = frame.f_locals
-    if frame.f_code.co_name != "map_graph" or not {"inputs", "outputs", "operations_depths"} <= set(
-        known
-    ):
+    if not {"inputs", "outputs", "operations_depths"} <= known.keys():
         return
     own = [tensor._keras_history.operation for tensor in known["inputs"]]
     strangers = [

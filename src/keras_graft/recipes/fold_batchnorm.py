@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import keras
@@ -150,9 +150,9 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
         return f"{name!r} is quantized or has LoRA weights"
     gives, wants = given.spec, node.outputs[0].spec
     assert gives is not None and wants is not None
-    rank = len(gives.shape)
+    axes = range(len(gives.shape))
     first = getattr(layer, "data_format", None) == "channels_first"
-    if norm.axis % rank != (1 if first else rank - 1):
+    if axes[norm.axis] != axes[1 if first else -1]:
         return f"it normalizes axis {norm.axis}, not the channels of {name!r}"
     if gives.dtype != wants.dtype:
         return f"{name!r} gives {gives.dtype}, it gives {wants.dtype}"
@@ -161,7 +161,7 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
 
 def _training(node: kg.Node) -> bool:
     """Whether a call is recorded as one in training, by itself or by a model around it."""
-    return bool(functools.reduce(lambda flag, call: call.flag(flag), (*node.scope, node), None))
+    return bool([*accumulate((*node.scope, node), lambda f, c: c.flag(f), initial=None)][-1])
 
 
 def _take_in(norm: Any, old: Any, new: Any) -> None:
