@@ -12,7 +12,7 @@ from keras_graft import _keras
 from keras_graft.addresses import Place, Weight, paired, unclear
 from keras_graft.errors import WeightsError
 from keras_graft.naming import is_one_of, listed, nearest
-from keras_graft.printable import shown
+from keras_graft.printable import shown, words_of
 
 Match = str | Callable[[str, Any], str | None]
 Pairs = dict[Weight, Weight]
@@ -96,14 +96,21 @@ def _by_function(source: Place, target: Place, match: Callable[[str, Any], str |
     known = {w.address: w for w in source.weights()}
     pairs: Pairs = {}
     for weight in target.weights():
-        address = match(weight.address, weight.variable)
+        try:
+            address = match(weight.address, weight.variable)
+        except Exception as error:
+            raise WeightsError(
+                f"transplant: match= raised {type(error).__name__} for {weight.address!r}: "
+                f"{words_of(error)}. It is called with a target's address and variable, and gives "
+                "the source's address, or None."
+            ) from error
         if address is None:
             continue
         if not isinstance(address, str) or address not in known:
             near = nearest(str(address), known)
             hint = f" Nearest: {listed(near)}." if near else f" There are {listed(known)}."
             raise WeightsError(
-                f"transplant: match= gave {address!r} for {weight.address!r}, and the source has "
+                f"transplant: match= gave {shown(address)} for {weight.address!r}, and the source has "
                 f"no such weight.{hint}"
             )
         pairs[weight] = known[address]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from keras_graft.overlay import Overlay
 
@@ -49,6 +50,20 @@ class Names:
 def is_one_of(given: object, *names: str) -> bool:
     """Whether an argument is one of these names; an array would not answer `in` with a bool."""
     return isinstance(given, str) and given in names
+
+
+def items_of(given: Any) -> list[Any]:
+    """Return what a user gave for one thing or for several, as a list.
+
+    >>> items_of("a"), items_of(("a", "b"))
+    (['a'], ['a', 'b'])
+    """
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        return [given]
+    try:
+        return list(given)
+    except Exception:  # a symbolic tensor says that it can be iterated, and cannot
+        return [given]
 
 
 def safe(name: str) -> str:

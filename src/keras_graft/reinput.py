@@ -123,7 +123,7 @@ def _by_input(names: Sequence[str], given: Any, what: str) -> Iterator[tuple[int
         if len(names) != 1:
             raise EditError(
                 f"reinput: the model has {len(names)} inputs, {listed(names)}. Give {what}= by "
-                f"name: {what}={{{names[0]!r}: {given!r}}}."
+                f"name: {what}={{{names[0]!r}: {shown(given)}}}."
             )
         yield 0, given
         return
@@ -131,7 +131,7 @@ def _by_input(names: Sequence[str], given: Any, what: str) -> Iterator[tuple[int
         if name not in names:
             near = nearest(str(name), names)
             hint = f"Nearest: {listed(near)}." if near else f"There are {listed(names)}."
-            raise EditError(f"reinput: {what}= names {name!r}, which is no input. {hint}")
+            raise EditError(f"reinput: {what}= names {shown(name)}, which is no input. {hint}")
         yield names.index(name), wanted
 
 
@@ -140,18 +140,18 @@ def _shape(
 ) -> tuple[int | None, ...]:
     good = isinstance(wanted, Sequence) and not isinstance(wanted, str)
     if not good or not all(
-        d is None or (isinstance(d, Integral) and not isinstance(d, bool) and int(d) > 0)
+        d is None or (isinstance(d, Integral) and not isinstance(d, bool) and 0 < int(d) < 2**63)
         for d in wanted
     ):
         raise EditError(
             f"reinput: {what}= of input {name!r} is to be a tuple of positive numbers and None, "
-            f"got {wanted!r}."
+            f"got {shown(wanted)}."
         )
     if len(wanted) != len(old):
         batch = "with" if what == "batch_shape" else "without"
         raise EditError(
             f"reinput: input {name!r} has {len(old)} dimensions {batch} the batch, {old}; "
-            f"{what}={tuple(wanted)} has {len(wanted)}."
+            f"{what}={shown(tuple(wanted))} has {len(wanted)}."
         )
     return tuple(wanted)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from keras_graft import resize as resize_rules
 from keras_graft.addresses import Place, Weight
 from keras_graft.errors import WeightsError
-from keras_graft.naming import listed, nearest
+from keras_graft.naming import items_of, listed, nearest
 from keras_graft.printable import shown, words_of
 
 Rule = Callable[[Any, tuple[int, ...], Weight], Any]
@@ -21,8 +21,7 @@ Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
 def _flat(rules: Any) -> list[Any]:
     if rules is None:
         return []
-    many = isinstance(rules, Iterable) and not callable(rules) and not isinstance(rules, str)
-    return list(rules) if many else [rules]
+    return [rules] if callable(rules) else items_of(rules)
 
 
 _SMALL_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
@@ -146,7 +145,7 @@ def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
     if not any(names(glob, address) for address in addresses):
         near = nearest(glob, [*dict.fromkeys(a.rpartition("/")[0] for a in addresses), *addresses])
         hint = f" Nearest: {listed(near)}." if near else f" There are {listed(addresses)}."
-        raise WeightsError(f"transplant: {what}= names {glob!r}, which fits no weight.{hint}")
+        raise WeightsError(f"transplant: {what}= names {shown(glob)}, which fits no weight.{hint}")
 
 
 def names(glob: str, address: str) -> bool:

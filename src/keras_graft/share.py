@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
@@ -13,7 +13,7 @@ from keras_graft.build import like
 from keras_graft.clone import Weights, check_weights, duplicate
 from keras_graft.errors import WeightsError
 from keras_graft.exchange import calls_of, exchanged
-from keras_graft.naming import Names, is_one_of, listed
+from keras_graft.naming import Names, is_one_of, items_of, listed
 from keras_graft.node import Node
 from keras_graft.printable import shown
 from keras_graft.read import read
@@ -94,11 +94,7 @@ def share(model: Any, layers: Sequence[Any], weights: Literal["first", "mean"] =
     if not is_one_of(weights, "first", "mean"):
         raise WeightsError(f'share: weights must be "first" or "mean", got {shown(weights)}.')
     graph = read(model)
-    if isinstance(layers, Iterable) and not isinstance(layers, str):
-        layers = list(layers)
-    else:
-        layers = [layers]
-    found = {id(n.operation): n for item in layers for n in select(graph, item).nodes}
+    found = {id(n.operation): n for item in items_of(layers) for n in select(graph, item).nodes}
     nodes = list(found.values())
     if len(nodes) < 2:
         named = f"one layer, {nodes[0].path!r}" if nodes else "no layer"

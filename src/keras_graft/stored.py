@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from keras_graft.adapted import without_adapters
 from keras_graft.addresses import Addresses, Place, Weight, places
 from keras_graft.errors import FileError, WeightsError
 from keras_graft.files import load
-from keras_graft.printable import words_of
+from keras_graft.printable import shown, words_of
 
 _FROZEN = {"layer", "keras_graft_inside"}
 """The attributes of a Frozen by which Keras comes to the layer inside."""
@@ -38,13 +39,20 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
         WeightsError: If it is no file of a kind that is known, or damaged.
     """
     name = path.name
-    if path.is_dir():
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError) as error:  # also a name that no file can have
+        raise WeightsError(
+            f"transplant: there is no file {shown(str(path))}, or it cannot be read: "
+            f"{getattr(error, 'strerror', None) or words_of(error)}."
+        ) from error
+    if stat.S_ISDIR(kind):
         raise WeightsError(
             f"transplant: {str(path)!r} is a directory, not a file of weights. Give one file in it, "
             "or load it with its own library, and give the model."
         )
-    if not path.is_file():
-        raise WeightsError(f"transplant: there is no file {str(path)!r}.")
+    if not stat.S_ISREG(kind):
+        raise WeightsError(f"transplant: {str(path)!r} is no plain file.")
     if name.endswith((".weights.json", ".safetensors.index.json")):
         raise WeightsError(
             f"transplant: {name!r} is the index of weights in several files. Load them into a model "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from keras_graft.copies import assign
 from keras_graft.errors import WeightsError
 from keras_graft.matching import Match, matched
 from keras_graft.meaning import Meaning
+from keras_graft.naming import items_of
 from keras_graft.printable import shown
 from keras_graft.rules import Resize, Rules, check_glob, names, text_of
 from keras_graft.stored import stored
@@ -317,8 +318,7 @@ def _places(layer: Any, what: str) -> Place:
 
 
 def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list[str]:
-    given: Any = [] if keep is None else keep
-    globs = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    globs = [] if keep is None else items_of(keep)
     for glob in globs:
         if not isinstance(glob, str):
             raise WeightsError(

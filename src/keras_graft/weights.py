@@ -12,6 +12,7 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph import Graph
 from keras_graft.naming import listed
 from keras_graft.node import Node
+from keras_graft.printable import shown
 from keras_graft.select import everything, select, tied
 
 
@@ -80,7 +81,7 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     if not isinstance(wanted, str) or "." not in wanted:
         raise WeightsError(
             f'{verb}: a weight is named "layer.weight", such as "embedding.embeddings", or given '
-            f"as a variable; got {wanted!r}."
+            f"as a variable; got {shown(wanted)}."
         )
     path, _, name = wanted.rpartition(".")
     operations = {id(n.operation): n for n in select(graph, path).nodes}

@@ -190,7 +190,9 @@ def _is_arrays(data: Any) -> bool:
 
 
 def _is_array(item: Any) -> bool:
-    return hasattr(item, "shape") and (hasattr(item, "dtype") or hasattr(item, "iloc"))
+    if not (hasattr(item, "dtype") or hasattr(item, "iloc")):
+        return False
+    return not callable(getattr(item, "shape", len))  # as NumPy itself has a function shape
 
 
 def _rows(leaf: Any) -> int:
@@ -212,6 +214,10 @@ def _rows(leaf: Any) -> int:
         raise FeatureError(
             "What the data gives is one sample, not a batch of samples: add .batch(n), or "
             "batch_size=n."
+        )
+    if leaf.shape[0] is None:
+        raise FeatureError(
+            f"The data holds a {type(leaf).__name__} of no values: give arrays, or a dataset."
         )
     return int(leaf.shape[0])
 
