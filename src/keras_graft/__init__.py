@@ -32,7 +32,7 @@ from keras_graft.freeze import freeze
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Spec, Value
 from keras_graft.optimizer import carry_optimizer
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.reinput import reinput
 from keras_graft.select import Selection
 from keras_graft.share import share, unshare

@@ -17,7 +17,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.node import Node
 from keras_graft.printable import words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.rejoin import rejoined
 from keras_graft.select import Selection
 from keras_graft.select import select as _select

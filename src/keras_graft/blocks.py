@@ -24,7 +24,7 @@ from keras_graft.nest import Opened
 from keras_graft.nest import inline as in_place
 from keras_graft.node import Entry, Node, Slot, Template, Value
 from keras_graft.printable import quoted, shown
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import select
 from keras_graft.subgraph import ends, part, renewed
 

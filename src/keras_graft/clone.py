@@ -20,7 +20,7 @@ from keras_graft.moves import Past
 from keras_graft.naming import is_one_of, listed
 from keras_graft.node import Node, Template
 from keras_graft.printable import quoted, shown, words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import select
 
 Weights = Literal["copy", "fresh"]

@@ -19,7 +19,7 @@ from keras_graft.naming import listed
 from keras_graft.nest import Opened
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import select
 
 Item = Node | Value

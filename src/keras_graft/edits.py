@@ -21,7 +21,7 @@ from keras_graft.naming import is_one_of, listed
 from keras_graft.new import At, is_factory, put_in
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import is_exact, select
 from keras_graft.ties import edited, retied, tied_again
 

@@ -16,7 +16,7 @@ from keras_graft.layers.frozen import Frozen
 from keras_graft.naming import listed
 from keras_graft.node import Node, Template
 from keras_graft.printable import quoted
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import select
 
 

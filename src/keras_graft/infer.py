@@ -14,7 +14,7 @@ from keras_graft.graph import Graph
 from keras_graft.index import Position
 from keras_graft.node import Node, Slot, Spec, Template, Value
 from keras_graft.printable import quoted
-from keras_graft.read import trace
+from keras_graft.reader import trace
 from keras_graft.trial import told, trial
 
 WayOut = Callable[[Graph, Node, str], str]

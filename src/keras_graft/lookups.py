@@ -11,7 +11,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import ReadError, WeightsError
 from keras_graft.graph import Graph
-from keras_graft.read import read
+from keras_graft.reader import read
 
 _WORDS = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
 _OTHERS = {

@@ -18,7 +18,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import with_masks_of
 from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.printable import shown, words_of
-from keras_graft.read import trace
+from keras_graft.reader import trace
 from keras_graft.select import find_tensor
 from keras_graft.trial import needs_trial
 

@@ -18,7 +18,7 @@ from keras_graft.errors import GraphError
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Value
 from keras_graft.printable import words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import everything
 
 _Step = tuple[str, int]  # the name of an operation, and which of its calls

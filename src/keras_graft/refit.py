@@ -16,7 +16,7 @@ from keras_graft.graph import Graph
 from keras_graft.infer import infer, tried
 from keras_graft.node import Node, Spec, Value
 from keras_graft.printable import quoted, words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import everything
 from keras_graft.trial import rows, told, trial
 

@@ -15,7 +15,7 @@ from keras_graft.graph import Graph
 from keras_graft.naming import is_one_of, listed, nearest
 from keras_graft.node import Spec
 from keras_graft.printable import shown, words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.refit import Refit
 from keras_graft.ties import edited
 

@@ -16,7 +16,7 @@ from keras_graft.exchange import calls_of, exchanged
 from keras_graft.naming import Names, is_one_of, items_of, listed
 from keras_graft.node import Node
 from keras_graft.printable import shown
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import select
 from keras_graft.ties import retied
 

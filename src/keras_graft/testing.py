@@ -14,7 +14,7 @@ from keras_graft import _keras
 from keras_graft.call import mapped
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Slot
-from keras_graft.read import read
+from keras_graft.reader import read
 
 tree = keras.tree
 

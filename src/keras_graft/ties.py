@@ -15,7 +15,7 @@ from keras_graft.graph import Graph
 from keras_graft.naming import is_one_of, listed
 from keras_graft.node import Node
 from keras_graft.printable import quoted, shown, words_of
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.select import everything, tied
 from keras_graft.weights import Weight, find_weight
 

@@ -16,7 +16,7 @@ from keras_graft.features.data import count
 from keras_graft.flow import needed
 from keras_graft.layers.frozen import Frozen
 from keras_graft.node import Node
-from keras_graft.read import read
+from keras_graft.reader import read
 from keras_graft.tabular import Table, Tabular
 
 _WIDER = {"float32": 2, "float64": 4}

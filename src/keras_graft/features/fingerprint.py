@@ -19,7 +19,7 @@ from keras_graft.errors import ReadError
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
 from keras_graft.node import Slot
-from keras_graft.read import read
+from keras_graft.reader import read
 
 _NAMING = ("name", "trainable", "build_config", "shared_object_id", "registered_name", "seed")
 

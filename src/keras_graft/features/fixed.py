@@ -14,7 +14,7 @@ from keras_graft.features.data import Batch
 from keras_graft.graph import Graph
 from keras_graft.layers.frozen import Frozen
 from keras_graft.naming import listed
-from keras_graft.read import read
+from keras_graft.reader import read
 
 tree = keras.tree
 
