@@ -526,3 +526,20 @@ def test_half_of_resnet(tmp_path):
     pyramid = keras.Model(loaded.inputs, dict(loaded.pyramid_outputs))
     for name, value in tapped(data).items():
         np.testing.assert_allclose(_array(pyramid(data)[name]), _array(value), atol=1e-5)
+
+
+def test_what_methods_that_call_layers_one_by_one_do_not_run_is_told():
+    donor = _gpt2()
+    with pytest.warns(
+        kg.GraftWarning, match="GPT2Backbone .*: 'adapter' lies between layers"
+    ) as got:
+        kg.insert(donor, keras.layers.Dense(8, name="adapter"), after="transformer_layer_0")
+    assert "'_transformer_layers'" in str(got[0].message) or "layers" in str(got[0].message)
+    with pytest.warns(kg.GraftWarning, match="generate"):
+        kg.repeat(donor, "transformer_layer_0", "transformer_layer_1", 2, weights="copy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", kg.GraftWarning)
+        kg.replace(donor, "transformer_layer_1", lambda node: node.operation)
+        kg.remove(donor, "transformer_layer_1", keep="transformer_layer_0")
+        kg.freeze(donor, "transformer_layer_0")
+        kg.clone(donor)

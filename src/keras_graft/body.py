@@ -16,10 +16,11 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
+from keras_graft.errors import warn
 from keras_graft.graph import Graph
-from keras_graft.moves import Move
+from keras_graft.history import Gone, History, Removed
 from keras_graft.naming import listed
-from keras_graft.node import Node, Value
+from keras_graft.node import Value
 from keras_graft.printable import words_of
 from keras_graft.select import everything
 
@@ -52,14 +53,6 @@ class _Method:
 
     function: Any
     owner: Any
-
-
-class _Gone(Exception):
-    """An attribute cannot be carried over; the words go on behind its name."""
-
-
-class _Removed(_Gone):
-    """It held a layer in whose place nothing stands."""
 
 
 def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any, str | None]:
@@ -95,7 +88,49 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     if not plain:
         model.__dict__["_keras_graft_carried"] = tuple(carried)
         model.__dict__["_keras_graft_gone"] = gone
+        _tell_what_is_in_no_list(graph, carried, model, cls)
     return model, None
+
+
+def _tell_what_is_in_no_list(
+    graph: Graph, carried: Mapping[str, Any], model: Any, cls: type
+) -> None:
+    """Warn of what was inserted between layers that methods of the class may call one by one."""
+    past = graph.past
+    assert past is not None
+    lists = {name: value for name, value in carried.items() if _layers_in(value)}
+    if past.base is None or not lists:
+        return
+    before = list(everything(past.base))
+    known = {id(node.operation) for node in before} | {node.key for node in before}
+    known |= {id(layer) for value in carried.values() for layer in _layers_in(value, one=True)}
+    known |= {id(op) for moves in past.moves() for _, _, put in moves for op in put or ()}
+    new = [
+        node.path
+        for node in everything(graph)
+        if node.nested is None
+        and node.key not in known
+        and id(getattr(node.operation, "keras_graft_inside", node.operation)) not in known
+        and id(node.operation) not in known
+    ]
+    if new:
+        warn(
+            f"{cls.__name__} {model.name!r}: {listed(new, 3)} lies between layers that the attribute "
+            f"{next(iter(lists))!r} holds, and in no attribute. The model runs it. A method of "
+            f"{cls.__name__}, or of what is made of it, that calls these layers one by one does not, "
+            "as `generate` of a language model: replace a layer by one that does both instead."
+        )
+
+
+def _layers_in(value: Any, one: bool = False) -> list[Any]:
+    """Return the layers that a list or a dict holds, and with `one` a layer itself."""
+    if isinstance(value, keras.layers.Layer):
+        return [value] if one else []
+    kind = _keras.plain_container(value)
+    if kind is None:
+        return []
+    items = list(value.values() if kind is dict else value)
+    return [layer for item in items for layer in _layers_in(item, one=True)]
 
 
 def copied(graph: Graph, copier: Callable[[Any], Any]) -> Body | None:
@@ -146,7 +181,7 @@ def _carried(
     for name, value in attributes.items():
         try:
             carried[name] = carry(value)
-        except _Gone as error:
+        except Gone as error:
             gone[name] = str(error)
     return carried, gone
 
@@ -179,7 +214,7 @@ class _Carry:
             for value in self._base.inputs
             if value.origin is not None
         }
-        self._history: _History | None = None
+        self._history: History | None = None
 
     def __call__(self, value: Any) -> Any:
         if value is self._model and value is not None:
@@ -199,20 +234,20 @@ class _Carry:
         if isinstance(value, keras.metrics.Metric):
             return _keras.Copier(_keras.variable_like).object(value)
         if isinstance(value, keras.optimizers.Optimizer) and value.built:
-            raise _Gone(f"the optimizer {value.name!r} was built for the variables of the donor")
+            raise Gone(f"the optimizer {value.name!r} was built for the variables of the donor")
         return self._container(value)
 
     @property
-    def _known(self) -> _History:
+    def _known(self) -> History:
         if self._history is None:
-            self._history = _History(self._graph, self._base)
+            self._history = History(self._graph, self._base)
         return self._history
 
     def _read(self, value: Value) -> Any:
         now = self._known.now(value)
         tensor = self._tensor(now) if now in self._graph else None
         if tensor is None:
-            raise _Gone(f"the tensor {value.name!r}, which it holds, is no longer in the graph")
+            raise Gone(f"the tensor {value.name!r}, which it holds, is no longer in the graph")
         return tensor
 
     def _symbolic(self, tensor: Any) -> Any:
@@ -220,7 +255,7 @@ class _Carry:
         if value is not None:
             return self._read(value.within(None))
         if self._model is not None and self._known.reads_inside(tensor):
-            raise _Gone(f"the tensor {tensor.name!r}, which it holds, lies in a nested model")
+            raise Gone(f"the tensor {tensor.name!r}, which it holds, lies in a nested model")
         return tensor
 
     def _layer(self, layer: Any) -> Any:
@@ -244,7 +279,7 @@ class _Carry:
         held = _keras.first_held(value, self._is_lost)
         if held is not None:
             name = getattr(held, "name", type(held).__name__)
-            raise _Gone(f"it works with {name!r} of the donor, which cannot be taken out of it")
+            raise Gone(f"it works with {name!r} of the donor, which cannot be taken out of it")
         return value
 
     def _present(self, values: Any) -> Iterator[Any]:
@@ -255,7 +290,7 @@ class _Carry:
     def _or_removed(self, value: Any) -> tuple[Any, bool]:
         try:
             return self(value), True
-        except _Removed:
+        except Removed:
             return None, False
 
     def _is_lost(self, item: Any) -> bool:
@@ -266,110 +301,5 @@ class _Carry:
             return False
         try:
             return self._layer(item) is not item
-        except _Gone:
+        except Gone:
             return True
-
-
-class _History:
-    """What became of the operations and values that a graph had when it was read."""
-
-    def __init__(self, graph: Graph, base: Graph) -> None:
-        self._here: set[int] = set()
-        self._makers: dict[Any, Any] = {}
-        levels = {id(graph): graph}
-        for node in everything(graph):
-            self._here |= {id(layer) for layer in _keras.layers_inside(node.operation)}
-            for value in node.outputs:
-                for key in _keys(value):
-                    self._makers.setdefault(key, node.operation)
-            if node.nested is not None:
-                levels[id(node.nested)] = node.nested
-        self._edits: list[dict[Any, Move]] = []
-        for level in levels.values():
-            for moves in [] if level.past is None else level.past.moves():
-                edit: dict[Any, Move] = {}
-                for move in moves:
-                    for key in _keys(move[0]):
-                        edit.setdefault(key, move)
-                self._edits.append(edit)
-        self._calls: dict[int, list[Node]] = {}
-        self._around: dict[int, Any] = {}
-        self._inside: set[int] = set()
-        for node in everything(base):
-            self._calls.setdefault(id(node.operation), []).append(node)
-            if node.scope:
-                self._inside |= {id(v.origin) for v in node.outputs}
-            for layer in _keras.layers_inside(node.operation)[1:]:
-                self._around.setdefault(id(layer), node.operation)
-
-    def now(self, value: Value) -> Value:
-        """Return what is read today where `value` was read."""
-        for _, new, _ in self._moves(value):
-            value = new
-        return value.within(None)
-
-    def _moves(self, value: Value, taken: bool = False) -> Iterator[Move]:
-        """Yield what edits made of a value, one after another.
-
-        Args:
-            value: The value.
-            taken: Whether only edits count that took away what gave it.
-        """
-        for edit in self._edits:
-            move = next((edit[key] for key in _keys(value) if key in edit), None)
-            if move is not None and (not taken or move[2] is not None):
-                yield move
-                value = move[1]
-
-    def reads_inside(self, tensor: Any) -> bool:
-        """Whether a tensor is one of a nested model of the donor."""
-        return id(tensor) in self._inside
-
-    def layer(self, layer: Any) -> Any:
-        """Return the layer that stands in the place of one of the donor.
-
-        Raises:
-            _Gone: If none does, or several.
-        """
-        if id(layer) in self._here or not (id(layer) in self._calls or id(layer) in self._around):
-            return layer
-        if id(layer) not in self._calls:
-            around = self._around[id(layer)]
-            raise _Gone(
-                f"the layer {layer.name!r}, which it holds, was inside {around.name!r}, which is "
-                "no longer in the model"
-            )
-        found: dict[int, Any] = {}
-        for node in self._calls[id(layer)]:
-            for value in node.outputs:
-                found.update((id(op), op) for op in self._instead(value))
-        if not found:
-            raise _Removed(f"the layer {layer.name!r}, which it holds, was removed by an edit")
-        inside = {id(item) for item in _keras.layers_inside(layer)}
-        if found.keys() & inside:
-            raise _Gone(
-                f"the model {layer.name!r}, which it holds, was opened by an edit: its layers are "
-                "in the model itself"
-            )
-        (one, *others) = found.values()
-        if others or not isinstance(one, keras.layers.Layer):
-            names = listed(operation.name for operation in found.values())
-            raise _Gone(
-                f"the layer {layer.name!r}, which it holds, is no longer in the model: in its "
-                f"place {'are' if others else 'is'} {names}"
-            )
-        return one
-
-    def _instead(self, value: Value) -> list[Any]:
-        """Return the operations in the place of the one that gave a value; none if it was removed."""
-        for _, new, put in self._moves(value, taken=True):
-            if not put or len({id(operation) for operation in put}) > 1:
-                return list(put or ())
-            value = new
-        return [self._makers[key] for key in _keys(value) if key in self._makers][:1]
-
-
-def _keys(value: Value) -> list[Any]:
-    """Return what finds a value again: itself, and in another reading what it was read from."""
-    value = value.within(None)
-    return [value] if value.origin is None else [value, id(value.origin)]
