@@ -195,3 +195,19 @@ def test_half_of_the_blocks_of_a_backbone(kind):
     else:
         y = model.get_layer("layer_norm")(y)
     np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (found, y)))
+
+
+def test_what_is_no_mask_is_not_handed_on_as_one():
+    x = keras.Input((4, 3), name="x")
+    y = keras.layers.Masking(name="masking")(x)
+    y = keras.layers.Add(name="add")([keras.layers.LSTM(3, return_sequences=True, name="lstm")(y), y])
+    model = keras.Model(x, keras.layers.GlobalAveragePooling1D(name="mean")(y), name="m")
+    words = r"'any' is the mask that Keras hands on with what 'masking'.* gives: it is \(\?, 4\) bool"
+    with pytest.raises(kg.EditError, match=words):
+        kg.remove(model, "any", keep=0)
+    with pytest.raises(kg.EditError, match=words):
+        kg.rewire(model, {"any": "x"})
+    plain = kg.replace(model, "masking", keras.layers.Identity())
+    assert not [node for node in kg.read(plain) if node.name in ("any", "not_equal")]
+    data = np.ones((2, 4, 3), "float32")  # nothing is masked here: the same
+    np.testing.assert_allclose(*(keras.ops.convert_to_numpy(m(data)) for m in (model, plain)))

@@ -100,6 +100,7 @@ class _Patch:
             self._reads.update(dict.fromkeys(olds, new))
             self._read_as.setdefault(new, []).extend(olds)
         for old, new in reads.items():
+            _check_mask(self.graph, old, new)
             was = self.graph.known(old)
             if was.spec != new.spec or was.mask != new.mask:
                 return self._flush()  # what comes next is traced under the specs that hold then
@@ -202,6 +203,8 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
         EditError: If that would close a cycle; the message shows its path.
     """
     reads = {old: new for old, new in reads.items() if old != new}
+    for old, new in reads.items():
+        _check_mask(graph, old, new)
     result = graph.spliced({}, reads)
     touched = {user: [result.node(user)] for old in reads for user in graph.consumers(old)}
     try:
@@ -212,6 +215,21 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
     dropped = [old for old in reads if old not in graph.inputs]
     names = [graph.label(value) for value in reads.values()]
     return swept(infer(result, way_out=_reading(names)), dropped)
+
+
+def _check_mask(graph: Graph, old: Value, new: Value) -> None:
+    """Refuse to hand on as a mask what is none: no layer says that it reads one."""
+    was, now = graph.known(old).spec, new.spec
+    handing = graph.consumers(old, as_mask=True)
+    if not handing or was is None or now is None or was.holds_as(now):
+        return
+    label = graph.label(graph.known(old))
+    layers = listed((graph.label(node) for node in handing), 3)
+    raise EditError(
+        f"{label!r} is the mask that Keras hands on with what {layers} gives: it is {was}, and what "
+        f"would stand in its place is {now}. To do without the mask, put another layer in the place "
+        f"of the one that makes it, such as keras.layers.Identity() for a Masking."
+    )
 
 
 def _with_it(labels: Sequence[str], what: str) -> WayOut:

@@ -149,9 +149,10 @@ class Graph(Copyable, Tabular):
                 f"{self.name!r}."
             ) from None
 
-    def consumers(self, value: Value) -> tuple[Node, ...]:
-        """Return the nodes that read `value`, in graph order."""
-        return self._ordered(self._index.used.get(value.key, ()))
+    def consumers(self, value: Value, as_mask: bool = False) -> tuple[Node, ...]:
+        """Return the nodes that read `value`, in graph order; or that hand it on as a mask."""
+        found = self._index.carried if as_mask else self._index.used
+        return self._ordered(found.get(value.key, ()))
 
     def read_from(self, tensor: Any) -> Value | None:
         """Return the value that was read from a tensor: the first, if some are copies of it."""
