@@ -91,8 +91,7 @@ def _width(rng: random.Random) -> int:
 
 
 def _linear(node):
-    policy = getattr(node.operation, "dtype_policy", None) or node.values[0].spec.dtype
-    return layers.Activation("linear", dtype=policy)
+    return layers.Activation("linear", dtype=node.values[0].spec.dtype)
 
 
 def _new(rng: random.Random):

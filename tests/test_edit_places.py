@@ -198,11 +198,16 @@ def test_half_of_the_blocks_of_a_backbone(kind):
 
 
 def test_what_is_no_mask_is_not_handed_on_as_one():
+    keras.utils.clear_session()
     x = keras.Input((4, 3), name="x")
     y = keras.layers.Masking(name="masking")(x)
-    y = keras.layers.Add(name="add")([keras.layers.LSTM(3, return_sequences=True, name="lstm")(y), y])
+    y = keras.layers.Add(name="add")(
+        [keras.layers.LSTM(3, return_sequences=True, name="lstm")(y), y]
+    )
     model = keras.Model(x, keras.layers.GlobalAveragePooling1D(name="mean")(y), name="m")
-    words = r"'any' is the mask that Keras hands on with what 'masking'.* gives: it is \(\?, 4\) bool"
+    words = (
+        r"'any' is the mask that Keras hands on with what 'masking'.* gives: it is \(\?, 4\) bool"
+    )
     with pytest.raises(kg.EditError, match=words):
         kg.remove(model, "any", keep=0)
     with pytest.raises(kg.EditError, match=words):
@@ -211,3 +216,24 @@ def test_what_is_no_mask_is_not_handed_on_as_one():
     assert not [node for node in kg.read(plain) if node.name in ("any", "not_equal")]
     data = np.ones((2, 4, 3), "float32")  # nothing is masked here: the same
     np.testing.assert_allclose(*(keras.ops.convert_to_numpy(m(data)) for m in (model, plain)))
+
+
+def test_a_nested_model_of_which_nothing_would_be_left():
+    inner = keras.Input((4,), name="inner")
+    nested = keras.Model(inner, layers.Dropout(0.2, name="drop")(inner), name="nested")
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.Dense(2, name="out")(nested(x)), name="m")
+    words = r"The model 'nested' inside would give its own input.*kg\.remove\(model, \"nested\"\)"
+    with pytest.raises(kg.EditError, match=words):
+        kg.remove(model, "nested/drop")
+    assert [layer.name for layer in kg.remove(model, "nested").layers] == ["x", "out"]
+
+
+def test_a_mask_that_is_an_argument_and_handed_on():
+    keras.utils.clear_session()
+    x = keras.Input((4, 3), name="x")
+    y = layers.Masking(name="masking")(x)
+    y = layers.LSTM(3, return_sequences=True, name="lstm")(y)
+    model = keras.Model(x, layers.LSTM(3, name="last")(y), name="m")
+    with pytest.raises(kg.EditError, match="'any' is the mask that Keras hands on"):
+        kg.rewire(model, {"any": "not_equal"})

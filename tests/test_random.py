@@ -68,8 +68,8 @@ def test_any_value_completes_to_a_cut(plan, data):
     x = random_inputs(model, 3)
     try:
         trunk, head = kg.split(model, at=path, complete=True)
-    except kg.CutError as error:
-        assert "nothing behind it" in str(error)
+    except (kg.CutError, kg.EditError) as error:
+        assert "nothing behind it" in str(error) or "cannot be opened" in str(error)
         return
     equal(model(x), head(trunk(x)))
     equal(model(x), kg.join(trunk, head)(x))
@@ -137,9 +137,7 @@ def same_weights(model, edited):
 
 
 def linear(node):
-    # An op has no policy: what it gives says in which dtype to go on.
-    policy = getattr(node.operation, "dtype_policy", None) or node.values[0].spec.dtype
-    return keras.layers.Activation("linear", dtype=policy)
+    return keras.layers.Activation("linear", dtype=node.values[0].spec.dtype)
 
 
 @bounded
@@ -184,7 +182,11 @@ def test_any_block_nests_and_opens_again_or_is_refused(plan, data):
     else:
         equal(model(x), kg.build(nested)(x))
         assert_same_graph(graph, kg.inline(nested, "block"), same_layers=True)
-    flat = kg.inline(model)
+    try:
+        flat = kg.inline(model)
+    except kg.EditError as error:
+        assert "takes the mask off what both read" in str(error)
+        return
     assert all(n.nested is None for n in kg.read(flat).nodes)
     equal(model(x), flat(x))
     same_weights(model, flat)

@@ -134,9 +134,12 @@ class Walk:
             for old, now in zip(spec.shape[1:], value.spec.shape[1:], strict=False)
         ):
             return False  # of which size it ran on before, nothing is known
+        tried = self._old(node)
+        # Of its own each: what it reads twice now may have been two things before.
+        inputs = tuple(Value(spec) for spec in node.untried)
         outputs = tuple(value.with_spec(None) for value in node.outputs)
-        node = node.replace(outputs=outputs)
-        return all(isinstance(self._alone(node, tensors), Exception) for tensors in self._old(node))
+        node = node.replace(inputs=inputs, outputs=outputs)
+        return all(isinstance(self._alone(node, tensors), Exception) for tensors in tried)
 
     def _old(self, node: Node) -> Iterator[list[Any]]:
         """Yield tensors of the specs that a call read before, sizes that may vary like now first."""

@@ -109,8 +109,19 @@ class _Descent:
                 nested = read(model)
             found = [tuple(_find(nested, mark) for mark in place) for place in marks]
             edited = self.run(nested, found)
+            if _hands_on(edited) and not _hands_on(nested):
+                # Keras takes what such a model gives for what it reads, and closes a circle.
+                raise EditError(
+                    f"The model {model.name!r} inside would give its own input, and have nothing to "
+                    f"compute it with. Remove the whole model: kg.remove(model, {quoted(call.name)})."
+                )
             self._made[key] = (build(edited, name=model.name), edited)
         return self._made[key]
+
+
+def _hands_on(graph: Graph) -> bool:
+    """Whether an output of a graph is an input of it."""
+    return any(value in graph.inputs for value in graph.outputs)
 
 
 def _keeps_specs(old: Graph | None, new: Graph) -> bool:

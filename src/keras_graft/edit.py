@@ -220,7 +220,8 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
 def _check_mask(graph: Graph, old: Value, new: Value) -> None:
     """Refuse to hand on as a mask what is none: no layer says that it reads one."""
     was, now = graph.known(old).spec, new.spec
-    handing = graph.consumers(old, as_mask=True)
+    handing = list(graph.consumers(old, as_mask=True))
+    handing += [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
     if not handing or was is None or now is None or was.holds_as(now):
         return
     label = graph.label(graph.known(old))

@@ -160,7 +160,7 @@ def _called(
             outputs.append(mapping[new])
         step = step.reading(mapping)
         untried = node.untried
-        if untried:
+        if untried and len(step.inputs) != len(untried):
             # A mask may be read that was not before, or no longer.
             before = dict(zip(inputs, untried, strict=True))
             untried = tuple(before.get(v, v.spec) for v in step.inputs)

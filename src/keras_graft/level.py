@@ -193,6 +193,7 @@ class Level:
             operation, template, tuple(inputs), outputs, tuple(hidden),
             trains=_keras.takes_training(operation),
             stays=_keras.recorded_flag_stays(),
+            unmasks=_keras.takes_masks_off(operation),
         )  # fmt: skip
         if nested is not None:
             node = self._opened(node, nested)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from keras_graft.errors import EditError
 from keras_graft.graph import Graph
 from keras_graft.node import Node, Template, Value, copied
 
@@ -107,7 +108,67 @@ def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[V
         moved[call.key] = {old: gives.get(new, new) for old, new in inner.items()}
         moved[call.key].update((old, gives[old]) for old in call.gives)
     nodes = {call: [n.reading(gives) for n in new] for call, (new, _) in opened.items()}
-    return graph.spliced(nodes, gives), moved
+    result = graph.spliced(nodes, gives)
+    for call, (_, inner) in opened.items():
+        _check_masks_stay(graph, call, inner, result)
+    return result, moved
+
+
+_SAME = ("Dropout", "Noise", "Identity", "Regularization")
+"""Names of layers that may give the very tensor that they read."""
+
+
+def _check_masks_stay(
+    graph: Graph, call: Node, inner: Mapping[Value, Value], result: Graph
+) -> None:
+    """Refuse to open a model that puts a mask on again which an attention outside takes off.
+
+    Keras hands masks along with tensors. `MultiHeadAttention` takes them off what it reads, and a
+    model that is called with `mask=` puts them on again: the layers in it, without it, would see
+    none if the attention runs before them.
+    """
+    nested = call.nested
+    assert nested is not None
+    for value in nested.inputs:
+        reads = [n for n in nested.steps if any(v == value for v, _ in n.hidden)]
+        outer = inner.get(value.within(None))
+        if outer is None or value.mask is None or not reads:
+            continue
+        takers = [n for n in _readers(graph, outer) if n.unmasks and n in result]
+        if not takers:
+            continue
+        depths = _depths(result)
+        for node in reads:
+            copy = result.producer(inner[node.outputs[0].within(None)])
+            early = [n for n in takers if copy and depths[n.key] >= depths[copy.key]]
+            if early:
+                raise EditError(
+                    f"{graph.label(call)!r} cannot be opened: {early[0].kind} "
+                    f"{graph.label(early[0])!r} takes the mask off what both read, and the model "
+                    f"puts it on again for {nested.label(node)!r} inside it, which would run "
+                    "without it. Leave this model closed, and name the others: "
+                    "kg.inline(model, [...])."
+                )
+
+
+def _readers(graph: Graph, value: Value) -> list[Node]:
+    """Return what reads a tensor, also under the names of layers that hand it on."""
+    found, values = [], [value]
+    for given in values:
+        for node in graph.consumers(given) if given in graph else ():
+            found.append(node)
+            if node.kind.endswith(_SAME):
+                values += node.outputs
+    return found
+
+
+def _depths(graph: Graph) -> dict[Any, int]:
+    """Return how far each node is from the outputs: Keras runs the furthest first."""
+    depths: dict[Any, int] = {}
+    for node in reversed(graph.steps):
+        users = [user for value in node.outputs for user in graph.consumers(value)]
+        depths[node.key] = 1 + max((depths[user.key] for user in users), default=0)
+    return depths
 
 
 def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:

@@ -239,6 +239,7 @@ class Node(_Handle):
         trains: Whether the operation takes a training flag.
         stays: Whether a training flag recorded at this call wins over that of a model around it,
             which it does from Keras 3.16 on.
+        unmasks: Whether the operation takes the masks off what it reads, for all that run later.
         unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
             its outputs. The first stands for the second outside: something that other nodes
             depend on, and that no tensor gives as long as the nested model is closed.
@@ -255,6 +256,7 @@ class Node(_Handle):
     entries: tuple[Entry, ...] = ()
     trains: bool = False
     stays: bool = False
+    unmasks: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
     untried: tuple[Spec | None, ...] | None = None
     key: Any = dataclasses.field(default_factory=Key)
@@ -267,8 +269,8 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.stays, self.unseen, self.untried, self.key, graph,
-            scope,
+            self.entries, self.trains, self.stays, self.unmasks, self.unseen, self.untried,
+            self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -385,7 +387,7 @@ def copied(
         unseen = tuple((mapping[old], inside) for old, inside in node.unseen)
         copy = Node(
             node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
-            node.entries, node.trains, node.stays, unseen, node.untried,
+            node.entries, node.trains, node.stays, node.unmasks, unseen, node.untried,
         )  # fmt: skip
         result.append(change(copy))
     return result, mapping

@@ -108,6 +108,7 @@ from keras_graft._keras.views import (
     own_call_context,
     own_seeds,
     sublayers,
+    takes_masks_off,
     view,
 )
 
@@ -209,6 +210,7 @@ __all__ = [
     "inner_call",
     "own_seeds",
     "sublayers",
+    "takes_masks_off",
     "view",
     "watch",
 ]

@@ -122,6 +122,19 @@ def call_like(layer: Any, inside: Any) -> None:
             layer.__dict__[name] = vars(inside)[name]
 
 
+def takes_masks_off(operation: Any) -> bool:
+    """Whether an operation takes the masks off the tensors that it reads.
+
+    `MultiHeadAttention.call` does (3.12 - 3.16), so that what runs later on the same tensor sees
+    none; a layer that has one inside may hand its input to it.
+    """
+    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
+        return False
+    if isinstance(operation, keras.layers.MultiHeadAttention):
+        return True
+    return any(map(takes_masks_off, sublayers(operation)))
+
+
 def sublayers(layer: Any) -> list[Any]:
     """Return the layers directly inside a layer (`Layer._layers`, 3.12 - 3.15)."""
     return list(getattr(layer, "_layers", ()))
