@@ -53,8 +53,8 @@ def test_each_value_is_numbered_once(monkeypatch):
     diff = sys.modules["keras_graft.diff"]  # `kg.diff` is the verb
     x = keras.Input((4,))
     model = keras.Model(x, layers.Add()([layers.Activation("relu")(x) for _ in range(30)]))
-    frozen, calls = diff._frozen, []
-    monkeypatch.setattr(diff, "_frozen", lambda s: (calls.append(1), frozen(s))[1])
+    frozen, calls = diff.comparable, []
+    monkeypatch.setattr(diff, "comparable", lambda s: (calls.append(1), frozen(s))[1])
     kg.diff(model, model)
     few = len(calls)
     calls.clear()

@@ -174,7 +174,7 @@ def _caller(new: Any, template: Template) -> Callable[..., Any]:
 def _taken(new: Any, recorded: Template, old: Any) -> Template:
     """Return a recorded call with the arguments that `new` takes.
 
-    A training flag that is the old layer's default was recorded by Keras, not given by anybody.
+    A `training=True` that is the old layer's default was recorded by Keras, not given by anybody.
     """
     parameters = inspect.signature(new.call).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -183,7 +183,7 @@ def _taken(new: Any, recorded: Template, old: Any) -> Template:
         name: value
         for name, value in recorded.kwargs.items()
         if (name in parameters or (any_name and name not in ("mask", "training")))
-        and not (name == "training" and value == _keras.default_flag(old))
+        and not (name == "training" and value and value == _keras.default_flag(old))
     }
     return Template(recorded.args, kwargs)
 
