@@ -137,10 +137,10 @@ def test_one_that_holds_others(name):
     assert report.new == ("a/kernel", "a/bias") and len(report.taken) == 4
     for path, part in _keras.slots(model.optimizer).items():
         for slot, row in part.lists.items():
-            old = {v.path.partition("/")[2]: v for v in before[path][slot] if v is not None}
+            old = {v.path.rpartition("/")[2]: v for v in before[path][slot] if v is not None}
             for variable in row:
                 if variable is not None:
-                    key = variable.path.partition("/")[2]
+                    key = variable.path.rpartition("/")[2]
                     equal(variable, old[key] if key in old else np.zeros(variable.shape, "float32"))
     train(model)
 
