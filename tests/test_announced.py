@@ -557,3 +557,17 @@ def test_a_state_that_comes_from_what_is_read_too():
     model = keras.Model(x, layers.GRU(3, name="gru")(x, initial_state=state), name="m")
     with pytest.raises(kg.BuildError, match="GRU 'gru'.* cannot run on its inputs"):
         kg.remove(model, "mean", keep="x")
+
+
+def test_a_mask_of_another_length_than_what_it_masks():
+    keras.utils.clear_session()
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    y = layers.Embedding(3, 3, mask_zero=True, name="embed")(ids)
+    model = keras.Model(ids, layers.LSTM(3, name="lstm")(y), name="m")
+    words = (
+        r"'not_equal', the mask of 'embed', would be \(\?, 3\) bool, and does not fit \(\?, 4, 3\)"
+    )
+    with pytest.raises(kg.BuildError, match=words):
+        kg.insert(model, lambda x: x[:, :3], between=("ids", "not_equal"))
+    shorter = kg.insert(model, lambda x: x[:, :3], after="ids")
+    assert kg.extract(shorter, "embed").output_shape == (None, 3, 3)

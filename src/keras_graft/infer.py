@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_graft import _keras
-from keras_graft.abstract import Failure, reason_of
+from keras_graft.abstract import Failure, alike, reason_of
 from keras_graft.call import filled, mapped
 from keras_graft.errors import BuildError
 from keras_graft.graph import Graph
@@ -54,10 +54,30 @@ def infer(
     untried = [n for n in graph.steps if n.untried is not None] if run and until is None else []
     if not untried:
         return graph
+    _check_masks(graph, untried)
     failure = trial(graph, untried)
     if failure is not None:
         raise BuildError(_cannot_run(graph, failure, way_out or _way_out))
     return tried(graph, untried)
+
+
+def _check_masks(graph: Graph, nodes: Sequence[Node]) -> None:
+    """Refuse masks that were computed again and fit no longer what they are handed on with.
+
+    Not every backend says so when it runs without data.
+    """
+    for node in nodes:
+        for mask in map(graph.known, node.outputs):
+            users = (*graph.consumers(mask), *graph.consumers(mask, as_mask=True))
+            for value in (graph.known(v) for user in users for v in (*user.inputs, *user.outputs)):
+                if value.mask != mask or value.spec is None or mask.spec is None:
+                    continue
+                if not alike(mask.spec.shape, value.spec.shape[: len(mask.spec.shape)]):
+                    raise BuildError(
+                        f"{graph.label(mask)!r}, the mask of {graph.label(value)!r}, would be "
+                        f"{mask.spec}, and does not fit {value.spec}. The way out: let what "
+                        "computes the mask read what it read before."
+                    )
 
 
 def tried(graph: Graph, nodes: Sequence[Node]) -> Graph:
