@@ -42,3 +42,11 @@ def activation(recipe: str, name: str, given: Any, several: bool = False) -> Any
             f"{what} no activation. Give the name of one of keras.activations, or a function."
         ) from error
     return given
+
+
+def in_training(node: kg.Node) -> bool:
+    """Whether a call is recorded as one in training, by itself or by a model around it."""
+    flag = None
+    for call in (*node.scope, node):
+        flag = call.flag(flag)
+    return bool(flag)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft.recipes import _arguments
 from keras_graft.tabular import Table, Tabular
 
 # The kernel that makes the output channels, and where they stand in its shape.
@@ -123,7 +123,7 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
         return f"it is a {node.kind}"
     if len(calls[id(norm)]) > 1:
         return f"it is called {len(calls[id(norm)])} times"
-    if any(_training(place) for place in (node, *again)):
+    if any(_arguments.in_training(place) for place in (node, *again)):
         return "it is called with training=True"
     # Behind the first input there may be a mask, which means nothing to inference.
     before = node.inputs[0].within(node.home, node.scope).producer
@@ -157,11 +157,6 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
     if gives.dtype != wants.dtype:
         return f"{name!r} gives {gives.dtype}, it gives {wants.dtype}"
     return ""
-
-
-def _training(node: kg.Node) -> bool:
-    """Whether a call is recorded as one in training, by itself or by a model around it."""
-    return bool([*accumulate((*node.scope, node), lambda f, c: c.flag(f), initial=None)][-1])
 
 
 def _take_in(norm: Any, old: Any, new: Any) -> None:
