@@ -176,7 +176,7 @@ def _carried(
     graph: Graph, attributes: Mapping[str, Any], gone: dict[str, str],
     tensor: Callable[[Value], Any],
 ) -> tuple[dict[str, Any], dict[str, str]]:  # fmt: skip
-    """Return the attributes that go over, and the words of those that do not."""
+    """Return the attributes that can be copied, and for the others the reason."""
     carry, carried = _Carry(graph, tensor), {}
     for name, value in attributes.items():
         try:

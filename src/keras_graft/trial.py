@@ -22,11 +22,6 @@ from keras_graft.node import Node, Value
 _FACTORS = (2, 0.5)
 """By what a known size is multiplied for a dimension that may vary from now on."""
 
-_ELEMENTWISE = (
-    "keras.src.layers.activations", "keras.src.layers.regularization", "keras.src.layers.core.identity",
-)  # fmt: skip
-"""Where Keras keeps the layers that change each number for itself."""
-
 
 def needs_trial(node: Node) -> bool:
     """Whether a call that was just traced may give something else than it says.
@@ -45,7 +40,7 @@ def needs_trial(node: Node) -> bool:
     if len(specs) != 1 or specs[0] is None or _keras.sublayers(operation):
         return True
     if not operation.weights:
-        return not kind.startswith(_ELEMENTWISE)
+        return not _keras.is_elementwise(operation)
     built = (operation.get_build_config() or {}).get("input_shape")
     return built is None or not alike(tuple(built), specs[0].shape)
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import keras
 
-from keras_graft._keras import private
 from keras_graft._keras.graphs import functional, nodes
-from keras_graft._keras.views import sublayers
+from keras_graft._keras.views import call_context, sublayers
 
 
 class _Unsaid(int):
@@ -44,17 +43,6 @@ class _Context:
         self.taken[name] = value
 
 
-@contextlib.contextmanager
-def _within(context: _Context) -> Iterator[None]:
-    global_state = private.global_state
-    before = global_state.get_global_attribute("current_call_ctx")
-    global_state.set_global_attribute("current_call_ctx", context)
-    try:
-        yield
-    finally:
-        global_state.set_global_attribute("current_call_ctx", before)
-
-
 @functools.cache
 def defaults_leak() -> bool:
     """Whether this Keras hands the default of one layer on to the layers that are called later."""
@@ -64,7 +52,7 @@ def defaults_leak() -> bool:
             return inputs
 
     context = _Context(None)
-    with _within(context):
+    with call_context(context):
         Default(name="default")(keras.KerasTensor((1,)))
     return bool(context.taken.get("training"))
 
@@ -72,7 +60,7 @@ def defaults_leak() -> bool:
 @contextlib.contextmanager
 def flags_apart() -> Iterator[None]:
     """Let symbolic calls record only the flags that they are given: see `settle_flags`."""
-    with _within(_Context(UNSAID)) if defaults_leak() else contextlib.nullcontext():
+    with call_context(_Context(UNSAID)) if defaults_leak() else contextlib.nullcontext():
         yield
 
 
@@ -107,7 +95,7 @@ def leaves_flag(operation: Any) -> bool:
 
 
 def needs_flag(operation: Any) -> bool:
-    """Whether a layer is to be called with a flag, lest it sets one for what is called later.
+    """Whether a layer must be called with a flag, or else sets one for what is called later.
 
     Not if one inside was told to run in training mode on purpose: it is to go on doing so.
     """

@@ -70,9 +70,16 @@ def own_call_context() -> Iterator[None]:
     Keras hands a flag on to all layers that are called later in the same call of a model. Uses
     the global attribute `"current_call_ctx"` (3.12 - 3.15).
     """
+    with call_context(None):
+        yield
+
+
+@contextlib.contextmanager
+def call_context(context: Any) -> Iterator[None]:
+    """Let Keras find this call context, and afterwards the one that was there."""
     global_state = private.global_state
     before = global_state.get_global_attribute("current_call_ctx")
-    global_state.set_global_attribute("current_call_ctx", None)
+    global_state.set_global_attribute("current_call_ctx", context)
     try:
         yield
     finally:
@@ -133,6 +140,16 @@ def takes_masks_off(operation: Any) -> bool:
     if isinstance(operation, keras.layers.MultiHeadAttention):
         return True
     return any(map(takes_masks_off, sublayers(operation)))
+
+
+_ELEMENTWISE = (
+    "keras.src.layers.activations", "keras.src.layers.regularization", "keras.src.layers.core.identity",
+)  # fmt: skip
+
+
+def is_elementwise(layer: Any) -> bool:
+    """Whether a layer of Keras's changes each number for itself (by its module, 3.12 - 3.16)."""
+    return type(layer).__module__.startswith(_ELEMENTWISE)
 
 
 def sublayers(layer: Any) -> list[Any]:
