@@ -216,7 +216,7 @@ def test_features(saved, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
     result = run("features", "verify", store, code=1)
     assert "the checksum of 'shard-00000.safetensors'" in result.stderr and not result.stdout
-    assert "compute it anew, with --force." in result.stderr
+    assert "compute it again, with --force." in result.stderr
     run(*args, "--force")
     run("features", "verify", store)
     assert "no store of features" in run("features", "info", tmp_path, code=1).stderr

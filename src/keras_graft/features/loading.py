@@ -70,7 +70,7 @@ def load(folder: Folder) -> Manifest | None:
                 + (
                     "pip install -U keras-graft"
                     if version > FORMAT
-                    else "compute it anew, resume=False"
+                    else "compute it again, resume=False"
                 )
             )
         signed = _SIGNED.match(data)

@@ -129,7 +129,7 @@ class FeatureStore(Tabular):
             except ValueError as error:
                 raise FeatureError(
                     f"{self.path}: the keys are no texts ({words_of(error)}), so it is damaged: compute it "
-                    "anew, resume=False."
+                    "again, resume=False."
                 ) from error
         return found
 
@@ -164,7 +164,7 @@ class FeatureStore(Tabular):
         if wrong:
             raise FeatureError(
                 f"{self.path}: {self._files([*wrong])} does not hold the rows and columns that "
-                f"{NAME} tells ({next(iter(wrong.values()))}), so this was damaged: compute it anew, "
+                f"{NAME} tells ({next(iter(wrong.values()))}), so this was damaged: compute it again, "
                 "resume=False."
             )
         return self.bytes
@@ -237,7 +237,7 @@ def check_sizes(folder: Folder, manifest: Manifest) -> None:
 def _way_out(folder: Folder, number: int) -> str:
     """Return what to do about a damaged shard."""
     if not number:
-        return "Nothing before it is left: compute it anew, with resume=False."
+        return "Nothing before it is left: compute it again, with resume=False."
     return (
         f"Keep the {number} shards before it, and compute the rest again: "
         f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
