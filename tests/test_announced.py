@@ -510,6 +510,21 @@ def test_lookups_sparse_inputs_and_quantized_layers():
     as_announced(kg.insert(donor, lambda y: ops.concatenate([y, y], axis=1), after="d"))
 
 
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_numbers_of_64_bits_whether_the_backend_has_them_or_not(dtype):
+    # JAX keeps both in 32 bits, for the whole program, unless it is told otherwise.
+    x = keras.Input((4,), dtype=dtype, name="x")
+    y = layers.Dense(4, dtype="float64", name="d")(ops.cast(x, dtype) * 2)
+    donor = keras.Model(x, layers.ReLU(dtype="float64", name="r")(y), name="m")
+    new = kg.replace(donor, "d", layers.Dense(3, dtype="float64"))
+    new = kg.insert(new, lambda y: ops.cast(ops.cast(y, dtype), "float64"), before="r")
+    assert new.output_shape == (None, 3)
+    assert new.output.dtype == "float64"
+    data = np.arange(8).reshape(2, 4).astype(dtype)
+    given = keras.backend.standardize_dtype(new(data).dtype)
+    assert given == ("float32" if BACKEND == "jax" else "float64")
+
+
 def test_a_layer_that_says_something_else_than_it_gives():
     class Liar(layers.Layer):
         def call(self, x):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft import _keras
 from keras_graft.call import filled
@@ -271,13 +272,20 @@ class _Run(keras.Operation):
                     "weights or constants are for another shape"
                 )
             dtype = keras.backend.standardize_dtype(tensor.dtype)
-            if dtype != said.dtype and _reads_another_dtype(node):
+            if dtype not in (said.dtype, _held_as(said.dtype)) and _reads_another_dtype(node):
                 raise _Other(
                     f"it would say that it gives {said.dtype}, and give {dtype}: put a cast in "
                     "front of it, such as lambda x: keras.ops.cast(x, ...)"
                 )
         _refuse_mixing(node, inputs, outputs)
         return list(zip(node.outputs, outputs, strict=True))
+
+
+def _held_as(dtype: str) -> str:
+    """Return the dtype that the backend uses for it: JAX has no 64 bits unless it is told to."""
+    if not dtype.endswith(("64", "128")):
+        return dtype
+    return keras.backend.standardize_dtype(keras.ops.convert_to_tensor(np.zeros((), dtype)).dtype)
 
 
 def _reads_another_dtype(node: Node) -> bool:
