@@ -273,3 +273,12 @@ def test_a_layer_outlives_the_model_it_was_put_into():
 
 def numpy_of(model):
     return keras.ops.convert_to_numpy(model(np.ones((2, 8, 8, 3), "float32")))
+
+
+def test_what_takes_the_place_of_a_model_gets_the_tensor_of_a_list_of_one():
+    i, x = keras.Input((5, 3), name="i"), keras.Input((5, 3), name="x")
+    inner = keras.Model(i, layers.Dense(3, name="d")(i), name="inner")
+    masked = layers.Masking()(x)
+    donor = keras.Model(x, layers.Dense(2, name="out")(inner([masked], mask=[None])), name="m")
+    for new in (layers.Dense(3), layers.LSTM(3, return_sequences=True), lambda y: y * 2):
+        assert kg.replace(donor, "inner", new).output_shape == (None, 5, 2)

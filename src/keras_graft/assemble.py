@@ -127,7 +127,7 @@ class Assembly:
             self._stand_ins[key] = self._stand_in(node, name)
         stand_in = self._stand_ins[key]
         if isinstance(stand_in, keras.Model):
-            return stand_in, (self._tensors_of(node.inputs),), {}
+            return stand_in, (_one_or_list(self._tensors_of(node.inputs)),), {}
         return stand_in, *arguments(node, self.tensors)
 
     def _stand_in(self, node: Node, name: str) -> Any:
@@ -140,6 +140,11 @@ class Assembly:
         return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
 
 
+def _one_or_list(tensors: list[Any]) -> Any:
+    """Return one tensor as itself: a file keeps the form, and a later edit calls with it."""
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
 def _wrapped(node: Node, name: str) -> keras.Model:
     """Return a model of one layer: the donor's own layer, under a name that is free."""
     inputs = [input_of(value.spec) for value in node.inputs]
@@ -148,7 +153,8 @@ def _wrapped(node: Node, name: str) -> keras.Model:
     builder = _keras.Builder()
     builder.node(node.operation, args, kwargs, outputs)
     given = outputs[0] if len(outputs) == 1 else outputs
-    wrapper = _keras.make_functional(inputs, given, name, 1, nodes=builder.nodes)
+    taken = _one_or_list(inputs)
+    wrapper = _keras.make_functional(taken, given, name, 1, nodes=builder.nodes)
     _keras.mark(wrapper, "alias", node.operation)
     _keras.mark(wrapper, "call", node.template)
     return wrapper

@@ -185,7 +185,17 @@ def _taken(new: Any, recorded: Template, old: Any) -> Template:
         if (name in parameters or (any_name and name not in ("mask", "training")))
         and not (name == "training" and value and value == _keras.default_flag(old))
     }
-    return Template(recorded.args, kwargs)
+    args = recorded.args
+    if isinstance(old, keras.Model) and not isinstance(new, keras.Model):
+        # A model takes a list of one as the one tensor that it is; a layer does not.
+        args = tuple(map(_without_list, args))
+        kwargs = {name: _without_list(value) for name, value in kwargs.items()}
+    return Template(args, kwargs)
+
+
+def _without_list(argument: Any) -> Any:
+    is_one = isinstance(argument, (list, tuple)) and len(argument) == 1
+    return argument[0] if is_one and isinstance(argument[0], (Slot, type(None))) else argument
 
 
 def _hint(new: Any, error: GraftError) -> str:

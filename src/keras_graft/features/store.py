@@ -68,7 +68,8 @@ class FeatureStore(Tabular):
         return sum(shard.bytes for shard in self.manifest.shards)
 
     def columns(self, *kinds: str) -> list[str]:
-        """Return the names of the columns of these kinds, such as `"features"`."""
+        """Return the names of the columns of these kinds, such as `"features"`; all by default."""
+        kinds = kinds or KINDS
         return [c for c in self.manifest.columns if c.partition("/")[0] in kinds]
 
     def numbers(self, indices: Any) -> np.ndarray:
