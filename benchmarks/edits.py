@@ -16,7 +16,7 @@ import page
 from structure import donors, timed, zeros
 
 import keras_graft as kg
-from keras_graft.tabular import table
+from keras_graft.tables import table
 
 HEAD = """# What edits cost
 

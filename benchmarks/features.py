@@ -24,7 +24,7 @@ from loops import seconds
 
 import keras_graft as kg
 from keras_graft.features import FeatureDataset, FeatureStore, compute
-from keras_graft.tabular import table
+from keras_graft.tables import table
 
 BATCH, SIZE = 32, 160
 HEAD = f"""# What a store of features costs and saves

@@ -101,7 +101,7 @@ def main() -> None:
 
     import keras_graft as kg
     from keras_graft.features import compute
-    from keras_graft.tabular import table
+    from keras_graft.tables import table
 
     quick, size = "--quick" in sys.argv, features.BATCH
     rng = np.random.default_rng(0)

@@ -26,9 +26,9 @@ import keras
 
 import keras_graft as kg
 from keras_graft import _keras
-from keras_graft.graph import Graph
-from keras_graft.node import Node, Spec, Template, Value
-from keras_graft.tabular import table
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Spec, Template, Value
+from keras_graft.tables import table
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 

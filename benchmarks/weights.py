@@ -20,7 +20,7 @@ import page
 import structure
 
 import keras_graft as kg
-from keras_graft.tabular import table
+from keras_graft.tables import table
 
 HEAD = """# What a clone costs
 

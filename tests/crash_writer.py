@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 import keras_graft  # noqa: F401
-from keras_graft.features import folder as _folder
+from keras_graft.features.store import folder as _folder
 
-_compute = sys.modules["keras_graft.features.compute"]  # the function hides the module
+_compute = sys.modules["keras_graft.features._compute"]  # the function hides the module
 
 
 class Trunk:

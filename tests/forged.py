@@ -21,7 +21,7 @@ import numpy as np
 from keras import layers
 from safetensors.numpy import save_file
 
-from keras_graft.addresses import places
+from keras_graft.weights.address import places
 
 KINDS = (".keras", ".h5", ".weights.h5", ".safetensors")
 SECRET = 31337.5

@@ -17,7 +17,7 @@ import numpy as np
 from forged import SECRET, beside, forged, model
 
 import keras_graft as kg
-from keras_graft.files import load
+from keras_graft.model.files import load
 
 
 def high_water() -> int:

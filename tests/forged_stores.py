@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 
-from keras_graft.features.checksum import checksum
+from keras_graft.features.store.checksum import checksum
 
 WRONG = [
     None, True, -1, 0, 1, 3, 1 << 31, 1 << 62, (1 << 63) - 1, 1 << 63, 10**40, 1.5, 1e300, "", "x",

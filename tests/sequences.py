@@ -32,7 +32,7 @@ from keras import layers, ops
 from strategies import FLAT, STEPWISE, Scaled, Scored, interpret
 
 import keras_graft as kg
-from keras_graft.select import everything
+from keras_graft.graph.select import everything
 from keras_graft.testing import random_inputs
 
 LONGEST = 6

@@ -14,25 +14,29 @@ pytestmark = pytest.mark.once
 
 ROOT = Path(keras_graft.__file__).parent
 
-PURE = [
-    "printable", "errors", "copyable", "parameters", "overlay", "naming", "tabular", "node", "comparable", "index", "moves", "graph", "closed", "select", "flow", "nest", "subgraph",
-    "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
-]  # fmt: skip
-WITH_KERAS = [
-    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/making", "_keras/strangers", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/adapters", "_keras/tied_variable",
-    "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen", "layers/renamed",
-    "layers/tied_dense", "call", "symbolic", "level", "reader", "abstract", "trial", "infer", "assemble", "history", "body", "copies", "clone",
-    "build", "pickling", "depth", "exchange", "weights", "ties", "rejoin", "share", "new", "edits", "blocks", "freeze", "channels", "refit", "reinput",
-    "writing", "files", "addresses", "layouts", "lookups", "rule", "positions", "resize", "suggested", "meaning", "rules", "matching", "adapted", "stored", "transplant", "trained", "optimizer",
-    "api", "recipes/_arguments", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
-    "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
-    "features/buffers", "features/half", "features/schema", "features/masked", "features/failures", "features/checksum", "features/folder", "features/remote", "features/manifest",
-    "features/loading", "features/shards", "features/place", "features/store", "features/fingerprint", "features/data", "features/fixed", "features/columns",
-    "features/building", "features/pipeline", "features/run", "features/ray_rows",
-    "features/ray_worker", "features/ray_engine", "features/compute", "features/epoch", "features/dataset", "features/advise", "features/fit_head", "testing",
-    "cli", "__main__",
-]  # fmt: skip
-ROOMS = PURE + WITH_KERAS
+ORDER = [
+    "printable",
+    "errors",
+    "tables",
+    "graph",
+    "_keras",
+    "ties",
+    "layers",
+    "model",
+    "look",
+    "weights",
+    "shared",
+    "parts",
+    "edit",
+    "features",
+    "recipes",
+    "testing",
+    "cli",
+    "__main__",
+]
+"""The folders, and the files beside them: each imports only those before it."""
+PURE = ("printable", "errors", "tables", "graph", "look", "parts")
+"""What only describes a network: it does not import Keras."""
 PRIVATE = (
     "_keras_history", "_inbound_nodes", "_outbound_nodes", "_keras_mask", "_functional",
     "_nodes_by_depth", "_inputs_struct", "_outputs_struct", "_call_has_mask_arg", "_tracker",
@@ -41,58 +45,73 @@ PRIVATE = (
 )  # fmt: skip
 
 
-def room_of(path):
-    return path.relative_to(ROOT).with_suffix("").as_posix()
+def module_of(path):
+    return ".".join(["keras_graft", *path.relative_to(ROOT).with_suffix("").parts])
+
+
+def folder_of(module):
+    return module.split(".")[1]
 
 
 def paths():
-    return [p for p in sorted(ROOT.rglob("*.py")) if p.name != "__init__.py"]
+    return [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
 
 
-def imports(path, deep=True):
-    """Yield the modules that a file imports; without `deep`, only when it is itself imported."""
+def imports(path):
+    """Yield the modules and names that a file imports, inside functions too."""
     tree = ast.parse(path.read_text())
-    guarded = {
+    typing = {
         inner
         for node in tree.body
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    for node in ast.walk(tree) if deep else tree.body:
-        if node in guarded:
+    for node in ast.walk(tree):
+        if node in typing:
             continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_every_file_is_a_room():
-    assert {room_of(p) for p in paths()} <= set(ROOMS)
+def own_imports(path):
+    """Yield the modules of the package that a file imports."""
+    modules = {module_of(p).removesuffix(".__init__") for p in paths()}
+    for name in imports(path):
+        while name.startswith("keras_graft.") and name not in modules:
+            name = name.rpartition(".")[0]
+        if name in modules:
+            yield name
 
 
-def test_pure_rooms_do_not_import_keras():
-    for room in PURE:
-        found = [m for m in imports(ROOT / f"{room}.py") if m.split(".")[0] == "keras"]
-        assert not found, f"{room} imports {found}"
-
-
-def test_rooms_import_only_those_above():
-    place = {f"keras_graft.{room.replace('/', '.')}": i for i, room in enumerate(ROOMS)}
-    place["keras_graft._keras"] = place["keras_graft._keras.kept_model"]
+def test_a_folder_imports_only_those_before_it():
+    assert {folder_of(module_of(p)) for p in paths()} == set(ORDER)
+    place = {name: number for number, name in enumerate(ORDER)}
     for path in paths():
-        own = place[f"keras_graft.{room_of(path).replace('/', '.')}"]
-        found = set(imports(path, deep=False))
-        # `from folder import file` names both; the file is what is imported.
-        folders = {m.rpartition(".")[0] for m in found if m in place}
-        below = [m for m in found - folders if place.get(m, -1) >= own]
-        assert not below, f"{room_of(path)} imports {below}"
+        own = folder_of(module_of(path))
+        later = [m for m in own_imports(path) if place[folder_of(m)] > place[own]]
+        assert not later, f"{module_of(path)} imports {later}"
+
+
+def test_nothing_imports_in_a_circle():
+    imported = {module_of(p).removesuffix(".__init__"): set(own_imports(p)) for p in paths()}
+    while leaves := [m for m, found in imported.items() if not found & imported.keys()]:
+        for module in leaves:
+            del imported[module]
+    assert not imported, f"a circle among {sorted(imported)}"
+
+
+def test_what_only_describes_a_network_does_not_import_keras():
+    for path in paths():
+        if folder_of(module_of(path)) in PURE:
+            found = [m for m in imports(path) if m.split(".")[0] == "keras"]
+            assert not found, f"{module_of(path)} imports {found}"
 
 
 def test_private_keras_is_touched_in_one_module():
     for path in paths():
-        if room_of(path).startswith("_keras/"):
+        if folder_of(module_of(path)) == "_keras":
             continue
         assert not [m for m in imports(path) if m.startswith("keras.src")], path
         names = {
@@ -120,17 +139,16 @@ def test_recipes_are_written_with_the_public_verbs_alone():
         "math",
         "typing",
     }
-    shared = {
-        "keras_graft", "keras_graft.recipes", "keras_graft.recipes._arguments",
-    }  # fmt: skip
-    found = sorted((ROOT / "recipes").glob("[!_]*.py"))
-    assert {p.stem for p in found} == set(keras_graft.recipes.__all__) - {"Folded"}
-    for path in [*found, ROOT / "recipes/_arguments.py"]:
+    shared = ("keras_graft.recipes._arguments", "keras_graft.tables.", "keras_graft.printable.")
+    found = sorted((ROOT / "recipes").glob("_[!_]*.py"))
+    # An underscore before the name: in the folder's `__init__` it is the function's.
+    public = {f"_{name}" for name in keras_graft.recipes.__all__} - {"_Folded"}
+    assert {p.stem for p in found} == public | {"_arguments"}
+    for path in found:
         assert len(path.read_text().splitlines()) < 180, path
         for module in imports(path):
             if module.startswith("keras_graft"):
-                printing = module.startswith(("keras_graft.tabular", "keras_graft.printable"))
-                assert module in shared or printing, module
+                assert module == "keras_graft" or module.startswith(shared), module
             else:
                 assert module.split(".")[0] in standard | {"keras", "numpy"}, (path, module)
         tree = ast.walk(ast.parse(path.read_text()))
@@ -154,7 +172,7 @@ def test_names_stand_in_messages_with_what_cannot_be_seen_escaped():
 
 
 def test_files_are_read_in_one_sitting():
-    long = {room_of(p): n for p in paths() if (n := len(p.read_text().splitlines())) > 400}
+    long = {module_of(p): n for p in paths() if (n := len(p.read_text().splitlines())) > 400}
     assert not long, long
 
 
@@ -176,8 +194,10 @@ def test_nothing_that_runs_brings_in_tensorflow_that_was_not_chosen(backend, tmp
 import os, pathlib, sys
 os.environ["KERAS_BACKEND"] = {backend!r}
 import keras, numpy as np, keras_graft as kg
-from keras_graft import channels, files, testing
-from keras_graft.features import ray_engine
+from keras_graft import testing
+from keras_graft.features.engines import ray as ray_engine
+from keras_graft.model import files
+from keras_graft.weights import channels
 x = keras.Input((6,), name="x")
 hidden = keras.layers.Dense(4, activation="relu", name="hidden")(x)
 model = keras.Model(x, keras.layers.Dense(2, name="out")(hidden))

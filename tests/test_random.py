@@ -11,7 +11,7 @@ from strategies import FLAT, STEPWISE, interpret, plans
 
 import keras_graft as kg
 from keras_graft import _keras
-from keras_graft.select import everything
+from keras_graft.graph.select import everything
 from keras_graft.testing import assert_same_graph, random_inputs
 
 # The whole number of examples is drawn where a model starts fastest; the same properties hold on

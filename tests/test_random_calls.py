@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies_calls import call_plans, interpret
 
 import keras_graft as kg
-from keras_graft.flow import pruned
+from keras_graft.graph.walk import pruned
 from keras_graft.testing import assert_same_graph, random_inputs
 
 COUNT = {"torch": 30, "tensorflow": 6, "jax": 6}[keras.backend.backend()]

@@ -8,8 +8,8 @@ from donor import arrays, equal
 from keras import layers
 
 import keras_graft as kg
-from keras_graft.addresses import places
 from keras_graft.testing import random_inputs
+from keras_graft.weights.address import places
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -1,16 +1,18 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
+import keras_graft.model.pickling  # noqa: F401 - by it graphs are copied and pickled
 from keras_graft import features as features
 from keras_graft import layers as layers
-from keras_graft import recipes, resize
-from keras_graft.api import cuts, diff, extract, join, select, sharing, split, submodel
-from keras_graft.blocks import inline, nest, repeat
-from keras_graft.build import build
-from keras_graft.carried import Carried
-from keras_graft.clone import clone
-from keras_graft.cuts import Cut
-from keras_graft.diff import Diff
-from keras_graft.edits import insert, remove, replace, rewire
+from keras_graft import recipes
+from keras_graft.edit.freeze import freeze
+from keras_graft.edit.inline import inline
+from keras_graft.edit.insert import insert
+from keras_graft.edit.nest import nest
+from keras_graft.edit.reinput import reinput
+from keras_graft.edit.remove import remove
+from keras_graft.edit.repeat import repeat
+from keras_graft.edit.replace import replace
+from keras_graft.edit.rewire import rewire
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
@@ -28,18 +30,28 @@ from keras_graft.errors import (
     SelectionError,
     WeightsError,
 )
-from keras_graft.freeze import freeze
-from keras_graft.graph import Graph
-from keras_graft.node import Node, Spec, Value
-from keras_graft.optimizer import carry_optimizer
-from keras_graft.reader import read
-from keras_graft.reinput import reinput
-from keras_graft.select import Selection
-from keras_graft.share import share, unshare
-from keras_graft.sharing import Sharing
-from keras_graft.ties import register_transform, tie, untie
-from keras_graft.transplant import transplant
-from keras_graft.transplanted import Transplanted
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Spec, Value
+from keras_graft.graph.select import Selection
+from keras_graft.look.cuts import Cut, cuts
+from keras_graft.look.diff import Diff, diff
+from keras_graft.look.select import select
+from keras_graft.look.sharing import Sharing, sharing
+from keras_graft.model.build import build
+from keras_graft.model.clone import clone
+from keras_graft.model.read import read
+from keras_graft.parts.extract import extract, submodel
+from keras_graft.parts.join import join
+from keras_graft.parts.split import split
+from keras_graft.shared.share import share
+from keras_graft.shared.tie import register_transform, tie
+from keras_graft.shared.unshare import unshare
+from keras_graft.shared.untie import untie
+from keras_graft.weights import resize
+from keras_graft.weights.carried import Carried
+from keras_graft.weights.carry_optimizer import carry_optimizer
+from keras_graft.weights.report import Transplanted
+from keras_graft.weights.transplant import transplant
 
 __version__ = "0.1.0.dev0"
 

@@ -12,7 +12,7 @@ def main() -> None:
     if importlib.util.find_spec("typer") is None:
         sys.exit("The command needs an extra: pip install 'keras-graft[cli]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from keras_graft.cli import app
+    from keras_graft.cli.app import app
 
     app()
 

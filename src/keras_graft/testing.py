@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
-from keras_graft.call import mapped
-from keras_graft.graph import Graph
-from keras_graft.node import Node, Slot
-from keras_graft.reader import read
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Slot
+from keras_graft.model.calls import mapped
+from keras_graft.model.read import read
 
 tree = keras.tree
 

@@ -27,7 +27,17 @@ from keras_graft._keras.flags import (
     leaves_flag,
     settle_flags,
 )
-from keras_graft._keras.graphs import (
+from keras_graft._keras.foreign_outputs import watch
+from keras_graft._keras.functional import (
+    LaterOutputs,
+    functional_config,
+    make_functional,
+    takes_functional_arguments,
+    uses_functional_config,
+)
+from keras_graft._keras.inside import first_held
+from keras_graft._keras.layers import is_model, layers_inside, put_in_place_of, tracked
+from keras_graft._keras.nodes import (
     Builder,
     arguments,
     call_index,
@@ -52,15 +62,6 @@ from keras_graft._keras.graphs import (
     structures,
     takes_training,
 )
-from keras_graft._keras.inside import first_held
-from keras_graft._keras.kept_model import (
-    KeptModel,
-    class_kept,
-    is_plain,
-    of_class,
-    plain_attributes,
-)
-from keras_graft._keras.making import LaterOutputs, make_functional
 from keras_graft._keras.optimizers import (
     Slots,
     batches_seen,
@@ -72,34 +73,18 @@ from keras_graft._keras.optimizers import (
     not_decayed,
     same_optimizer,
     slots,
+    trained_by,
 )
 from keras_graft._keras.saving import (
     TooLargeError,
     automatic_name,
+    class_of_config,
     has_value,
     own_weights,
     saving_paths,
     weights_up_to,
 )
-from keras_graft._keras.strangers import watch
-from keras_graft._keras.tied_layer import (
-    Tie,
-    TiedLayer,
-    all_ties,
-    become_tied,
-    followed,
-    layers_inside,
-    named_weights,
-    owner_of,
-    owns,
-    plain_class,
-    plain_config,
-    same_tie,
-    ties_of,
-)
-from keras_graft._keras.tied_model import TiedModel, layers_behind, layers_of, model_class
-from keras_graft._keras.tied_variable import TRANSFORMS, Tied, Transform
-from keras_graft._keras.tying import carry_out, look_again, own_variable, shared_copy, take_back
+from keras_graft._keras.tied_variable import AS_IT_IS, TRANSFORMS, Tied, Transform
 from keras_graft._keras.views import (
     View,
     call_as,
@@ -119,11 +104,6 @@ __all__ = [
     "Copier",
     "attributes",
     "first_held",
-    "KeptModel",
-    "class_kept",
-    "is_plain",
-    "of_class",
-    "plain_attributes",
     "default_flag",
     "defaults_leak",
     "flags_apart",
@@ -169,6 +149,7 @@ __all__ = [
     "not_decayed",
     "same_optimizer",
     "slots",
+    "trained_by",
     "TooLargeError",
     "automatic_name",
     "has_value",
@@ -179,31 +160,18 @@ __all__ = [
     "is_adapter",
     "scale_of",
     "with_adapters",
-    "all_ties",
-    "followed",
+    "AS_IT_IS",
     "TRANSFORMS",
-    "Tie",
     "Tied",
-    "TiedLayer",
-    "TiedModel",
     "Transform",
-    "become_tied",
-    "carry_out",
-    "look_again",
+    "is_model",
     "layers_inside",
-    "layers_behind",
-    "layers_of",
-    "model_class",
-    "named_weights",
-    "own_variable",
-    "plain_class",
-    "plain_config",
-    "same_tie",
-    "shared_copy",
-    "owner_of",
-    "owns",
-    "take_back",
-    "ties_of",
+    "put_in_place_of",
+    "tracked",
+    "class_of_config",
+    "functional_config",
+    "takes_functional_arguments",
+    "uses_functional_config",
     "View",
     "own_call_context",
     "call_as",

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from keras_graft._keras.graphs import functional, nodes
+from keras_graft._keras.nodes import functional, nodes
 from keras_graft._keras.views import call_context, sublayers
 
 

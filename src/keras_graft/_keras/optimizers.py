@@ -10,6 +10,11 @@ import keras
 from keras_graft._keras.configs import get_config
 
 
+def trained_by(optimizer: Any) -> list[Any]:
+    """Return the variables that a built optimizer trains (`_trainable_variables`, 3.12 - 3.15)."""
+    return optimizer._trainable_variables
+
+
 @dataclass(frozen=True)
 class Slots:
     """What one optimizer holds; one that wraps others is several of these.

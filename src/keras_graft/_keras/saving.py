@@ -130,3 +130,15 @@ def weights_up_to(size: int) -> Iterator[None]:
                 keras.Layer.add_weight = add_weight
         if error is not None:
             raise error
+
+
+def class_of_config(config: dict[str, Any], custom_objects: Any = None) -> type:
+    """Return the class that a configuration names, found as Keras finds it.
+
+    So nothing is imported that Keras would not import. Uses
+    `serialization_lib._retrieve_class_or_fn` (3.12 - 3.16).
+    """
+    return private.retrieve_class(
+        config["class_name"], config["registered_name"], config["module"], obj_type="class",
+        full_config=config, custom_objects=custom_objects,
+    )  # fmt: skip

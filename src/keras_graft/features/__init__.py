@@ -1,11 +1,11 @@
 """Features: run a frozen trunk once, keep what it gives, train a head on it, join."""
 
-from keras_graft.features.advise import Advice, advise
-from keras_graft.features.compute import compute
-from keras_graft.features.dataset import FeatureDataset
-from keras_graft.features.fit_head import Fitted, fit_head
-from keras_graft.features.ray_engine import RayOptions
-from keras_graft.features.store import FeatureStore, keep
+from keras_graft.features._advise import Advice, advise
+from keras_graft.features._compute import compute
+from keras_graft.features.engines.ray import RayOptions
+from keras_graft.features.head.dataset import FeatureDataset
+from keras_graft.features.head.fit_head import Fitted, fit_head
+from keras_graft.features.store.store import FeatureStore, keep
 
 __all__ = [
     "Advice", "FeatureDataset", "FeatureStore", "Fitted", "RayOptions", "advise", "compute",

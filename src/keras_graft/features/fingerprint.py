@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
-from keras_graft.call import mapped
 from keras_graft.errors import ReadError
-from keras_graft.graph import Graph
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Slot
 from keras_graft.layers.frozen import Frozen
-from keras_graft.node import Slot
-from keras_graft.reader import read
+from keras_graft.model.calls import mapped
+from keras_graft.model.read import read
 
 _NAMING = ("name", "trainable", "build_config", "shared_object_id", "registered_name", "seed")
 

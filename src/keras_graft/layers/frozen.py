@@ -13,7 +13,7 @@ from keras_graft import _keras
 class Frozen(keras.Layer):
     """Calls a layer in inference mode, whatever the model around it is doing.
 
-    Keras has no such mode: see `keras_graft.freeze`. Here the layer inside is always called with `training=False`:
+    Keras has no such mode: see `keras_graft.edit.changes.freeze`. Here the layer inside is always called with `training=False`:
     dropout and noise do nothing, moving averages stay, losses of its own are not counted. Its
     weights are the very values of the layer inside, and are never trained here; the layer itself
     keeps its flags, and another model may train it.

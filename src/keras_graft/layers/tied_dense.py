@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
+from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
 
 
@@ -15,7 +16,7 @@ def _may_be_meant(variable: Any) -> bool:
 
 
 @keras.saving.register_keras_serializable("keras_graft")
-class TiedDense(_keras.TiedLayer, keras.layers.Dense):
+class TiedDense(_ties.TiedLayer, keras.layers.Dense):
     """A `Dense` whose kernel is the matrix of another layer, transposed: one variable, two uses.
 
     The output layer of a language model is the matrix of its embedding. This is the `EmbeddingDense`
@@ -81,7 +82,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
 
     def _look_behind(self, tensors: list[Any]) -> None:
         old = self.source_layer
-        for layer in _keras.layers_behind(tensors):
+        for layer in _ties.layers_behind(tensors):
             if layer is old:
                 return
             if layer.name == old.name and type(layer) is type(old) and layer.built:
@@ -89,11 +90,11 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         else:
             return
         self.source_found(layer)
-        for tie in _keras.ties_of(self) if self.built else []:
-            weight = _keras.named_weights(layer).get(tie.source_weight)
+        for tie in _ties.ties_of(self) if self.built else []:
+            weight = _ties.named_weights(layer).get(tie.source_weight)
             if weight is not None and tuple(weight.shape) == tuple(tie.source.shape):
                 tie.tentative = False
-                _keras.carry_out(self, tie, weight, _keras.owner_of(layer, weight))
+                _ties.carry_out(self, tie, weight, _ties.owner_of(layer, weight))
 
     def build(self, input_shape: Any) -> None:
         """Take the matrix, and make the bias."""
@@ -113,10 +114,10 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
         own, self.kernel_initializer = self.kernel_initializer, keras.initializers.Zeros()
         super().build(input_shape)
         self.kernel_initializer = own
-        tie = _keras.Tie("kernel", "transpose", self.name, self.source_layer.name, name)
+        tie = _ties.Tie("kernel", "transpose", self.name, self.source_layer.name, name)
         if file:
-            tie = _keras.Tie(**file[0], tentative=True)
-        _keras.carry_out(self, tie, source, _keras.owner_of(self.source_layer, source))
+            tie = _ties.Tie(**file[0], tentative=True)
+        _ties.carry_out(self, tie, source, _ties.owner_of(self.source_layer, source))
 
     def source_found(self, layer: Any) -> None:
         """Take the source layer that the model around this one has, for one of a file."""
@@ -125,7 +126,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
     def saved_elsewhere(self, store: Any) -> bool:
         """Whether the matrix is written with the source layer, wherever that is reached first."""
         owned = {id(w) for w in self.source_layer.weights}
-        return all(id(tie.source) in owned for tie in _keras.ties_of(self))
+        return all(id(tie.source) in owned for tie in _ties.ties_of(self))
 
     def _matrix(self) -> tuple[str, Any]:
         layer = self.source_layer
@@ -139,7 +140,7 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
                 f"TiedDense {self.name!r}: its source {layer.name!r} is quantized "
                 f"({layer.quantization_mode}): its numbers mean nothing without its scales."
             )
-        named = _keras.named_weights(layer)
+        named = _ties.named_weights(layer)
         found = {
             name: variable
             for name, variable in named.items()
@@ -156,11 +157,11 @@ class TiedDense(_keras.TiedLayer, keras.layers.Dense):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the source layer serialized."""
-        config = super(_keras.TiedLayer, self).get_config()
+        config = super(_ties.TiedLayer, self).get_config()
         for name in ("kernel_initializer", "kernel_regularizer", "kernel_constraint"):
             config.pop(name)
         source = keras.saving.serialize_keras_object(self.source_layer)
-        ties = [tie.to_config() for tie in _keras.all_ties(self)]
+        ties = [tie.to_config() for tie in _ties.all_ties(self)]
         return {**config, "source_layer": source, "weight": self.weight, "ties": ties}
 
     @classmethod

@@ -1,0 +1,47 @@
+"""Private state of Keras for layers: what is inside them, and where they keep variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_graft._keras import private
+
+
+def is_model(operation: Any) -> bool:
+    """Whether an operation is a model of known layers: `Functional` or `Sequential` (3.12 - 3.15)."""
+    return isinstance(operation, (private.Functional, keras.Sequential))
+
+
+def layers_inside(layer: Any) -> list[Any]:
+    """Return a layer and all layers inside it, outer ones first (`Layer._layers`, 3.12 - 3.15)."""
+    found: dict[int, Any] = {}
+    stack = [layer]
+    while stack:
+        item = stack.pop()
+        if id(item) not in found:
+            found[id(item)] = item
+            stack += list(getattr(item, "_layers", ()))
+    return list(found.values())
+
+
+def tracked(layer: Any) -> list[list[Any]]:
+    """Return the lists in which a layer keeps what it tracks (`Layer._tracker`, 3.12 - 3.15)."""
+    return [store for _, store in layer._tracker.config.values()]
+
+
+def put_in_place_of(layer: Any, old: Any, new: Any) -> bool:
+    """Track one variable in the place of another; say whether the other one was tracked.
+
+    Uses `Layer._tracker` with `config` and `stored_ids` (3.12 - 3.15).
+    """
+    found = False
+    tracker = layer._tracker
+    for name, (_, store) in tracker.config.items():
+        for place, item in enumerate(store):
+            if item is old:
+                found = True
+                store[place] = new
+                tracker.stored_ids[name] = (tracker.stored_ids[name] - {id(old)}) | {id(new)}
+    return found

@@ -1,1 +1,0 @@
-"""Graphs and reports as text and HTML."""

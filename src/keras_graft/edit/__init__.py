@@ -1,0 +1,1 @@
+"""Changes: one verb per file, and the few mechanisms below them."""

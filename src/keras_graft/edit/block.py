@@ -1,0 +1,207 @@
+"""A block of a graph, from some values to others: folded into one node, or repeated.
+
+What goes in needs Keras (a model of the block, copies of its layers) and is made elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from keras_graft.errors import CutError, EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Value, copied
+from keras_graft.graph.parameters import weights_of
+from keras_graft.graph.walk import after, crossing, in_order, needed
+from keras_graft.printable import quoted
+
+
+@dataclass(frozen=True)
+class Block:
+    """The nodes between some values and others.
+
+    Attributes:
+        nodes: In graph order.
+        inputs: What enters; masks that come along with a value stand at the end.
+        outputs: What leaves; the same.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb: str) -> Block:
+    """Find the block between two ends, and check that it can stand as one node.
+
+    Raises:
+        CutError: If it reads other values from outside; each is named with what needs it.
+        EditError: If an output does not depend on the inputs, if something outside reads a value
+            from within, or if the way from output to input leads through the outside.
+    """
+    ends = _plain(inputs), _plain(outputs)
+    nodes = _between(graph, *ends, verb)
+    given = list(ends[0])
+    missing = crossing(graph, nodes, ends[1], given)
+    masks = [v for v in missing if any(v == i.mask for i in given)]
+    others = [v for v in missing if v not in masks]
+    if others:
+        raise CutError(
+            f"{verb}: the block from {listed(map(graph.label, ends[0]))} reads other values too:\n"
+            + "\n".join(
+                f"  {graph.label(v)!r}, needed by {_users(graph, v, nodes)}" for v in others
+            )
+            + "\nAdd them: inputs=["
+            + ", ".join(quoted(graph.label(v)) for v in (*ends[0], *others))
+            + "].",
+            others,
+        )
+    inner = set(nodes)
+    used = _read_outside(graph, nodes, ends[1])
+    handed = [v for v in used if any(v == o.mask for o in map(graph.known, ends[1]))]
+    others = [v for v in used if v not in handed]
+    if others:
+        raise EditError(
+            f"{verb}: what lies outside the block reads values from within:\n"
+            + "\n".join(f"  {graph.label(v)!r}, {_outside(graph, v, inner)}" for v in others)
+            + "\nAdd them: outputs=["
+            + ", ".join(quoted(graph.label(v)) for v in (*ends[1], *others))
+            + "]."
+        )
+    shared = [n for n in nodes if any(c not in inner for c in graph.calls(n.operation))]
+    shared = [n for n in shared if weights_of(n.operation)]
+    if shared:
+        where = listed(graph.label(c) for c in graph.calls(shared[0].operation) if c not in inner)
+        raise EditError(
+            f"{verb}: {graph.label(shared[0])!r} lies in the block, and its layer is called outside "
+            f"it too: {where}. Keras cannot load a file in which a layer stands both inside a nested "
+            "model and beside it. Take a block that holds all of its calls or none."
+        )
+    back = [n for n in needed(graph, [*given, *masks]) if n in inner]
+    if back:
+        raise EditError(
+            f"{verb}: {graph.label(back[0])!r} would lie in the block and also before it: "
+            f"{listed(map(graph.label, ends[0]))} depends on it. Take inputs that do not depend on "
+            "one another through the block."
+        )
+    unseen = {mask for node in graph.steps for mask, _ in node.unseen}
+    for mask in (*masks, *handed):
+        if mask in unseen:
+            node = graph.producer(mask)
+            name = "" if node is None else graph.name_of(node)
+            raise EditError(
+                f"{verb}: a mask that the nested model {name!r} makes inside crosses the end of "
+                f"the block, and no tensor carries it. Open it first: kg.inline(model, {quoted(name)})."
+            )
+    return Block(tuple(nodes), (*given, *masks), (*map(graph.known, ends[1]), *handed))
+
+
+def folded(graph: Graph, found: Block, node: Node) -> Graph:
+    """Return the graph with one node, which gives the block's outputs, in the block's place."""
+    instead: dict[Node, list[Node]] = {n: [] for n in found.nodes}
+    instead[found.nodes[-1]] = [node]
+    # What stood between the nodes of the block may read what only its end gives now.
+    users = {n: [n] for value in found.outputs for n in graph.consumers(value) if n not in instead}
+    result = graph.spliced(instead, {})
+    return in_order(result, {**users, node: [node]})
+
+
+def repeated(
+    graph: Graph,
+    start: Value,
+    stop: Value,
+    times: int,
+    change: Callable[[Sequence[Node], int], Callable[[Node], Node]],
+) -> Graph:
+    """Return the graph with the block between two values `times` times in a row.
+
+    Args:
+        graph: The graph.
+        start: What enters the block; other values that it reads are read by each repetition.
+        stop: What leaves it, of the same spec.
+        times: How often the block runs in all.
+        change: For each repetition, gets the nodes of the block and the number, from 1, and gives
+            what is applied to each new node.
+
+    Raises:
+        EditError: If the block does not give what it takes, or if something outside reads a value
+            from within.
+    """
+    label, end = graph.label(start), graph.label(stop)
+    verb = f"repeat {label!r} to {end!r}"
+    start, stop = graph.known(start), graph.known(stop)
+    nodes = _between(graph, (start,), (stop,), verb)
+    if start.spec is None or stop.spec is None or not start.spec.holds_as(stop.spec):
+        raise EditError(
+            f"{verb}: the block takes {start.spec} from {label!r} and gives {stop.spec} at {end!r}. "
+            "Only a block that gives what it takes can run again on what it gave."
+        )
+    inner = set(nodes)
+    used = _read_outside(graph, nodes, (stop, stop.mask))
+    if used:
+        raise EditError(
+            f"{verb}: what lies outside the block reads values from within, and would not know of "
+            "which repetition:\n"
+            + "\n".join(f"  {graph.label(v)!r}, {_outside(graph, v, inner)}" for v in used)
+            + "\nTake a block that ends behind them, or rewire their readers first."
+        )
+    value, made = stop, []
+    for number in range(1, times):
+        # The mask that comes along now is another: specs are inferred anew for what reads it.
+        new, mapping = copied(nodes, {start: value}, change(nodes, number))
+        made += new
+        value = mapping[stop]
+    if not made:
+        return graph
+    reads = {stop: value}
+    if stop.mask is not None and value.mask is not None:
+        reads[stop.mask] = value.mask
+    last = nodes[-1]
+    result = graph.spliced({last: [last, *made]}, reads, keep=nodes)
+    return in_order(result, {n: [n] for old in reads for n in graph.consumers(old)})
+
+
+def _plain(values: Sequence[Value]) -> tuple[Value, ...]:
+    return tuple(dict.fromkeys(value.within(None) for value in values))
+
+
+def _between(
+    graph: Graph,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    verb: str,
+) -> list[Node]:
+    given = set(inputs)
+    behind = after(graph, given | {v.mask for v in inputs if v.mask is not None})
+    # What computes the mask of an output belongs to the block as much as what computes the output.
+    masks = [v.mask for v in map(graph.known, outputs) if v.mask is not None and v.mask in graph]
+    nodes = [n for n in needed(graph, [*outputs, *masks], given) if n in behind]
+    made = {v for node in nodes for v in node.gives}
+    lost = [v for v in outputs if v not in made]
+    if lost:
+        raise EditError(
+            f"{verb}: {listed(map(graph.label, lost))} does not depend on "
+            f"{listed(map(graph.label, inputs))} in {graph.name!r}: are the ends exchanged?"
+        )
+    return nodes
+
+
+def _read_outside(graph: Graph, nodes: Sequence[Node], ends: Sequence[Value | None]) -> list[Value]:
+    """Return what `nodes` make and others read, or the graph gives out, beside the ends."""
+    inner, outputs = set(nodes), set(graph.outputs)
+    return [
+        v
+        for node in nodes
+        for v in node.gives
+        if v not in ends and (v in outputs or any(n not in inner for n in graph.consumers(v)))
+    ]
+
+
+def _users(graph: Graph, value: Value, nodes: Sequence[Node]) -> str:
+    return listed((graph.label(n) for n in graph.consumers(value) if n in nodes), 3)
+
+
+def _outside(graph: Graph, value: Value, inner: set[Node]) -> str:
+    users = [graph.label(n) for n in graph.consumers(value) if n not in inner]
+    return f"read by {listed(users, 3)}" if users else "given out as an output"

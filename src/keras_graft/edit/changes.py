@@ -1,0 +1,333 @@
+"""Change a graph: replace, insert, remove, rewire.
+
+Every edit is a number of places, and at each place some nodes that stand there instead and some
+values that are read instead of others. What goes in is traced elsewhere (it needs Keras) and
+comes here as nodes; so do the specs, which are inferred again where they changed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from keras_graft.errors import EditError, GraphError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.parameters import weights_of
+from keras_graft.graph.walk import in_order, read_places, swept
+from keras_graft.printable import quoted, words_of
+
+Made = tuple[list[Node], list[Value]]
+Put = Callable[[Graph, Sequence[Value], Node | None], Made]
+"""Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
+
+WayOut = Callable[[Graph, Node, str], str]
+"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
+
+Infer = Callable[..., Graph]
+"""Infers the specs of a graph anew where they changed, up to a position if one is given."""
+
+
+class _Patch:
+    """Changes that are gathered and made at once, as long as no spec changes on the way.
+
+    Where one does, specs are inferred up to the next place and no further: what stands there may
+    be about to go, and would not take what it reads now.
+    """
+
+    def __init__(self, graph: Graph, infer: Infer, way_out: WayOut) -> None:
+        self.graph = graph
+        self._infer = functools.partial(infer, way_out=way_out)
+        self._instead: dict[Node, list[Node]] = {}
+        self._reads: dict[Value, Value] = {}
+        self._read_as: dict[Value, list[Value]] = {}  # the other way round
+        self._first: list[Node] = []
+        self._dropped: list[Value] = []
+
+    def node(self, node: Node) -> Node:
+        """Return the handle of a node in the graph as it is now, what it reads being known."""
+        self.graph = self._infer(self.graph, until=self.graph.position(node))
+        return self.graph.node(node)
+
+    def value(self, value: Value) -> Value:
+        """Return the handle of a value in the graph as it is now, with its spec known."""
+        producer = self.graph.producer(value)
+        if producer is not None:
+            # The producer's own, too: nothing else can stand behind it and before this.
+            self.graph = self._infer(self.graph, until=(*self.graph.position(producer), 0))
+        return self.graph.value(value)
+
+    def now(self, value: Value) -> Value:
+        """Return what is read now where `value` was read."""
+        return self._reads.get(value.within(None)) or self.graph.known(value)
+
+    def put(self, node: Node, instead: Sequence[Node], reads: Mapping[Value, Value]) -> None:
+        """Put nodes in the place of one."""
+        gone = [] if any(n.key is node.key for n in instead) else list(node.reads)
+        self._dropped += gone
+        self._instead[node] = list(instead)
+        self._read(reads)
+
+    def behind(self, value: Value, nodes: Sequence[Node], reads: Mapping[Value, Value]) -> None:
+        """Put nodes behind a value."""
+        producer = self.graph.producer(value)
+        if producer is None:
+            self._first += nodes
+        else:
+            self._instead.setdefault(producer, [producer]).extend(nodes)
+        self._read(reads)
+
+    def before(
+        self, node: Node, nodes: Sequence[Node], places: Sequence[int], value: Value
+    ) -> None:
+        """Put nodes before one, which reads `value` at these places."""
+        *others, current = self._instead.get(node, [node.within(None)])
+        old = current.inputs[places[0]]
+        for place in places:
+            current = current.reading_at(place, value)
+        self._instead[node] = [*others, *nodes, current]
+        if old.spec != value.spec or old.mask != value.mask:
+            self._flush()
+
+    def _read(self, reads: Mapping[Value, Value]) -> None:
+        reads = {old.within(None): new.within(None) for old, new in reads.items() if old != new}
+        moved = []
+        for old, new in reads.items():
+            others = [v for v in self._read_as.pop(old, ()) if self._reads[v] == old]
+            moved.append((new, [*others, old]))
+        for new, olds in moved:
+            self._reads.update(dict.fromkeys(olds, new))
+            self._read_as.setdefault(new, []).extend(olds)
+        for old, new in reads.items():
+            _check_mask(self.graph, old, new)
+            was = self.graph.known(old)
+            if was.spec != new.spec or was.mask != new.mask:
+                return self._flush()  # what comes next is traced under the specs that hold then
+
+    def _flush(self) -> None:
+        graph = self.graph.spliced(self._instead, self._reads, self._first)
+        self.graph = in_order(graph, self._instead)
+        self._instead, self._reads, self._read_as, self._first = {}, {}, {}, []
+
+    def done(self) -> Graph:
+        """Make what is gathered, and return the graph."""
+        if self._instead or self._reads or self._first:
+            self._flush()
+        return self._infer(swept(self.graph, self._dropped))
+
+
+def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
+    """Put something else in the places of nodes."""
+    old_labels = [graph.label(node) for node in nodes]
+    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too, in one step"))
+    for old in sorted(nodes, key=graph.position):
+        node = patch.node(old)
+        steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
+        if len(outputs) != len(node.outputs):
+            used = [patch.graph.label(v) for v in node.outputs if _is_used(patch.graph, v)]
+            raise EditError(
+                f"replace {node.label!r}: what comes in gives {len(outputs)} values, the old node "
+                f"gave {len(node.outputs)}, of which {listed(used)} "
+                f"{'is' if len(used) == 1 else 'are'} used. Give one value for each."
+            )
+        patch.put(node, steps, dict(zip(node.outputs, outputs, strict=True)))
+    return patch.done()
+
+
+def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) -> Graph:
+    """Put something behind values: all that read one of them read what comes out."""
+    patch = _Patch(graph, infer, _in_its_place)
+    for old in values:
+        value = patch.value(old)
+        # It reads the value itself, so that an insertion never feeds itself.
+        steps, outputs = put(patch.graph, [patch.graph.known(value)], value.producer)
+        (output,) = _one(outputs, "insert after", value)
+        patch.behind(value, steps, {value: output})
+    return patch.done()
+
+
+def insert_before(
+    graph: Graph, edges: Sequence[tuple[Node, Sequence[int]]], put: Put, infer: Infer
+) -> Graph:
+    """Put something before nodes, at one of their inputs each (at several places of one value)."""
+    patch = _Patch(graph, infer, _in_its_place)
+    for old, places in edges:
+        node = patch.node(old)
+        value = patch.now(node.inputs[places[0]])
+        steps, outputs = put(patch.graph, [value], node)
+        (output,) = _one(outputs, "insert before", node)
+        patch.before(node, steps, places, output)
+    return patch.done()
+
+
+def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infer: Infer) -> Graph:
+    """Let the consumers of nodes read what these read, at the input that `keep` names.
+
+    Raises:
+        EditError: If several inputs have the spec of the output, or none of several, and `keep`
+            does not say which one passes through; if the specs of that input
+            and of the output differ and `keep` does not say that this is meant.
+    """
+    way_out = _with_it(
+        [graph.label(node) for node in nodes],
+        "put a new {} in its place, and keras.layers.Identity() where something goes, in one step",
+    )
+    patch = _Patch(graph, infer, way_out)
+    for old, place in sorted(
+        zip(nodes, keep, strict=True), key=lambda pair: graph.position(pair[0])
+    ):
+        node = patch.node(old)
+        used = [v for v in node.outputs if _is_used(patch.graph, v)] or [node.outputs[0]]
+        inputs = list(dict.fromkeys(node.inputs[i] for i in read_places(node)))
+        if len(used) > 1:
+            raise EditError(
+                f"remove {node.label!r}: {listed(map(patch.graph.label, used))} are used, and one "
+                "input cannot stand for all of them. Use rewire, or replace it by a function."
+            )
+        value = patch.graph.known(used[0])
+        if place is None:
+            through = patch.now(passing(node, value, inputs, patch.now))
+        else:
+            through = patch.now(node.inputs[place])
+        if place is None and not _alike(through, value):
+            raise EditError(_changes_spec(patch.graph, node, value, through))
+        patch.put(node, [], {value: through})
+    return patch.done()
+
+
+def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
+    """Let the consumers of some values read others.
+
+    Raises:
+        EditError: If that would close a cycle; the message shows its path.
+    """
+    reads = {old: new for old, new in reads.items() if old != new}
+    for old, new in reads.items():
+        _check_mask(graph, old, new)
+    result = graph.spliced({}, reads)
+    touched = {user: [result.node(user)] for old in reads for user in graph.consumers(old)}
+    try:
+        result = in_order(result, touched)
+    except GraphError as error:
+        pairs = ", ".join(f"{graph.label(a)!r}: {graph.label(b)!r}" for a, b in reads.items())
+        raise EditError(f"rewire {{{pairs}}}: {words_of(error)}") from error
+    dropped = [old for old in reads if old not in graph.inputs]
+    names = [graph.label(value) for value in reads.values()]
+    return swept(infer(result, way_out=_reading(names)), dropped)
+
+
+def _check_mask(graph: Graph, old: Value, new: Value) -> None:
+    """Refuse to hand on as a mask what is none: no layer says that it reads one."""
+    was, now = graph.known(old).spec, new.spec
+    handing = list(graph.consumers(old, as_mask=True))
+    handing += [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
+    if not handing or was is None or now is None or was.holds_as(now):
+        return
+    label = graph.label(graph.known(old))
+    layers = listed((graph.label(node) for node in handing), 3)
+    raise EditError(
+        f"{label!r} is the mask that Keras hands on with what {layers} gives: it is {was}, and what "
+        f"would stand in its place is {now}. To do without the mask, put another layer in the place "
+        f"of the one that makes it, such as keras.layers.Identity() for a Masking."
+    )
+
+
+def _with_it(labels: Sequence[str], what: str) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        names = ", ".join(map(quoted, (*labels[:3], node.label)))
+        return _either(
+            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), asked for each"
+        )
+
+    return way_out
+
+
+def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
+    what = "put in what comes in and a new {} behind it in one step"
+    return _either(node, wanted, f"{what}: kg.replace(model, {quoted(node.label)}, lambda x: ...)")
+
+
+def _reading(labels: Sequence[str]) -> WayOut:
+    def way_out(_: Graph, node: Node, wanted: str) -> str:
+        return (
+            f"The way out: let it read {wanted}, as before: put what makes that of the other value "
+            f"behind it, kg.insert(model, new, after={quoted(labels[0])}), and let {node.label!r} read "
+            "what comes out."
+        )
+
+    return way_out
+
+
+def _either(node: Node, wanted: str, new: str) -> str:
+    """Return the ways out: another operation there, or one that reads what it did before."""
+    if not wanted:
+        return (
+            f"The way out: put in a {node.kind} that was not called before: it is built for what it "
+            "reads there."
+        )
+    as_before = f"let it read {wanted}, as before"
+    if not weights_of(node.operation):
+        return f"The way out: {as_before}: put what makes that in front of it."
+    return f"The way out: {new.replace('{}', node.kind, 1)}; or {as_before}."
+
+
+def passing(
+    node: Node, output: Value, inputs: Sequence[Value], now: Callable[[Value], Value]
+) -> Value:
+    """Return the input of a node that an output of it stands for, as it would be without the node.
+
+    It is the only one, or the only one of the output's shape and dtype: not a padding mask.
+
+    Raises:
+        EditError: If there are several; the message says how to name one.
+    """
+    alike = [v for v in inputs if _alike(now(v), output)]
+    if len(inputs) > 1 and len(alike) != 1:
+        kind = (
+            "of the output's shape and dtype" if alike else "none of the output's shape and dtype"
+        )
+        number = f"{len(alike)} " if alike else ""
+        raise EditError(
+            f"remove {node.label!r}: it has {len(inputs)} inputs, {number}{kind}. Say which one "
+            f"passes through: keep={_names(node.home, inputs)}; for several nodes at once give "
+            "its number, such as keep=0, or a list with one input of each."
+        )
+    return alike[0] if len(inputs) > 1 else inputs[0]
+
+
+def _alike(one: Value, other: Value) -> bool:
+    if one.spec is None or other.spec is None:
+        return one.spec is other.spec
+    return one.spec.holds_as(other.spec)
+
+
+def _is_used(graph: Graph, value: Value) -> bool:
+    return bool(graph.consumers(value)) or value in graph.outputs
+
+
+def _one(outputs: Sequence[Value], verb: str, item: Node | Value) -> Sequence[Value]:
+    if len(outputs) != 1:
+        raise EditError(
+            f"{verb} {item.label!r}: what comes in gives {len(outputs)} values, and one is needed."
+        )
+    return outputs
+
+
+def _names(graph: Graph, values: Sequence[Value]) -> str:
+    return " or keep=".join(quoted(graph.label(v)) for v in values)
+
+
+def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str:
+    users = [graph.label(n) for n in graph.consumers(value)]
+    source = graph.label(node.inputs[0])
+    text = f"remove {node.label!r}: it makes {value.spec} of {through.spec}"
+    if users:
+        return (
+            f"{text}; {listed(users, 5)} would read {source!r} as it is. If that is meant: "
+            f"kg.remove(model, {quoted(node.label)}, keep={quoted(source)})."
+        )
+    return (
+        f"{text}, and nothing comes behind it. To drop the end of a model, take what is before: "
+        f"kg.submodel(model, outputs={quoted(source)})."
+    )

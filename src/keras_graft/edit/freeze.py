@@ -1,0 +1,124 @@
+"""Layers in inference mode for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Template
+from keras_graft.graph.select import select
+from keras_graft.layers.frozen import Frozen
+from keras_graft.model.nested import Place, at_depth
+from keras_graft.model.verb import verb
+from keras_graft.printable import quoted
+
+
+@verb
+def freeze(graph: Graph, selector: Any = "**") -> Graph:
+    """Return the model with layers in inference mode for good, under `fit` too.
+
+    Dropout, noise and augmentation do nothing, BatchNormalization keeps its averages, no weight
+    is trained; gradients pass. Keras has no such mode: `trainable=False` reaches BatchNormalization
+    alone. A recorded `training=False` is overridden under `fit` up to Keras 3.15; from 3.16 on it
+    stays, but weights are trained, and layers called later go without training too. Each layer that has weights
+    or knows a training mode is put into a `kg.layers.Frozen` of its name, which shares its weights.
+    The donor's layers keep their flags: another model may train them. A file of the result loads
+    once `import keras_graft` was run. Outputs are those of the donor at inference, to the bit; on
+    PyTorch's CPU, recurrent layers differ in the last ones, as they do with `trainable=False`.
+
+    To thaw: `kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)`.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        selector: Which layers; all by default. All calls of a layer are frozen, and all layers
+            inside a nested model that is selected.
+
+    Raises:
+        EditError: If a variable of a layer is used by another that is not frozen, or if a layer
+            keeps a state from batch to batch, which inference moves too.
+
+    >>> import keras, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+    >>> frozen = kg.freeze(model)
+    >>> len(frozen.trainable_variables), len(model.trainable_variables)
+    (0, 2)
+    """
+    chosen = select(graph, selector).nodes if len(graph) else ()
+    wanted = {id(n.operation): n for n in _leaves(chosen) if _has_modes(n.operation)}
+    everywhere = list(_leaves(graph.nodes))
+    for node in wanted.values():
+        _check_stateless(node)
+    _check_variables(wanted, everywhere)
+    frozen: dict[int, Frozen] = {}  # a layer that is called on several levels stays one
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        instead = {}
+        for (node,) in places:
+            assert isinstance(node, Node)
+            operation = node.operation
+            if id(operation) not in frozen:
+                frozen[id(operation)] = Frozen(operation)
+            kwargs = {k: v for k, v in node.template.kwargs.items() if k != "training"}
+            new = node.replace(
+                operation=frozen[id(operation)],
+                template=Template(node.template.args, kwargs),
+                trains=False,
+            )
+            instead[level.node(node)] = [new]
+        result = level.spliced(instead, {})
+        return result.settled() if level.stale == () else result  # no spec has changed
+
+    places: list[Place] = [(node,) for node in everywhere if id(node.operation) in wanted]
+    return at_depth(graph, places, edit)
+
+
+def _leaves(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Yield nodes, and instead of a nested model what is inside."""
+    for node in nodes:
+        if node.nested is None:
+            yield node
+        else:
+            scope = (*node.scope, node)
+            yield from _leaves(inner.within(node.nested, scope) for inner in node.nested.steps)
+
+
+def _has_modes(operation: Any) -> bool:
+    return (
+        isinstance(operation, keras.Layer)
+        and not isinstance(operation, Frozen)
+        and bool(operation.variables or _keras.takes_training(operation))
+    )
+
+
+def _check_stateless(node: Node) -> None:
+    stack = [node.operation]
+    while stack:
+        layer = stack.pop()
+        if getattr(layer, "stateful", False):
+            raise EditError(
+                f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
+                "batch, which inference moves too. Make it with stateful=False, and replace it: "
+                f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
+            )
+        stack += _keras.sublayers(layer)
+
+
+def _check_variables(wanted: dict[int, Node], everywhere: list[Node]) -> None:
+    users = {id(w): n for n in wanted.values() for w in n.operation.weights}
+    for node in everywhere:
+        if id(node.operation) in wanted or isinstance(node.operation, Frozen):
+            continue
+        for weight in getattr(node.operation, "weights", ()):
+            if id(weight) in users:
+                one = users[id(weight)].path
+                raise EditError(
+                    f"freeze: {one!r} and {node.path!r} use one variable, {weight.path!r}, and "
+                    f"only the first is to be frozen: training would move it through the other. "
+                    f"Freeze both: kg.freeze(model, [{listed([one, node.path])}])."
+                )

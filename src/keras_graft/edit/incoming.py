@@ -1,0 +1,221 @@
+"""What an edit puts in: a layer, a model or a function, traced at its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import EditError, GraftError, ReadError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Slot, Template, Value
+from keras_graft.graph.select import find_tensor
+from keras_graft.graph.walk import read_places
+from keras_graft.model.calls import filled
+from keras_graft.model.check_runs import needs_trial
+from keras_graft.model.infer import with_masks_of
+from keras_graft.model.read import trace
+from keras_graft.printable import shown, words_of
+
+
+@dataclass(frozen=True)
+class At:
+    """Where something is put in.
+
+    Attributes:
+        graph: The graph, as it is when it comes to this place.
+        inputs: What is read there, with specs and masks.
+        node: The node that a factory gets: the one that is replaced, or that stands before or
+            behind. None at an input of the graph.
+        verb: What is done: `"insert after"`.
+        item: What it is done to.
+    """
+
+    graph: Graph
+    inputs: tuple[Value, ...]
+    node: Node | None
+    verb: str
+    item: Node | Value
+
+    @property
+    def edit(self) -> str:
+        """The edit, for messages: `"replace 'relu'"`."""
+        return f"{self.verb} {self.graph.label(self.item)!r}"
+
+
+def is_factory(new: Any, exact: bool) -> bool:
+    """Whether `new` is to be asked for each place what goes there.
+
+    A function is a factory if it calls its first parameter `node`, or if the selector may fit
+    several places; else it is a function of tensors.
+    """
+    if isinstance(new, keras.Layer) or not callable(new):
+        return False
+    try:
+        first = next(iter(inspect.signature(new).parameters), None)
+    except (TypeError, ValueError):  # some builtins have no signature
+        first = None
+    return first == "node" or not exact
+
+
+def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value], Any]:
+    """Trace `new` at a place.
+
+    Returns:
+        The nodes that it makes, in terms of the graph's values; the values that it gives; and
+        the layer or model, if it is one.
+
+    Raises:
+        EditError: If it is nothing that can be called, or does not take what is read there.
+    """
+    if factory:
+        new = _asked(new, place)
+    if isinstance(new, type):
+        raise EditError(
+            f"{place.edit}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
+            f"factory, lambda node: {new.__name__}(...)."
+        )
+    if isinstance(new, Graph) or not callable(new):
+        raise EditError(
+            f"{place.edit}: expected a layer, a model or a function of tensors, got "
+            f"{type(new).__name__}."
+        )
+    graph = place.graph
+    place, template = _call_of(new, place)
+    masks = {
+        i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
+    }
+    try:
+        traced = trace(_caller(new, template), place.inputs, masks, lambda t: _here(graph, t), True)
+    except GraftError as error:
+        raise EditError(f"{place.edit}: {_hint(new, error)}") from error
+    except Exception as error:
+        raise EditError(_does_not_take(new, place, error)) from error
+    mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
+    nodes = [
+        step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
+        for step in (step.reading(mapping) for step in traced.steps)
+    ]
+    outputs = [
+        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None)
+        for v in traced.outputs
+    ]
+    return nodes, outputs, new if isinstance(new, keras.Layer) else None
+
+
+def _runs(graph: Graph, step: Node) -> bool:
+    """Whether an operation is called elsewhere on what it would read here."""
+    specs = [value.spec for value in step.inputs]
+    return any(
+        call.untried is None and [value.spec for value in call.inputs] == specs
+        for call in graph.calls(step.operation)
+    )
+
+
+def _here(graph: Graph, tensor: Any) -> Value | None:
+    """Return the value that a function took from the model around it."""
+    found = find_tensor(graph, tensor)
+    return None if found is None or found.scope else found.within(None)
+
+
+def _asked(new: Any, place: At) -> Any:
+    """Return what a factory gives for a place."""
+    try:
+        return new(place.node if place.node is not None else place.inputs[0])
+    except GraftError:
+        raise
+    except Exception as error:
+        name = getattr(new, "__name__", "new")
+        raise EditError(
+            f"{place.edit}: the factory {name!r} raised {type(error).__name__}: {words_of(error)}. It is asked "
+            f"for what goes there, and gets the node; a function of tensors is given by one, lambda "
+            f"node: {name}."
+        ) from error
+
+
+def _call_of(new: Any, place: At) -> tuple[At, Template]:
+    """Return what is read at a place by what comes in, and how that is called."""
+    graph, node, inputs = place.graph, place.node, place.inputs
+    if node is not None and place.verb == "replace":
+        if isinstance(new, keras.Layer) and isinstance(node.operation, keras.Layer):
+            recorded, inputs = with_masks_of(
+                node, inputs, lambda mask: graph.known(mask) if mask in graph else None
+            )
+            return dataclasses.replace(place, inputs=inputs), _taken(new, recorded, node.operation)
+        # A mask comes along with what it is of; it is no input that a function would expect.
+        inputs = tuple(inputs[i] for i in read_places(node))
+    count = len(inputs)
+    template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
+    return dataclasses.replace(place, inputs=inputs), template
+
+
+def _caller(new: Any, template: Template) -> Callable[..., Any]:
+    if not isinstance(new, keras.Layer):
+
+        def run(*tensors: Any) -> Any:
+            return new(*tensors)
+
+        run.__name__ = str(getattr(new, "__name__", "function"))
+        return run
+
+    def call(*tensors: Any) -> Any:
+        args, kwargs = filled(template, tensors)
+        return new(*args, **kwargs)
+
+    call.__name__ = new.name
+    return call
+
+
+def _taken(new: Any, recorded: Template, old: Any) -> Template:
+    """Return a recorded call with the arguments that `new` takes.
+
+    A `training=True` that is the old layer's default was recorded by Keras, not given by anybody.
+    """
+    parameters = inspect.signature(new.call).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # `mask` and `training` are Keras's own to fill in where they were not given.
+    kwargs = {
+        name: value
+        for name, value in recorded.kwargs.items()
+        if (name in parameters or (any_name and name not in ("mask", "training")))
+        and not (name == "training" and value and value == _keras.default_flag(old))
+    }
+    args = recorded.args
+    if isinstance(old, keras.Model) and not isinstance(new, keras.Model):
+        # A model takes a list of one as the one tensor that it is; a layer does not.
+        args = tuple(map(_without_list, args))
+        kwargs = {name: _without_list(value) for name, value in kwargs.items()}
+    return Template(args, kwargs)
+
+
+def _without_list(argument: Any) -> Any:
+    is_one = isinstance(argument, (list, tuple)) and len(argument) == 1
+    return argument[0] if is_one and isinstance(argument[0], (Slot, type(None))) else argument
+
+
+def _hint(new: Any, error: GraftError) -> str:
+    if isinstance(error, ReadError) and not isinstance(new, keras.Layer):
+        return (
+            f"{words_of(error)} A function gets one tensor for each input and returns tensors; one that "
+            "returns a layer is a factory: name its parameter `node`."
+        )
+    return words_of(error)
+
+
+def _does_not_take(new: Any, place: At, error: Exception) -> str:
+    name = f"{type(new).__name__} {new.name!r}" if isinstance(new, keras.Layer) else shown(new)
+    lines = []
+    for value in place.inputs:
+        producer = place.graph.producer(value) if value in place.graph else None
+        source = "an input" if producer is None else f"node {place.graph.label(producer)!r}"
+        lines.append(f"  {value.spec} from {source}")
+    return (
+        f"{place.edit}: {name} does not take what it would read there:\n"
+        + "\n".join(lines)
+        + f"\nKeras says: {words_of(error)}"
+    )

@@ -1,0 +1,61 @@
+"""The verb `inline`: the layers of nested models in the places of their calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node
+from keras_graft.graph.opened import Opened
+from keras_graft.graph.opened import inline as in_place
+from keras_graft.graph.select import select
+from keras_graft.model.nested import Place, at_depth
+from keras_graft.model.verb import verb
+from keras_graft.printable import shown
+
+
+@verb
+def inline(graph: Graph, target: Any = "**") -> Graph:
+    """Put the layers of nested models in the places of their calls.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        target: A selector of nested models. By default all, at every depth; a model inside one
+            that is selected stays a model unless it is selected too. All calls of one are opened.
+
+    Raises:
+        EditError: If the selector names no nested model.
+
+    >>> import keras, keras_graft as kg
+    >>> inner = keras.Input((4,), name="inner")
+    >>> encoder = keras.Model(inner, keras.layers.Dense(3, name="d")(inner), name="encoder")
+    >>> x = keras.Input((4,), name="x")
+    >>> [layer.name for layer in kg.inline(keras.Model(x, encoder(x))).layers]
+    ['x', 'd']
+    """
+    found = select(graph, target).nodes if len(graph) else ()
+    left = [node.values[0] for node in found if node.nested is not None]
+    if not left and target != "**":
+        raise EditError(
+            f"inline: {shown(target)} names no nested model that can be opened: it names "
+            f"{listed(f'{n.path} ({n.kind})' for n in found)}."
+        )
+    opened = Opened(graph)
+    while here := [value for value in left if not value.scope]:
+        calls = [
+            c
+            for v in here
+            if (n := opened.graph.producer(v))
+            for c in opened.graph.calls(n.operation)
+        ]
+        left = opened.open(list(dict.fromkeys(calls)), [value for value in left if value.scope])
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        nodes = [level.node(node) for (node,) in places if isinstance(node, Node)]
+        calls = [call for node in nodes for call in level.calls(node.operation)]
+        return in_place(level, list(dict.fromkeys(calls)))[0]
+
+    places: list[Place] = [(node,) for value in left if (node := value.producer) is not None]
+    return at_depth(opened.graph, places, edit)

@@ -1,0 +1,142 @@
+"""The verb `insert`: something between a value and what reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from keras_graft.edit import changes as _edit
+from keras_graft.edit.incoming import At
+from keras_graft.edit.places import WhatComesIn, nodes_named
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.select import is_exact, select
+from keras_graft.graph.walk import read_places
+from keras_graft.model.infer import infer
+from keras_graft.model.nested import Place, at_depth, pairs
+from keras_graft.model.verb import verb
+from keras_graft.printable import quoted, shown
+
+
+@verb
+def insert(
+    graph: Graph,
+    new: Any,
+    after: Any = None,
+    before: Any = None,
+    between: tuple[Any, Any] | None = None,
+) -> Graph:
+    """Put something between a value and what reads it.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        new: A layer, a model or a function of one tensor; for several places a factory that gets
+            the node behind which, or before which, it goes.
+        after: A selector of values: all that read one of them read what comes out. Of a node
+            with several outputs, those that are used; by its name, the only one that is used.
+        before: A selector of nodes with one input; `"add:1"` names one of several.
+        between: A value and a node: only this reading of it.
+
+    Raises:
+        EditError: If not exactly one of `after`, `before` and `between` is given; if it is not
+            clear which value is meant.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> new = kg.insert(model, keras.layers.Dropout(0.5, name="drop"), before="d")
+    >>> [layer.name for layer in new.layers]
+    ['x', 'drop', 'd']
+    """
+    if sum(place is not None for place in (after, before, between)) != 1:
+        raise EditError("insert: give one of after=..., before=... and between=(value, node).")
+    if between is not None and not (isinstance(between, tuple | list) and len(between) == 2):
+        raise EditError(
+            f"insert: between= is a value and a node that reads it, got {shown(between)}."
+        )
+    exact = is_exact(graph, before if after is None else after) or between is not None
+    what = WhatComesIn(new, exact, "insert")
+    side = "before" if after is None else "after"
+
+    def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
+        item = inputs[0] if node is None or side == "after" else node
+        return what.put(At(graph, tuple(inputs), node, f"insert {side}", item))[:2]
+
+    def behind(level: Graph, places: list[Place]) -> Graph:
+        values = [level.value(value) for (value,) in places]  # type: ignore[arg-type]
+        what.one_place_only(values)
+        return _edit.insert_after(level, values, put, infer)
+
+    def in_front(level: Graph, places: list[Place]) -> Graph:
+        edges = [_edge(level, place, number) for place in places]
+        what.one_place_only(node for node, _ in edges)
+        return _edit.insert_before(level, edges, put, infer)
+
+    number = None
+    if after is not None:
+        return at_depth(graph, _behind(graph, after), behind)
+    if between is not None:
+        places = pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
+    else:
+        named = (
+            re.fullmatch(r"(.*):([0-9]{1,9})", before, re.DOTALL)
+            if isinstance(before, str)
+            else None
+        )
+        if named:
+            before, number = named[1], int(named[2])
+        places = [(node,) for node in nodes_named(graph, before, "insert before")]
+    return at_depth(graph, places, in_front)
+
+
+def _behind(graph: Graph, selector: Any) -> list[Place]:
+    """Return the values that are meant: of a node with several outputs, those that are used."""
+    exact = is_exact(graph, selector)
+    values: list[Place] = []
+    for item in select(graph, selector).items:
+        found = item.values if isinstance(item, Node) else (item,)
+        if len(found) > 1:
+            used = [v for v in found if v.consumers or v.within(None) in v.home.outputs]
+            if exact and len(used) != 1:
+                names = listed(v.path for v in used or found)
+                raise EditError(
+                    f"insert after {item.path!r}: it gives {names}. Name one, such as "
+                    f"after={quoted(found[0].path)}."
+                )
+            found = used
+        values += [(value,) for value in found]
+    if not values:
+        raise EditError(f"insert after {shown(selector)}: nothing that it names is used.")
+    return values
+
+
+def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[int]]:
+    """Return a node and the numbers of its inputs that are to read something else."""
+    *values, end = place
+    node = graph.node(end)  # type: ignore[arg-type]
+    own = read_places(node)
+    inputs = [graph.label(node.inputs[i]) for i in own]
+    if values:
+        places = [i for i, read in enumerate(node.inputs) if read == values[0].within(None)]
+        if not places:
+            raise EditError(
+                f"insert between {graph.label(values[0])!r} and {node.label!r}: the second does "
+                f"not read the first; it reads {listed(inputs)}."
+            )
+        return node, places
+    if number is not None:
+        if number >= len(inputs):
+            raise EditError(
+                f"insert before {quoted(f'{node.label}:{number}')}: {node.label!r} has {len(inputs)} inputs: "
+                f"{listed(inputs)}."
+            )
+        return node, [own[number]]
+    if len(set(inputs)) > 1:
+        raise EditError(
+            f"insert before {node.label!r}: it has {len(inputs)} inputs, {listed(inputs)}. Name "
+            f"one by its number, such as before={quoted(node.label + ':0')}."
+        )
+    return node, own

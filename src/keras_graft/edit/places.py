@@ -1,0 +1,57 @@
+"""Where an edit takes place, and what comes in there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_graft.edit.incoming import At, is_factory, put_in
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.select import is_exact, select
+from keras_graft.printable import quoted
+
+
+class WhatComesIn:
+    """What goes in, at one place or at several."""
+
+    def __init__(self, new: Any, exact: bool, verb: str) -> None:
+        self._new = new
+        self._factory = is_factory(new, exact)
+        self._verb = verb
+        self._places: list[Node | Value] = []
+
+    def one_place_only(self, places: Iterable[Node | Value]) -> None:
+        self._places += places
+        if len(self._places) > 1 and not self._factory and isinstance(self._new, keras.Layer):
+            labels = listed(place.label for place in self._places)
+            raise EditError(
+                f"{self._verb}: {len(self._places)} places, {labels}, and one "
+                f"{type(self._new).__name__} {self._new.name!r}. Give a factory, lambda node: ..., "
+                "that makes one for each; or lambda node: layer, if all are to share this one."
+            )
+
+    def put(self, at: At) -> tuple[list[Node], list[Value], Any]:
+        return put_in(self._new, self._factory, at)
+
+
+def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
+    """Return the nodes that a selector names; refuse one that names an input."""
+    several = isinstance(selector, list | tuple) and selector
+    nodes: dict[Node, None] = {}
+    for part in selector if several else [selector]:
+        found = select(graph, part)
+        inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
+        # What a pattern fits besides does not matter.
+        if inputs and (is_exact(graph, part) or len(inputs) == len(found)):
+            label = inputs[0].path
+            raise EditError(
+                f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "
+                f"it: kg.insert(model, new, after={quoted(label)}); for another shape, kg.reinput."
+            )
+        nodes.update(dict.fromkeys(found.nodes))
+    return tuple(nodes)

@@ -1,0 +1,130 @@
+"""The verb `repeat`: a block runs several times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from numbers import Integral
+from typing import Any, Literal
+
+import keras
+
+from keras_graft.edit import block as _block
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import Names, is_one_of
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.select import select
+from keras_graft.graph.walk import read_places
+from keras_graft.model.clone import duplicates
+from keras_graft.model.infer import infer
+from keras_graft.model.nested import Place, at_depth, pairs
+from keras_graft.model.swap import called_anew
+from keras_graft.model.verb import verb
+from keras_graft.printable import quoted, shown
+
+_MOST = 10_000
+"""Repetitions, so that a slip of the pen does not fill the memory."""
+
+
+@verb
+def repeat(
+    graph: Graph,
+    start: Any,
+    stop: Any,
+    times: int,
+    weights: Literal["share", "copy", "fresh"] = "share",
+) -> Graph:
+    """Run a block several times in a row.
+
+    With shared weights this is recurrence in depth. With copies it is how a deeper transformer is
+    made of a trained one: `repeat(model, "layer_1", "layer_3", 2, weights="copy")` runs layers 2
+    and 3 twice, as `layer_replication=[[0, 4], [2, 5]]` does in PEFT.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        start: A selector of the value that enters the block; the same as `stop` for one node
+            alone. Other values that the block reads,
+            such as a padding mask, are read by each repetition.
+        stop: A selector of the value that leaves it, of the same shape and dtype.
+        times: How often the block runs in all; 1 changes nothing.
+        weights: `"share"`: each repetition calls the same layers. `"copy"`: it has layers of its
+            own with the same values. `"fresh"`: of its own, newly initialized. New layers are
+            called `name_repeat`, `name_repeat_1` and so on. What is tied within the block is tied
+            within each repetition; a tie to something outside stays a tie to that.
+
+    Raises:
+        EditError: If the block does not give what it takes, if something outside reads a value
+            from within, or if `times` is no positive number.
+        WeightsError: If a layer cannot be made again.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(4, name="d")(x), name="tiny")
+    >>> kg.repeat(model, "x", "d", 3).count_params()
+    20
+    >>> [n.label for n in kg.read(kg.repeat(model, "x", "d", 3, weights="copy"))]
+    ['d', 'd_repeat', 'd_repeat_1']
+    """
+    if not is_one_of(weights, "share", "copy", "fresh"):
+        raise EditError(
+            f'repeat: weights must be "share", "copy" or "fresh", got {shown(weights)}.'
+        )
+    if not isinstance(times, Integral) or isinstance(times, bool) or times < 1:
+        raise EditError(
+            f"repeat: times says how often the block runs in all, from 1 on; got {shown(times)}."
+        )
+    if times > _MOST:
+        raise EditError(f"repeat: times={shown(times)} is more than {_MOST:,}: no model runs that.")
+
+    def edit(level: Graph, places: list[Place]) -> Graph:
+        level = infer(level)
+        for start, stop in places:
+            if start == stop:  # this node
+                start = _entering(level, level.value(stop))  # type: ignore[arg-type]
+            level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
+        return level
+
+    places = pairs(graph, start, stop, "repeat", select(graph, stop).values)
+    return at_depth(graph, places, edit)
+
+
+def _entering(graph: Graph, value: Value) -> Value:
+    """Return what enters the one node that gives a value: where its repetition reads."""
+    node = graph.producer(value)
+    label = graph.label(value)
+    if node is None:
+        raise EditError(f"repeat {label!r}: it is an input, which nothing computes.")
+    inputs = list(dict.fromkeys(node.inputs[i] for i in read_places(node)))
+    found = [v for v in inputs if graph.known(v).spec == value.spec]
+    if len(inputs) > 1 and len(found) != 1:
+        names = " or ".join(quoted(graph.label(v)) for v in inputs)
+        raise EditError(
+            f"repeat {label!r}: it has {len(inputs)} inputs. Say which one reads what the time "
+            f"before gave: kg.repeat(model, {names}, {quoted(label)}, ...)."
+        )
+    return found[0] if len(inputs) > 1 else inputs[0]
+
+
+def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str) -> Graph:
+    names = Names([*graph.input_names, *map(graph.name_of, graph.steps)])
+
+    def own(nodes: Sequence[Node], number: int) -> Callable[[Node], Node]:
+        if weights == "share":
+            return lambda node: node
+        layers = [node for node in nodes if isinstance(node.operation, keras.Layer)]
+        made = duplicates(
+            layers,
+            lambda node: names.take(f"{graph.name_of(node)}_repeat"),
+            weights,  # type: ignore[arg-type]
+        )
+
+        def change(node: Node) -> Node:
+            if id(node.operation) not in made:  # an op holds nothing
+                return node
+            if node.nested is not None:  # to be read again: the new model has values of its own
+                return called_anew(node, made[id(node.operation)])
+            return node.replace(operation=made[id(node.operation)])
+
+        return change
+
+    return infer(_block.repeated(graph, start, stop, times, own))

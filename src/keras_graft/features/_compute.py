@@ -1,0 +1,172 @@
+"""Run a trunk once over data, and keep what it gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+from typing import Any, Literal
+
+import keras
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import batches, count
+from keras_graft.features.engines import ray as ray_engine
+from keras_graft.features.engines.pipeline import Ahead, Writer
+from keras_graft.features.engines.ray import RayOptions
+from keras_graft.features.engines.run import Run
+from keras_graft.features.fingerprint import fingerprint
+from keras_graft.features.fixed_trunk import check_fixed
+from keras_graft.features.store.columns import Columns, coded
+from keras_graft.features.store.place import place
+from keras_graft.features.store.remote import folder_at
+from keras_graft.features.store.store import FeatureStore, check_sizes
+from keras_graft.printable import shown
+
+_SHARD = 32 << 20
+
+
+def compute(
+    trunk: Any,
+    data: Any,
+    store: str | os.PathLike[str],
+    *,
+    batch_size: int = 32,
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None,
+    targets: bool = True,
+    keys: Iterable[Any] | None = None,
+    frozen: bool = False,
+    resume: bool = True,
+    progress: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
+    engine: Literal["local", "ray"] = "local",
+    ray: RayOptions | Mapping[str, Any] | None = None,
+    shard_bytes: int = _SHARD,
+) -> FeatureStore:
+    """Run a trunk once over data into a store on the disk.
+
+    Memory stays bounded, and writing overlaps computing. Killed at any moment, it loses at most
+    the shard that was being written; called again, it goes on where it was, without a duplicate
+    or a hole. A store that is complete is not computed again, if it is of this trunk and data:
+    compared are the inputs of the first shard, and of data in whole arrays the number of samples
+    and all targets, sample weights and keys. Inputs that changed further on are not noticed:
+    `resume=False`.
+
+    Args:
+        trunk: A Keras model, with one output or a dict or list of them: `kg.extract` gives all
+            taps in one pass. A mask that Keras hands along unseen with an output is not kept:
+            `kg.split(model, at, complete=True)` makes it an output too, and so does
+            `kg.features.fit_head(..., complete=True)`.
+        data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
+            Keras `PyDataset` or any iterable of batches; with `engine="ray"` a Ray dataset too.
+            Its order must be the same every time.
+        store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`),
+            where a shard is one object, put before the manifest that names it.
+        batch_size: For arrays; others come in batches of their own.
+        dtype: What floating features are kept as; None: as the trunk gives them.
+        targets: Keep targets and sample weights too, if the data has them.
+        keys: One integer or text for each sample, in order.
+        frozen: Say that no weight of the trunk will change, though Keras may train them.
+        resume: Go on with what is there; else it is written anew.
+        progress: Show a bar with the rate and the time left.
+        on_error: What to do with a sample on which the trunk fails, or whose features overflow
+            the dtype: `"raise"` says which it is; `"skip"` leaves it out, and the store lists it:
+            `store.manifest.skipped`.
+        engine: `"local"`, or `"ray"`: on the actors of a Ray cluster (`pip install
+            'keras-graft[ray]'`). The store is the same: it is at a URL, or in a folder that all
+            machines share.
+        ray: How many actors, with which backend and GPUs: see `RayOptions`, here or as a dict.
+        shard_bytes: About how long a shard is.
+
+    Returns:
+        The store, complete.
+
+    Raises:
+        FeatureError: If the trunk is no fixed function (`kg.freeze` makes it one); if the store
+            was made by another trunk, of other data, as another dtype or in another order, with
+            what differs; if a sample fails.
+
+    >>> import keras, numpy as np, keras_graft as kg, tempfile
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> x, y = np.ones((10, 4), "float32"), np.arange(10)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = kg.features.compute(kg.freeze(model), (x, y), folder, progress=False)
+    ...     len(store), store.take([7])["targets"].tolist()
+    (10, [7])
+    """
+    if dtype not in (None, "float16", "bfloat16", "float32"):
+        raise FeatureError(
+            f'dtype must be "float16", "bfloat16", "float32" or None, got {shown(dtype)}.'
+        )
+    for name, number in (("batch_size", batch_size), ("shard_bytes", shard_bytes)):
+        if not isinstance(number, Integral) or not 1 <= number < 1 << 62:
+            raise FeatureError(f"{name} must be a whole number, 1 or more, got {shown(number)}.")
+    if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
+        raise FeatureError(
+            f'on_error is "raise" or "skip", got {shown(on_error)}; engine is "local" or "ray", got '
+            f"{shown(engine)}."
+        )
+    columns = Columns(dtype, targets, coded(keys))
+    options = ray_engine.options(ray) if engine == "ray" else None
+    if engine == "local" and type(data).__module__ == "ray.data.dataset":
+        raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
+    check_fixed(trunk, frozen)
+    folder = folder_at(store)
+    place(folder, resume)  # before the lock, which is a file too
+    lock = folder.lock()
+    if lock is None:
+        raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
+    with lock:
+        there = place(folder, resume)
+        if there.found is not None:
+            check_sizes(folder, there.found)
+        run = Run(
+            trunk, fingerprint(trunk), there, columns, int(batch_size), int(shard_bytes),
+            on_error == "skip",
+        )  # fmt: skip
+        if options is None:
+            _local(run, data, progress)
+        else:
+            ray_engine.over(run, data, options, progress)
+    return FeatureStore(store)
+
+
+def _local(run: Run, data: Any, progress: bool) -> None:
+    """Run the trunk in this process, reading ahead and writing behind."""
+    total = count(data)
+    run.check_keys(total)
+    bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
+    ahead = Ahead(batches(data, run.batch_size))
+    writer: Writer | None = None
+    runner = run.runner()
+    try:
+        passed = run.passed(ahead, data)
+        if passed is None:
+            return
+        done, rest = passed
+        if bar is not None and done:
+            bar.update(done, finalize=False)
+        while (batch := rest or next(ahead, None)) is not None:
+            rest = None
+            if writer is None:
+                run.columns.check(batch, done)
+            outputs, failed = runner(batch)
+            if writer is None:
+                writer = Writer(
+                    run.place, run.described(outputs, batch, done), run.columns, run.skip
+                )
+            writer.put(outputs, batch, done, failed)
+            done += len(batch)
+            if bar is not None:
+                bar.update(done, finalize=False)
+        run.check_keys(done)
+        if writer is None:
+            run.end()
+        else:
+            writer.finish()
+        if bar is not None:
+            bar.update(done, finalize=True)
+    finally:
+        ahead.close()
+        if writer is not None:
+            writer.stop()

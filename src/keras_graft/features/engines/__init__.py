@@ -1,0 +1,1 @@
+"""What runs a trunk over data: in this process, or on the actors of Ray."""

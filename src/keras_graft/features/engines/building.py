@@ -1,0 +1,176 @@
+"""One shard while it is made: batch by batch, with checksums, and the samples that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import Batch
+from keras_graft.features.fixed_trunk import check_places
+from keras_graft.features.store.checksum import Checksums, checksum
+from keras_graft.features.store.columns import Columns
+from keras_graft.features.store.manifest import Column, ShardEntry, Skipped
+from keras_graft.features.store.shards import dtype_of, encode
+
+tree = keras.tree
+
+
+class Runner:
+    """Runs a trunk on batches; where it fails, it finds the samples on which it does.
+
+    Args:
+        trunk: The model.
+        worked: Whether it has worked on samples of this data before.
+    """
+
+    def __init__(self, trunk: Any, worked: bool = False) -> None:
+        self._trunk, self._worked = trunk, worked
+
+    def __call__(self, batch: Batch) -> tuple[Any, dict[int, str]]:
+        """Return the outputs of the samples that work, None if none does, and why others do not.
+
+        Raises:
+            FeatureError: If an output has not one row for each sample; if no sample has got past
+                an error yet, so that it is no matter of single samples.
+        """
+        try:
+            outputs = self._trunk.predict_on_batch(batch.x)
+        except Exception as error:
+            first = error
+        else:
+            return self._kept(batch, outputs), {}
+        failed: dict[int, str] = {}
+        for i in range(len(batch)):
+            try:
+                self._trunk.predict_on_batch(batch[i : i + 1].x)
+            except Exception as error:
+                failed[i] = reason(error)
+        works = [i for i in range(len(batch)) if i not in failed]
+        if not failed or not (works or self._worked):
+            shapes = tree.map_structure(lambda leaf: f"{np.shape(leaf)} {leaf.dtype}", batch.x)
+            takes = getattr(self._trunk, "input_shape", None)
+            what = f"all of the first {len(batch)} samples, of {shapes}, where it takes {takes}"
+            if not failed:
+                what = f"{len(batch)} samples at once, and on none of them alone (smaller batches?)"
+            raise FeatureError(f"{self._trunk.name!r} fails on {what}: {reason(first)}") from first
+        if not works:
+            return None, failed
+        rest = batch[works]
+        return self._kept(rest, self._trunk.predict_on_batch(rest.x)), failed
+
+    def _kept(self, batch: Batch, outputs: Any) -> Any:
+        outputs = _of_each(outputs, len(batch))
+        if not self._worked:
+            check_places(self._trunk, batch, outputs)
+            self._worked = True
+        return outputs
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, in a line; Keras says first where it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith("Exception encountered when calling")]
+    text = (said or lines or [""])[0]
+    for mark in ("\x1b[1m", "\x1b[0m"):  # Keras prints in bold
+        text = text.replace(mark, "")
+    return f"{type(error).__name__}: {text[:200]}" if text else repr(error)
+
+
+def _of_each(outputs: Any, samples: int) -> Any:
+    """Return the outputs, once there is a row for each sample in every one of them."""
+    for leaf in tree.flatten(outputs):
+        shape = np.shape(leaf)
+        if shape[:1] != (samples,):
+            raise FeatureError(
+                f"The trunk gives an output of shape {shape} for {samples} samples, and a store "
+                "holds one row for each sample: take a trunk that ends before the batch axis is "
+                "folded into others or reduced."
+            )
+    return outputs
+
+
+class Building:
+    """A shard that is being made.
+
+    Args:
+        columns: How batches become columns.
+        known: What each column is.
+    """
+
+    def __init__(self, columns: Columns, known: Mapping[str, Column]) -> None:
+        self._columns, self._known = columns, known
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._inputs, self._labels = Checksums(), Checksums()
+        self.samples = 0
+        self.skipped: list[Skipped] = []
+
+    def add(self, outputs: Any, batch: Batch, start: int, failed: Mapping[int, str]) -> None:
+        """Take a batch.
+
+        Args:
+            outputs: What the trunk gave for the samples that did not fail, None for none.
+            batch: The samples.
+            start: The number of the first.
+            failed: Those that failed, counted within the batch, and why.
+        """
+        labels = self._columns.labels(batch, start)[1]
+        # Of samples that fail, too: there is a checksum for each of these columns.
+        features = {name for name in self._known if name.startswith("features/")}
+        self._check_names(features | labels.keys(), start)
+        self._inputs.add(batch.x)
+        self._labels.add(list(labels.values()))
+        failed = dict(failed)
+        works = np.array([i for i in range(len(batch)) if i not in failed], int)
+        cast: dict[str, np.ndarray] = {}
+        for name, array in self._columns.of(outputs)[1].items():
+            cast[name], lost = self._columns.cast(name, np.asarray(array))
+            failed.update((int(works[row]), why) for row, why in lost.items())
+        good = [i for i in range(len(batch)) if i not in failed]
+        if len(good) < len(batch):
+            kept = np.isin(works, good)
+            cast = {name: array[kept] for name, array in cast.items()}
+            labels = {name: np.asarray(array)[good] for name, array in labels.items()}
+        self.skipped += [Skipped(start + i, failed[i]) for i in sorted(failed)]
+        self.samples += len(batch)
+        if good:
+            part = {name: np.asarray(array) for name, array in {**cast, **labels}.items()}
+            self._check(part, start)
+            self._parts.append(part)
+
+    def _check_names(self, names: Set[str], start: int) -> None:
+        other = sorted(name.removesuffix("/") for name in names ^ self._known.keys())
+        if other:
+            raise FeatureError(
+                f"The samples from {start} on have other columns than those before: "
+                f"{', '.join(other)}. Every batch is to have targets and weights, or none; or take "
+                "targets=False."
+            )
+
+    def _check(self, part: dict[str, np.ndarray], start: int) -> None:
+        self._check_names(part.keys(), start)
+        for name, array in part.items():
+            known = self._known[name]
+            if tuple(array.shape[1:]) != known.shape or array.dtype.name != known.dtype:
+                raise FeatureError(
+                    f"{name.removesuffix('/')} of the samples from {start} on is "
+                    f"{tuple(array.shape[1:])} {array.dtype.name}, and was {known.shape} "
+                    f"{known.dtype} before: a store holds rows of one shape."
+                )
+
+    def finish(self, name: str) -> tuple[list[memoryview], ShardEntry]:
+        """Return the bytes of the shard, in pieces, and what the manifest says of it."""
+        columns = {}
+        for column, known in self._known.items():
+            none = np.empty((0, *known.shape), dtype_of(known.dtype))
+            columns[column] = [none, *(part[column] for part in self._parts)]
+        pieces = encode(columns)
+        rows = self.samples - len(self.skipped)
+        entry = ShardEntry(
+            name, rows, sum(map(len, pieces)), checksum(pieces), self._inputs.values, self._labels.values,
+            tuple(self.skipped),
+        )  # fmt: skip
+        return pieces, entry

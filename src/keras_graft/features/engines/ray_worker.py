@@ -1,0 +1,137 @@
+"""What an actor of a Ray cluster does: blocks of samples become shards."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import Batch
+from keras_graft.features.engines.building import Building, Runner, reason
+from keras_graft.features.engines.ray_rows import Rows
+from keras_graft.features.fingerprint import fingerprint
+from keras_graft.features.store.checksum import Checksums
+from keras_graft.features.store.columns import Columns
+from keras_graft.features.store.manifest import Manifest, ShardEntry, Skipped, shard_name
+from keras_graft.features.store.remote import folder_at
+
+
+@dataclass
+class Work:
+    """What an actor needs to know beside the trunk."""
+
+    store: str = field(repr=False)  # with its secrets
+    columns: Columns
+    manifest: Manifest
+    skip: bool
+    sample: Batch
+    number: int = 0
+    puts: Any = ()
+    starts: Any = ()
+    rows: Rows | None = None
+    known: tuple[ShardEntry, ...] = ()
+
+
+class Worker:
+    """An actor: gets a block of samples, writes a shard, says what the manifest is to say of it.
+
+    Killed, it is started anew, and gets the blocks again that it had not dealt with.
+    """
+
+    def __init__(self, work: Work, trunk: Any, print: dict[str, str]) -> None:
+        self._work, self._folder = work, folder_at(work.store)
+        self._wrong, model = "", None
+        try:
+            model = self._model(trunk, print)
+        except FeatureError as error:  # told with the first shard: Ray would try again and again
+            self._wrong = str(error)
+        self._run = Runner(model, True)
+
+    def _model(self, trunk: Any, print: dict[str, str]) -> Any:
+        """Return the trunk; refuse one that is not what the caller has."""
+        import ray
+
+        try:
+            model = loaded(*ray.get(trunk))
+        except Exception as error:
+            raise FeatureError(
+                f"The trunk cannot be loaded on the actors: {reason(error)} Where they lack the "
+                'code of a layer, give it to them: ray.init(runtime_env={"working_dir": "."}).'
+            ) from error
+        now = fingerprint(model)
+        if now != print:
+            raise FeatureError(f"The trunk is another one once it is loaded: {print}, now {now}.")
+        try:
+            model.predict_on_batch(self._work.sample.x)
+        except Exception as error:
+            raise FeatureError(
+                f"The trunk fails on the actors, on a sample that was tried: {reason(error)}"
+            ) from error
+        return model
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
+        """Return what the manifest is to say of a shard, or what is wrong."""
+        try:
+            told = {"wrong": self._wrong} if self._wrong else asdict(self._shard(block))
+        except FeatureError as error:
+            told = {"wrong": str(error)}
+        return {"told": np.array([json.dumps(told)], object)}
+
+    def _shard(self, block: dict[str, Any]) -> ShardEntry:
+        work = self._work
+        if work.rows is None:
+            import ray
+
+            number = int(block["shard"][0])
+            found = [(batch, {}) for batch in ray.get(work.puts[number])]
+            name, start = shard_name(work.number + number), work.starts[number]
+        else:
+            found = list(work.rows.batches(block))
+            name, start = f"shard-{uuid.uuid4().hex}.safetensors", 0
+            for entry in self._done(found):
+                return entry
+        building = Building(work.columns, work.manifest.columns)
+        for batch, bad in found:
+            good = [i for i in range(len(batch)) if i not in bad]
+            outputs, lost = self._run(batch.rows(good)) if good else (None, {})
+            lost = {**bad, **{good[i]: why for i, why in lost.items()}}
+            building.add(outputs, batch, start, lost)
+            start += len(batch)
+        pieces, entry = building.finish(name)
+        if work.skip or not entry.skipped:
+            self._folder.write(name, *pieces)
+        return entry
+
+    def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> Iterator[ShardEntry]:
+        """Yield what is known of a shard of these very samples."""
+        if not self._work.known:
+            return
+        inputs, labels = Checksums(), Checksums()
+        for batch, _ in found:
+            inputs.add(batch.x)
+            labels.add(list(self._work.columns.labels(batch, 0)[1].values()))
+        for entry in self._work.known:
+            if (entry.inputs, entry.labels) == (inputs.values, labels.values):
+                yield entry
+
+
+def loaded(file: bytes, custom: dict[str, Any]) -> Any:
+    """Return the model that is in a file, with what its code needs besides Keras."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trunk.keras"
+        path.write_bytes(file)
+        # The caller's own file, so what Lambda layers hold in it may run.
+        return keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=False)
+
+
+def moved(entry: ShardEntry, by: int) -> ShardEntry:
+    """Return what is said of a shard, with its samples counted from elsewhere."""
+    return replace(entry, skipped=tuple(Skipped(s.index + by, s.reason) for s in entry.skipped))

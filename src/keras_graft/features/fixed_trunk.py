@@ -1,0 +1,182 @@
+"""Whether a trunk is a fixed function: its features are worth keeping only then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft.errors import FeatureError, ReadError
+from keras_graft.features.data import Batch
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.layers.frozen import Frozen
+from keras_graft.model.read import read
+
+tree = keras.tree
+
+_RATES = (
+    "rate", "stddev", "dropout", "recurrent_dropout", "dropout_rate", "_dropout",
+    "attention_dropout",
+)  # fmt: skip
+
+
+def check_fixed(trunk: Any, frozen: bool) -> None:
+    """Refuse a trunk that training would change, or that gives something else in training.
+
+    Args:
+        trunk: A Keras model.
+        frozen: The caller says that no weight of it will change.
+
+    Raises:
+        FeatureError: It names the layers and the way out.
+    """
+    if not trunk.built:
+        raise FeatureError(
+            f"{trunk.name!r} is not built, so its weights are not there yet, and nothing tells it "
+            "from another: call it on a batch first."
+        )
+    noisy, moving, stateful, trained = [], [], [], []
+    for path, layer in _layers(trunk):
+        if isinstance(layer, Frozen):
+            continue
+        if draws(layer):
+            noisy.append(path)
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            moving.append(path)
+        if isinstance(layer, keras.layers.SpectralNormalization):
+            moving.append(path)
+        if getattr(layer, "stateful", False):
+            stateful.append(path)
+        if _own(layer.trainable_variables, layer):
+            trained.append(path)
+    reasons = []
+    if noisy:
+        reasons.append(f"{listed(noisy)} draw random numbers in training")
+    if moving:
+        reasons.append(f"{listed(moving)} move their statistics in training")
+    if trained and not frozen:
+        reasons.append(f"{listed(trained)} have weights that training would change")
+    if stateful:
+        raise FeatureError(
+            f"{trunk.name!r} is no fixed function: {listed(stateful)} keep a state from batch to "
+            "batch. Make them with stateful=False."
+        )
+    if reasons:
+        says = ", or say that its weights will not change: frozen=True" if trained and not (
+            noisy or moving
+        ) else ""  # fmt: skip
+        raise FeatureError(
+            f"{trunk.name!r} is no fixed function, so the head would be trained on features that "
+            f"the joined model does not give: {'; '.join(reasons)}. Freeze it (the weights stay "
+            f"shared): {_way_out(trunk)}{says}."
+        )
+
+
+def _way_out(trunk: Any) -> str:
+    try:
+        read(trunk)
+    except ReadError:  # `kg.freeze` takes graphs, and such a model as a layer in one
+        return "x = keras.Input(...); trunk = kg.freeze(keras.Model(x, trunk(x)))"
+    return "trunk = kg.freeze(trunk)"
+
+
+def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
+    """Refuse a trunk that draws random numbers in inference, where a layer of it might.
+
+    Frozen layers draw the same in each batch: another for the same sample in another place.
+
+    Args:
+        trunk: The model.
+        batch: Some samples.
+        outputs: What it gives for them.
+    """
+    doubtful = _may_draw(trunk)
+    if not doubtful:
+        return
+
+    def moved(array: Any) -> Any:
+        return np.roll(array, 1, 0) if len(array) > 1 else np.concatenate([array, array])
+
+    again = trunk.predict_on_batch(batch.map(moved).x)
+    for leaf, now in zip(tree.flatten(outputs), tree.flatten(again), strict=True):
+        before, now = moved(np.asarray(leaf, "float64")), np.asarray(now, "float64")
+        # Some devices add in another order each time: that moves few numbers by much.
+        same = np.isclose(now, before, rtol=2e-2, atol=0, equal_nan=True)
+        if same.size and same.mean() < 0.9:
+            raise FeatureError(
+                f"{trunk.name!r} gives a sample other features in another place: "
+                f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
+            )
+
+
+def _may_draw(trunk: Any) -> list[str]:
+    """Return the paths of layers that may draw random numbers in inference too.
+
+    Those of Keras draw in training only; of others with a seed generator nobody knows.
+    """
+    inside = {
+        path: layer
+        for outer, frozen in _layers(trunk)
+        for path, layer in _inside(outer, getattr(frozen, "keras_graft_inside", frozen), set())
+    }
+    return [
+        path
+        for path, layer in inside.items()
+        if _keras.own_seeds(layer) and not type(layer).__module__.startswith("keras.")
+    ]
+
+
+def draws(layer: Any) -> bool:
+    """Whether a layer itself draws random numbers in training: dropout, noise, augmentation.
+
+    One with a seed generator and a rate of zero does not; a cell of an RNN counts as its RNN.
+    """
+    if not _keras.own_seeds(layer):
+        return False
+    owner = getattr(layer, "cell", layer)
+    rates = [getattr(owner, name) for name in _RATES if hasattr(owner, name)]
+    return not rates or any(rate != 0 for rate in rates)
+
+
+def inner_layers(model: Any) -> Iterator[Any]:
+    """Yield every layer once, those inside others and frozen ones too."""
+    for outer, layer in _layers(model):
+        for _, inside in _inside(outer, getattr(layer, "keras_graft_inside", layer), set()):
+            yield inside
+
+
+def _own(variables: list[Any], layer: Any) -> bool:
+    inner = {id(v) for sub in _keras.sublayers(layer) for v in sub.variables}
+    return any(id(v) not in inner for v in variables)
+
+
+def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every layer once, those inside others too, with the path that names it."""
+    seen: set[int] = set()
+
+    def graph_layers(graph: Graph, prefix: str) -> Iterator[tuple[str, Any]]:
+        for node in graph.nodes:
+            if node.nested is not None:
+                yield from graph_layers(node.nested, f"{prefix}{node.name}/")
+            elif isinstance(node.operation, keras.Layer):
+                yield from _inside(prefix + node.name, node.operation, seen)
+
+    try:
+        graph = read(trunk)
+    except ReadError:  # a model with a `call` of its own
+        yield from _inside(trunk.name, trunk, seen)
+    else:
+        yield from graph_layers(graph, "")
+
+
+def _inside(path: str, layer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield path, layer
+    for sub in _keras.sublayers(layer):
+        yield from _inside(f"{path}/{sub.name}", sub, seen)

@@ -1,0 +1,1 @@
+"""A store of features on disk or behind a URL."""

@@ -1,0 +1,142 @@
+"""What a batch becomes in a store: columns of features, targets, weights and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.data import Batch, no_numbers
+from keras_graft.features.store.half import half
+from keras_graft.features.store.manifest import DTYPES, Column, packed
+from keras_graft.features.store.schema import encodable
+from keras_graft.features.store.shards import dtype_of
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How batches become columns.
+
+    Attributes:
+        dtype: What floating features are kept as; None: as they are.
+        targets: Whether targets and sample weights are kept.
+        keys: One for each sample, and whether they are texts.
+    """
+
+    dtype: str | None
+    targets: bool
+    keys: tuple[np.ndarray, bool] | None
+
+    def of(self, outputs: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return how features are nested, and their columns, not cast yet."""
+        if outputs is None:
+            return {}, {}
+        kind, columns = packed("features", outputs)
+        return {"features": kind}, columns
+
+    def labels(self, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the same for what is no feature, in an order of its own.
+
+        Args:
+            batch: Some samples.
+            start: The number of the first.
+        """
+        layout: dict[str, str] = {}
+        columns: dict[str, Any] = {}
+        parts = {"targets": batch.y, "weights": batch.w} if self.targets else {}
+        for kind, part in parts.items():
+            if part is not None:
+                layout[kind], found = packed(kind, part)
+                columns.update(found)
+        if self.keys is not None:
+            layout["keys"] = "one"
+            columns["keys/"] = self.keys[0][start : start + len(batch)]
+            if len(columns["keys/"]) != len(batch):
+                raise FeatureError(f"There are more samples than the {len(self.keys[0])} keys.")
+        return layout, {name: columns[name] for name in sorted(columns)}
+
+    def check(self, batch: Batch, start: int) -> None:
+        """Refuse targets, sample weights or keys that a store cannot hold, before the trunk runs."""
+        self.described(self.labels(batch, start)[1])
+
+    def cast(self, name: str, array: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """Return features in the dtype that is kept, and the rows that overflow it, with why."""
+        floating = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+        if self.dtype is None or not floating or array.dtype.name == self.dtype:
+            return array, {}
+        if self.dtype == "float16" and array.dtype == np.float32:
+            quick = half(np.ascontiguousarray(array))
+            if quick is not None:
+                return quick, {}
+        with np.errstate(over="ignore"):
+            cast = array.astype(dtype_of(self.dtype))
+        lost: dict[int, str] = {}
+        if self.dtype == "float16" and not np.isfinite(cast).all():
+            over = (np.isfinite(array) & ~np.isfinite(cast)).reshape(len(array), -1)
+            for row in np.flatnonzero(over.any(1)).tolist():
+                top = np.abs(array[row][np.isfinite(array[row])]).max()
+                lost[row] = (
+                    f"{name.removesuffix('/')} is up to {top:g}, and float16 ends at 65504: take "
+                    'dtype="bfloat16" or "float32"'
+                )
+        return cast, lost
+
+    def described(self, columns: Mapping[str, Any]) -> dict[str, Column]:
+        """Say of what shape and dtype columns are kept, from some rows of each."""
+        found = {}
+        for name, array in columns.items():
+            rows = np.asarray(array)[:1]
+            if name.startswith("features/"):
+                rows, _ = self.cast(name, rows)
+            kind = rows.dtype.name
+            if kind not in DTYPES:
+                what = name.removesuffix("/").replace("weights", "sample weights", 1)
+                raise no_numbers(what, kind, rows.dtype.kind in "SUT")
+            text = name == "keys/" and self.keys is not None and self.keys[1]
+            found[name] = Column(tuple(rows.shape[1:]), kind, text)
+        return found
+
+
+def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
+    """Return keys as an array of numbers, and whether they are texts.
+
+    Raises:
+        FeatureError: If they are not all integers, or all texts.
+    """
+    if keys is None:
+        return None
+    given: Any = keys if hasattr(keys, "dtype") else list(keys)
+    array = np.asarray(given)
+    if array.dtype.hasobject:
+        array = np.asarray(given := array.tolist())
+    if array.ndim == 1 and len(array) and array.dtype.kind in "iu":
+        return array, False
+    texts: list[Any] = [
+        k.encode() if isinstance(k, str) and encodable(k) else k for k in given
+    ] if array.ndim == 1 else []  # fmt: skip
+    if not texts or not all(isinstance(text, bytes) and _readable(text) for text in texts):
+        raise FeatureError(
+            "keys is a list of integers (of at most 64 bits) or of texts, one for each sample; "
+            f"got {type(keys).__name__} of {array.dtype.name} and shape {array.shape}."
+        )
+    cut = next((i for i, text in enumerate(texts) if text.endswith(b"\0")), None)
+    if cut is not None:  # texts are filled up with it to one length
+        raise FeatureError(
+            f"Key {cut}, {texts[cut].decode()!r}, ends with a NUL character, which a store does "
+            "not keep: take it away."
+        )
+    width = max(1, *map(len, texts))
+    return np.frombuffer(b"".join(t.ljust(width, b"\0") for t in texts), np.uint8).reshape(
+        len(texts), width
+    ), True
+
+
+def _readable(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""Where shards are written: whole files, durably, or not at all.
+
+The one interface for it: `remote.py` has the same for object stores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.checksum import checksum
+from keras_graft.features.store.failures import guarded, said, way_out
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers at once are not noticed there
+    fcntl = None
+
+TEMPORARY = ".keras-graft.part"
+"""What a file ends with while it is written: what a killed writer leaves is known by it."""
+_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
+
+
+class Parts:
+    """An open file of which parts are read, by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+        self._number = self._file.fileno()
+        self._lock = threading.Lock()
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with what stands in the file from `start` on.
+
+        Raises:
+            FeatureError: If it ends before that, or if the system cannot read it.
+
+        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
+        would soon count the whole store as resident.
+        """
+        try:
+            done = self._some(start, buffer)
+            while done < len(buffer):  # Linux reads 2 GiB at once, and no more
+                count = self._some(start + done, buffer[done:])
+                if not count:
+                    raise FeatureError(
+                        f"{self._file.name} ends before byte {start + buffer.nbytes}"
+                    )
+                done += count
+        except OSError as error:
+            raise FeatureError(
+                f"{self._file.name} cannot be read: {said(error)}. {way_out(error)}"
+            ) from error
+
+    def _some(self, start: int, buffer: memoryview) -> int:
+        if _PREADV is not None:
+            return _PREADV(self._number, (buffer,), start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(buffer)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
+class Folder:
+    """A folder of files, each written beside its place, synced, and renamed.
+
+    Args:
+        path: The folder; made by the first write.
+    """
+
+    failures: tuple[type[Exception], ...] = (OSError, ValueError)
+    """What the file system raises: Python refuses a name with a NUL in it by a ValueError."""
+    secrets: tuple[str, ...] = ()
+    """What must not be shown."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(os.path.expanduser(path))  # a user that is none stays as it is
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for other processes."""
+        return str(self.path.resolve())
+
+    def shown(self, text: str) -> str:
+        """Return a text of the file system's as it may be shown."""
+        return text
+
+    @guarded("{} cannot be written")
+    def write(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write a file; when this returns, it is on the disk, and before, the old one is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        beside = self.path / f"{name}{TEMPORARY}"
+        beside.unlink(missing_ok=True)
+        try:
+            with open(beside, "xb") as file:  # a link that lies there would lead elsewhere
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path / name)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        self._sync()
+
+    def _sync(self) -> None:
+        """Let a rename itself reach the disk."""
+        if os.name == "posix":
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    @guarded("{} cannot be read")
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """Return what a file holds, None if there is none.
+
+        Args:
+            name: The file.
+            most: Refuse one of more bytes.
+        """
+        path = self.path / name
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise self._no_folder() from None
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise IsADirectoryError(errno.EISDIR, "it is no file")
+        self._check_size(name, found.st_size, most)
+        return path.read_bytes()
+
+    def _check_size(self, name: str, size: int | None, most: int | None) -> None:
+        if most is not None and size is not None and size > most:
+            raise FeatureError(
+                f"{self}/{name} cannot be read: it has {size:,} bytes, and at most {most:,} are "
+                "read: it was not written by keras-graft, or the disk is damaged."
+            )
+
+    def _no_folder(self) -> FeatureError:
+        return FeatureError(
+            f"{self.path} is a file, or lies in one, and a store is a folder: give another path."
+        )
+
+    def stamp(self, name: str) -> Any:
+        """Return what changes when a file is written anew, None if nothing tells."""
+        try:
+            found = (self.path / name).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    @guarded("it cannot be listed")
+    def sizes(self) -> dict[str, int]:
+        """Return how long every file is, by name."""
+        if not self.path.is_dir():
+            return {}
+        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+
+    @guarded("{} cannot be deleted")
+    def delete(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    @guarded("{} cannot be read")
+    def piece(self, name: str, start: int, length: int) -> bytes:
+        """Return some bytes of a file, read anew."""
+        with open(self.path / name, "rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    @guarded("{} cannot be read")
+    def checksum(self, name: str) -> str:
+        """Return that of a file, read anew and in pieces."""
+        with open(self.path / name, "rb") as file:
+            return checksum(iter(lambda: file.read(1 << 22), b""))
+
+    @guarded("{} cannot be opened")
+    def open(self, name: str, known: str) -> Parts:
+        """Open a file to read parts of it, closed when nobody uses it any more.
+
+        Args:
+            name: The file.
+            known: Its checksum, for a place that has to fetch it first.
+        """
+        return Parts(self.path / name)
+
+    @guarded("it cannot be locked")
+    def lock(self) -> Any:
+        """Return a context that keeps other writers out, or None if one is in.
+
+        The lock is the process's: a killed one holds none.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise self._no_folder() from None
+        place = self.path / "lock"
+        self._check_lock(place)
+        try:
+            handle = open(place, "a")  # noqa: SIM115 - it is to stay open
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            if not os.access(self.path, os.W_OK):
+                return contextlib.nullcontext()  # a store that is complete can be read
+            handle = open(place)  # noqa: SIM115 - that of another user
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.close()
+                return None
+            except OSError:  # a file system without locks: there too they are not noticed
+                return handle
+        return _locked(handle)
+
+    def _check_lock(self, place: Path) -> None:
+        """Refuse what is not the empty file that a writer makes."""
+        try:
+            found = place.lstat()
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(found.st_mode) or found.st_size:
+            raise FeatureError(
+                f"{self} holds a 'lock' that keras-graft did not write: its own is an empty file. "
+                "Give another folder, or move it away."
+            )
+
+
+@contextlib.contextmanager
+def _locked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # Closing alone would leave it to processes that the data has started meanwhile.
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        handle.close()

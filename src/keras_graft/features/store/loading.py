@@ -1,0 +1,152 @@
+"""A manifest as it is read: others may have written it, so it is checked before it is used."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.checksum import checksum
+from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.manifest import (
+    DTYPES,
+    FORMAT,
+    KINDS,
+    NAME,
+    Column,
+    Manifest,
+    ShardEntry,
+    itemsize,
+)
+from keras_graft.features.store.schema import (
+    LONGEST,
+    boolean,
+    many,
+    one_of,
+    parse,
+    record,
+    table,
+    text,
+    whole,
+)
+from keras_graft.printable import shown, words_of
+
+SHARD = r"shard-([0-9]{5,10}|[0-9a-f]{32})\.safetensors"
+COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
+_SUM = text(r"([0-9a-f]{16})")
+_LABEL = text(r"([ -~]{0,200})")
+_SCHEMA = record(
+    columns=table(record(shape=many(whole(0, 2**40), 0, 31), dtype=one_of(frozenset(DTYPES)), text=boolean), COLUMN),
+    layout=table(one_of(frozenset({"one", "dict", "list"})), rf"({'|'.join(KINDS)})"),
+    trunk=table(_LABEL), batch_size=whole(1), rows_per_shard=whole(1), versions=table(_LABEL),
+    shards=many(record(
+        file=text(f"({SHARD})"), rows=whole(), bytes=whole(), checksum=_SUM, inputs=many(_SUM),
+        labels=many(_SUM), skipped=many(record(index=whole(), reason=text())),
+    )),
+    complete=boolean, format=whole(FORMAT, FORMAT),
+)  # fmt: skip
+_ROW = 1 << 40
+"""Bytes of a row, at most."""
+_SIGNED = re.compile(rb'\{\n "checksum": "([0-9a-f]{16})",')
+
+
+def load(folder: Folder) -> Manifest | None:
+    """Return the manifest of a folder, None if it has none.
+
+    Raises:
+        FeatureError: If it cannot be read, does not fit together, or was written by another
+            version.
+    """
+    data = folder.read(NAME, LONGEST)
+    if data is None:
+        return None
+    try:
+        raw = parse(data)
+        version = raw.get("format") if isinstance(raw, dict) else None
+        if type(version) is int and version != FORMAT:
+            raise FeatureError(
+                f"{folder} is a store of format {version}, and this keras-graft reads {FORMAT}: "
+                + (
+                    "pip install -U keras-graft"
+                    if version > FORMAT
+                    else "compute it again, resume=False"
+                )
+            )
+        signed = _SIGNED.match(data)
+        if signed is None or checksum([b"{", data[signed.end() :]]) != signed[1].decode():
+            raise ValueError("its checksum is not that of what was written")
+        del raw["checksum"]
+        _SCHEMA(raw, "")
+        found = _made(raw)
+        _check(found)
+    except FeatureError:
+        raise
+    except ValueError as error:
+        raise FeatureError(
+            f"{folder}/{NAME} cannot be read ({words_of(error)}): it was not written by keras-graft, or the "
+            "disk is damaged."
+        ) from error
+    return found
+
+
+def written_here(data: bytes) -> bool:
+    """Whether a file of the name was written by keras-graft, though it is damaged, or by another version."""
+    if _SIGNED.match(data):
+        return True
+    try:
+        raw = parse(data)
+    except ValueError:
+        return False
+    return isinstance(raw, dict) and {"format", "columns", "shards"} <= raw.keys()
+
+
+def _made(raw: dict[str, Any]) -> Manifest:
+    columns = {
+        k: Column(tuple(c["shape"]), c["dtype"], c["text"]) for k, c in raw["columns"].items()
+    }
+    return Manifest(
+        **{**raw, "columns": columns, "shards": tuple(ShardEntry.of(s) for s in raw["shards"])}
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse what does not fit together.
+
+    Raises:
+        ValueError: It says what.
+    """
+    columns = manifest.columns
+    for name, column in columns.items():
+        # NumPy multiplies all but the zeros.
+        large = itemsize(column.dtype) * math.prod(max(1, n) for n in column.shape) > _ROW
+        coded = name == "keys/" and column.dtype == "uint8" and len(column.shape) == 1
+        if large or (column.text and not coded):
+            raise ValueError(f"columns[{shown(name)}] cannot be {shown(str(column))}")
+    kinds = {name.partition("/")[0] for name in columns}
+    if "features" not in kinds or kinds != manifest.layout.keys():
+        raise ValueError(f"its layout is of {shown(', '.join(manifest.layout))}, its columns of "
+                         f"{', '.join(sorted(kinds))}")  # fmt: skip
+    for kind, layout in manifest.layout.items():
+        own = {name.partition("/")[2] for name in columns if name.partition("/")[0] == kind}
+        alone = {"one": {""}, "list": set(map(str, range(len(own)))), "dict": own}[layout]
+        if own != alone or kind == "keys" and layout != "one":
+            raise ValueError(f"the columns of its {kind} are not those of the layout {layout!r}")
+    labels = sum(not name.startswith("features/") for name in columns)
+    width, start, files = sum(c.bytes for c in columns.values()), 0, set()
+    for number, shard in enumerate(manifest.shards):
+        skipped = [sample.index for sample in shard.skipped]
+        end = start + shard.samples
+        if shard.file in files:
+            wrong = f"has the file of another, {shard.file}"
+        elif len(shard.labels) != labels or not shard.inputs:
+            wrong = f"has {len(shard.labels)} labels, where there are {labels} columns of them"
+        elif not shard.rows * width + 8 <= shard.bytes or shard.rows and not width:
+            wrong = f"has {shard.bytes} bytes, which {shard.rows} rows of {width} do not have"
+        elif any(b <= a for a, b in zip([start - 1, *skipped], [*skipped, end], strict=True)):
+            wrong = f"leaves out samples that are not among its own, {start} to {end - 1}"
+        else:
+            files.add(shard.file)
+            start = end
+            continue
+        raise ValueError(f"shards[{number}] {wrong}")

@@ -1,0 +1,222 @@
+"""What a store says of itself: which columns, of what, made by what, in which shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.checksum import checksum
+from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.schema import bounded, encodable
+from keras_graft.printable import shown, words_of
+
+NAME = "manifest.json"
+FORMAT = 2
+KINDS = ("features", "targets", "weights", "keys")
+DTYPES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
+    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
+    "float32": "F32", "float64": "F64",
+}  # fmt: skip
+"""The dtypes that a store holds, and what safetensors calls them."""
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of a number."""
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of rows.
+
+    Attributes:
+        shape: The shape of one row.
+        dtype: The dtype in the shards.
+        text: Whether it is UTF-8 text, padded with zeros.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    text: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one row."""
+        return itemsize(self.dtype) * math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"({', '.join(map(str, ('?', *self.shape)))}) {'text' if self.text else self.dtype}"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample of the data that is not in the store.
+
+    Attributes:
+        index: Its number in the data.
+        reason: Why it failed.
+    """
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard.
+
+    Attributes:
+        file: Its name.
+        rows: How many samples it holds.
+        bytes: How long the file is.
+        checksum: That of the file.
+        inputs: Checksums of the inputs that it was made of, for each input.
+        labels: Those of each column beside the features: targets, sample weights, keys.
+        skipped: The samples among them that failed, and so are no rows.
+    """
+
+    file: str
+    rows: int
+    bytes: int
+    checksum: str
+    inputs: tuple[str, ...]
+    labels: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """How many samples it was made of."""
+        return self.rows + len(self.skipped)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> ShardEntry:
+        """Return what JSON says."""
+        skipped = tuple(Skipped(**s) for s in raw["skipped"])
+        inputs, labels = tuple(raw["inputs"]), tuple(raw["labels"])
+        return cls(**{**raw, "inputs": inputs, "labels": labels, "skipped": skipped})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store says of itself.
+
+    Attributes:
+        columns: The columns by name: `"features/pool"`, `"targets/"`, `"weights/"`, `"keys"`.
+        layout: How features, targets and weights are nested: `"one"`, `"dict"` or `"list"`.
+        trunk: The fingerprint of the trunk, by part.
+        batch_size: Samples in a batch when it was computed.
+        rows_per_shard: Samples of the data after which a shard is full.
+        versions: Of Keras, its backend and keras-graft.
+        shards: The shards, in order: the samples are in the order of the data.
+        complete: Whether the data came to its end.
+    """
+
+    columns: dict[str, Column]
+    layout: dict[str, str]
+    trunk: dict[str, str]
+    batch_size: int
+    rows_per_shard: int
+    versions: dict[str, str]
+    shards: tuple[ShardEntry, ...] = ()
+    complete: bool = False
+    format: int = field(default=FORMAT)
+
+    @property
+    def rows(self) -> int:
+        """How many samples there are."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def samples(self) -> int:
+        """How many samples of the data are dealt with: those that failed count too."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The samples of the data that failed."""
+        return tuple(sample for shard in self.shards for sample in shard.skipped)
+
+    def replace(self, **changes: Any) -> Manifest:
+        """Return it with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, folder: Folder) -> None:
+        """Write it, in the place of the one before.
+
+        Raises:
+            FeatureError: If it would be longer than what is read.
+        """
+        said = json.dumps(dataclasses.asdict(self), indent=1).encode()
+        try:
+            bounded(said)
+        except ValueError as error:
+            raise FeatureError(
+                f"{folder}/{NAME} would be too long: {words_of(error)}. Make fewer shards, shard_bytes=1 << 30, "
+                f"and leave out fewer samples ({len(self.skipped):,} so far)."
+            ) from error
+        folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"shard-{number:05}.safetensors"
+
+
+def differences(old: Manifest, new: Manifest) -> list[str]:
+    """Say in what a store differs from what is now to be written into it."""
+    found = [
+        f"the {part} of the trunk ({old.trunk.get(part)}, now {new.trunk.get(part)})"
+        for part in new.trunk
+        if old.trunk.get(part) != new.trunk[part]
+    ]
+    for name in sorted({*old.columns, *new.columns}):
+        before, now = old.columns.get(name), new.columns.get(name)
+        if before != now:
+            found.append(f"{name.rstrip('/')}: {before or 'absent'}, now {now or 'absent'}")
+    found += [
+        f"the nesting of {kind}: {old.layout.get(kind)}, now {new.layout.get(kind)}"
+        for kind in sorted({*old.layout, *new.layout})
+        if old.layout.get(kind) != new.layout.get(kind)
+    ]
+    return found
+
+
+def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
+    """Return how a structure is nested, and its arrays by column name.
+
+    Raises:
+        FeatureError: If a dict or list holds others.
+    """
+    inner = structure.values() if isinstance(structure, Mapping) else structure
+    if isinstance(structure, Mapping | list | tuple) and any(
+        isinstance(value, Mapping | list | tuple) for value in inner
+    ):
+        raise FeatureError(
+            f"The {kind} are nested more than once, and a store holds an array, or a dict or list "
+            "of arrays: bring them into one dict, {'a/0': ..., 'a/1': ..., 'b': ...}."
+        )
+    if isinstance(structure, Mapping):
+        columns = {f"{kind}/{key}": value for key, value in structure.items()}
+        bad = next((key for key in columns if not encodable(key)), None)
+        if bad is not None:
+            raise FeatureError(f"The name {shown(bad)} of the {kind} is no text: rename it.")
+        return "dict", columns
+    if isinstance(structure, list | tuple):
+        return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}
+    return "one", {f"{kind}/": structure}
+
+
+def unpacked(kind: str, layout: str, columns: Mapping[str, Any]) -> Any:
+    """Return the structure again: the inverse of `packed`."""
+    own = {k.removeprefix(f"{kind}/"): v for k, v in columns.items() if k.startswith(f"{kind}/")}
+    if layout == "one":
+        return own[""]
+    return own if layout == "dict" else [own[str(i)] for i in range(len(own))]

@@ -1,0 +1,108 @@
+"""What lies in the folder of a store: which of it keras-graft wrote, and so may write over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.folder import TEMPORARY, Folder
+from keras_graft.features.store.loading import SHARD, load, written_here
+from keras_graft.features.store.manifest import NAME, Manifest
+from keras_graft.features.store.schema import LONGEST
+from keras_graft.features.store.shards import header
+from keras_graft.graph.names import listed
+
+_SHARD = re.compile(SHARD)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder in which a store is, or will be.
+
+    Attributes:
+        folder: The folder.
+        found: The manifest to go on from, None to begin a store.
+        ours: The files that keras-graft wrote and that are no part of that store: they are deleted
+            once there is something to write.
+    """
+
+    folder: Folder
+    found: Manifest | None
+    ours: tuple[str, ...]
+
+    def begin(self, manifest: Manifest) -> None:
+        """Get ready to write shards.
+
+        A store that begins says so before its first shard is there: so a shard that lies where
+        there is no manifest was not written here.
+        """
+        if self.found is None:
+            manifest.save(self.folder)
+        for name in self.ours:
+            self.folder.delete(name)
+
+
+def place(folder: Folder, resume: bool) -> Place:
+    """Look at a folder; change nothing.
+
+    Args:
+        folder: The folder.
+        resume: Go on with the store that is there; else write another in its place.
+
+    Raises:
+        FeatureError: If the manifest cannot be read and `resume` is set; if the store would be
+            written over files that keras-graft did not write.
+    """
+    data = folder.read(NAME, LONGEST)
+    there = None
+    try:
+        there = load(folder)
+    except FeatureError:
+        if resume:
+            raise
+        if not written_here(data or b""):
+            raise _strange(folder, [NAME]) from None
+    sizes = folder.sizes()
+    named = {shard.file for shard in there.shards} if there is not None else set()
+    ours, strange = _apart(folder, sizes, named, data is not None)
+    if strange and not (resume and there is not None and there.complete):
+        raise _strange(folder, strange)
+    if resume:
+        return Place(folder, there, tuple(ours))
+    return Place(folder, None, (*ours, *(name for name in sizes if name in named)))
+
+
+def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
+    """Return the files in the folder of a store that killed writers left."""
+    named = {shard.file for shard in manifest.shards}
+    return _apart(folder, folder.sizes(), named, True)[0]
+
+
+def _apart(
+    folder: Folder, sizes: Mapping[str, int], named: set[str], store: bool
+) -> tuple[list[str], list[str]]:
+    """Return the files that writers left, and those that only have the name of a shard."""
+    ours, strange = [], []
+    for name, size in sizes.items():
+        if name.endswith(TEMPORARY):
+            ours.append(name)
+        elif name not in named and _SHARD.fullmatch(name):
+            (ours if store and _is_shard(folder, name, size) else strange).append(name)
+    return ours, strange
+
+
+def _is_shard(folder: Folder, name: str, size: int) -> bool:
+    """Whether a file holds columns of a store, and is whole: shards appear whole."""
+    try:
+        return bool(header(size, lambda start, length: folder.piece(name, start, length)))
+    except ValueError:
+        return False
+
+
+def _strange(folder: Folder, names: list[str]) -> FeatureError:
+    return FeatureError(
+        f"{folder} holds {listed(names)}, which no store there has written, and a store would write "
+        "over such files. Give another folder, or move them away."
+    )

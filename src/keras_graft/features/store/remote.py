@@ -1,0 +1,212 @@
+"""The same as `folder.py` on an object store, or whatever else fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import threading
+import uuid
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.checksum import checksum
+from keras_graft.features.store.failures import guarded, said
+from keras_graft.features.store.folder import Folder, Parts
+from keras_graft.features.store.masked import MASK, masked, secrets, without
+from keras_graft.features.store.schema import encodable
+from keras_graft.printable import shown
+
+_LOCAL = ("file://", "local://")
+_MISSING = (
+    "URLs are opened with fsspec, which is an extra: pip install 'keras-graft[features]'; S3 needs "
+    "s3fs besides, Google's store gcsfs, Azure's adlfs."
+)
+
+
+def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Folder:
+    """Return the folder at a local path or at a URL.
+
+    Args:
+        path: `"features"`, `"file:///data/features"`, `"s3://bucket/features"`, `"memory://x"`.
+        cache: For a URL: where to keep what is fetched.
+
+    Raises:
+        FeatureError: If it is neither, or if fsspec, or what it needs for this kind of URL, is not
+            there.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text or not encodable(text):
+        raise FeatureError(f"A store is a folder, given as its path or URL, got {shown(path)}.")
+    if "://" not in text:
+        if re.match(r"[a-z][a-z0-9+.-]+:/", text) and isinstance(path, os.PathLike):
+            url = masked(text.replace(":/", "://", 1)).replace("://", ":/", 1)
+            raise FeatureError(f"{url} was a URL, and a Path takes a slash away: give it as a str.")
+        return Folder(text)
+    for scheme in _LOCAL:  # a rename is more than a put
+        if text.startswith(scheme):
+            return Folder(text.removeprefix(scheme))
+    if f"{MASK}@" in text or f"={MASK}" in text:
+        raise FeatureError(
+            f"{text} is a URL as it is shown, its secrets masked: give the URL itself."
+        )
+    try:
+        return _opened(text, cache)
+    except FeatureError:
+        raise
+    except Exception as error:  # whatever the file system raises
+        hidden = secrets(text)
+        missing = isinstance(error, ImportError | ValueError)
+        hint = _MISSING if missing else "Is the URL right, and can its host be reached?"
+        what = said(error, partial(without, hidden))
+        wrong = FeatureError(f"{masked(text)}: {what}. {hint}")
+        cause = None if hidden else error
+    raise wrong from cause  # outside of `except`: no error with secrets in it is chained
+
+
+def _opened(url: str, cache: str | os.PathLike[str] | None) -> Remote:
+    import fsspec
+
+    system, root = fsspec.core.url_to_fs(url)
+    return Remote(system, root, url, cache)
+
+
+class Remote(Folder):
+    """A folder on a file system of fsspec: objects that are put whole.
+
+    An object store shows an object whole or not at all. There is no rename and no lock: a shard
+    is put, then the manifest that names it. A second writer is noticed when it changes the
+    manifest. Where fsspec reaches something that shows half a file (SFTP), a killed writer may
+    leave half a manifest.
+
+    Args:
+        system: The file system.
+        root: The path of the folder on it.
+        url: What the user wrote.
+        cache: A local folder to keep shards in; by default one that is deleted in the end.
+    """
+
+    failures = (Exception,)  # each kind of file system has errors of its own
+
+    def __init__(
+        self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(root)
+        self._system, self._root, self._url = system, root.rstrip("/"), url
+        self._cache = None if cache is None else Folder(cache).path
+        self._kept: Any = None
+        self._seen: dict[str, bytes | None] = {}
+        self._lock = threading.Lock()
+        self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
+
+    def __str__(self) -> str:
+        return masked(self._url)
+
+    def shown(self, text: str) -> str:
+        """Return a text of the file system's as it may be shown."""
+        return without(self.secrets, text)
+
+    @property
+    def address(self) -> str:
+        """Where it is, for other processes: with its secrets."""
+        return self._url
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @guarded("{} cannot be written")
+    def write(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Put a file.
+
+        Raises:
+            FeatureError: If it was read here before, and has been changed by others since.
+        """
+        data = b"".join(pieces)
+        if name in self._seen:
+            before = self._seen[name]
+            if self.read(name) != before:
+                raise FeatureError(f"Another process is writing to {self}: wait for it.")
+            self._seen[name] = data
+        self._system.makedirs(self._root, exist_ok=True)
+        self._system.pipe_file(self._at(name), data)
+
+    @guarded("{} cannot be read")
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """Return what a file holds, None if there is none; refuse one of more than `most` bytes."""
+        self._system.invalidate_cache()
+        try:
+            if most is not None:
+                self._check_size(name, self._system.size(self._at(name)), most)
+            data = self._system.cat_file(self._at(name))
+        except FileNotFoundError:
+            data = None
+        self._seen[name] = data
+        return data
+
+    def stamp(self, name: str) -> Any:
+        """Nothing tells; what is fetched is compared with its checksum."""
+        return None
+
+    @guarded("it cannot be listed")
+    def sizes(self) -> dict[str, int]:
+        """Return how long every file is, by name: one listing."""
+        self._system.invalidate_cache()
+        try:
+            found = self._system.ls(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {f["name"].rsplit("/", 1)[-1]: f["size"] for f in found if f["type"] == "file"}
+
+    @guarded("{} cannot be deleted")
+    def delete(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.rm_file(self._at(name))
+        if name in self._seen:  # if it is there again when it is written, others wrote it
+            self._seen[name] = None
+
+    @guarded("{} cannot be read")
+    def piece(self, name: str, start: int, length: int) -> bytes:
+        """Return some bytes of a file, read anew."""
+        return self._system.cat_file(self._at(name), start=start, end=start + length)
+
+    @guarded("{} cannot be read")
+    def checksum(self, name: str) -> str:
+        """Return that of a file, read anew and in pieces."""
+        with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
+            return checksum(iter(lambda: file.read(1 << 22), b""))
+
+    @guarded("{} cannot be fetched")
+    def open(self, name: str, known: str) -> Parts:
+        """Fetch a file, once, and open it: single rows would be a request each.
+
+        Raises:
+            FeatureError: If what came is not what was written.
+        """
+        with self._lock:
+            if self._cache is None:
+                self._kept = tempfile.TemporaryDirectory(prefix="keras-graft-")
+                self._cache = Path(self._kept.name)
+            self._cache.mkdir(parents=True, exist_ok=True)
+            # By content: a store that was written anew has other shards of these names.
+            path = self._cache / f"{known}-{name}"
+            if not path.exists():
+                beside = path.with_suffix(f".{uuid.uuid4().hex}.part")  # others may fetch it too
+                try:
+                    self._system.get_file(self._at(name), str(beside))
+                    if Folder(self._cache).checksum(beside.name) != known:
+                        raise FeatureError(
+                            f"{self}: the checksum of {name!r} is not that of what was written. "
+                            f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."
+                        )
+                    os.replace(beside, path)
+                finally:
+                    beside.unlink(missing_ok=True)
+            return Parts(path)
+
+    def lock(self) -> Any:
+        """Return a handle: object stores have no locks, see `write`."""
+        return contextlib.nullcontext()

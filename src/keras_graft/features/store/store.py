@@ -1,0 +1,271 @@
+"""A store of features: a folder of shards and a manifest, that only grows."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.loading import load
+from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
+from keras_graft.features.store.place import leftovers
+from keras_graft.features.store.remote import folder_at
+from keras_graft.features.store.shards import Rows, dtype_of, starts
+from keras_graft.printable import shown, words_of
+from keras_graft.tables import Table, Tabular
+
+_TEXTS = 1 << 20
+"""Bytes of texts that are looked at together."""
+
+
+class FeatureStore(Tabular):
+    """Features that a trunk gave, on the disk; prints as a table.
+
+    Args:
+        path: The folder that `kg.features.compute` wrote, or its URL.
+        cache: For a URL: a local folder to keep shards in once they are fetched. By default they
+            are kept as long as the store is used.
+
+    Raises:
+        FeatureError: If there is none, if it is damaged, or if a shard is missing or cut short.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None
+    ) -> None:
+        self._folder = folder_at(path, cache)
+        stamp = self._folder.stamp(NAME)
+        found = load(self._folder)
+        if found is None:
+            raise FeatureError(
+                f"{self.path} is no store of features: it has no {NAME}. Make one: "
+                f"kg.features.compute(trunk, data, {self.path!r}, batch_size=32)."
+            )
+        self.manifest: Manifest = found
+        check_sizes(self._folder, found)
+        self._rows = Rows(self._folder, self.manifest, stamp)
+
+    @property
+    def path(self) -> str:
+        """Where it is; of a URL, without its secrets."""
+        return str(self._folder)
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def complete(self) -> bool:
+        """Whether the data it is made of came to its end."""
+        return self.manifest.complete
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    def columns(self, *kinds: str) -> list[str]:
+        """Return the names of the columns of these kinds, such as `"features"`; all by default."""
+        kinds = kinds or KINDS
+        return [c for c in self.manifest.columns if c.partition("/")[0] in kinds]
+
+    def numbers(self, indices: Any) -> np.ndarray:
+        """Return the numbers of samples, given as such or as a mask over all.
+
+        Raises:
+            FeatureError: If they are neither, or if there are no such samples.
+        """
+        try:
+            array = np.asarray(indices)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(indices, object)
+        if array.dtype == bool and array.shape == (len(self),):
+            return np.flatnonzero(array)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise FeatureError(
+                f"Samples are given as a list of whole numbers, or as a mask of {len(self)} bools, "
+                f"got {array.dtype.name} of shape {array.shape}."
+            )
+        if array.size and (array.min() < 0 or array.max() >= len(self)):
+            raise FeatureError(f"{self.path} has the samples 0 to {len(self) - 1}.")
+        return array.astype(np.intp)
+
+    def take(self, indices: Any, *kinds: str) -> dict[str, Any]:
+        """Return rows in any order.
+
+        Args:
+            indices: The numbers of the samples, or a mask: a bool for each.
+            *kinds: Of `"features"`, `"targets"`, `"weights"`, `"keys"`; all if none is given.
+
+        Returns:
+            For each kind that the store has: an array, or a dict or list of arrays, as the trunk
+            and the data gave them. Texts among the keys come as `str`.
+        """
+        indices = self.numbers(indices)
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise FeatureError(
+                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(KINDS)}."
+            )
+        kinds = kinds or KINDS
+        names = self.columns(*kinds)
+        if len(indices):
+            arrays = self._rows.take(indices, names)
+        else:
+            columns = self.manifest.columns
+            arrays = {
+                n: np.empty((0, *columns[n].shape), dtype_of(columns[n].dtype)) for n in names
+            }
+        found = {
+            kind: unpacked(kind, self.manifest.layout[kind], arrays)
+            for kind in kinds
+            if kind in self.manifest.layout
+        }
+        if "keys" in found and self.manifest.columns["keys/"].text:
+            try:
+                found["keys"] = np.array([_text(row) for row in found["keys"]], str)
+            except ValueError as error:
+                raise FeatureError(
+                    f"{self.path}: the keys are no texts ({words_of(error)}), so it is damaged: compute it "
+                    "again, resume=False."
+                ) from error
+        return found
+
+    def to_numpy(self, *kinds: str) -> dict[str, Any]:
+        """Return all rows, as `take` does."""
+        return self.take(np.arange(len(self)), *kinds)
+
+    def verify(self) -> int:
+        """Read all shards again: compare their checksums, and their columns with the manifest's.
+
+        Returns:
+            How many bytes were read.
+
+        Raises:
+            FeatureError: If a shard is not what was written, or not what the manifest says; each
+                is named. The manifest's own checksum is compared whenever it is read.
+        """
+        shards = list(enumerate(self.manifest.shards))
+        there = self._folder.sizes()
+        gone = [n for n, shard in shards if shard.file not in there]
+        if gone:
+            raise FeatureError(
+                f"{self.path}: {self._files(gone)} is not there any more. {self._way_out(gone[0])}"
+            )
+        bad = [n for n, shard in shards if self._folder.checksum(shard.file) != shard.checksum]
+        if bad:
+            raise FeatureError(
+                f"{self.path}: the checksum of {self._files(bad)} is not that of what was written. "
+                f"{self._way_out(bad[0])}"
+            )
+        wrong = {n: why for n, shard in shards if (why := self._wrong(shard))}
+        if wrong:
+            raise FeatureError(
+                f"{self.path}: {self._files([*wrong])} does not hold the rows and columns that "
+                f"{NAME} tells ({next(iter(wrong.values()))}), so this was damaged: compute it again, "
+                "resume=False."
+            )
+        return self.bytes
+
+    def _files(self, numbers: list[int]) -> str:
+        return ", ".join(repr(self.manifest.shards[n].file) for n in numbers)
+
+    def _wrong(self, shard: ShardEntry) -> str:
+        """Return what is wrong with what a shard itself says, nothing if it is as it must be."""
+
+        def piece(start: int, length: int) -> bytes:
+            return self._folder.piece(shard.file, start, length)
+
+        columns = self.manifest.columns
+        try:
+            places = starts(shard.bytes, piece, columns, shard.rows)
+            for name, column in columns.items():
+                if column.text and column.bytes:
+                    step = max(1, _TEXTS // column.bytes) * column.bytes
+                    stop = places[name] + shard.rows * column.bytes
+                    for at in range(places[name], stop, step):
+                        read = np.frombuffer(piece(at, min(step, stop - at)), np.uint8)
+                        for row in read.reshape(-1, column.bytes):
+                            _text(row)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _way_out(self, number: int) -> str:
+        return _way_out(self._folder, number)
+
+    def tables(self) -> list[Table]:
+        """Return what the store holds, as a table."""
+        m = self.manifest
+        state = "complete" if m.complete else "not complete: compute(..., resume=True) goes on"
+        title = (
+            f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
+            f"{state}",
+            f"trunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
+            + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
+        )
+        rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
+        found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
+        if m.skipped:
+            head = ("sample of the data", "left out, since")
+            found.append(("", head, [(s.index, s.reason) for s in m.skipped]))
+        return found
+
+    def __repr__(self) -> str:
+        return f"<FeatureStore {self.path!r}: {len(self)} samples>"
+
+
+def _text(row: np.ndarray) -> str:
+    return bytes(row).rstrip(b"\0").decode()
+
+
+def check_sizes(folder: Folder, manifest: Manifest) -> None:
+    """Refuse a store with a shard that is missing or cut short."""
+    sizes = folder.sizes()
+    for number, shard in enumerate(manifest.shards):
+        size = sizes.get(shard.file)
+        if size != shard.bytes:
+            raise FeatureError(
+                f"{folder}: shard {shard.file!r} "
+                + ("is not there" if size is None else f"has {size} bytes")
+                + f", {shard.bytes} were written. {_way_out(folder, number)}"
+            )
+
+
+def _way_out(folder: Folder, number: int) -> str:
+    """Return what to do about a damaged shard."""
+    if not number:
+        return "Nothing before it is left: compute it again, with resume=False."
+    return (
+        f"Keep the {number} shards before it, and compute the rest again: "
+        f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
+    )
+
+
+def keep(path: str | os.PathLike[str], shards: int) -> None:
+    """Keep the first shards of a store and forget the others, so that they are computed again.
+
+    Args:
+        path: The folder, or its URL.
+        shards: How many to keep.
+    """
+    if not isinstance(shards, Integral) or shards < 0:
+        raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
+    folder = folder_at(path)
+    if load(folder) is None:
+        raise FeatureError(f"{folder} is no store of features: it has no {NAME}.")
+    lock = folder.lock()
+    if lock is None:
+        raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
+    with lock:
+        found = load(folder)  # the writer that has just ended may have gone on
+        assert found is not None
+        new = found.replace(shards=found.shards[:shards], complete=False)
+        new.save(folder)
+        for shard in found.shards[len(new.shards) :]:
+            folder.delete(shard.file)
+        for name in leftovers(folder, new):
+            folder.delete(name)

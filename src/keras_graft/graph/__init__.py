@@ -1,0 +1,1 @@
+"""A network as a value. Nothing here imports Keras."""

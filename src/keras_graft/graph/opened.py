@@ -1,0 +1,218 @@
+"""Nested models: opening them in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Template, Value, copied
+
+
+def closed_maker(graph: Graph, values: Iterable[Value]) -> Node | None:
+    """Return a closed model that makes, inside, a mask of which one of the values is computed."""
+    makers = {mask: node for node in graph.steps for mask, _ in node.unseen}
+    seen: set[Node] = set()
+    stack = list(values) if makers else []
+    while stack:
+        value = stack.pop()
+        if value in makers:
+            return makers[value]
+        node = graph.producer(value)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        # A layer that is handed a mask beside its input gets it from Keras.
+        beside = {v.mask for v in node.inputs}
+        stack += [v for v in node.inputs if v not in makers or v not in beside]
+    return None
+
+
+class Opened:
+    """A graph with some of its nested models inlined, and what took the place of what.
+
+    Attributes:
+        graph: The graph now.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = self._donor = graph
+        self._paths: dict[Any, str] = {}  # of nodes and values that came from inside
+
+    def find(self, values: Iterable[Value]) -> list[Value]:
+        """Open the models that values lie in, and return the values in the graph as it is then.
+
+        All calls of such a model are opened, not only the one asked for: Keras cannot load a
+        file in which a layer stands both inside a nested model and beside it.
+        """
+        values = list(values)
+        while True:
+            scoped = next((v for v in values if v.scope), None)
+            if scoped is not None:
+                values = self.open(self.graph.calls(scoped.scope[0].operation), values)
+                continue
+            maker = closed_maker(self.graph, values)
+            if maker is None:
+                return [self.graph.value(v) for v in values]
+            values = self.open(self.graph.calls(maker.operation), values)
+
+    def open(self, calls: Sequence[Node], values: Iterable[Value] = ()) -> list[Value]:
+        """Open these calls; return what took the places of `values`."""
+        before = self.graph
+        self.graph, moved = inline(before, calls)
+        for call in calls:
+            self._name(before, call, moved[call.key])
+        gives = {v: moved[call.key][v] for call in calls for v in call.gives}
+        return [_outward(self.graph, value, moved, gives) for value in values]
+
+    def path(self, value: Value) -> str:
+        """Return the name of a value in the graph that was there before anything was opened."""
+        if value.key in self._paths:
+            return self._paths[value.key]
+        return (self._donor if value in self._donor else self.graph).label(value)
+
+    def _name(self, before: Graph, call: Node, inner: Mapping[Value, Value]) -> None:
+        prefix = self._paths.get(call.key) or before.label(call)
+        nested = call.nested
+        assert nested is not None
+        for old in nested.all_values():
+            if old in inner and inner[old] not in before:
+                self._paths.setdefault(inner[old].key, f"{prefix}/{nested.label(old)}")
+        for node in nested.steps:
+            if node.nested is not None:
+                copy = self.graph.producer(inner[node.outputs[0]])
+                assert copy is not None
+                self._paths[copy.key] = f"{prefix}/{nested.label(node)}"
+
+
+def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[Value, Value]]]:
+    """Put the nodes of nested models in the places of their calls.
+
+    Returns:
+        The graph, and for the key of each call the value that took the place of each value of
+        the nested graph, and of what the call gave.
+    """
+    opened = {call: _open(call) for call in calls}
+    gives: dict[Value, Value] = {}
+    for call, (_, inner) in opened.items():
+        assert call.nested is not None
+        for old, value in zip(call.outputs, call.nested.outputs, strict=True):
+            gives[old] = inner[value.within(None)]
+        gives.update((old, inner[mask.within(None)]) for old, mask in call.unseen)
+    for old in gives:  # a nested model may hand on what another one gave
+        while gives[old] in gives:
+            gives[old] = gives[gives[old]]
+    moved = {}
+    for call, (_, inner) in opened.items():
+        moved[call.key] = {old: gives.get(new, new) for old, new in inner.items()}
+        moved[call.key].update((old, gives[old]) for old in call.gives)
+    nodes = {call: [n.reading(gives) for n in new] for call, (new, _) in opened.items()}
+    result = graph.spliced(nodes, gives)
+    for call, (_, inner) in opened.items():
+        _check_masks_stay(graph, call, inner, result)
+    return result, moved
+
+
+_SAME = ("Dropout", "Noise", "Identity", "Regularization")
+"""Names of layers that may give the very tensor that they read."""
+
+
+def _check_masks_stay(
+    graph: Graph, call: Node, inner: Mapping[Value, Value], result: Graph
+) -> None:
+    """Refuse to open a model that puts a mask on again which an attention outside takes off.
+
+    Keras hands masks along with tensors. `MultiHeadAttention` takes them off what it reads, and a
+    model that is called with `mask=` puts them on again: the layers in it, without it, would see
+    none if the attention runs before them.
+    """
+    nested = call.nested
+    assert nested is not None
+    for value in nested.inputs:
+        reads = [n for n in nested.steps if any(v == value for v, _ in n.hidden)]
+        outer = inner.get(value.within(None))
+        if outer is None or value.mask is None or not reads:
+            continue
+        takers = [n for n in _readers(graph, outer) if n.unmasks and n in result]
+        if not takers:
+            continue
+        depths = _depths(result)
+        for node in reads:
+            copy = result.producer(inner[node.outputs[0].within(None)])
+            early = [n for n in takers if copy and depths[n.key] >= depths[copy.key]]
+            if early:
+                raise EditError(
+                    f"{graph.label(call)!r} cannot be opened: {early[0].kind} "
+                    f"{graph.label(early[0])!r} takes the mask off what both read, and the model "
+                    f"puts it on again for {nested.label(node)!r} inside it, which would run "
+                    "without it. Leave this model closed, and name the others: "
+                    "kg.inline(model, [...])."
+                )
+
+
+def _readers(graph: Graph, value: Value) -> list[Node]:
+    """Return what reads a tensor, also under the names of layers that hand it on."""
+    found, values = [], [value]
+    for given in values:
+        for node in graph.consumers(given) if given in graph else ():
+            found.append(node)
+            if node.kind.endswith(_SAME):
+                values += node.outputs
+    return found
+
+
+def _depths(graph: Graph) -> dict[Any, int]:
+    """Return how far each node is from the outputs: Keras runs the furthest first."""
+    depths: dict[Any, int] = {}
+    for node in reversed(graph.steps):
+        users = [user for value in node.outputs for user in graph.consumers(value)]
+        depths[node.key] = 1 + max((depths[user.key] for user in users), default=0)
+    return depths
+
+
+def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
+    """Return the nodes inside one call, in terms of what the call reads."""
+    nested = call.nested
+    assert nested is not None
+    before: list[Node] = []
+    mapping: dict[Value, Value] = {}
+    for value, entry in zip(nested.inputs, call.entries, strict=True):
+        if entry.source is None:
+            continue
+        source = call.reads[entry.source]
+        for step in entry.adapt:
+            made = Value(step.outputs[0].spec, step.outputs[0].name)
+            before.append(Node(step.operation, step.template, (source,), (made,)))
+            source = made
+        mapping[value.within(None)] = source
+
+    def under_flag(node: Node) -> Node:
+        # The flag of the call reaches every layer inside.
+        if call.training is None or not node.trains:
+            return node
+        kwargs = {**node.template.kwargs, "training": node.flag(call.training)}
+        return node.replace(template=Template(node.template.args, kwargs))
+
+    nodes, inner = copied(nested.steps, mapping, under_flag)
+    return before + nodes, inner
+
+
+def _outward(
+    graph: Graph,
+    value: Value,
+    moved: Mapping[Any, Mapping[Value, Value]],
+    gives: Mapping[Value, Value],
+) -> Value:
+    """Return what took the place of a value, one nested level less deep."""
+    if not value.scope:
+        return gives.get(value.within(None), value)
+    if value.scope[0].key not in moved:
+        return value
+    inner = moved[value.scope[0].key]
+    if len(value.scope) == 1:
+        return inner[value.within(None)]
+    # The model that it still lies in was copied along: a node is found by what it gives.
+    outer = graph.producer(inner[value.scope[1].outputs[0]])
+    assert outer is not None
+    return value.within(value.graph, (outer.within(graph), *value.scope[2:]))

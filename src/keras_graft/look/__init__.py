@@ -1,0 +1,1 @@
+"""Questions about a graph: reports that change nothing."""

@@ -1,0 +1,80 @@
+"""From a `Graph` to a Keras model, with the donor's layers or with layers of its own."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+
+from keras_graft.errors import BuildError, warn
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import is_one_of
+from keras_graft.model.attributes import dressed, lost_class
+from keras_graft.model.clone import clone
+from keras_graft.model.to_keras import assemble
+from keras_graft.printable import shown
+
+
+def build(
+    graph: Graph,
+    weights: Literal["share", "copy", "fresh"] = "share",
+    name: str | None = None,
+) -> keras.Model:
+    """Make a Keras model of a graph.
+
+    The model uses the very layers that the graph refers to, so its weights are theirs. Keras's
+    shape inference runs only where the spec of an input differs from the recorded one. What the
+    model adds to the layers it shares goes away with it.
+
+    Args:
+        graph: The graph.
+        weights: `"share"`: use the donor's layers. `"copy"`: layers of its own with the same
+            values; `"fresh"`: with newly drawn ones, as `kg.clone` does.
+        name: The name of the model; the graph's if None.
+
+    Returns:
+        A Functional model with the structure of inputs and outputs that the graph says. Where the
+        graph was read from a model with a class of its own, such as a keras_hub backbone, and is
+        not a part of it alone, a model of that class: attributes that hold layers hold those of
+        the new model, and one whose layer is gone says so when it is accessed. Its file says what
+        network it is, and loads once `import keras_graft` was run. Methods that call layers one by
+        one, as those do with which keras_hub generates text, know only layers that attributes hold,
+        not what an edit put between them.
+
+    Warns:
+        GraftWarning: If the class cannot be kept.
+
+    Raises:
+        GraphError: If the graph is not well formed.
+        BuildError: If an operation does not take its inputs: the message names it, what gives
+            them, and the specs.
+        WeightsError: If a layer cannot be cloned.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    >>> again = kg.build(kg.read(model))
+    >>> again.get_layer("out") is model.get_layer("out")
+    True
+    """
+    if not isinstance(graph, Graph):
+        raise BuildError(
+            f"build takes a keras_graft.Graph, got {type(graph).__name__}; kg.read(model) gives one."
+        )
+    if not is_one_of(weights, "share", "copy", "fresh"):
+        raise BuildError(f'weights must be "share", "copy" or "fresh", got {shown(weights)}.')
+    if weights != "share":
+        graph = clone(graph, weights=weights)
+    built = assemble(graph, name)
+    model, lost = dressed(graph, built.model, built.tensors)
+    if lost is not None:
+        warn(
+            f"{model.name!r} is a plain Functional: its donor is a {lost_class(graph)}, and "
+            f"{lost}. The methods and attributes of that class stay with the donor."
+        )
+    return model
+
+
+def like(model: Any, graph: Graph) -> Any:
+    """Return what a verb gives back for `model`: the graph for a graph, else a model of it."""
+    return graph if isinstance(model, Graph) else build(graph)

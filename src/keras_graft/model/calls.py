@@ -1,0 +1,49 @@
+"""Recorded calls: their arguments, filled with tensors again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_graft.graph.node import Node, Slot, Template, Value
+
+_SCALARS = (str, int, float, bool, type(None))
+_LEAVES = (Slot, keras.KerasTensor)
+
+
+def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
+    """Return recorded arguments with each leaf changed; scalars of Python's own stay.
+
+    The plain containers are gone through here: `keras.tree` costs many times as much on some
+    backends, and a large model has thousands of these. Everything else is left to it.
+    """
+    kind = type(structure)
+    if kind in _SCALARS:
+        return structure
+    if kind in _LEAVES:
+        return change(structure)
+    if kind is dict:
+        return {key: mapped(leaf, change) for key, leaf in structure.items()}
+    if kind is list:
+        return [mapped(leaf, change) for leaf in structure]
+    if kind is tuple:
+        return tuple([mapped(leaf, change) for leaf in structure])
+    return keras.tree.map_structure(change, structure)
+
+
+def fill(structure: Any, get: Callable[[int], Any]) -> Any:
+    """Return a structure with `get(index)` in the place of each slot."""
+    return mapped(structure, lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf)
+
+
+def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with these tensors in the place of its inputs."""
+    get = tensors.__getitem__
+    return fill(template.args, get), fill(dict(template.kwargs), get)
+
+
+def arguments(node: Node, tensors: Mapping[Value, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a node's call, with a tensor for each value it reads."""
+    return filled(node.template, [tensors[value] for value in node.inputs])

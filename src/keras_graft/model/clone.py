@@ -1,0 +1,321 @@
+"""Clones: the same network with weights of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import keras
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import GraftError, WeightsError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import is_one_of, listed
+from keras_graft.graph.node import Node, Template
+from keras_graft.graph.origin import Past
+from keras_graft.graph.select import select
+from keras_graft.model import kept_class
+from keras_graft.model.attributes import copied
+from keras_graft.model.calls import mapped
+from keras_graft.model.read import read
+from keras_graft.model.recreate import again, pair_weights
+from keras_graft.model.to_keras import assemble
+from keras_graft.printable import quoted, shown, words_of
+
+Weights = Literal["copy", "fresh"]
+
+
+def clone(
+    model: Any,
+    weights: Weights = "copy",
+    share: Any = None,
+    name: str | None = None,
+    seed: int | None = None,
+    compile: bool = False,
+) -> Any:
+    """Return the same network with layers and weights of its own.
+
+    Nothing is made from configurations: each layer is copied as it is now, with its adapters,
+    quantized weights, statistics, states, seeds and flags; no initializer runs and each array is
+    made once. What is shared or tied inside the model is shared and tied inside the clone, between
+    nested models too. The class of the model is kept, with the attributes of its own.
+
+    Args:
+        model: A Keras model or a `Graph`. A model whose `call` is its own is copied too, if it is
+            built.
+        weights: `"copy"`: the values of the donor. `"fresh"`: new ones, drawn by each layer's own
+            initializers.
+        share: A selector of layers that the clone is to share with the donor: `share="trunk"`.
+        name: The name of the clone; that of the donor if None.
+        seed: For `weights="fresh"`: the same seed gives the same values.
+        compile: Whether the clone is compiled as the donor is. Its optimizer starts anew.
+
+    Raises:
+        WeightsError: If a layer cannot be made again, or its fresh values cannot be drawn: the
+            message names it. If `compile` is asked for and cannot be done.
+
+    >>> import keras, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
+    >>> other = kg.clone(model)
+    >>> bool(keras.ops.all(other.weights[0] == model.weights[0]))
+    True
+    >>> other.weights[0] is model.weights[0]
+    False
+    """
+    check_weights(weights, seed)
+    work = Clone(weights, seed)
+    graph = model if isinstance(model, Graph) else None
+    if graph is not None and compile:
+        raise WeightsError("clone: a Graph is not compiled; compile the model that kg.build makes.")
+    if share is not None:
+        for node in select(read(model), share).nodes:
+            work.copier.keep(node.operation)
+    with work.drawing():
+        if graph is not None:
+            new = work.graph(graph, copied)
+            return new if name is None else new.replace(name=name)
+        if not isinstance(model, keras.Model):
+            raise WeightsError(
+                f"clone takes a Keras model or a keras_graft.Graph, got {type(model).__name__}. "
+                'A layer is cloned with its model, or by kg.unshare(model, "layer#1").'
+            )
+        new = work.model(model)
+    if name is not None:
+        new.name = name
+    if compile and model.compiled:
+        way_out = " Compile the clone as you compiled the model."
+        with _naming(model, way_out, "compiled anew"), _keras.without_tensorflow():
+            new.compile_from_config(model.get_compile_config())
+    return new
+
+
+def check_weights(weights: Any, seed: Any = None) -> None:
+    """Refuse what `weights=` cannot be."""
+    if not is_one_of(weights, "copy", "fresh"):
+        raise WeightsError(f'weights must be "copy" or "fresh", got {shown(weights)}.')
+    if seed is not None and weights != "fresh":
+        raise WeightsError('seed= is for weights="fresh": a copy draws nothing.')
+
+
+@contextlib.contextmanager
+def _naming(thing: Any, way_out: str = "", done: str = "cloned") -> Iterator[None]:
+    """Say what cannot be made again: what users put into layers raises all kinds of errors."""
+    try:
+        yield
+    except GraftError:
+        raise
+    except Exception as error:
+        raise WeightsError(
+            f"{type(thing).__name__} {thing.name!r} cannot be {done}: {words_of(error)}.{way_out}"
+        ) from error
+
+
+class Clone:
+    """One cloning: what was made is made once, whoever asks for it again.
+
+    Args:
+        weights: As for `clone`.
+        seed: As for `clone`.
+    """
+
+    def __init__(self, weights: Weights = "copy", seed: int | None = None) -> None:
+        self.copier = _keras.Copier(self._variable, self.model)
+        self._path: Callable[[str], str] = lambda path: path
+        self._fresh = weights == "fresh"
+        self._seed = seed
+        self._values: dict[int, tuple[Any, Any]] = {}
+        self._graphs: dict[int, tuple[Graph, Graph]] = {}
+
+    @contextlib.contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Draw fresh values from the seed, if there is one; Python's generator stays as it was."""
+        if self._seed is None:
+            yield
+            return
+        before = random.getstate()
+        random.seed(self._seed)  # of which Keras takes the seeds of its initializers
+        try:
+            yield
+        finally:
+            random.setstate(before)
+
+    def graph(self, graph: Graph, body_of: Callable[..., Any] | None = None) -> Graph:
+        """Return the same calls of other operations. Values keep their identities.
+
+        Args:
+            graph: The graph.
+            body_of: Gives the body of the new graph, from the old graph and the copier.
+        """
+        if id(graph) not in self._graphs:
+            steps = [self._step(node) for node in graph.steps]
+            body = None if body_of is None else body_of(graph, self.copier)
+            new = graph.replace(nodes=steps, past=None if body is None else Past(body))
+            self._graphs[id(graph)] = (
+                graph,
+                new if graph.stale is None else new.settled(graph.stale),
+            )
+        return self._graphs[id(graph)][1]
+
+    def _step(self, node: Node) -> Node:
+        operation, nested = self.operation(node), node.nested
+        return node.replace(
+            operation=operation,
+            template=self._template(node.template),
+            nested=None if nested is None else self.graph(nested, lambda *_: operation),
+        )
+
+    def operation(self, node: Node) -> Any:
+        """Return the operation of a call again."""
+        operation = node.operation
+        if self._fresh and node.nested is None and self.copier.new(operation):
+            self._draw(operation)
+        way_out = f" Share it with the donor: clone(..., share={quoted(operation.name)})."
+        with _naming(operation, way_out):
+            return self.copier(operation)
+
+    def _template(self, template: Template) -> Template:
+        """Return recorded arguments with variables of the clone's own among them."""
+
+        def own(leaf: Any) -> Any:
+            return self.copier(leaf) if isinstance(leaf, keras.Variable) else leaf
+
+        return Template(mapped(template.args, own), mapped(template.kwargs, own))
+
+    def renamed(self, node: Node, name: str) -> Any:
+        """Return the operation of a call again, under another name."""
+        old = f"{node.operation.name}/"
+        self._path = lambda of: f"{name}/{of[len(old) :] if of.startswith(old) else of}"
+        new = self.operation(node)
+        new.name = name
+        return new
+
+    def model(self, model: Any) -> Any:
+        """Return a model again, of the same class."""
+        with _naming(model):
+            return self._model(model) if self.copier.new(model) else self.copier(model)
+
+    def _model(self, model: Any) -> Any:
+        if isinstance(model, keras.Sequential):
+            inner = _keras.functional(model)
+            if inner is not None:
+                self.model(inner)
+            return self.copier.object(model)
+        if _keras.functional(model) is None:
+            if self._fresh:
+                self._draw(model)
+            return self.copier.object(model)
+        built = assemble(self.graph(read(model)))
+        new = built.model
+        for value, tensor in built.tensors.items():
+            if value.origin is not None:
+                self.copier.put(value.origin, tensor)
+        for old, tensor in zip(model.inputs, new.inputs, strict=True):
+            self.copier.put(_keras.input_layer(old), _keras.input_layer(tensor))
+        if not kept_class.is_plain(type(model)):
+            new = _keras.with_body_of(new, type(model))
+        self.copier.put(model, new)
+        own = _keras.attributes(new)
+        if self._fresh:
+            self._draw(model)  # layers that it has and does not call here
+        for name, value in _keras.attributes(model).items():
+            if name not in own:
+                setattr(new, name, self.copier(value))
+        _keras.order_layers(new, model, self.copier)
+        return new
+
+    def _variable(self, old: Any) -> Any:
+        if isinstance(old, _keras.View):
+            return _keras.view(self.copier(old.source))
+        if isinstance(old, _keras.Tied):
+            return old.over(self.copier(old.source), self.copier(old.owner))
+        value = self._values.get(id(old))
+        return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
+
+    def _draw(self, operation: Any) -> None:
+        """Draw the values of a layer as its own initializers do: with it all that is inside."""
+        operation = getattr(operation, "keras_graft_inside", operation)
+        if not isinstance(operation, keras.Layer):
+            return
+        failed: Any = "its configuration makes other weights"
+        for layer in _keras.layers_inside(operation):
+            left = self._undrawn(layer)
+            if not left or _keras.functional(layer) is not None:
+                continue
+            if getattr(layer, "quantization_mode", None) is not None:
+                raise WeightsError(
+                    f"{type(layer).__name__} {layer.name!r} is quantized: no initializer draws "
+                    f'such values. Use weights="copy", or let it be shared: clone(..., share={quoted(operation.name)}), '
+                    'repeat(..., weights="share").'
+                )
+            try:
+                twin = again(layer, layer.name)
+                if not twin.built:
+                    twin.build_from_config(layer.get_build_config() or {})
+            except Exception as error:
+                failed = error
+                continue
+            for old, new in pair_weights(layer, twin):
+                if id(old) in left:
+                    self._values[id(old)] = old, new.value
+        left = self._undrawn(operation)
+        if left:
+            raise WeightsError(
+                f"{type(operation).__name__} {operation.name!r}: no initial values can be drawn for "
+                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or let '
+                f'it be shared: clone(..., share={quoted(operation.name)}), repeat(..., weights="share").'
+            )
+
+    def _undrawn(self, layer: Any) -> dict[int, Any]:
+        """Return the weights of a layer that nothing was drawn for."""
+        tied = {id(t.source) for x in _keras.layers_inside(layer) for t in _ties.ties_of(x)}
+        tied |= {id(v) for v in _ties.followed(layer) if not _ties.owns(layer, v)}
+        return {
+            id(v): v
+            for v in layer.weights
+            if id(v) not in self._values and id(v) not in tied and self.copier.new(v)
+            and not isinstance(v, _keras.View)
+        }  # fmt: skip
+
+
+def duplicates(
+    nodes: Sequence[Node], name: Callable[[Node], str], weights: Weights = "copy"
+) -> dict[int, Any]:
+    """Return the operations of some calls again, by the identities of the old ones.
+
+    What they share among themselves, or are tied to among themselves, the new ones share. A layer
+    that is tied to one that is not among them stays so: the new one is tied to the same.
+
+    PyTorch tells parameters apart by their paths, so these begin with the new names.
+
+    Args:
+        nodes: The calls. An operation may be a model.
+        name: Gives the name of the new operation of a call; asked once for each operation.
+        weights: As for `clone`.
+
+    Raises:
+        WeightsError: If one cannot be made again.
+    """
+    inside = [layer for node in nodes for layer in _keras.layers_inside(node.operation)]
+    ties = [(layer, tie) for layer in inside for tie in _ties.ties_of(layer)]
+    work = Clone(weights)
+    for layer, tie in ties:
+        if not any(_ties.owns(node.operation, tie.source) for node in nodes):
+            own = (vars(layer).get(name) for name in layer.graft_own)
+            for around in (tie.source, tie.seen.owner, *tie.seen.adapters, *own):
+                work.copier.put(around, around)
+    tied = {id(layer) for layer, _ in ties}
+    result: dict[int, Any] = {}
+    # Those that own what is tied come first: a variable's path is that of its owner.
+    for node in sorted(nodes, key=lambda node: id(node.operation) in tied):
+        if id(node.operation) not in result:
+            new = work.renamed(node, name(node))
+            result[id(node.operation)] = new
+    return result
+
+
+def duplicate(node: Node, name: str, weights: Weights = "copy") -> Any:
+    """Return the operation of one call again, under another name: see `duplicates`."""
+    return duplicates([node], lambda node: name, weights)[id(node.operation)]

@@ -1,0 +1,127 @@
+"""Models from files and back, for the command: said plainly what is wrong, nothing left half done."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import FileError
+from keras_graft.graph.names import nearest
+from keras_graft.model import archive, hdf5
+from keras_graft.model.saving import save as save
+from keras_graft.model.saving import settle
+from keras_graft.printable import words_of
+
+
+def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
+    """Return the model of a `.keras` or `.h5` file, or of `app:NAME` with fresh weights.
+
+    Files are loaded in Keras's safe mode, without the compilation.
+
+    Raises:
+        FileError: If there is no such file or architecture, or if it cannot be loaded.
+    """
+    if source.startswith("app:"):
+        return _application(source.removeprefix("app:"), input_shape)
+    path = Path(source)
+    if input_shape is not None:
+        raise FileError("--input-shape is for app:NAME; a file has the shapes that it has.")
+    settle(path.parent)
+    if not path.is_file():
+        raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
+    if path.suffix not in (".keras", ".h5", ".hdf5"):
+        raise FileError(f"{source!r} is neither a .keras nor an .h5 file.")
+    check(path)
+    size = path.stat().st_size
+    try:
+        with _keras.weights_up_to(hdf5.allowance(size)):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except _keras.TooLargeError as error:
+        raise FileError(
+            f"{source!r} is damaged or forged: it has {size:,} bytes, and {words_of(error)}."
+        ) from error
+    except Exception as error:
+        raise FileError(f"{source!r} cannot be loaded: {_plain(error)}") from error
+
+
+def check(path: Path) -> None:
+    """Refuse a file that is damaged, leads out of itself, or unpacks to far more than it is.
+
+    Raises:
+        FileError: If it is such a file.
+    """
+    if path.suffix != ".keras":
+        with hdf5.opened(path, path.name, path.stat().st_size):
+            return
+    if not zipfile.is_zipfile(path):
+        raise FileError(f"{path.name!r} is no readable .keras file: truncated, empty, or no zip.")
+    with archive.opened(path):
+        return
+
+
+def _plain(error: Exception) -> str:
+    text = str(error)
+    if "python lambda" in text.lower() or "safe_mode" in text:
+        return (
+            "it holds Python code (a Lambda), which safe mode does not run. Load it in Python, if "
+            "you trust it, with keras.saving.load_model(path, safe_mode=False), and use keras_graft "
+            "there."
+        )
+    if "Could not locate" in text:
+        at = text.index("Could not locate")
+        return (
+            f"{text[at:].split('.')[0]}: it needs code of its own. Import that code in Python, and "
+            "use keras_graft there."
+        )
+    if isinstance(error, zipfile.BadZipFile | OSError | json.JSONDecodeError | KeyError):
+        return f"the file is damaged ({type(error).__name__}: {_first_line(text)})"
+    return _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.strip("'\" \n").splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no reason given"
+
+
+def _application(name: str, input_shape: tuple[int, ...] | None) -> Any:
+    names = {
+        key: make
+        for key, make in vars(keras.applications).items()
+        if callable(make) and not key.startswith("_")
+    }
+    if name not in names:
+        near = nearest(name, names)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        raise FileError(f"keras.applications has no {name!r}.{hint}")
+    shape = {} if input_shape is None else {"input_shape": input_shape}
+    try:
+        return names[name](weights=None, **shape)
+    except Exception as error:
+        raise FileError(f"app:{name} cannot be built: {_first_line(str(error))}") from error
+
+
+def check_free(paths: Mapping[str, Path], force: bool) -> None:
+    """Refuse to write over files, before anything is computed.
+
+    Raises:
+        FileError: If one is there and `force` is not set, if its folder is not, or if it is no
+            `.keras` file. If what a dead process began to write cannot be finished.
+    """
+    for path in paths.values():
+        settle(path.parent)
+        if path.suffix != ".keras":
+            raise FileError(f"{str(path)!r}: models are written as .keras files.")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise FileError(f"{str(path.parent)!r} is a file, no folder to write into.")
+        if path.is_dir():
+            raise FileError(f"{str(path)!r} is a folder; a model is written as one file.")
+        if not (path.parent.is_dir() or path.parent.parent.is_dir()):
+            raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
+        if path.exists() and not force:
+            raise FileError(f"{str(path)!r} is there already; --force writes over it.")

@@ -1,0 +1,352 @@
+"""One level of one model, turned from Keras nodes into nodes and values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import ReadError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Entry, Node, Slot, Spec, Template, Value
+from keras_graft.graph.origin import Past
+from keras_graft.model.calls import fill, filled, mapped
+from keras_graft.model.symbolic import are_sparse, spec_of
+
+tree = keras.tree
+
+
+class Reader(Protocol):
+    """What reads the models inside: see `read.py`."""
+
+    def inside(self, operation: Any) -> Graph | None:
+        """Return the graph of a nested model, None for anything that stays closed."""
+        ...
+
+    def under_masks(
+        self, operation: Any, plain: Graph, values: Sequence[Value | None],
+        masks: Mapping[int, Value], training: bool | None,
+    ) -> Graph:  # fmt: skip
+        """Return the graph of a nested model as it runs when its inputs carry masks."""
+        ...
+
+    def trace(
+        self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
+    ) -> Traced:
+        """Run a function on symbolic tensors and return what it did."""
+        ...
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What a function did with symbolic tensors: the calls, in order, and what it got and gave."""
+
+    steps: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+class Level:
+    """One level of one model, turned into nodes and values."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        inputs: Sequence[Any],
+        steps: Sequence[Any],
+        foreign: Callable[[Any], Value | None] = lambda tensor: None,
+    ) -> None:
+        self._reader = reader
+        self._foreign = foreign
+        self._values: dict[int, Value] = {}
+        self._nodes: list[Node] = []
+        self._unseen: set[Value] = set()  # masks that no symbolic tensor carries
+        flat = [self._input(tensor) for tensor in inputs]
+        for value in flat:
+            mask = self._values.get(id(_keras.mask_of(value.origin)))
+            if mask is not None:
+                self._values[id(value.origin)] = value.replace(mask=mask)
+        for step in self._in_call_order(steps, inputs):
+            self._step(step)
+        # The mask of an input may be known only now: a stage takes it as another input.
+        self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
+
+    def traced(self, outputs: Any, name: str) -> Traced:
+        """Return what is behind `outputs`, as nodes and values."""
+        flat = tree.flatten(outputs)
+        for tensor in flat:
+            if id(tensor) not in self._values:
+                raise ReadError(f"An output of {name!r} does not come from its inputs: {tensor}.")
+        given = tuple(self._values[id(tensor)] for tensor in flat)
+        return Traced(tuple(self._nodes), self._inputs, given)
+
+    def graph(
+        self, inputs: Any, outputs: Any, name: str, trainable: bool = True,
+        dtype_policy: Any = None, origin: Any = None,
+    ) -> Graph:  # fmt: skip
+        """Return the level as a graph."""
+        found = self.traced(outputs, name)
+        past = None if origin is None else Past(origin)
+        return Graph(
+            found.steps, found.inputs, found.outputs, _slots(inputs), _slots(outputs),
+            name, trainable, dtype_policy, origin, past,
+        ).settled()  # fmt: skip
+
+    def _input(self, tensor: Any) -> Value:
+        layer = _keras.input_layer(tensor)
+        optional = bool(getattr(layer, "optional", False))
+        name = str(getattr(layer, "name", tensor.name))
+        value = self._values[id(tensor)] = Value(spec_of(tensor), name, optional, None, tensor)
+        return value
+
+    def _in_call_order(self, steps: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
+        """Order Keras nodes so that they can run, each layer's calls as they were made.
+
+        The nodes that only compute masks come along: what Keras hands on unseen is an edge too.
+        """
+        known = {id(tensor) for tensor in inputs}
+        calls: dict[int, list[Any]] = {}
+        for step in steps:
+            calls.setdefault(id(step.operation), []).append(step)
+        earlier: dict[int, Any] = {}
+        for same in calls.values():
+            if len(same) > 1:
+                same.sort(key=_keras.call_index)
+                earlier.update((id(b), a) for a, b in zip(same, same[1:], strict=False))
+
+        given = {id(out): step for step in steps for out in step.outputs}
+        done: set[int] = set()
+        for root in steps:
+            stack = [] if id(root) in done else [(root, self._before(root, earlier))]
+            while stack:
+                step, before = stack[-1]
+                for item in before:
+                    if item is None:
+                        continue
+                    if isinstance(item, _keras.Node):
+                        found = item
+                    elif id(item) in known:
+                        continue
+                    elif (found := given.get(id(item))) is None:
+                        value = self._foreign(item)
+                        if value is not None:
+                            self._values[id(item)] = value
+                            known.add(id(item))
+                            continue
+                        found = _keras.node_of(item)
+                    if found is None or id(found) in done:
+                        continue
+                    given.update((id(out), found) for out in found.outputs)
+                    done.add(id(found))
+                    stack.append((found, self._before(found, earlier)))
+                    break
+                else:
+                    stack.pop()
+                    done.add(id(step))
+                    yield step
+
+    @staticmethod
+    def _before(step: Any, earlier: dict[int, Any]) -> Iterator[Any]:
+        yield earlier.get(id(step))
+        yield from step.input_tensors
+        yield from map(_keras.mask_of, step.input_tensors)
+        yield from map(_keras.mask_of, step.outputs)
+
+    def _step(self, step: Any) -> None:
+        operation = step.operation
+        if any(id(t) not in self._values for t in step.input_tensors):
+            return  # a mask computed from what this model does not have: it is not followed
+        if _keras.marked(operation, "mask") is not None:
+            return self._alias(step)
+        inner = _keras.marked(operation, "alias")
+        args, kwargs = _keras.arguments(step)
+        if inner is not None:
+            operation = inner
+            call = _keras.marked(step.operation, "call")
+            if call is not None:
+                args, kwargs = _unwrap(call, args)
+        inputs: list[Value] = []
+
+        def slot(leaf: Any) -> Any:
+            if not isinstance(leaf, keras.KerasTensor):
+                return leaf
+            inputs.append(self._values[id(leaf)])
+            return Slot(len(inputs) - 1)
+
+        template = Template(mapped(args, slot), mapped(kwargs, slot))
+        nested = self._reader.inside(operation)
+        specs = [value.spec for value in inputs]
+        if nested is not None:
+            sparse = [bool(value.spec and value.spec.sparse) for value in nested.outputs]
+        else:
+            sparse = are_sparse(step.outputs, operation, template, specs)
+        outputs = tuple(map(self._output, step.outputs, sparse))
+        hidden: list[tuple[Value, Value]] = []
+        if _keras.reads_masks(operation):
+            for value in dict.fromkeys(inputs):
+                if value.mask is not None and value.mask not in inputs:
+                    hidden.append((value.with_spec(value.spec), value.mask))
+        node = Node(
+            operation, template, tuple(inputs), outputs, tuple(hidden),
+            trains=_keras.takes_training(operation),
+            stays=_keras.recorded_flag_stays(),
+            unmasks=_keras.takes_masks_off(operation),
+        )  # fmt: skip
+        if nested is not None:
+            node = self._opened(node, nested)
+        elif hidden and any(mask in self._unseen for _, mask in hidden):
+            node = self._under_masks(node)
+        self._nodes.append(node)
+        for tensor, value in zip(step.outputs, node.outputs, strict=True):
+            self._values[id(tensor)] = value
+
+    def _opened(self, node: Node, nested: Graph) -> Node:
+        """Return the call of a nested model with the graph that runs inside at this call."""
+        entries = _entries(node.template, node.inputs, nested)
+        places = _mask_places(node.template, nested)
+        for place, entry in enumerate(entries):
+            mask = None if entry.source is None else node.inputs[entry.source].mask
+            if mask is not None and place not in places:
+                places[place] = node.reads.index(mask)
+        if places:
+            inside = [
+                None if entry.source is None else value.replace(spec=_entering(node, entry))
+                for value, entry in zip(nested.inputs, entries, strict=True)
+            ]
+            masks = {place: node.reads[source] for place, source in places.items()}
+            nested = self._reader.under_masks(
+                node.operation, nested, inside, masks, node.training
+            )  # fmt: skip
+            entries += tuple(Entry(source) for source in places.values())
+        return self._masking(node.replace(nested=nested, entries=entries), nested)
+
+    def _masking(self, node: Node, nested: Graph) -> Node:
+        """Say which masks come out of a nested model, since symbolic tensors do not."""
+        stands: dict[Value, Value] = {}
+        outputs = []
+        given = {value.within(None): i for i, value in enumerate(nested.inputs)}
+        for value, inner in zip(node.outputs, nested.outputs, strict=True):
+            inside = None if value.mask is not None else inner.mask
+            if inside is not None and inside not in stands:
+                entry = node.entries[given[inside]] if inside in given else None
+                if entry is not None and entry.source is not None:
+                    stands[inside] = node.reads[entry.source]
+                else:
+                    stands[inside] = Value(inside.spec, "mask")
+                self._unseen.add(stands[inside])
+            outputs.append(value if inside is None else value.replace(mask=stands[inside]))
+        unseen = tuple((mask, inside) for inside, mask in stands.items() if inside not in given)
+        return node.replace(outputs=tuple(outputs), unseen=unseen)
+
+    def _under_masks(self, node: Node) -> Node:
+        """Find out what Keras makes of masks that it did not know when this call was recorded."""
+        masks = {i: v.mask for i, v in enumerate(node.inputs) if v.mask is not None}
+
+        def run(*tensors: Any) -> Any:
+            args, kwargs = filled(node.template, tensors)
+            return node.operation(*args, **kwargs)
+
+        traced = self._reader.trace(run, node.inputs, masks)
+        mapping = dict(zip(traced.inputs, [*node.inputs, *masks.values()], strict=True))
+        outputs = node.outputs
+        for step in traced.steps:
+            if step.operation is node.operation:
+                masked = [v.masked(mapping).mask for v in step.outputs]
+                outputs = tuple(v.replace(mask=m) for v, m in zip(outputs, masked, strict=True))
+                mapping.update(zip(step.outputs, outputs, strict=True))
+                self._unseen.update(m for m in masked if m is not None)
+            else:
+                self._nodes.append(step.reading(mapping))
+        return node.replace(outputs=outputs)
+
+    def _output(self, tensor: Any, sparse: bool) -> Value:
+        mask = _keras.mask_of(tensor)
+        value = Value(
+            spec_of(tensor, sparse),
+            tensor.name,
+            mask=None if mask is None else self._values.get(id(mask)),
+            origin=tensor,
+        )
+        self._values[id(tensor)] = value
+        return value
+
+    def _alias(self, step: Any) -> None:
+        """Read a node that only attaches a mask as what it stands for: that mask, on its input."""
+        args, kwargs = _keras.arguments(step)
+        value, mask = self._values[id(args[0])], self._values[id(kwargs["mask"])]
+        with_mask = value.replace(mask=mask)
+        self._values[id(args[0])] = self._values[id(step.outputs[0])] = with_mask
+
+
+def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
+    """Return which inputs of a nested model get a mask, and from which input of the call."""
+    mask = template.kwargs.get("mask")
+    flat = [] if mask is None else tree.flatten(mask)
+    return {
+        place: leaf.index
+        for place, leaf in enumerate(flat[: len(nested.inputs)])
+        if isinstance(leaf, Slot)
+    }
+
+
+def _entering(node: Node, entry: Entry) -> Spec | None:
+    """Return the spec of what enters a nested model, casts and changes of rank included."""
+    assert entry.source is not None
+    return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
+
+
+def _slots(structure: Any) -> Any:
+    # By identity, not by counting: on PyTorch Keras maps a dict in another order than it flattens.
+    place = {id(tensor): i for i, tensor in enumerate(tree.flatten(structure))}
+    return tree.map_structure(lambda tensor: Slot(place[id(tensor)]), structure)
+
+
+def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
+    """Return the call inside a wrapper that gives a layer another name."""
+    get = tree.flatten(tensors).__getitem__
+    return fill(call.args, get), fill(dict(call.kwargs), get)
+
+
+def _entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:
+    """Say which tensor of a call enters a nested model where, as Functional itself matches them."""
+    given = template.args[0] if template.args else template.kwargs["inputs"]
+    structure = nested.input_template
+    if isinstance(given, dict) and not isinstance(structure, dict):
+        # Functional matches a dict to a list of inputs by the inputs' names.
+        given = [given.get(value.name) for value in nested.inputs]
+    flat = tree.flatten(given)
+    entries = []
+    for leaf, inner in zip(flat, nested.inputs, strict=False):
+        if not isinstance(leaf, Slot):
+            entries.append(Entry(None))
+            continue
+        entries.append(Entry(leaf.index, _adapt(inputs[leaf.index], inner)))
+    return tuple(entries)
+
+
+def _adapt(outer: Value, inner: Value) -> tuple[Node, ...]:
+    """Return the cast, squeeze or expansion that Functional applies to an input by itself."""
+    assert outer.spec is not None and inner.spec is not None
+    tensor = keras.KerasTensor(outer.spec.shape, outer.spec.dtype)
+    steps = []
+    if outer.spec.dtype != inner.spec.dtype:
+        tensor = keras.ops.cast(tensor, inner.spec.dtype)
+        steps.append(tensor)
+    rank, wanted = len(outer.spec.shape), len(inner.spec.shape)
+    if rank == wanted + 1:
+        tensor = keras.ops.squeeze(tensor, axis=-1)
+        steps.append(tensor)
+    elif rank == wanted - 1:
+        tensor = keras.ops.expand_dims(tensor, axis=-1)
+        steps.append(tensor)
+    result: list[Node] = []
+    value = outer
+    for step in steps:
+        operation = _keras.node_of(step).operation
+        output = Value(spec_of(step), step.name, origin=step)
+        result.append(Node(operation, Template(), (value.with_spec(value.spec),), (output,)))
+        value = output
+    return tuple(result)

@@ -1,0 +1,179 @@
+"""A model that keeps the class of its donor, although its network is another one.
+
+Keras makes a model of such a class again by its constructor, which would make the donor's network.
+So the file says which network there is, which class, and what the attributes hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import NotYetError
+from keras_graft.model.stored_attributes import Reader, Unwritable, Writer
+from keras_graft.printable import words_of
+from keras_graft.ties.model import TiedModel
+
+
+def is_plain(cls: type) -> bool:
+    """Whether a class is Functional, or one of this package's that is so in all a user sees."""
+    return cls in (_keras.Functional, _keras.LaterOutputs, TiedModel)
+
+
+@functools.cache
+def plain_attributes() -> frozenset[str]:
+    """Return the names of the attributes that every Functional model has."""
+    tensor = keras.Input((1,), name="plain_input")
+    output = keras.layers.Identity(name="plain_output")(tensor)
+    return frozenset(_keras.attributes(_keras.Functional(tensor, output, name="plain")))
+
+
+@keras.saving.register_keras_serializable("keras_graft")
+class KeptModel(TiedModel):
+    """What a model adds to the class of its donor: see `kept`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make what a model of the donor's class is made of: this one is made by `of_class`.
+
+        `keras.models.clone_model` calls the class with tensors, and gets a Functional, as it does
+        of the donor.
+        """
+        if not args and not kwargs:
+            return super().__new__(cls)
+        tensors = keras.tree.flatten((args, kwargs))
+        if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
+            return TiedModel(*args, **kwargs)
+        return class_kept(cls)(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say of an attribute of the donor why it is not there."""
+        above = getattr(super(), "__getattr__", None)  # on PyTorch, which keeps layers elsewhere
+        try:
+            if above is not None:
+                return above(name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        except AttributeError as error:
+            told = self.__dict__.get("_keras_graft_gone", {}).get(name)
+            if told is None:
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} {self.name!r} has no attribute {name!r} any more: {told}. "
+                f"The donor still has it; another value can be set: model.{name} = ..."
+            ) from error
+
+    def __reduce__(self) -> Any:
+        """Pickle as Keras does, by what a file would hold; no module has a name for this class."""
+        return KeptModel._unpickle_model, super().__reduce__()[1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the network, the class and the attributes."""
+        config = super().get_config()
+        cls = class_kept(type(self))
+        writer, gone = Writer(self), dict(self.__dict__.get("_keras_graft_gone", {}))
+        written = {}
+        for name in self.__dict__.get("_keras_graft_carried", ()):
+            if name in _NOT_WRITTEN or not hasattr(self, name):
+                continue
+            try:
+                written[name] = writer(getattr(self, name))
+            except Unwritable as error:
+                gone[name] = (
+                    f"it is not in the file that it was loaded from, which holds no {words_of(error)}"
+                )
+        config["keras_graft_class"] = {
+            "module": cls.__module__,
+            "class_name": cls.__name__,
+            "registered_name": keras.saving.get_registered_name(cls),
+            "attributes": written,
+            "gone": gone,
+        }
+        return config
+
+    def _plain_config(self) -> dict[str, Any]:
+        return _keras.functional_config(self)  # not that of the donor's class
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make the network that the file says, and give it class and attributes."""
+        config = dict(config)
+        body = config.pop("keras_graft_class")
+        own = _keras.class_of_config(body, custom_objects)
+        model = _keras.with_body_of(TiedModel.from_config(config, custom_objects), kept(own))
+        reader, gone = Reader(model, custom_objects), dict(body["gone"])
+        for name, value in body["attributes"].items():
+            try:
+                setattr(model, name, reader(value))
+            except Exception as error:
+                gone[name] = f"it could not be made of what the file says of it: {words_of(error)}"
+        model.__dict__["_keras_graft_carried"] = tuple(
+            name for name in body["attributes"] if name not in gone
+        )
+        model.__dict__["_keras_graft_gone"] = gone
+        return model
+
+
+_NOT_WRITTEN = {"_functional_layer_ids"}
+"""What keras_hub remembers for itself: addresses in memory (0.32)."""
+
+
+def _no_preset(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Refuse, and write nothing: keras_hub would not load it."""
+    raise NotYetError(
+        f"save_to_preset: {self.name!r} was edited, and keras_hub makes the model of a preset again "
+        f"by the constructor of {type(self).__name__}, which makes another network. Write it as a "
+        'file: model.save("model.keras").'
+    )
+
+
+@functools.cache
+def kept(cls: type) -> type:
+    """Return a class that is `cls` in all but how its models are written and loaded."""
+    if issubclass(cls, KeptModel):
+        return cls
+    names: dict[str, Any] = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    if hasattr(cls, "save_to_preset"):
+        names["save_to_preset"] = _no_preset
+    made = type(cls.__name__, (KeptModel, cls), names | {"_keras_graft_kept": cls})
+    register = keras.saving.register_keras_serializable("keras_graft", "KeptModel")
+    register(made)  # it is written under this name, and who loads it finds:
+    register(KeptModel)
+    return made
+
+
+def class_kept(cls: type) -> type:
+    """Return the class of the donor for one that `kept` made."""
+    return getattr(cls, "_keras_graft_kept", cls)
+
+
+def of_class(model: Any, cls: type, special: bool) -> Any:
+    """Return a model of this class that is in all else what a Functional model is.
+
+    Args:
+        model: The Functional model.
+        cls: The class.
+        special: Whether the model is one that Keras's own way of writing models does not do for.
+    """
+    return _keras.with_body_of(model, kept(cls) if special or not _writes_graph(cls) else cls)
+
+
+def _writes_graph(cls: Any) -> bool:
+    """Whether Keras writes the network of a model of a class, and makes the same again.
+
+    It does for one whose constructor takes what that of Functional takes; a subclass that has a
+    `get_config` of its own besides says itself what it takes. One with a constructor of its own
+    makes its own network.
+    """
+    arguments = inspect.getfullargspec(cls.__init__)
+    if _keras.takes_functional_arguments(arguments.args[1:]):
+        return True
+    free = arguments.varargs is not None and arguments.varkw is not None
+    own_way = cls.from_config.__func__ is not keras.Model.from_config.__func__
+    return free and _keras.uses_functional_config(cls) and not own_way

@@ -1,0 +1,226 @@
+"""Edits inside nested models: made at the level they belong to, and the models around it rebuilt.
+
+A nested model is one operation of the model around it. To change it is to make another model of
+what is inside and to put that in the place of every call; the layers that did not change are the
+very same. Where only some calls of a nested model are to change, all its calls are opened: two
+models that share layers would build, but Keras cannot load them from the file that it saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.opened import Opened
+from keras_graft.graph.select import select
+from keras_graft.model.build import build
+from keras_graft.model.infer import infer
+from keras_graft.model.read import read
+from keras_graft.printable import quoted, shown
+
+Item = Node | Value
+Place = tuple[Item, ...]
+"""What one change is about: nodes and values of one level."""
+
+Edit = Callable[[Graph, list[Any]], Graph]
+"""Makes the changes at places that are all of this graph's own level.
+
+Where models inside changed, specs are not inferred yet: what stands behind may be about to go.
+"""
+
+_Step = tuple[int, int]  # an operation, by its identity, and which of its calls
+_Mark = tuple[tuple[_Step, ...], _Step | None, int | None]
+"""The calls to go through, the node (None: an input), and which output or input, for a value."""
+
+
+def at_depth(graph: Graph, places: Sequence[Place], edit: Edit) -> Graph:
+    """Return the graph with `edit` made at every level on which a place lies.
+
+    Args:
+        graph: The outermost graph.
+        places: Of one place, all items lie on one level.
+        edit: Gets the graph of a level and the places on it.
+
+    Raises:
+        EditError: If something is asked at one call of a nested model that can be said only of
+            all of them.
+    """
+    return _Descent(edit).run(graph, places)
+
+
+def _by_level(*groups: Sequence[Item]) -> list[tuple[list[Any], ...]]:
+    """Sort items by the level they lie on: one tuple for each level that has any, a list a group."""
+    levels: dict[tuple[Node, ...], tuple[list[Any], ...]] = {}
+    for number, items in enumerate(groups):
+        for item in items:
+            levels.setdefault(item.scope, tuple([] for _ in groups))[number].append(item)
+    return list(levels.values())
+
+
+def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) -> list[Place]:
+    """Pair two selectors of one thing each, at every level where both are."""
+    places = []
+    for values, others in _by_level(select(graph, start).values, stops):
+        if len(values) != 1 or len(others) != 1:
+            raise EditError(
+                f"{verb}: {shown(start)} and {shown(stop)} are to name one thing each in the same model; "
+                f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
+            )
+        places.append((values[0], others[0]))
+    return places
+
+
+class _Descent:
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+        # A model that stands in several others is edited once and stays shared.
+        self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph]] = {}
+
+    def run(self, graph: Graph, places: Sequence[Place]) -> Graph:
+        graph, places = _apart(graph, places)
+        instead: dict[Node, list[Node]] = {}
+        for call, inside in _by_call(graph, places).items():
+            model, nested = self._rebuilt(call, inside)
+            # What it gives may have changed: it is to be inferred again.
+            outputs = tuple(value.with_spec(None) for value in call.outputs)
+            again = call.replace(operation=model, nested=nested, outputs=outputs)
+            if not _keeps_specs(call.nested, nested):
+                again = again.replace(untried=())
+            instead[call] = [again]
+        if instead:
+            graph = graph.spliced(instead, {})
+        here = [place for place in places if not place[0].scope]
+        return infer(self._edit(graph, here) if here else graph)
+
+    def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph]:
+        model = call.operation
+        marks = [tuple(_mark(item, 1) for item in place) for place in places]
+        key = id(model), frozenset(marks)
+        if key not in self._made:
+            nested = call.nested
+            assert nested is not None
+            if len(nested.inputs) != len(model.inputs):
+                # This is how the model runs under the masks of one call; the model itself knows
+                # no mask from outside, and gets them from Keras again.
+                nested = read(model)
+            found = [tuple(_find(nested, mark) for mark in place) for place in marks]
+            edited = self.run(nested, found)
+            if _hands_on(edited) and not _hands_on(nested):
+                # Keras takes what such a model gives for what it reads, and closes a circle.
+                raise EditError(
+                    f"The model {model.name!r} inside would give its own input, and have nothing to "
+                    f"compute it with. Remove the whole model: kg.remove(model, {quoted(call.name)})."
+                )
+            self._made[key] = (build(edited, name=model.name), edited)
+        return self._made[key]
+
+
+def _hands_on(graph: Graph) -> bool:
+    """Whether an output of a graph is an input of it."""
+    return any(value in graph.inputs for value in graph.outputs)
+
+
+def _keeps_specs(old: Graph | None, new: Graph) -> bool:
+    """Whether what is in both graphs has the same specs, and what is new gives what it reads."""
+    for node in new.steps:
+        read = [value.spec for value in node.inputs]
+        for value in node.outputs:
+            kept = old is not None and value in old
+            if value.spec not in ([old.known(value).spec] if kept else read):  # type: ignore
+                return False
+    return True
+
+
+def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place]]:
+    """Open the nested models of which only some calls are to change."""
+    while True:
+        partly = _partly(graph, places)
+        if partly is None:
+            return graph, places
+        for item in (i for place in places for i in place):
+            if isinstance(item, Value) and item.producer is None and item.scope == (partly,):
+                raise EditError(
+                    f"{item.path!r} is an input of one call of {partly.name!r}, which is called "
+                    f"several times. Change what it reads there: before={quoted(partly.label)}."
+                )
+        opened = Opened(graph)
+        flat = [
+            item.outputs[0].within(item.graph, item.scope) if isinstance(item, Node) else item
+            for place in places
+            for item in place
+        ]
+        moved = iter(opened.open(graph.calls(partly.operation), flat))
+        graph = opened.graph
+        places = [tuple(_moved(graph, item, next(moved)) for item in place) for place in places]
+
+
+def _moved(graph: Graph, item: Item, value: Value) -> Item:
+    value = value if value.scope else graph.value(value)
+    if isinstance(item, Value):
+        return value
+    producer = value.producer
+    assert producer is not None
+    return producer
+
+
+def _partly(graph: Graph, places: Sequence[Place]) -> Node | None:
+    """Return a call of a nested model of which other calls are to change in another way."""
+    inside = _by_call(graph, places)
+    for call, own in inside.items():
+        wanted = {tuple(_mark(item, 1) for item in place) for place in own}
+        for other in graph.calls(call.operation):
+            found = {tuple(_mark(i, 1) for i in place) for place in inside.get(other, ())}
+            if found != wanted:
+                return call
+    return None
+
+
+def _by_call(graph: Graph, places: Sequence[Place]) -> dict[Node, list[Place]]:
+    found: dict[Node, list[Place]] = {}
+    for place in places:
+        if place[0].scope:
+            found.setdefault(graph.node(place[0].scope[0]), []).append(place)
+    return found
+
+
+def _mark(item: Item, depth: int) -> _Mark:
+    """Return what finds an item in every reading of the model that it lies in."""
+    scope = tuple(_step(node) for node in item.scope[depth:])
+    if isinstance(item, Node):
+        return scope, _step(item), None
+    return scope, None if item.producer is None else _step(item.producer), item.index
+
+
+def _step(node: Node) -> _Step:
+    return id(node.operation), node.call
+
+
+def _find(graph: Graph, mark: _Mark) -> Item:
+    steps, last, output = mark
+    scope: tuple[Node, ...] = ()
+    level = graph
+    for step in steps:
+        node = _call(level, step).within(level, scope)
+        scope = (*scope, node)
+        assert node.nested is not None
+        level = node.nested
+    if last is None:
+        assert output is not None
+        return level.inputs[output].within(level, scope)
+    node = _call(level, last).within(level, scope)
+    return node if output is None else node.values[output]
+
+
+def _call(graph: Graph, step: _Step) -> Node:
+    calls = [n for n in graph.steps if id(n.operation) == step[0]]
+    if step[1] >= len(calls):
+        raise EditError(
+            f"What was selected in the nested model {graph.name!r} only computes the mask of one "
+            "call of it, and is no part of the model. Open it first, to edit there: "
+            f"kg.inline(model, {quoted(graph.name)})."
+        )
+    return calls[step[1]]

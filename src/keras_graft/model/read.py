@@ -1,0 +1,224 @@
+"""From Keras to a `Graph`: a whole model, or a function traced on symbolic tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.errors import ReadError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Value, flat_slots
+from keras_graft.graph.origin import Past
+from keras_graft.model.from_keras import Level, Traced
+from keras_graft.model.symbolic import tensor_of
+from keras_graft.printable import shown
+
+tree = keras.tree
+
+
+def read(model: Any) -> Graph:
+    """Read a Keras model as a graph of layer calls.
+
+    The layers are referred to, not copied, and neither they nor the model are changed.
+
+    Args:
+        model: A Functional model, a subclass of it that keeps its `call` (such as a keras_hub
+            backbone), a built Sequential, or a `Graph`, which is returned as it is.
+
+    Returns:
+        The graph. Models inside it are single nodes, whose `nested` is their graph.
+
+    Raises:
+        ReadError: If there is no graph to read: a Sequential that was never built, a model
+            with a `call` of its own, or no model at all.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    >>> kg.read(model)
+    <Graph 'tiny': 1 nodes, 1 operations, 1 inputs, 1 outputs>
+    """
+    if isinstance(model, Graph):
+        return model
+    return _Reader().read(model)
+
+
+def trace(
+    function: Callable[..., Any],
+    inputs: Sequence[Value],
+    masks: Mapping[int, Value] | None = None,
+    foreign: Callable[[Any], Value | None] = lambda tensor: None,
+    apart: bool = False,
+) -> Traced:
+    """Run a function on symbolic tensors and return what it did as nodes and values.
+
+    Keras keeps nothing of it: the calls are taken off the layers again.
+
+    Args:
+        function: Takes one KerasTensor for each input, and returns KerasTensors.
+        inputs: Values whose specs the tensors get.
+        masks: By position in `inputs`, the mask that comes along with an input.
+        foreign: Gives the value for a KerasTensor that the function took from elsewhere.
+        apart: Whether a call records no training flag but the one it is given, and hands none on
+            to those that are made later.
+
+    Returns:
+        What it did; the inputs stand for `inputs`, then for the masks.
+
+    Raises:
+        ReadError: If an output does not come from the inputs, or is no tensor.
+    """
+    return _Reader().trace(function, inputs, masks or {}, foreign, apart)
+
+
+class _Reader:
+    """Reads a model and the models inside it, each once."""
+
+    def __init__(self) -> None:
+        self._nested: dict[int, Graph | None] = {}
+
+    def read(self, model: Any) -> Graph:
+        functional = _keras.functional(model)
+        if functional is None:
+            raise ReadError(_why_unreadable(model))
+        inputs, outputs = _keras.structures(functional)
+        levels = Level(self, tree.flatten(inputs), _keras.nodes(functional))
+        return levels.graph(
+            inputs, outputs, model.name, model.trainable, model.dtype_policy, model
+        )  # fmt: skip
+
+    def trace(
+        self,
+        function: Callable[..., Any],
+        inputs: Sequence[Value],
+        masks: Mapping[int, Value],
+        foreign: Callable[[Any], Value | None] = lambda tensor: None,
+        apart: bool = False,
+    ) -> Traced:
+        # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
+        tensors = [tensor_of(value.spec) for value in inputs]
+        known = dict(zip(inputs, tensors, strict=True))  # a mask may be an argument too
+        mask_tensors = {
+            place: known[mask] if mask in known else tensor_of(mask.spec)
+            for place, mask in masks.items()
+        }
+        for place, mask in mask_tensors.items():
+            _keras.set_mask(tensors[place], mask)
+        given = [*tensors, *mask_tensors.values()]
+        with _keras.flags_apart() if apart else contextlib.nullcontext():
+            outputs = function(*tensors)
+        steps: list[Any] = []
+        try:
+            for tensor in tree.flatten(outputs):
+                if not isinstance(tensor, keras.KerasTensor):
+                    raise ReadError(
+                        f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
+                    )
+            steps = _keras.steps_behind(tree.flatten(outputs), given)
+            _keras.name_plainly(steps)
+            if apart:
+                _keras.settle_flags(steps)
+            return Level(self, given, steps, foreign).traced(outputs, _name(function))
+        finally:
+            _keras.release(steps)
+
+    def inside(self, operation: Any) -> Graph | None:
+        """Return the graph of a nested model, None for anything that stays closed."""
+        if not isinstance(operation, keras.Model):
+            return None
+        if id(operation) not in self._nested:
+            functional = _keras.functional(operation)
+            self._nested[id(operation)] = None if functional is None else self.read(operation)
+        return self._nested[id(operation)]
+
+    def under_masks(
+        self, operation: Any, plain: Graph, values: Sequence[Value | None],
+        masks: Mapping[int, Value], training: bool | None,
+    ) -> Graph:  # fmt: skip
+        """Return the graph of a nested model as it runs when its inputs carry masks.
+
+        Which layers then read which mask stands nowhere: Keras decides it at every run.
+        """
+        functional = _keras.functional(operation)
+
+        def run(*tensors: Any) -> Any:
+            flat = [t if v is not None else None for t, v in zip(tensors, values, strict=True)]
+            return _keras.run_under_masks(
+                functional, flat, list(map(_keras.mask_of, flat)), training
+            )
+
+        entering = [v or p for v, p in zip(values, plain.inputs, strict=True)]
+        found = self.trace(run, entering, masks)
+        traced = Graph(
+            found.steps, found.inputs, found.outputs, flat_slots(len(found.inputs))
+        ).settled()
+        # A tensor of the model itself is to select here too: calls are matched by their number.
+        origins = {
+            (id(node.operation), plain.call_of(node), i): value.origin
+            for node in plain.steps
+            for i, value in enumerate(node.outputs)
+        }
+        steps = [
+            node.replace(outputs=tuple(
+                v.replace(origin=origins.get((id(node.operation), traced.call_of(node), i)))
+                for i, v in enumerate(node.outputs)
+            ))
+            for node in traced.steps
+        ]  # fmt: skip
+        inputs = [
+            v.replace(name=p.name, optional=p.optional, origin=p.origin)
+            for v, p in zip(traced.inputs, plain.inputs, strict=False)
+        ]
+        inputs += [
+            mask.replace(name=f"{plain.inputs[place].name}_mask")
+            for mask, place in zip(traced.inputs[len(inputs) :], masks, strict=True)
+        ]
+        named = {v: v for v in inputs}  # the masks of inputs are inputs too
+        inputs = [v.masked(named) for v in inputs]
+        return traced.replace(
+            nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
+            trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
+            past=Past(operation),
+        )  # fmt: skip
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "name", None) or getattr(function, "__name__", "function"))
+
+
+def _why_unreadable(model: Any) -> str:
+    if isinstance(model, keras.Sequential):
+        if type(model).call is not keras.Sequential.call:
+            return (
+                f"{type(model).__name__} {model.name!r} has a `call` of its own, so that its layers "
+                "do not say what it does. Write it as a Functional model to take it apart."
+            )
+        return (
+            f"Sequential {model.name!r} was never built, so that it has no tensors yet. Give it an "
+            "input first: model.build((None, ...)), or start it with keras.Input(...)."
+        )
+    if _keras.is_functional_subclass(model):
+        return (
+            f"{type(model).__name__} {model.name!r} is a Functional model with a `call` of its own, "
+            "so that its graph does not say what it does. Take keras.Model(model.inputs, "
+            "model.outputs), if the graph alone is what you want."
+        )
+    if isinstance(model, keras.Model):
+        return (
+            f"{type(model).__name__} {model.name!r} is a subclassed model: what it does is Python "
+            "code, not a graph. If its `call` works on symbolic tensors, make a Functional of it: "
+            "x = keras.Input(...); keras.Model(x, model.call(x))."
+        )
+    if isinstance(model, keras.Layer):
+        return (
+            f"{type(model).__name__} {model.name!r} is a layer, not a model. Wrap it first: "
+            "x = keras.Input(...); keras.Model(x, layer(x))."
+        )
+    return (
+        "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
+        f"{type(model).__name__}: {shown(model)}."
+    )

@@ -1,0 +1,162 @@
+"""From a `Graph` to a Keras model of the very operations that it refers to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import BuildError
+from keras_graft.graph import names as naming
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.same import form_of
+from keras_graft.layers.renamed import Renamed
+from keras_graft.model.calls import arguments, fill, filled
+from keras_graft.model.infer import infer
+from keras_graft.model.symbolic import input_of, tensor_of
+
+
+def assemble(graph: Graph, name: str | None = None) -> Assembly:
+    """Make a Keras model of a graph, and keep which tensor each value became."""
+    return Assembly(infer(graph.validate()), name or graph.name)
+
+
+class Assembly:
+    """A model that was made of a graph.
+
+    Attributes:
+        model: The model.
+        tensors: The symbolic tensor of each value.
+    """
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self._graph = graph
+        self.tensors: dict[Value, Any] = {}
+        self._stand_ins: dict[int, Any] = {}
+        self._names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
+        self._masked: set[Value] = set()
+        self._unseen: set[Value] = set()
+        self._builder = _keras.Builder()
+        try:
+            inputs = self._inputs()
+            for node in graph.steps:
+                self._node(node)
+            self._set_masks()
+            outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
+            cls = _ties.model_class(node.operation for node in graph.steps) or keras.Model
+            model = _keras.make_functional(
+                inputs, outputs, name, len(graph.steps), cls, self._builder.nodes
+            )
+        except BaseException:
+            self._builder.undo()
+            raise
+        _keras.set_model_state(model, graph.trainable, graph.dtype_policy)
+        self.model = model
+
+    def _tensors_of(self, values: tuple[Value, ...]) -> list[Any]:
+        return [self.tensors[value] for value in values]
+
+    def _inputs(self) -> Any:
+        tensors = []
+        for value, name in zip(self._graph.inputs, self._graph.input_names, strict=True):
+            spec = value.spec
+            if spec is None:
+                raise BuildError(f"Input {name!r} of graph {self._graph.name!r} has no spec.")
+            label = naming.safe(name) if "/" in name else name
+            tensor = input_of(spec, label, value.optional)
+            _keras.watch(tensor)
+            self.tensors[value] = tensor
+            tensors.append(tensor)
+        return fill(self._graph.input_template, tensors.__getitem__)
+
+    def _with_masks(self, node: Node) -> None:
+        """Put masks that came into the graph unseen back on the inputs they belong to.
+
+        A stock way to do that: a model that hands its input on, called with `mask=`.
+        """
+        for value, mask in node.hidden:
+            if value not in self._graph.inputs or value in self._masked or mask in self._unseen:
+                continue
+            self._masked.add(value)
+            tensor, mask_tensor = self.tensors[value], self.tensors[mask]
+            inner = input_of(value.spec, "tensor")
+            attach = keras.Model(
+                inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
+            )
+            attach.supports_masking = True  # else Keras warns of a mask it does hand on
+            _keras.mark(attach, "mask", True)
+            output = tensor_of(value.spec, tensor.name)
+            self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
+            _keras.set_mask(output, mask_tensor)
+            self.tensors[value] = output
+
+    def _node(self, node: Node) -> None:
+        self._unseen.update(mask for mask, _ in node.unseen)
+        lost = {v for v in node.inputs if v in self._unseen}
+        if lost and lost <= {v.mask for v in node.inputs}:
+            # Masks of its other inputs, handed on by name: Keras finds them at these.
+            self.tensors.update(dict.fromkeys(lost))
+        elif lost:
+            # It computes a mask of one that a closed model makes: Keras will do so unseen.
+            self._unseen.update(node.outputs)
+            return
+        self._with_masks(node)
+        operation, args, kwargs = self._call(node)
+        outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
+        self._builder.node(operation, args, kwargs, outputs)
+        for value, tensor in zip(node.outputs, outputs, strict=True):
+            self.tensors.setdefault(value, tensor)  # a cut value is an input, not what is made
+
+    def _set_masks(self) -> None:
+        """Attach the masks that values carry: once all are there, as one may be made later."""
+        for node in self._graph.steps:
+            for value in node.outputs:
+                mask = None if value.mask is None else self.tensors.get(value.mask)
+                if mask is not None and value not in self._graph.inputs:
+                    _keras.set_mask(self.tensors[value], mask)
+
+    def _call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        """Return what stands for the operation in this model, and how it is called."""
+        operation, key = node.operation, id(node.operation)
+        name = self._graph.name_of(node)
+        if operation.name == name:
+            return operation, *arguments(node, self.tensors)
+        # Another operation of this name is there, and a donor's layer is not renamed.
+        if key not in self._stand_ins:
+            self._stand_ins[key] = self._stand_in(node, name)
+        stand_in = self._stand_ins[key]
+        if isinstance(stand_in, keras.Model):
+            return stand_in, (_one_or_list(self._tensors_of(node.inputs)),), {}
+        return stand_in, *arguments(node, self.tensors)
+
+    def _stand_in(self, node: Node, name: str) -> Any:
+        """Return what stands for the operation of a node, and takes each of its calls."""
+        operation = node.operation
+        if not isinstance(operation, keras.Layer):
+            return _keras.renamed_op(operation, name)
+        forms = {form_of(call) for call in self._graph.calls(operation)}
+        # A model of Keras's own loads where this package is not known; it takes one kind of call.
+        return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
+
+
+def _one_or_list(tensors: list[Any]) -> Any:
+    """Return one tensor as itself: a file keeps the form, and a later edit calls with it."""
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _wrapped(node: Node, name: str) -> keras.Model:
+    """Return a model of one layer: the donor's own layer, under a name that is free."""
+    inputs = [input_of(value.spec) for value in node.inputs]
+    args, kwargs = filled(node.template, inputs)
+    outputs = [tensor_of(v.spec, v.name) for v in node.outputs]
+    builder = _keras.Builder()
+    builder.node(node.operation, args, kwargs, outputs)
+    given = outputs[0] if len(outputs) == 1 else outputs
+    taken = _one_or_list(inputs)
+    wrapper = _keras.make_functional(taken, given, name, 1, nodes=builder.nodes)
+    _keras.mark(wrapper, "alias", node.operation)
+    _keras.mark(wrapper, "call", node.template)
+    return wrapper

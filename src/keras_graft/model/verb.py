@@ -1,0 +1,71 @@
+"""`@verb`: a function of a graph takes a Keras model too, and then gives Keras models."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+import keras
+
+from keras_graft.graph.graph import Graph
+from keras_graft.model.build import build
+from keras_graft.model.read import read
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_M = TypeVar("_M", Graph, keras.Model)
+
+
+class Verb(Protocol[_P]):
+    """What `verb` makes: a model gives a model, and a graph gives a graph."""
+
+    def __call__(self, model: _M, *args: _P.args, **kwargs: _P.kwargs) -> _M: ...
+
+
+class Splitting(Protocol[_P]):
+    """What `verb` makes of a function that gives several graphs."""
+
+    def __call__(self, model: _M, *args: _P.args, **kwargs: _P.kwargs) -> tuple[_M, ...]: ...
+
+
+@overload
+def verb(function: Callable[Concatenate[Graph, _P], Graph]) -> Verb[_P]: ...
+@overload
+def verb(function: Callable[Concatenate[Graph, _P], tuple[Graph, ...]]) -> Splitting[_P]: ...
+def verb(function: Callable[..., Any]) -> Any:
+    """Let a function of a `Graph` take a Keras model too: it is read, and the result is built.
+
+    Args:
+        function: Its first parameter is a `Graph`; users see it as `model`. It returns a graph, or
+            a tuple of graphs.
+    """
+
+    @functools.wraps(function)
+    def run(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, Graph):
+            return function(model, *args, **kwargs)
+        result = function(read(model), *args, **kwargs)
+        return tuple(map(build, result)) if isinstance(result, tuple) else build(result)
+
+    return _shown(run)
+
+
+def question(function: Callable[Concatenate[Graph, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
+    """Let a function that says something of a `Graph` take a Keras model too."""
+
+    @functools.wraps(function)
+    def run(model: Any, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return function(read(model), *args, **kwargs)
+
+    return _shown(run)
+
+
+def _shown(run: Callable[..., Any]) -> Any:
+    """Return a function whose first parameter is shown as `model`."""
+    signature = inspect.signature(run)
+    _, *others = signature.parameters.values()
+    first = inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__signature__ = signature.replace(parameters=[first, *others])  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,1 @@
+"""Taking a network apart, and joining its parts."""

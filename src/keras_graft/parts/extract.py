@@ -1,0 +1,100 @@
+"""Take intermediate values as a model: `extract` and `submodel`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras_graft.errors import CutError, NothingSelectedError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed, safe
+from keras_graft.graph.node import Node, Slot, Value
+from keras_graft.graph.opened import Opened
+from keras_graft.graph.select import is_exact, select, select_value
+from keras_graft.graph.walk import after, crossing, lacking, needed, pruned
+from keras_graft.model.verb import verb
+from keras_graft.parts.ends import ends, part, refuse
+
+
+@verb
+def extract(graph: Graph, taps: Any) -> Graph:
+    """Return a model from the same inputs to intermediate values.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        taps: A selector. One exact name gives one tensor; a glob, a list or a dict
+            `{"name": selector}` gives a dict of tensors by name.
+
+    Returns:
+        A model that shares the layers it needs with `model`.
+
+    This is the way to an inner value of any model made here. Its layers are the donor's, and
+    `layer.output` is the donor's tensor: that of the model that called the layer first.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> edited = kg.replace(model, "out", keras.layers.Dense(5, name="new"))
+    >>> kg.extract(edited, "h").output_shape
+    (None, 3)
+    """
+    if isinstance(taps, dict):
+        if not taps:
+            raise NothingSelectedError(f"An empty dict names no tap of {graph.name!r}.")
+        values = [select_value(graph, selector) for selector in taps.values()]
+        template: Any = {name: Slot(i) for i, name in enumerate(taps)}
+    else:
+        values = list(select(graph, taps).values)
+        one = len(values) == 1 and is_exact(graph, taps)
+        template = Slot(0) if one else {v.path: Slot(i) for i, v in enumerate(values)}
+    opened = Opened(graph)
+    values = opened.find(values)
+    return pruned(
+        opened.graph.replace(
+            outputs=tuple(values), output_template=template, name=f"{graph.name}_extract", past=None
+        )
+    )
+
+
+@verb
+def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
+    """Return the model between any values; None stands for the model's own ends.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        inputs: A selector of one value, or a list or dict of selectors.
+        outputs: The same.
+
+    Raises:
+        CutError: If the outputs need more than the inputs; every missing value is named.
+    """
+    ins, in_template = ends(graph, inputs, graph.inputs, graph.input_template)
+    outs, out_template = ends(graph, outputs, graph.outputs, graph.output_template)
+    opened = Opened(graph)
+    values = opened.find([*ins, *outs])
+    inner = opened.graph
+    ins, outs = values[: len(ins)], values[len(ins) :]
+    given = set(ins)
+    nodes = needed(inner, outs, given)
+    if any(v not in given and _reached(nodes, outs, v) for v in inner.inputs):
+        behind = after(inner, given)
+        above = {v for n in needed(inner, ins) for v in n.reads}
+        if any(v in above for v in outs) and not any(n in behind for n in nodes):
+            raise CutError(
+                f"{listed(map(opened.path, outs))} does not depend on "
+                f"{listed(map(opened.path, ins))} in {graph.name!r}: are inputs and outputs "
+                "exchanged?"
+            )
+        head = [n for n in nodes if n in behind]
+        missing = lacking(inner, crossing(inner, head, outs, given), given)
+        refuse(opened, inner, ins, missing, "submodel", lambda value: True)
+    # The name says what it is: Keras takes no two models of one name as layers of a third.
+    name = graph.name
+    name += "" if inputs is None else "_from_" + "_".join(safe(opened.path(v)) for v in ins[:2])
+    name += "" if outputs is None else "_to_" + "_".join(safe(opened.path(v)) for v in outs[:2])
+    return part(inner, ins, in_template, outs, out_template, nodes, name)
+
+
+def _reached(nodes: Sequence[Node], outputs: Sequence[Value], value: Value) -> bool:
+    return value in outputs or any(value in n.reads for n in nodes)

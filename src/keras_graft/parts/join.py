@@ -1,0 +1,117 @@
+"""Join stages to one model: `join`, the inverse of `split`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_graft.errors import BuildError, JoinError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node, Slot, Spec, Value
+from keras_graft.graph.walk import pruned
+from keras_graft.model.build import like
+from keras_graft.model.infer import infer
+from keras_graft.model.read import read
+from keras_graft.parts.ends import renewed
+from keras_graft.parts.tie_again import rejoined
+from keras_graft.printable import words_of
+
+
+def join(*stages: Any) -> Any:
+    """Return one flat model that runs the stages in turn; the inverse of `split`.
+
+    A tie whose ends are in several stages is a tie again, also where stages come out of files, if
+    the values at both ends still agree. If not, a warning names both ends and the call that ties
+    them. It also names a layer that several stages of one model hold in their files, each its own.
+
+    Raises:
+        JoinError: If the outputs of a stage do not fit the inputs of the next.
+    """
+    graphs = [read(stage) for stage in stages]
+    try:
+        graph = infer(_joined(*graphs), way_out=_between)
+    except BuildError as error:
+        raise JoinError(f"join: {words_of(error)}") from error
+    return like(stages[0], rejoined(graph, graphs))
+
+
+def _between(graph: Graph, node: Node, wanted: str) -> str:
+    return (
+        f"The way out: put a model between the stages that makes what {node.label!r} takes, "
+        f"{wanted}, of what the one before gives: kg.join(one, between, other)."
+    )
+
+
+def _joined(*stages: Graph) -> Graph:
+    """Return one flat graph that runs the stages in turn."""
+    if not stages:
+        raise JoinError("join() needs at least one stage.")
+    result = stages[0]
+    for stage in stages[1:]:
+        handed = _handed(result, stage)
+        for give, take, name in zip(handed, stage.inputs, stage.input_names, strict=True):
+            if not _fits(give.spec, take.spec):
+                raise JoinError(
+                    f"Output {result.label(give)!r} of {result.name!r} is {give.spec}, input "
+                    f"{name!r} of {stage.name!r} takes {take.spec}."
+                )
+        if any(n in result for n in stage.steps):
+            stage = renewed(stage)
+        mapping = dict(zip(stage.inputs, handed, strict=True))
+        result = Graph(
+            result.steps + tuple(n.reading(mapping) for n in stage.steps),
+            result.inputs,
+            tuple(mapping.get(v, v) for v in stage.outputs),
+            result.input_template,
+            stage.output_template,
+            f"{stages[0].name}_joined",
+            result.trainable or stage.trainable,
+            result.dtype_policy,
+        )
+    return pruned(result)
+
+
+def _handed(result: Graph, stage: Graph) -> list[Value]:
+    """Return what each input of a stage gets, as Keras hands it on when it calls the stage.
+
+    What a dict names goes to the keys of a dict of inputs, or to the inputs of these names; all
+    else goes by its place.
+    """
+    given, taken = _named(result.output_template), _named(stage.input_template)
+    single = len(result.outputs) == len(stage.inputs) == 1
+    if given is not None and not (single and taken is None):
+        if taken is None:
+            taken = dict(zip(stage.input_names, range(len(stage.inputs)), strict=True))
+        if given.keys() != taken.keys():
+            raise JoinError(
+                f"{result.name!r} gives a dict of {listed(given)}, {stage.name!r} takes "
+                f"{listed(taken)}. Name the inputs of the second as the first names its outputs, or "
+                "let the first give a list: kg.submodel(model, outputs=[...])."
+            )
+        places = {place: result.outputs[given[name]] for name, place in taken.items()}
+        return [places[i] for i in range(len(stage.inputs))]
+    if len(result.outputs) != len(stage.inputs):
+        raise JoinError(
+            f"{result.name!r} gives {len(result.outputs)} values "
+            f"({listed(result.label(v) for v in result.outputs)}), {stage.name!r} takes "
+            f"{len(stage.inputs)} ({listed(stage.input_names)})."
+        )
+    return list(result.outputs)
+
+
+def _named(template: Any) -> dict[str, int] | None:
+    """Return the place of each key of a dict, None for another structure."""
+    if isinstance(template, Mapping) and all(isinstance(s, Slot) for s in template.values()):
+        return {str(key): slot.index for key, slot in template.items()}
+    return None
+
+
+def _fits(give: Spec | None, take: Spec | None) -> bool:
+    if give is None or take is None:
+        return True
+    if give.dtype != take.dtype or len(give.shape) != len(take.shape):
+        return False
+    return all(
+        a is None or b is None or a == b for a, b in zip(give.shape, take.shape, strict=True)
+    )

@@ -1,0 +1,1 @@
+"""One layer or one variable for several."""

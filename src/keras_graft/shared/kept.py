@@ -1,0 +1,124 @@
+"""Ties after an edit: they are kept, or the edit is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node
+from keras_graft.graph.select import everything, tied
+from keras_graft.model.swap import exchanged
+from keras_graft.printable import quoted
+
+
+def edited(old: Graph, graph: Graph, verb: str) -> Graph:
+    """Return the graph after an edit, unless it would silently untie.
+
+    Args:
+        old: The graph before the edit.
+        graph: The graph after the edit.
+        verb: For messages.
+
+    Raises:
+        EditError: If the source of a tie is gone, or its value is used no more where it was, and
+            the tied layer is still there.
+    """
+    tied_before = tied_nodes(old)
+    if tied_before:
+        stay = _operations(graph)
+        gone = [op for key, op in _operations(old).items() if key not in stay]
+        lost = {id(w) for op in gone for w in _owned(op)}
+        if any(id(tie.source) in lost for n in tied_before for tie in _ties.ties_of(n.operation)):
+            lost -= {id(w) for op in stay.values() for w in _owned(op)}
+        for node in tied_before:
+            for tie_ in _ties.ties_of(node.operation):
+                if id(tie_.source) in lost and id(node.operation) in stay:
+                    target = f"{path_of(node)}.{tie_.weight}"
+                    raise EditError(
+                        f"{verb}: {target!r} is tied to {tie_.source_name!r}, which would be gone. "
+                        f"Untie it first: kg.untie(model, {quoted(target)})."
+                    )
+    return graph
+
+
+def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
+    """Return the graph with its ties to some variables going to others.
+
+    Args:
+        graph: The graph.
+        pairs: The variables: (new, old).
+    """
+    instead = {id(old): new for new, old in pairs}
+    made = {
+        id(node.operation): _ties.shared_copy(node.operation, instead=instead)
+        for node in tied_nodes(graph)
+        if any(id(tie.source) in instead for tie in _ties.ties_of(node.operation))
+    }
+    if not made:
+        return graph
+    tell_sources(graph, made.values())
+    places = [node for node in everything(graph) if id(node.operation) in made]
+    return exchanged(graph, places, lambda node: made[id(node.operation)])
+
+
+def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
+    """Let a new layer, which is in the graph, have the ties of the one that it replaces."""
+    for tie_ in _ties.ties_of(old):
+        seen = {tie.weight: tie.seen for tie in _ties.ties_of(new)}
+        want = seen.get(tie_.weight, _ties.named_weights(new).get(tie_.weight))
+        have = _keras.TRANSFORMS[tie_.transform].shape if tie_.transform else tuple
+        if want is None or tuple(want.shape) != tuple(have(tuple(tie_.source.shape))):
+            raise EditError(
+                f"{verb}: {tie_.target_name!r} is tied to {tie_.source_name!r}, and "
+                f"{new.name!r} has no such weight of that shape. Untie it first: "
+                f"kg.untie(model, {quoted(tie_.target_name)})."
+            )
+        _ties.carry_out(new, _ties.same_tie(tie_, new), tie_.source, tie_.seen.owner)
+    tell_sources(graph, [new])
+
+
+def _operations(graph: Graph) -> dict[int, Any]:
+    """Return the operations of a graph and of the models inside it, but for these themselves."""
+    found: dict[int, Any] = {}
+    for node in graph.steps:
+        if node.nested is None:
+            found[id(node.operation)] = node.operation
+        else:
+            found.update(_operations(node.nested))
+    return found
+
+
+def _owned(operation: Any) -> list[Any]:
+    """Return the weights of an operation that it does not have by a tie alone."""
+    others = {id(tie.source) for tie in _ties.ties_of(operation) if not tie.inside}
+    return [w for w in getattr(operation, "weights", ()) if id(w) not in others]
+
+
+def tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
+    """Tell new tied layers which layers of the graph their sources belong to."""
+    ties = [(layer, tie) for layer in layers for tie in _ties.ties_of(layer)]
+    sources = {id(tie.source) for _, tie in ties}
+    owners = {
+        id(weight): _ties.owner_of(node.operation, weight)
+        for node in everything(graph)
+        if node.nested is None
+        for weight in getattr(node.operation, "weights", ())
+        if id(weight) in sources and _ties.owns(node.operation, weight)
+    }
+    for layer, tie in ties:
+        if id(tie.source) in owners:
+            tie.seen.owner = owners[id(tie.source)]
+            layer.source_found(tie.seen.owner)
+
+
+def tied_nodes(graph: Graph) -> list[Node]:
+    found = {id(n.operation): n for n in tied(graph) if _ties.ties_of(n.operation)}
+    return list(found.values())
+
+
+def path_of(node: Node) -> str:
+    return "/".join([*(n.name for n in node.scope), node.name])

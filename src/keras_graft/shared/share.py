@@ -1,0 +1,110 @@
+"""The verb `share`: one layer in the places of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import WeightsError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import is_one_of, items_of, listed
+from keras_graft.graph.node import Node
+from keras_graft.graph.select import select
+from keras_graft.model.clone import duplicate
+from keras_graft.model.swap import calls_of, exchanged
+from keras_graft.model.verb import verb
+from keras_graft.printable import shown
+from keras_graft.shared.kept import retied
+
+
+@verb
+def share(
+    graph: Graph, layers: Sequence[Any], weights: Literal["first", "mean"] = "first"
+) -> Graph:
+    """Let several layers be one, as ALBERT does with the blocks of a transformer.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        layers: Selectors of the layers: of one class and configuration, with weights of the same
+            shapes. All calls of them become calls of one layer, which has the name of the first.
+            What is tied to one of them is tied to that layer then.
+        weights: `"first"`: it is the first layer, shared with the donor. `"mean"`: a new layer with
+            the mean of the weights of all.
+
+    Raises:
+        WeightsError: If they are fewer than two, differ in class, configuration or shapes, or if
+            one is tied.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> y = keras.layers.Dense(4, name="b")(keras.layers.Dense(4, name="a")(x))
+    >>> kg.share(keras.Model(x, y), ["a", "b"]).count_params()
+    20
+    """
+    if not is_one_of(weights, "first", "mean"):
+        raise WeightsError(f'share: weights must be "first" or "mean", got {shown(weights)}.')
+    found = {id(n.operation): n for item in items_of(layers) for n in select(graph, item).nodes}
+    nodes = list(found.values())
+    if len(nodes) < 2:
+        named = f"one layer, {nodes[0].path!r}" if nodes else "no layer"
+        raise WeightsError(f"share: {layers!r} names {named}; two or more become one.")
+    for node in nodes[1:]:
+        _check_alike(nodes[0], node)
+    one = nodes[0].operation
+    if weights == "first":
+        nodes = nodes[1:]
+    else:
+        for layer in (x for n in nodes for x in _keras.layers_inside(n.operation)):
+            if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+                what = "is quantized" if layer.quantization_mode else "has LoRA adapters"
+                raise WeightsError(
+                    f"share: {layer.name!r} {what}, and the mean of such numbers is not that of "
+                    'what they stand for. Take weights="first".'
+                )
+        one = duplicate(nodes[0], one.name)
+        every = [node.operation.weights for node in nodes]
+        for target, *values in zip(one.weights, *every, strict=True):
+            arrays = [np.asarray(keras.ops.convert_to_numpy(v), "float64") for v in values]
+            target.assign(np.mean(arrays, axis=0))
+    pairs = [pair for n in nodes for pair in zip(one.weights, n.operation.weights, strict=True)]
+    places = calls_of(graph, [node.operation for node in nodes])
+    return retied(exchanged(graph, places, lambda node: one, alike=False), pairs)
+
+
+def _check_alike(first: Node, other: Node) -> None:
+    a, b = first.operation, other.operation
+    verb = f"share {first.path!r} and {other.path!r}"
+    for node in (first, other):
+        if not isinstance(node.operation, keras.Layer) or node.nested is not None:
+            raise WeightsError(f"{verb}: {node.path!r} ({node.kind}) is no layer with weights.")
+        if _ties.ties_of(node.operation):
+            raise WeightsError(f"{verb}: a weight of {node.path!r} is tied. Untie it first.")
+    if type(a) is not type(b):
+        raise WeightsError(f"{verb}: they are a {first.kind} and a {other.kind}.")
+    shapes = [[(v.name, tuple(v.shape), v.dtype) for v in layer.weights] for layer in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise WeightsError(
+            f"{verb}: their weights differ: {listed(map(str, shapes[0]))} against "
+            f"{listed(map(str, shapes[1]))}."
+        )
+    one, two = _keras.get_config(a), _keras.get_config(b)
+    differ = [k for k in one if k != "name" and not _alike(one[k], two.get(k))]
+    if differ:
+        raise WeightsError(
+            f"{verb}: their configurations differ in "
+            + ", ".join(f"{k} ({one[k]!r} against {two.get(k)!r})" for k in differ)
+            + "."
+        )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two entries of configurations differ in the names of layers inside at most."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = (a.keys() | b.keys()) - {"name", "shared_object_id"}
+        return all(_alike(a.get(k), b.get(k)) for k in keys)
+    return a == b

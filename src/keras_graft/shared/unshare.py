@@ -1,0 +1,65 @@
+"""The verb `unshare`: a layer of its own for some calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_graft.errors import WeightsError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import Names
+from keras_graft.graph.node import Node
+from keras_graft.graph.select import select
+from keras_graft.model.clone import Weights, check_weights, duplicate
+from keras_graft.model.swap import calls_of, exchanged
+from keras_graft.model.verb import verb
+
+
+@verb
+def unshare(graph: Graph, target: Any, weights: Weights = "copy") -> Graph:
+    """Give calls of a shared layer a layer of their own.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        target: A selector of calls: `"shared#1"`. Each gets a layer of its own, called `shared_1`,
+            `shared_2` and so on; of all calls of a layer, the first keeps it.
+        weights: `"copy"`: the new layer begins with the same values. `"fresh"`: with new ones. A
+            weight that is tied to another layer's stays tied to it.
+
+    Raises:
+        WeightsError: If the layer is called once; if it cannot be made again.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> layer = keras.layers.Dense(4, name="d")
+    >>> model = keras.Model(x, layer(layer(x)))
+    >>> new = kg.unshare(model, "d#1")
+    >>> [layer.name for layer in new.layers], new.count_params()
+    (['x', 'd', 'd_1'], 40)
+    """
+    check_weights(weights)
+    chosen = list(select(graph, target).nodes)
+    for operation in {id(n.operation): n.operation for n in chosen}.values():
+        calls = calls_of(graph, [operation])
+        path = calls[0].path
+        if not isinstance(operation, keras.Layer):
+            raise WeightsError(
+                f"unshare: {path!r} ({calls[0].kind}) is an op: it holds no weights to share."
+            )
+        if len(calls) == 1:
+            raise WeightsError(
+                f"unshare: {path!r} ({calls[0].kind}) is called once, so it shares nothing. "
+                "kg.sharing(model) lists what is shared."
+            )
+        if all(node in chosen for node in calls):
+            chosen.remove(calls[0])
+    names: dict[int, Names] = {}
+
+    def new(node: Node) -> Any:
+        level = node.home
+        if id(level) not in names:
+            names[id(level)] = Names([*level.input_names, *map(level.name_of, level.steps)])
+        return duplicate(node, names[id(level)].take(node.name), weights)
+
+    return exchanged(graph, chosen, new)

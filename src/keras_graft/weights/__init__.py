@@ -1,0 +1,1 @@
+"""Which weight is which: addresses, rules for other shapes, files, transplants."""

@@ -1,0 +1,115 @@
+"""LoRA adapters where weights are copied: merged where the target has none, and never dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import WeightsError
+from keras_graft.weights.address import Place, Weight
+from keras_graft.weights.match import Pairs
+
+Found = tuple[Weight, Any, list[Weight]]
+"""A weight with adapters, the layer that has them, and the adapters themselves."""
+
+
+def without_adapters(place: Place) -> Place:
+    """Leave the adapters out of a model that was loaded: its file holds the products with them."""
+    for _, _, factors in list(_found(place)):
+        _leave_out(place, factors)
+    return place
+
+
+def merge(origin: Place, into: Place) -> None:
+    """Let the weights of a source be what they are with its adapters, if the target has none.
+
+    A weight that both share stays as it is: it cannot be both.
+    """
+    shared = {id(w.variable) for w in into.weights() if w.variable is not None}
+    if any(_keras.is_adapter(w.variable) for w in into.weights() if w.variable is not None):
+        return
+    for weight, owner, factors in list(_found(origin)):
+        if id(weight.variable) not in shared:
+            _merge(origin, weight, owner, factors)
+
+
+def settled(origin: Place, into: Place, pairs: Pairs) -> Pairs:
+    """Return which weight goes where, with adapters merged that do not go to others like them."""
+    there = {id(weight): (owner, factors) for weight, owner, factors in _found(into)}
+    target = {id(its): weight for weight, its in pairs.items()}
+    for weight, owner, factors in list(_found(origin)):
+        mine = target.get(id(weight))
+        if mine is None or mine.variable is weight.variable or not factors:
+            continue
+        other, others = there.get(id(mine), (None, []))
+        alike = len(others) == 2 and all(
+            pairs.get(a) is b and a.shape == b.shape for a, b in zip(others, factors, strict=True)
+        )
+        if alike and _keras.scale_of(owner) == _keras.scale_of(other):
+            continue
+        if _merge(origin, weight, owner, factors):
+            gone = {id(factor) for factor in factors}
+            pairs = {a: b for a, b in pairs.items() if id(b) not in gone}
+    return pairs
+
+
+def idle(into: Place) -> set[int]:
+    """Return the adapters of a target that add nothing, as those that were never trained."""
+    return {
+        id(factor)
+        for _, _, factors in _found(into)
+        if factors and not np.any(factors[-1].read())
+        for factor in factors
+    }
+
+
+def check_not_lost(left: Weight, origin: Place, used: set[Weight]) -> None:
+    """Refuse to copy a weight without the adapters that it has, whatever else may be left over.
+
+    Raises:
+        WeightsError: If what is left over are adapters of a weight that is copied.
+    """
+    for weight, owner, factors in _found(origin):
+        if weight in used and any(left is factor for factor in factors):
+            raise WeightsError(
+                f"transplant: {weight.address!r} of the source has LoRA adapters "
+                f"({left.address!r}) that have no place in the target, and as a weight of "
+                f"{weight.dtype} in a quantized layer ({owner.quantization_mode}) it is not merged "
+                "with them here. Save the source and give the file: Keras merges them there. Or "
+                "name them in keep=, to leave them out."
+            )
+
+
+def _found(place: Place) -> Iterator[Found]:
+    known = {id(w.variable): w for w in place.weights()}
+    for inner in place.walk():
+        for weight in inner.own if inner.layer is not None else ():
+            owner = inner.layer
+            for tie in _ties.ties_of(owner):
+                if tie.source is weight.variable:
+                    owner = tie.seen.owner
+            factors = _keras.adapters_of(owner, weight.variable)
+            if factors:
+                yield weight, owner, [known[id(v)] for v in factors if id(v) in known]
+
+
+def _merge(place: Place, weight: Weight, owner: Any, factors: list[Weight]) -> bool:
+    if not weight.dtype.startswith(("float", "bfloat")):
+        return False  # a sum with whole numbers means nothing: the adapters stay, and are left over
+    weight.read = lambda: np.array(
+        keras.ops.convert_to_numpy(_keras.with_adapters(owner, weight.variable))
+    )
+    weight.merged = True
+    _leave_out(place, factors)
+    return True
+
+
+def _leave_out(place: Place, weights: list[Weight]) -> None:
+    gone = {id(weight) for weight in weights}
+    for inner in place.walk():
+        inner.own = [weight for weight in inner.own if id(weight) not in gone]

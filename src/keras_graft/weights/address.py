@@ -1,0 +1,302 @@
+"""Where a weight is in a model: the path of its layer through the model's own layers, and its name.
+
+Keras's `variable.path` does not say it: it lacks the nested models around a layer, is not unique,
+and keeps the names of old. An address is made from the layers as the model holds them now.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.layers.frozen import Frozen
+from keras_graft.layers.renamed import Renamed
+
+_UNNAMED = "variable"
+"""What Keras names a variable that was given no name, before the number."""
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Weight:
+    """One weight, of a model or a file.
+
+    Attributes:
+        address: `"encoder/attention/query/kernel"`. A second weight of the same address has `#1`.
+        name: Its name within the layer; a number in files that hold no names.
+        shape: Its shape.
+        dtype: Its dtype, as Keras names it.
+        read: Gives its values, as an array.
+        layer: The layer that owns it; None in a file.
+        variable: The variable; None in a file.
+        path: Where a file of Keras keeps it; None elsewhere.
+        again: Whether a file holds it as one more copy of a weight that has gone over.
+        merged: Whether its values are those with the LoRA adapters of its layer.
+    """
+
+    address: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray] = field(repr=False)
+    layer: Any = None
+    variable: Any = field(default=None, repr=False)
+    path: str | None = None
+    again: bool = False
+    merged: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return int(np.prod(self.shape))
+
+    @property
+    def mode(self) -> str | None:
+        """How its layer is quantized, None if it is not."""
+        return getattr(self.layer, "quantization_mode", None)
+
+
+@dataclass(eq=False)
+class Place:
+    """A layer, model or group of a file: its own weights, and the places inside.
+
+    Attributes:
+        name: The layer's name.
+        layer: The layer; None in a file.
+        automatic: The name that Keras gives to such a layer, before the number.
+        keyed: Whether its weights have numbers for names, as in files of Keras.
+        named: Whether the name is the layer's; old files do not hold it.
+        own: Its own weights.
+        inside: The places inside, those that hold no weights of their own left out.
+        tied: What it has by ties, the places left out included: its address, and the variable.
+        format: What a file says that wrote it, on its outermost place.
+    """
+
+    name: str
+    layer: Any = None
+    automatic: str | None = None
+    keyed: bool = False
+    named: bool = True
+    own: list[Weight] = field(default_factory=list)
+    inside: list[Place] = field(default_factory=list)
+    tied: list[tuple[str, Any]] = field(default_factory=list, repr=False)
+    format: str | None = None
+
+    def walk(self) -> Iterator[Place]:
+        """Yield this place and all inside."""
+        yield self
+        for place in self.inside:
+            yield from place.walk()
+
+    def weights(self) -> list[Weight]:
+        """Return all weights, each once, in order."""
+        return list({id(w): w for place in self.walk() for w in place.own}.values())
+
+    def ties(self) -> dict[str, str]:
+        """Return the address of what is tied, and the address of the weight it is tied to."""
+        known = {id(weight.variable): weight.address for weight in self.weights()}
+        tied = [pair for place in self.walk() for pair in place.tied]
+        return {address: known[id(v)] for address, v in tied if id(v) in known}
+
+
+class Addresses:
+    """Gives out addresses, each once."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def take(self, path: Iterable[str], name: str) -> str:
+        """Return the address of a weight; the second of the same gets a number."""
+        address = "/".join([*path, name])
+        number = self._taken[address] = self._taken.get(address, -1) + 1
+        return f"{address}#{number}" if number else address
+
+
+def places(layer: Any) -> Place:
+    """Return the places of a built layer or model.
+
+    A layer that is in several places is in the result as often, with the same weights. A weight
+    that a layer has by a tie is the other layer's, if that is here too.
+    """
+    weights: dict[int, Weight] = {}
+    addresses = Addresses()
+    owned = {id(v) for x in _keras.layers_inside(layer) for v in _own_proper(x)}
+
+    def weight(variable: Any, owner: Any, path: tuple[str, ...]) -> Weight:
+        found = weights.get(id(variable))
+        if found is None:
+            found = weights[id(variable)] = Weight(
+                addresses.take(path, variable.name),
+                variable.name,
+                tuple(variable.shape),
+                keras.backend.standardize_dtype(variable.dtype),
+                lambda: np.array(keras.ops.convert_to_numpy(variable)),
+                owner,
+                variable,
+            )
+        return found
+
+    def place(layer: Any, path: tuple[str, ...]) -> Place:
+        name = layer.name
+        while isinstance(layer, Frozen | Renamed):
+            layer = layer.layer  # a view of whose variables it has, or the variables themselves
+        mine = {id(v) for v in _own_proper(layer)}
+        own = [
+            weight(v, layer, path)
+            for v in _keras.own_weights(layer)
+            if id(v) in mine or id(v) not in owned
+        ]
+        inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
+        below = [place(x, (*path, x.name)) for x in inside]
+        tied = [("/".join([*path, tie.weight]), tie.source) for tie in _ties.ties_of(layer)]
+        empty = [p for p in below if not p.own and not p.inside]
+        tied += [tie for p in empty for tie in p.tied]
+        below = [p for p in below if p not in empty]
+        automatic = _keras.automatic_name(layer)
+        return Place(name, layer, automatic, own=own, inside=below, tied=tied)
+
+    return place(layer, ())
+
+
+def _own_proper(layer: Any) -> list[Any]:
+    tied = {id(tie.source) for tie in _ties.ties_of(layer)}
+    return [v for v in _keras.own_weights(layer) if id(v) not in tied]
+
+
+def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    """Yield (weight of the target, weight of the source) for what has the same address.
+
+    Layers are matched level by level, by their names. Names that Keras gave (`conv2d_7`) depend on
+    what was made before: see `_rows`. Two of one name go by their order.
+    """
+    yield from _own(source, target)
+    for mine, its in _children(source.inside, target.inside):
+        yield from paired(mine, its)
+
+
+def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    if source.keyed:
+        yield from _by_key(source, target)
+        return
+    by_name: dict[str, list[Weight]] = defaultdict(list)
+    for weight in source.own:
+        by_name[weight.name].append(weight)
+    for weight in target.own:
+        if _number(weight.name, _UNNAMED) is None and by_name[weight.name]:
+            yield weight, by_name[weight.name].pop(0)
+    rows = (
+        [(n, w) for w in place.own if (n := _number(w.name, _UNNAMED)) is not None]
+        for place in (source, target)
+    )
+    yield from ((mine, its) for its, mine in _rows(*rows))
+
+
+def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+    """Pair the weights of a layer of a file, which has numbers for names.
+
+    With another count the numbers may mean other weights (a BatchNormalization without `scale`),
+    unless the shapes tell them apart: a kernel and a bias.
+    """
+    store: dict[str, Any] = {}
+    if target.own:
+        target.layer.save_own_variables(store)
+    mine = {id(w.variable): w for w in target.own}
+    known = {id(value) for value in store.values()}
+    for value in store.values():  # of a kernel with LoRA, a file holds the product with it
+        if id(value) not in mine:
+            fits = [w for w in target.own if id(w.variable) not in known
+                    and w.shape == tuple(value.shape) and not w.name.startswith("lora_")]  # fmt: skip
+            if len(fits) == 1:
+                mine[id(value)] = fits[0]
+    if len(store) != len(source.own) and len({len(w.shape) for w in target.own}) < len(target.own):
+        return
+    found = [(mine.get(id(store.get(weight.name))), weight) for weight in source.own]
+    unlike = [pair for pair in found if pair[0] and _whole(pair[0]) != _whole(pair[1])]
+    # One side is quantized: what has the number of a scale there may be a bias here.
+    for its, weight in unlike or found:
+        if its is not None:
+            yield its, weight
+        elif len(weight.shape) == 1 and getattr(target.layer, "bias", weight) is None:
+            weight.address = weight.address.removesuffix(weight.name) + "bias"
+            weight.name = "bias"  # what else a layer of that class could have
+
+
+def _whole(weight: Weight) -> bool:
+    return not weight.dtype.startswith(("float", "bfloat"))
+
+
+def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place, Place]]:
+    unclear = _unclear(source)
+    rest = [p for p in source if p not in unclear]
+    rows: dict[str, list[tuple[int, Place]]] = defaultdict(list)
+    named: dict[str, list[Place]] = defaultdict(list)
+    for place in target:
+        base, number = _automatic(place)
+        if base is None:
+            named[place.name].append(place)
+        else:
+            rows[base].append((number, place))
+    for base, row in rows.items():
+        own = [(n, p) for p in rest if (n := _number(p.name, base)) is not None]
+        rest = [p for p in rest if _number(p.name, base) is None]
+        yield from _rows(own, row)
+    for name, its in named.items():
+        yield from zip([p for p in rest if p.name == name], its, strict=False)
+
+
+def _unclear(places: list[Place]) -> list[Place]:
+    """Return the places of a file that their names do not tell apart: a file holds no order."""
+    names = Counter(p.name for p in places)
+    return [p for p in places if not p.named or (p.keyed and names[p.name] > 1)]
+
+
+def unclear(place: Place) -> list[Weight]:
+    """Return the weights of a file that are in a place no name leads to."""
+    found = _unclear(place.inside)
+    result = [w for p in found for w in p.weights()]
+    return result + [w for p in place.inside if p not in found for w in unclear(p)]
+
+
+def _automatic(place: Place) -> tuple[str | None, int]:
+    """Return the base and the number of a name that Keras gave; (None, 0) of another."""
+    # Bidirectional names its two layers after the one it was given.
+    for base in (place.automatic, f"forward_{place.automatic}", f"backward_{place.automatic}"):
+        number = _number(place.name, str(base))
+        if number is not None:
+            return base, number
+    return None, 0
+
+
+def _number(name: str, base: str) -> int | None:
+    match = re.fullmatch(re.escape(base) + r"(?:_([0-9]{1,18}))?", name)  # Keras counts no further
+    return int(match.group(1) or 0) if match else None
+
+
+def _rows(source: list[tuple[int, T]], target: list[tuple[int, T]]) -> Iterator[tuple[T, T]]:
+    """Pair layers (or variables) of one automatic name, given with their numbers.
+
+    - If both are as many and have no number in common, in their order: a model made again.
+    - Else by name: the same model, or a part of it, or edited. Where a model made again has some
+      of the numbers too, others are left over on both sides, and so it is noticed.
+    """
+    source, target = (sorted(row, key=lambda x: x[0]) for row in (source, target))
+    ours, theirs = [n for n, _ in source], [n for n, _ in target]
+    if len(ours) == len(theirs) and not set(ours) & set(theirs):
+        yield from ((s, t) for (_, s), (_, t) in zip(source, target, strict=True))
+        return
+    left = list(source)
+    for number, its in target:
+        for item in left:
+            if item[0] == number:
+                yield item[1], its
+                left.remove(item)
+                break

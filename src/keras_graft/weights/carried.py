@@ -1,0 +1,58 @@
+"""The report of `carry_optimizer`: which weights took their slots along."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from keras_graft.tables import Table, Tabular
+
+
+@dataclass(frozen=True)
+class Carried(Tabular):
+    """The report of `carry_optimizer`; prints as tables.
+
+    Attributes:
+        optimizer: The class of the optimizer.
+        steps: How many steps it has made.
+        slots: What went over for each variable: `("momentum", "velocity")`.
+        begins: What the old optimizer did not hold: it begins for all.
+        gone: What the new one does not hold.
+        taken: Weights of the new model that took slots, and the weights of the old one they
+            were for.
+        new: Weights of the new model whose slots begin.
+        dropped: Weights of the old model whose slots are gone.
+    """
+
+    optimizer: str
+    steps: int
+    slots: tuple[str, ...]
+    begins: tuple[str, ...]
+    gone: tuple[str, ...]
+    taken: tuple[tuple[str, str], ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def tables(self) -> list[Table]:
+        """Return a summary, and the weights whose slots begin, are gone, or changed names."""
+        title = (
+            f"{self.optimizer} after {self.steps:,} steps; for each weight: "
+            f"{', '.join(self.slots) or 'nothing'}"
+        )
+        for what, names in (("begins for all", self.begins), ("gone", self.gone)):
+            if names:
+                title += f"; {what}: {', '.join(names)}"
+        parts = {"took slots": self.taken, "new": self.new, "dropped": self.dropped}
+        result: list[Table] = [(title, ("", "weights"), [(k, len(v)) for k, v in parts.items()])]
+        rows = [(name, f"from {old}") for name, old in self.taken if name != old]
+        rows += [(name, "new: begins") for name in self.new]
+        rows += [(name, "dropped") for name in self.dropped]
+        if rows:
+            result.append(("", ("weight", "slots"), rows))
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+        plain = asdict(self)
+        plain["taken"] = [list(pair) for pair in self.taken]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}

@@ -1,0 +1,113 @@
+"""Names for weights: from what a user writes to a layer and one of its variables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft import ties as _ties
+from keras_graft.errors import WeightsError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import listed
+from keras_graft.graph.node import Node
+from keras_graft.graph.select import everything, select, tied
+from keras_graft.printable import shown
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One variable of one layer of a graph.
+
+    Attributes:
+        node: The first call of the layer.
+        name: The name of the variable within the layer.
+        variable: The variable.
+    """
+
+    node: Node
+    name: str
+    variable: Any
+
+    @property
+    def layer(self) -> Any:
+        """The layer, as it is called in the graph."""
+        return self.node.operation
+
+    @property
+    def owner(self) -> Any:
+        """The layer inside that one to which the variable belongs directly."""
+        return _ties.owner_of(self.layer, self.variable) or self.layer
+
+    @property
+    def path(self) -> str:
+        """The layer's path in the model, without the number of the call."""
+        return "/".join([*(n.name for n in self.node.scope), self.node.name])
+
+    def __str__(self) -> str:
+        return f"{self.path}.{self.name}"
+
+
+def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
+    """Return the one weight that a user means.
+
+    Args:
+        graph: The graph.
+        wanted: `"layer.weight"`, with a path for a layer in a nested model and for a weight in a
+            layer inside a layer: `"encoder/attn.query/kernel"`; or a variable.
+        verb: For messages.
+
+    Raises:
+        WeightsError: If there is no such weight, or if it is not clear which is meant.
+    """
+    if isinstance(wanted, _keras.Tied):  # what a layer has through a transform
+        for node in tied(graph):
+            for tie in _ties.ties_of(node.operation):
+                if tie.seen is wanted:
+                    return Weight(node, tie.weight, tie.source)
+    if isinstance(wanted, keras.Variable):
+        for by_tie in (False, True):  # first the layer that it belongs to
+            for node in everything(graph):
+                if node.nested is None:
+                    for name, variable in _named(node, by_tie).items():
+                        if variable is wanted:
+                            return Weight(node, name, variable)
+        raise WeightsError(
+            f"{verb}: the variable {wanted.path!r} belongs to no layer of {graph.name!r}. A tie is "
+            "within one model: make one of both first, with kg.join or by calling one inside the "
+            "other."
+        )
+    if not isinstance(wanted, str) or "." not in wanted:
+        raise WeightsError(
+            f'{verb}: a weight is named "layer.weight", such as "embedding.embeddings", or given '
+            f"as a variable; got {shown(wanted)}."
+        )
+    path, _, name = wanted.rpartition(".")
+    operations = {id(n.operation): n for n in select(graph, path).nodes}
+    if len(operations) > 1:
+        raise WeightsError(
+            f"{verb}: {path!r} names {len(operations)} layers: "
+            f"{listed(n.path for n in operations.values())}. Name one."
+        )
+    (node,) = operations.values()
+    known = _named(node)
+    if not known:
+        raise WeightsError(
+            f"{verb}: {node.path!r} ({node.kind}) has no weights: it is not built, or needs none."
+        )
+    found = [name] if name in known else [k for k in known if k.endswith("/" + name)]
+    if len(found) != 1:
+        raise WeightsError(
+            f"{verb}: {node.path!r} ({node.kind}) has {'no' if not found else len(found)} weights "
+            f"named {name!r}; it has {listed(known)}."
+        )
+    return Weight(node, found[0], known[found[0]])
+
+
+def _named(node: Node, by_tie: bool = True) -> dict[str, Any]:
+    operation = getattr(node.operation, "keras_graft_inside", node.operation)
+    if not isinstance(operation, keras.Layer):
+        return {}
+    return _ties.named_weights(operation, tied=by_tie)

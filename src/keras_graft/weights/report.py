@@ -1,0 +1,177 @@
+"""The report of `transplant`: what went over, how, and what did not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_graft.graph.names import listed
+from keras_graft.tables import Table, Tabular
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One weight that went over.
+
+    Attributes:
+        target: Its address in the target.
+        source: Its address in the source; None where a rule made it of nothing.
+        shape: Its shape in the target.
+        source_shape: Its shape in the source.
+        rule: The rule that resized it, as it was written; None if it went over as it is.
+        cast: `"float32 -> bfloat16"`, None if the dtypes are the same.
+        parameters: How many numbers the target has of it.
+    """
+
+    target: str
+    source: str | None
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...] | None
+    rule: str | None
+    cast: str | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Two weights of which one does not go over to the other.
+
+    Attributes:
+        target: The address in the target.
+        source: The address in the source.
+        shape: The shape in the target.
+        source_shape: The shape in the source.
+        reason: Why not.
+        fits: Rules for `resize=` that may fit.
+    """
+
+    target: str
+    source: str
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...]
+    reason: str
+    fits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transplanted(Tabular):
+    """The report of `transplant`; prints as tables.
+
+    Attributes:
+        source: What the weights came from.
+        target: The name of the model they went to.
+        moved: The weights that went over, in the order of the target.
+        shared: Weights that both have: the same variables.
+        missing: Weights of the target that have no source; they stay as they were.
+        unused: Weights of the source that went nowhere.
+        mismatched: Pairs of which one does not go over to the other; the target's stay.
+        kept: Weights of the target that `keep=` names.
+        dropped: Weights of the source that a rule lets drop.
+        idle: LoRA adapters of the target that have no source and add nothing; they stay.
+    """
+
+    source: str
+    target: str
+    moved: tuple[Moved, ...]
+    shared: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    mismatched: tuple[Mismatch, ...] = ()
+    kept: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+    def tables(self) -> list[Table]:
+        """Return the summary, what did not go over as it is, and what stayed."""
+        summary = [("went over", len(self.moved))]
+        parts = {
+            "the same variable": self.shared, "kept by keep=": self.kept,
+            "adapters that add nothing": self.idle, "no source": self.missing, "does not fit": self.mismatched,
+            "source dropped": self.dropped, "source unused": self.unused,
+        }  # fmt: skip
+        summary += [(name, len(part)) for name, part in parts.items() if part]
+        parameters = sum(m.parameters for m in self.moved)
+        title = f"{self.target!r} from {self.source}: {parameters:,} parameters"
+        tables: list[Table] = [(title, ("", "weights"), summary)]
+        changed = [
+            (m.target, m.source or "", m.source_shape or "", m.shape, m.rule or "", m.cast or "")
+            for m in self.moved
+            if m.rule or m.cast
+        ]
+        if changed:
+            head = ("changed", "from", "shape", "now", "rule", "cast")
+            tables.append(("", head, changed))
+        if self.mismatched:
+            rows = [
+                (m.target, m.source, m.source_shape, m.shape, m.reason) for m in self.mismatched
+            ]
+            tables.append(("", ("does not fit", "source", "shape", "target's", "why"), rows))
+        stays = [(x, "target: no source") for x in self.missing]
+        stays += [(x, "target: kept by keep=") for x in self.kept]
+        stays += [(x, "source: dropped by a rule") for x in self.dropped]
+        stays += [(x, "source: unused") for x in self.unused]
+        if stays:
+            tables.append(("", ("stays", ""), stays))
+        return tables
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, ready for JSON."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(x) for key, x in value.items()}
+            return [plain(x) for x in value] if isinstance(value, tuple | list) else value
+
+        return plain(dataclasses.asdict(self))
+
+
+def refusal(
+    report: Transplanted,
+    fits: Mapping[str, list[str]],
+    theirs: Mapping[str, str],
+    mine: Mapping[str, str],
+) -> str:
+    """Return why not all goes over, and what to do.
+
+    Args:
+        report: What would go over, and what would not.
+        fits: For each missing address, the rules of `kg.resize` that would make it.
+        theirs: What is tied in the source, and to what.
+        mine: What is tied in the target, and to what.
+    """
+    nothing = not (report.moved or report.shared)
+    what = "nothing is copied" if nothing else "not all is copied"
+    lines = [f"transplant: {what} from {report.source} to {report.target!r}."]
+    if report.missing:
+        rules = sorted({rule for address in report.missing for rule in fits[address]})
+        hint = f" For a bias resize={', '.join(f'kg.resize.{r}' for r in rules)}." if rules else ""
+        lines.append(
+            f"Without a source, {len(report.missing)} of the target: {listed(report.missing)}.{hint}"
+        )
+    if report.unused:
+        lines.append(f"Unused, {len(report.unused)} of the source: {listed(report.unused)}.")
+    for what, addresses, ties in (
+        ("source", report.missing, theirs), ("target", report.unused, mine)
+    ):  # fmt: skip
+        for address in [a for a in addresses if a in ties][:10]:
+            lines.append(
+                f"In the {what} {address!r} is tied to {ties[address]!r}: kg.untie gives it a "
+                "weight of its own."
+            )
+    for m in report.mismatched[:10]:
+        hint = "; ".join(f"resize=kg.resize.{rule}" for rule in m.fits)
+        shapes = f"{m.source_shape} in the source, {m.shape} in the target"
+        why = "" if m.reason == "other shape" else f": {m.reason}"
+        lines.append(f"  {m.target!r}: {shapes}{why}" + (f": {hint} may fit." if hint else "."))
+    if len(report.mismatched) > 10:
+        lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
+    rest = "" if nothing else (
+        ", or strict=False, which leaves all of it as it is and lists it in the report"
+    )  # fmt: skip
+    lines.append(
+        "The way out: resize= for other shapes, match= for other names (match='order' where Keras "
+        f"named the layers again), keep= for what must stay{rest}."
+    )
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""What a rule for weights of another shape is: see `kg.resize`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_graft.weights.address import Weight
+
+Shape = tuple[int, ...]
+Fill = Callable[[Any, Shape, Weight], "np.ndarray | None"]
+
+
+class Rule:
+    """A rule with a name that reports print.
+
+    Args:
+        text: How it was written.
+        fill: What it does.
+        drops: Whether a weight of the source, by its name, may stay without a place in the target.
+        seeks: Whether a weight is its business if it was given for all, and not for some addresses.
+        exact: Whether it is right for what a layer quantized in this mode holds.
+        beside: Whether it is only for a weight of whose layer others have a source.
+        knows: What values mean that have the right shape, and are wrong as they are: "ids" for
+            rows that stand for other words, "axes" for axes in another order.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        fill: Fill,
+        drops: Callable[[str], bool] = lambda name: False,
+        seeks: Callable[[Weight], bool] = lambda weight: True,
+        exact: Callable[[str], bool] = lambda mode: False,
+        beside: bool = False,
+        knows: str | None = None,
+    ) -> None:
+        self._text = text
+        self._fill = fill
+        self.drops = drops
+        self.seeks = seeks
+        self.exact = exact
+        self.beside = beside
+        self.knows = knows
+
+    def __call__(self, value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
+        """Return the values in the new shape, or None."""
+        return self._fill(value, shape, weight)
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def changed_axes(old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """Return the axes that differ; all if there are more or fewer."""
+    if len(old) != len(new):
+        return list(range(max(len(old), len(new)) + 1))
+    return [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]

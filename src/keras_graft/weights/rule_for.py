@@ -1,0 +1,161 @@
+"""Which rule for another shape is for which weight, and which globs name it."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_graft.errors import WeightsError
+from keras_graft.graph.names import items_of, listed, nearest
+from keras_graft.printable import shown, words_of
+from keras_graft.weights import resize as resize_rules
+from keras_graft.weights.address import Place, Weight
+
+Rule = Callable[[Any, tuple[int, ...], Weight], Any]
+Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
+
+
+def _flat(rules: Any) -> list[Any]:
+    if rules is None:
+        return []
+    return [rules] if callable(rules) else items_of(rules)
+
+
+_SMALL_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
+class Rules:
+    """Which rules are for which weight."""
+
+    def __init__(self, resize: Resize | None, into: Place) -> None:
+        self._globs = isinstance(resize, Mapping)
+        given = resize.items() if isinstance(resize, Mapping) else [("*", resize)]
+        self._rules = [(glob, rule) for glob, rules in given for rule in _flat(rules)]
+        for glob, rule in self._rules:
+            if not callable(rule):
+                raise WeightsError(f"transplant: resize= holds {shown(rule)}, which is no rule.")
+            if any(rule is known for known in vars(resize_rules).values()):
+                raise WeightsError(
+                    f"transplant: resize= holds resize.{rule.__name__} itself. Call it for a rule: "
+                    f"kg.resize.{rule.__name__}(...)."
+                )
+            if not isinstance(glob, str):
+                raise WeightsError(
+                    f"transplant: resize= names {shown(glob)}, and globs of addresses are texts: "
+                    "resize={'head': rule}."
+                )
+            check_glob(glob, [w.address for w in into.weights()], "resize")
+        self._used: set[int] = set()
+
+    def apply(
+        self,
+        weight: Weight,
+        value: Callable[[], Any],
+        fits: bool,
+        beside: bool,
+        wrong: str | None = None,
+    ) -> tuple[Any, Any]:
+        """Return the values that the first rule makes, and the rule; (None, None) if none does.
+
+        Args:
+            weight: The weight of the target.
+            value: Gives the values of the source.
+            fits: Whether they fit as they are.
+            beside: Whether another weight of the same layer has a source.
+            wrong: What values of the right shape do not mean here, for rules that know: "ids" or
+                "axes"; None if they mean the same.
+        """
+        for i, (glob, rule) in enumerate(self._rules):
+            if not names(glob, weight.address) or (getattr(rule, "beside", False) and not beside):
+                continue
+            if not self._globs and (fits or not getattr(rule, "seeks", lambda w: True)(weight)):
+                continue
+            if not self._globs and wrong and getattr(rule, "knows", None) != wrong:
+                continue  # it is for shapes, and the shape does not say what is wrong
+            made = rule(value(), weight.shape, weight)
+            if made is None:
+                continue
+            if weight.mode and not getattr(rule, "exact", lambda mode: True)(weight.mode):
+                raise WeightsError(
+                    f"transplant: the rule {text_of(rule)} is for {weight.address!r}, whose layer is "
+                    f"quantized ({weight.mode}): what it holds are no values to compute with. Use "
+                    "it before quantize(), on both sides."
+                )
+            self._used.add(i)
+            made = _numbers(made, rule, weight)
+            if made.shape != weight.shape:
+                raise WeightsError(
+                    f"transplant: the rule {text_of(rule)} gave {made.shape} for {weight.address!r}, "
+                    f"which is {weight.shape}."
+                )
+            return made, rule
+        return None, None
+
+    def drops(self, weight: Weight) -> bool:
+        """Return whether a rule lets a weight of the source go nowhere."""
+        for i, (glob, rule) in enumerate(self._rules):
+            if names(glob, weight.address) and getattr(rule, "drops", lambda n: False)(weight.name):
+                self._used.add(i)
+                return True
+        return False
+
+    def check_used(self) -> None:
+        """Refuse a rule that was for nothing.
+
+        Raises:
+            WeightsError: If there is one.
+        """
+        for i, (glob, rule) in enumerate(self._rules):
+            if i not in self._used:
+                place = f"resize={{{glob!r}: {text_of(rule)}}}" if self._globs else text_of(rule)
+                raise WeightsError(
+                    f"transplant: {place} was for nothing: no weight needed it that it can be for. "
+                    "Name the weights, resize={'layer/weight': rule}, see that ids and sizes fit, "
+                    "or leave it out."
+                )
+
+
+def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
+    """Return what a rule gave as an array that every backend takes."""
+    try:
+        made = np.asarray(made)
+    except ValueError as error:  # rows of different lengths
+        raise WeightsError(
+            f"transplant: the rule {text_of(rule)} gave no array for {weight.address!r}: {words_of(error)}"
+        ) from error
+    if made.dtype.kind not in "biuf" and made.dtype.name not in _SMALL_FLOATS:
+        raise WeightsError(
+            f"transplant: the rule {text_of(rule)} gave {made.dtype} for "
+            f"{weight.address!r}, which are no numbers it could hold."
+        )
+    if made.dtype == np.longdouble:
+        made = made.astype("float64")
+    return made if made.dtype.isnative else made.astype(made.dtype.newbyteorder("="))
+
+
+def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
+    """Refuse a glob that fits no address.
+
+    Raises:
+        WeightsError: If it does not.
+    """
+    if not any(names(glob, address) for address in addresses):
+        near = nearest(glob, [*dict.fromkeys(a.rpartition("/")[0] for a in addresses), *addresses])
+        hint = f" Nearest: {listed(near)}." if near else f" There are {listed(addresses)}."
+        raise WeightsError(f"transplant: {what}= names {shown(glob)}, which fits no weight.{hint}")
+
+
+def names(glob: str, address: str) -> bool:
+    """Return whether a glob fits an address, or that of a layer or model around it."""
+    parted = "/" if "/" in address else "."  # as a .safetensors file may have it
+    parts = address.split(parted)
+    paths = [parted.join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return glob in paths or any(fnmatch.fnmatchcase(path, glob) for path in paths)
+
+
+def text_of(rule: Any) -> str:
+    """Return a rule as reports name it."""
+    return getattr(rule, "__name__", None) or repr(rule)
