@@ -11,12 +11,24 @@ import numpy as np
 from donor import arrays
 from keras import layers
 
+import keras_graft as kg
+
 
 def language() -> keras.Model:
     ids = keras.Input((5,), dtype="int32", name="ids")
     x = layers.Embedding(11, 4, mask_zero=True, name="embedding")(ids)
     x = layers.LayerNormalization(name="norm")(x)
     return keras.Model(ids, layers.Dense(11, name="lm_head")(x), name="language")
+
+
+def model_of(source, *, mask=False, **kwargs) -> keras.Model:
+    """A small language model: the source embeds or maps, and a `TiedDense` gives back."""
+    if isinstance(source, layers.Dense):
+        x = keras.Input((5, 11), name="x")
+    else:
+        x = keras.Input((5,), dtype="int32", name="x")
+    y = layers.LayerNormalization(name="norm")(source(x))
+    return keras.Model(x, kg.layers.TiedDense(source, name="head", **kwargs)(y), name="lm")
 
 
 def two_models() -> keras.Model:

@@ -7,21 +7,10 @@ import pytest
 from architectures import backbones
 from donor import arrays, equal
 from keras import layers
-from tied import in_file, size_in_file, target_like, train
+from tied import in_file, model_of, size_in_file, target_like, train
 
 import keras_graft as kg
 from keras_graft.testing import random_inputs
-
-
-def model_of(source, *, mask=False, **kwargs) -> keras.Model:
-    """A masked language model in small: the source embeds or maps, the head gives back."""
-    if isinstance(source, layers.Dense):
-        x = keras.Input((5, 11), name="x")
-    else:
-        x = keras.Input((5,), dtype="int32", name="x")
-    y = layers.LayerNormalization(name="norm")(source(x))
-    return keras.Model(x, kg.layers.TiedDense(source, name="head", **kwargs)(y), name="lm")
-
 
 SOURCES = {
     "embedding": lambda: layers.Embedding(11, 4, name="source"),

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from donor import arrays, equal
 from keras import layers
-from test_tied_dense import model_of
-from tied import language, size_in_file, target_like, train, two_models
+from tied import language, model_of, size_in_file, target_like, train, two_models
 
 import keras_graft as kg
 from keras_graft.testing import random_inputs
