@@ -143,3 +143,9 @@ assert (
     and before > 0.9
     and after > 0.9
 )
+
+print("""
+Try next
+  .venv/bin/python examples/cut_in_the_middle.py    one script for each technique in examples/
+  .venv/bin/keras-graft cuts app:ResNet50           the command, on any model file
+  docs/edit.md, docs/weights.md, docs/features.md   what else it can do, by task""")
