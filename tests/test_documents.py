@@ -37,7 +37,7 @@ def run(page):
             with contextlib.redirect_stdout(out):
                 exec(compile(code, page.name, "exec"), names)
             printed.append(out.getvalue())
-        elif language == "text" and printed:  # what the block before it prints, or some of its lines
+        elif language == "text" and printed:  # what the last Python block prints, or a part of it
             assert stripped(code) in stripped(printed[-1]), f"{page.name}:\n{printed[-1]}"
     return names
 
