@@ -1,4 +1,4 @@
-.PHONY: demo test lint bench versions preview
+.PHONY: demo test lint bench versions preview dist
 PY = .venv/bin/python
 
 # Python keeps what it compiled, whatever the environment says: the suite starts some hundred
@@ -54,3 +54,15 @@ bench: .venv/ready
 	for b in jax tensorflow torch; do \
 	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/loops.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py || exit 1; \
 	done
+
+# The tools that build and check what is released are not in .venv: nothing else needs them.
+.cache/dist-tools: | .venv/ready
+	rm -rf $@ $@.part
+	$(PY) -m pip install -q --no-compile --target $@.part build 'hatchling>=1.27' twine check-wheel-contents
+	mv $@.part $@
+
+dist: .cache/dist-tools
+	rm -rf dist
+	PYTHONPATH=$(CURDIR)/$< $(PY) -m build --no-isolation
+	PYTHONPATH=$(CURDIR)/$< $(PY) -m twine check --strict dist/*
+	PYTHONPATH=$(CURDIR)/$< $(PY) -m check_wheel_contents dist/*.whl
