@@ -268,7 +268,11 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         check_equal(before, arrays(model(x)), f"{where}: the donor")
         assert [layer.name for layer in model.layers] == names, f"{where}: the donor's names"
         if result is not model:
-            if verb in EXACT:
+            if verb == "freeze" and keras.backend.backend() == "torch":
+                # Another kernel of PyTorch runs an LSTM whose weights have no gradient.
+                for a, b in zip(before, arrays(result(x)), strict=True):
+                    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=where)
+            elif verb in EXACT:
                 check_equal(before, arrays(result(x)), where)
             check_announced(result)
             str(kg.diff(model, result))
