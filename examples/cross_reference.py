@@ -21,7 +21,7 @@ tied = keras.Model(words, kg.layers.TiedDense(embedding, activation="softmax", n
 
 # There already: the output layer loses its own kernel, and nothing else changes.
 model = keras.Model(words, keras.layers.Dense(100, activation="softmax", name="out")(x))
-also = kg.tie(model, "out.kernel", "embedding.embeddings", transform="transpose")
+also = kg.tie(model, "out/kernel", "embedding/embeddings", transform="transpose")
 print(f"{model.count_params():,} parameters; tied {also.count_params():,}, "
       f"and written so {tied.count_params():,}\n")  # fmt: skip
 print(kg.sharing(also), "\n")
@@ -40,5 +40,5 @@ for step in (also, edited, loaded):
     assert np.array_equal(kernel, matrix.T) and step.count_params() == also.count_params()
 print("trained, cloned, edited, saved and loaded: one matrix still")
 
-apart = kg.untie(loaded, "out.kernel")
+apart = kg.untie(loaded, "out/kernel")
 print(f"untied: {apart.count_params():,} parameters")

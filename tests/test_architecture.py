@@ -213,7 +213,7 @@ kg.carry_optimizer(again, kg.insert(again, keras.layers.ReLU(), after="hidden"))
 channels.with_channels(keras.layers.Rescaling([1.0, 2.0, 3.0]), (None, 4, 4, 4), "mean", "reinput")
 twins = keras.Model(x, [keras.layers.Dense(4, name=n, kernel_constraint="non_neg")(x) for n in "ab"])
 kg.share(twins, ["a", "b"])
-kg.clone(kg.tie(twins, "b.kernel", "a.kernel"))
+kg.clone(kg.tie(twins, "b/kernel", "a/kernel"))
 ray_engine._shipped(kg.freeze(model))
 folder = {str(tmp_path)!r}
 kg.features.fit_head(model, "hidden", data, store=folder + "/store", verbose=0)

@@ -20,7 +20,7 @@ CALLS = {
     "repeat": lambda m, value: kg.repeat(m, "a", "b", 2, weights=value),
     "replace": lambda m, value: kg.replace(m, "a", layers.Dense(4), weights=value),
     "share": lambda m, value: kg.share(m, ["a", "b"], weights=value),
-    "tie": lambda m, value: kg.tie(m, "b.kernel", "a.kernel", transform=value),
+    "tie": lambda m, value: kg.tie(m, "b/kernel", "a/kernel", transform=value),
     "register_transform": lambda m, value: kg.register_transform(value, abs, abs, abs),
     "register_transform of": lambda m, value: kg.register_transform("any", value, abs, abs),
     "transplant match": lambda m, value: kg.transplant(m, model(), match=value),

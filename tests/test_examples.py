@@ -25,7 +25,7 @@ WORDS = {
     "carry_optimizer": "a model that was not edited trains on as it would have: True",
     "unfreeze": "steps: 12 at 0.001",
     "clone_a_model": "fresh weights of one seed are equal: True",
-    "cross_reference": "out.kernel  embedding.embeddings  transpose",
+    "cross_reference": "out/kernel  embedding/embeddings  transpose",
     "share_and_unshare": "67,722 parameters, with one attention layer 17,802",
     "join_models": "head of the second: equal to the bit",
 }

@@ -65,13 +65,13 @@ def convolutions() -> keras.Model:
 
 
 CASES = {
-    "language": (language, "lm_head.kernel", "embedding.embeddings", "transpose"),
-    "embedding from head": (language, "embedding.embeddings", "lm_head.kernel", "transpose"),
-    "two models": (two_models, "decoder/lm_head.kernel", "encoder/embedding.embeddings", "transpose"),
-    "inside one layer": (attention, "attention.query/kernel", "attention.key/kernel", None),
-    "cells": (recurrent, "second.lstm_cell/kernel", "first.lstm_cell/kernel", None),
-    "two in one cell": (recurrent, "second.kernel", "first.recurrent_kernel", None),
-    "convolutions": (convolutions, "b.kernel", "a.kernel", None),
+    "language": (language, "lm_head/kernel", "embedding/embeddings", "transpose"),
+    "embedding from head": (language, "embedding/embeddings", "lm_head/kernel", "transpose"),
+    "two models": (two_models, "decoder/lm_head/kernel", "encoder/embedding/embeddings", "transpose"),
+    "inside one layer": (attention, "attention/query/kernel", "attention/key/kernel", None),
+    "cells": (recurrent, "second/lstm_cell/kernel", "first/lstm_cell/kernel", None),
+    "two in one cell": (recurrent, "second/kernel", "first/recurrent_kernel", None),
+    "convolutions": (convolutions, "b/kernel", "a/kernel", None),
 }  # fmt: skip
 
 

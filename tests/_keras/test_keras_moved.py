@@ -63,7 +63,7 @@ same(run("replace", model, "drop", layers.Dropout(0.25)))
 parts = run("split", model, at="h")
 if parts:
     same(run("join", *parts))
-run("tie", model, "out.kernel", "inner/in.kernel")
+run("tie", model, "out/kernel", "inner/in/kernel")
 run("freeze", model)
 run("transplant", model, model)
 run("diff", model, model)

@@ -97,7 +97,7 @@ def test_text_with_ties(tokens, tmp_path):
     flat = kg.inline(model, "block")
     equal(flat(tokens), expected)
     equal(loaded(flat, tmp_path)(tokens), expected)
-    tied = kg.tie(model, "logits.kernel", "embed.embeddings", transform="transpose")
+    tied = kg.tie(model, "logits/kernel", "embed/embeddings", transform="transpose")
     assert tied.count_params() == model.count_params() - 72
     equal(loaded(tied, tmp_path)(tokens), arrays(tied(tokens)))
     equal(kg.clone(tied)(tokens), arrays(tied(tokens)))
@@ -105,7 +105,7 @@ def test_text_with_ties(tokens, tmp_path):
     tied.fit(tokens, np.zeros((2, 5, 9)), verbose=0)
     kernel, table = tied.get_layer("logits").kernel, tied.get_layer("embed").embeddings
     assert (np.asarray(table) == np.asarray(kernel).T).all()
-    assert kg.untie(tied, "logits.kernel").count_params() == model.count_params()
+    assert kg.untie(tied, "logits/kernel").count_params() == model.count_params()
 
 
 def test_an_optimizer_goes_on(tokens):

@@ -1768,8 +1768,8 @@ def test_a_tie_across_the_cut_is_not_lost_in_silence(tmp_path):
     h = layers.Embedding(9, 4, name="embedding")(ids)
     h = layers.Dense(4, name="block")(h)
     model = kg.tie(
-        keras.Model(ids, layers.Dense(9, name="lm_head")(h)), "lm_head.kernel",
-        "embedding.embeddings", transform="transpose",
+        keras.Model(ids, layers.Dense(9, name="lm_head")(h)), "lm_head/kernel",
+        "embedding/embeddings", transform="transpose",
     )  # fmt: skip
     loss = keras.losses.SparseCategoricalCrossentropy(True)
     x = np.random.default_rng(0).integers(0, 9, (20, 5))
@@ -1777,7 +1777,7 @@ def test_a_tie_across_the_cut_is_not_lost_in_silence(tmp_path):
     with pytest.raises(kg.FeatureError, match=r"'embedding/embeddings'.*lose the tie: kg.untie"):
         kg.features.fit_head(model, "block", (x, x), store=tmp_path / "s", progress=False)
     assert not (tmp_path / "s").exists()
-    apart = kg.untie(model, "lm_head.kernel")
+    apart = kg.untie(model, "lm_head/kernel")
     apart.compile("sgd", loss)
     done = kg.features.fit_head(apart, "block", (x, x), store=tmp_path / "s", progress=False)
     assert done.head.count_params() == 4 * 9 + 9

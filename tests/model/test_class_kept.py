@@ -96,8 +96,8 @@ EDITS = {
     "freeze": lambda m: kg.freeze(m, "a"),
     "nest": lambda m: kg.nest(m, "a", "b", name="inner"),
     "inline": lambda m: kg.inline(kg.nest(m, "a", "b", name="inner"), "inner"),
-    "tie": lambda m: kg.tie(m, "b.kernel", "a.kernel"),
-    "untie": lambda m: kg.untie(kg.tie(m, "b.kernel", "a.kernel"), "b.kernel"),
+    "tie": lambda m: kg.tie(m, "b/kernel", "a/kernel"),
+    "untie": lambda m: kg.untie(kg.tie(m, "b/kernel", "a/kernel"), "b/kernel"),
     "share": lambda m: kg.share(m, ["a", "b"]),
     "unshare": lambda m: kg.unshare(kg.share(m, ["a", "b"]), "a#1"),
     "build": lambda m: kg.build(kg.read(m)),
@@ -367,7 +367,7 @@ def test_the_donor_is_not_kept_in_memory():
 
 def test_tied_layers_and_a_class_go_together(tmp_path):
     model, data = Net(), _data(3)
-    new = kg.remove(kg.tie(model, "block_2.kernel", "block_0.kernel"), "block_1")
+    new = kg.remove(kg.tie(model, "block_2/kernel", "block_0/kernel"), "block_1")
     assert isinstance(new, Net) and new.count_params() == model.count_params() - 12 - 9
     assert [layer.name for layer in new.body] == ["block_0", "block_2", "block_3"]
     new.save(tmp_path / "t.keras")

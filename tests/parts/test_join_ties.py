@@ -13,7 +13,7 @@ from tied import language, model_of, size_in_file, target_like, train, two_model
 import keras_graft as kg
 from keras_graft.testing import random_inputs
 
-ENDS = ("lm_head.kernel", "embedding.embeddings")
+ENDS = ("lm_head/kernel", "embedding/embeddings")
 
 
 def unmasked():
@@ -33,9 +33,9 @@ CASES = {
     "head": lambda: kg.tie(unmasked(), *ENDS, transform="transpose"),
     "masked": lambda: kg.tie(language(), *ENDS, transform="transpose"),
     "from the head": lambda: kg.tie(unmasked(), *ENDS[::-1], transform="transpose"),
-    "as it is": lambda: kg.tie(chain(), "b.kernel", "a.kernel"),
+    "as it is": lambda: kg.tie(chain(), "b/kernel", "a/kernel"),
     "tied dense": lambda: model_of(layers.Embedding(11, 4, name="source")),
-    "bias": lambda: kg.tie(chain(), "b.bias", "a.bias"),
+    "bias": lambda: kg.tie(chain(), "b/bias", "a/bias"),
 }  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def test_one_stage_from_a_file_is_enough(which, tmp_path):
 
 def test_three_stages_and_a_graph(tmp_path):
     tied = kg.tie(
-        two_models(), "decoder/lm_head.kernel", "encoder/embedding.embeddings", "transpose"
+        two_models(), "decoder/lm_head/kernel", "encoder/embedding/embeddings", "transpose"
     )
     parts = stages(tied, tmp_path, at=["encoder", "decoder/mix"])
     x = random_inputs(tied, 2)
@@ -117,7 +117,7 @@ def test_values_that_differ_are_two_and_it_says_which_call_ties_them(tmp_path):
         tied = make()
         (record,) = kg.sharing(tied).ties
         trunk, head = stages(tied, tmp_path)
-        target, source = record.target.split(".")[0], record.source.split(".")[0]
+        target, source = record.target.split("/")[0], record.source.split("/")[0]
         head.get_layer(target).kernel.assign(np.ones((4, 11)))
         x = random_inputs(tied, 3)
         expected = arrays(head(trunk(x)))

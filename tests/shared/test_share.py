@@ -113,7 +113,7 @@ def adapted():
 
 
 def tied():
-    return kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
+    return kg.tie(language(), "lm_head/kernel", "embedding/embeddings", "transpose")
 
 
 REFUSALS = {

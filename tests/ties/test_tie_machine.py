@@ -18,7 +18,7 @@ import keras_graft as kg
 from keras_graft import ties as _ties
 from keras_graft.graph.select import everything
 from keras_graft.testing import random_inputs
-from keras_graft.weights.find import Weight
+from keras_graft.weights.find import Weight, find_weight
 
 number = st.integers(0, 50)
 
@@ -105,11 +105,8 @@ class Ties(RuleBasedStateMachine):
         one = ties[i % len(ties)]
         self._goes_on_as(kg.untie(self.model, one.target), "untie")
         self.ties.remove(one.transform)
-        (path, name) = one.target.rsplit(".", 1)
-        (layer,) = {
-            id(n.operation): n.operation for n in kg.select(self.model, path).nodes
-        }.values()
-        self.parameters += int(np.prod(_ties.named_weights(layer)[name].shape))
+        weight = find_weight(kg.read(self.model), one.target, "test")
+        self.parameters += int(np.prod(weight.variable.shape))
 
     @rule(how=st.sampled_from(["copy", "fresh", "keras", "build"]))
     def clone(self, how):

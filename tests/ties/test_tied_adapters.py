@@ -10,7 +10,7 @@ from tied import attention, language, model_of, size_in_file, target_like, train
 import keras_graft as kg
 from keras_graft.testing import random_inputs
 
-ENDS = ("lm_head.kernel", "embedding.embeddings")
+ENDS = ("lm_head/kernel", "embedding/embeddings")
 
 
 def close(left, right):
@@ -49,12 +49,12 @@ def einsum():
 CASES = {
     "embedding": (language, *ENDS, "transpose", ("embedding",)),
     "head": (language, ENDS[1], ENDS[0], "transpose", ("lm_head",)),
-    "two models": (two_models, "decoder/lm_head.kernel", "encoder/embedding.embeddings",
+    "two models": (two_models, "decoder/lm_head/kernel", "encoder/embedding/embeddings",
                    "transpose", ("encoder", "embedding")),
-    "dense": (dense_pair, "b.kernel", "a.kernel", None, ("a",)),
-    "convolutions": (convolutions, "b.kernel", "a.kernel", None, ("a",)),
-    "einsum": (einsum, "b.kernel", "a.kernel", None, ("a",)),
-    "inside one layer": (attention, "attention.query/kernel", "attention.key/kernel", None,
+    "dense": (dense_pair, "b/kernel", "a/kernel", None, ("a",)),
+    "convolutions": (convolutions, "b/kernel", "a/kernel", None, ("a",)),
+    "einsum": (einsum, "b/kernel", "a/kernel", None, ("a",)),
+    "inside one layer": (attention, "attention/query/kernel", "attention/key/kernel", None,
                          ("attention", "_key_dense")),
 }  # fmt: skip
 
@@ -75,12 +75,10 @@ def merged(model, path, target, transform):
     value = arrays(kernel_of(layer))[0]
     twin = kg.untie(model, target)
     twin = kg.clone(twin)
-    weight, name = target.rsplit(".", 1)[0].split("/"), target.rsplit(".", 1)[1]
+    *weight, name = target.split("/")
     end = twin
     for part in weight:
-        end = end.get_layer(part)
-    if "/" in name:
-        end, name = end._query_dense, "kernel"
+        end = end._query_dense if part == "query" else end.get_layer(part)
     private = end._embeddings if name == "embeddings" else end._kernel
     value = np.swapaxes(value, -1, -2) if transform else value
     private.assign(np.array(value, order="C"))
@@ -242,7 +240,7 @@ def test_a_source_is_not_replaced_by_a_layer_without_a_place_for_them():
 
 def test_repeated_blocks_follow_theirs():
     model = dense_pair()
-    tied = kg.tie(model, "b.kernel", "a.kernel")
+    tied = kg.tie(model, "b/kernel", "a/kernel")
     adapt(tied.get_layer("a"))
     deeper = kg.repeat(tied, "x", "b", 2, weights="copy")
     x = random_inputs(tied, 3)
@@ -262,8 +260,8 @@ def test_they_are_enabled_at_the_source_and_the_target_says_so(tmp_path):
         (model_of(layers.Embedding(11, 4, name="source")), "head", "source"),
     ):
         words = (
-            f"'{target}.kernel' is tied to '{name}.embeddings', so adapters belong to the layer of "
-            f"that weight. Call enable_lora on the layer of '{name}.embeddings': '{target}' follows"
+            f"'{target}/kernel' is tied to '{name}/embeddings', so adapters belong to the layer of "
+            f"that weight. Call enable_lora on the layer of '{name}/embeddings': '{target}' follows"
         )
         before = len(model.weights)
         with pytest.raises(kg.GraftError, match=words):
@@ -271,12 +269,12 @@ def test_they_are_enabled_at_the_source_and_the_target_says_so(tmp_path):
         assert len(model.weights) == before
         adapt(model.get_layer(name))
         assert len(model.weights) == before + 2
-    tied = kg.tie(attention(), "attention.query/kernel", "attention.key/kernel")
+    tied = kg.tie(attention(), "attention/query/kernel", "attention/key/kernel")
     with pytest.raises(kg.GraftError, match=r"kg.untie\(model, \"attention.query/kernel\"\)"):
         tied.get_layer("attention")._query_dense.enable_lora(2)
-    kg.untie(tied, "attention.query/kernel").get_layer("attention")._query_dense.enable_lora(2)
+    kg.untie(tied, "attention/query/kernel").get_layer("attention")._query_dense.enable_lora(2)
     # Where a bias alone is tied, adapters change nothing about it.
-    bias = kg.tie(dense_pair(), "b.bias", "a.bias")
+    bias = kg.tie(dense_pair(), "b/bias", "a/bias")
     adapt(bias.get_layer("b"))
     x = random_inputs(bias, 2)
     equal(kg.clone(bias)(x), bias(x))
@@ -287,7 +285,7 @@ def test_a_target_with_adapters_is_tied_the_other_way_round():
     adapt(model.get_layer("lm_head"))
     with pytest.raises(kg.WeightsError) as caught:
         kg.tie(model, *ENDS, transform="transpose")
-    call = 'kg.tie(model, "embedding.embeddings", "lm_head.kernel", transform="transpose")'
+    call = 'kg.tie(model, "embedding/embeddings", "lm_head/kernel", transform="transpose")'
     assert "'lm_head' has LoRA adapters for this weight" in str(caught.value)
     assert call in str(caught.value)
     tied = eval(call, {"kg": kg, "model": model})
@@ -296,7 +294,7 @@ def test_a_target_with_adapters_is_tied_the_other_way_round():
 
 
 def test_a_value_given_to_the_target_is_what_it_has():
-    tied = kg.tie(dense_pair(), "b.kernel", "a.kernel")
+    tied = kg.tie(dense_pair(), "b/kernel", "a/kernel")
     adapt(tied.get_layer("a"))
     value = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
     tied.get_layer("b").kernel.assign(value)
@@ -307,7 +305,7 @@ def test_a_value_given_to_the_target_is_what_it_has():
 
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 def test_a_source_that_is_quantized_leaves_the_target_as_it_was(mode):
-    tied = kg.tie(dense_pair(), "b.kernel", "a.kernel")
+    tied = kg.tie(dense_pair(), "b/kernel", "a/kernel")
     adapt(tied.get_layer("a"))
     kernel = arrays(tied.get_layer("b").kernel.value)
     tied.get_layer("a").quantize(mode)
@@ -318,7 +316,7 @@ def test_a_source_that_is_quantized_leaves_the_target_as_it_was(mode):
 
 def test_frozen_at_either_end_is_frozen_at_both():
     for name in ("a", "b"):
-        tied = kg.tie(dense_pair(), "b.kernel", "a.kernel")
+        tied = kg.tie(dense_pair(), "b/kernel", "a/kernel")
         tied.get_layer(name).trainable = False
         assert "kernel" not in {v.name for v in tied.trainable_variables}
         tied.get_layer(name).trainable = True

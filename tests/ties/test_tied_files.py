@@ -14,7 +14,7 @@ from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.testing import random_inputs
 
-ENDS = ("lm_head.kernel", "embedding.embeddings")
+ENDS = ("lm_head/kernel", "embedding/embeddings")
 
 
 def close(left, right):
@@ -84,7 +84,7 @@ def test_a_file_from_before_the_tie_and_one_from_after_it_is_undone(tmp_path):
         other.save_weights(path)
         copy = kg.clone(tied, weights="fresh")
         with pytest.warns(
-            UserWarning, match="'lm_head.kernel' is tied to 'embedding.embeddings'. W"
+            UserWarning, match="'lm_head/kernel' is tied to 'embedding/embeddings'. W"
         ):
             copy.load_weights(path)
         equal(copy(x), expected)  # the embedding's array was taken
@@ -156,7 +156,7 @@ def test_a_tied_layer_in_two_models_inside(tmp_path):
 
     x = keras.Input((4,), name="x")
     model = keras.Model(x, layers.Dense(4, name="e")(inside("b")(inside("a")(x))))
-    for target, source in (("a/d.kernel", "e.kernel"), ("e.kernel", "a/d.kernel")):
+    for target, source in (("a/d/kernel", "e/kernel"), ("e/kernel", "a/d/kernel")):
         tied = kg.tie(model, target, source)
         x = random_inputs(tied, 3)
         for _ in range(2):
@@ -183,7 +183,7 @@ def test_a_source_that_was_quantized_since_is_left(tmp_path):
 def test_a_model_that_knows_no_ties_says_so_when_it_is_saved(tmp_path):
     tied = kg.tie(language(), *ENDS, transform="transpose")
     plain = keras.Model(tied.inputs, tied.outputs)
-    with pytest.warns(UserWarning, match="'lm_head.kernel' is tied to .* knows no ties"):
+    with pytest.warns(UserWarning, match="'lm_head/kernel' is tied to .* knows no ties"):
         plain.save(tmp_path / "m.keras")
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*knows no ties")
@@ -213,7 +213,7 @@ def test_layers_without_weights_across_models(layer, tmp_path):
 
 def test_a_model_inside_saved_alone_has_its_array(tmp_path):
     tied = kg.tie(
-        two_models(), "decoder/lm_head.kernel", "encoder/embedding.embeddings", "transpose"
+        two_models(), "decoder/lm_head/kernel", "encoder/embedding/embeddings", "transpose"
     )
     decoder = tied.get_layer("decoder")
     tied.save(tmp_path / "whole.keras")  # which holds the array elsewhere

@@ -13,7 +13,7 @@ from keras_graft import ties as _ties
 from keras_graft.testing import random_inputs
 from keras_graft.weights.find import find_weight
 
-ENDS = ("lm_head.kernel", "embedding.embeddings")
+ENDS = ("lm_head/kernel", "embedding/embeddings")
 
 
 def ends(model, target, source):
@@ -132,7 +132,7 @@ def test_a_transform_of_ones_own():
         "test_doubled", lambda v: v * 2, lambda v: v / 2, lambda shape: tuple(shape)
     )
     model = recurrent()
-    tied = kg.tie(model, "second.kernel", "first.kernel", transform="test_doubled")
+    tied = kg.tie(model, "second/kernel", "first/kernel", transform="test_doubled")
     cell = tied.get_layer("second").cell
     equal(cell.kernel.value, 2 * arrays(model.get_layer("first").cell.kernel)[0])
     cell.kernel.assign(np.ones((4, 16)))
@@ -165,13 +165,13 @@ def make_again(make):
 
 
 def test_two_ties_of_one_layer_and_one_taken_back():
-    tied = kg.tie(recurrent(), "second.kernel", "first.kernel")
-    tied = kg.tie(tied, "second.recurrent_kernel", "first.recurrent_kernel")
+    tied = kg.tie(recurrent(), "second/kernel", "first/kernel")
+    tied = kg.tie(tied, "second/recurrent_kernel", "first/recurrent_kernel")
     assert [t.target for t in kg.sharing(tied).ties] == [
-        "second.lstm_cell/kernel", "second.lstm_cell/recurrent_kernel",
+        "second/lstm_cell/kernel", "second/lstm_cell/recurrent_kernel",
     ]  # fmt: skip
-    free = kg.untie(tied, "second.kernel")
-    assert [t.target for t in kg.sharing(free).ties] == ["second.lstm_cell/recurrent_kernel"]
+    free = kg.untie(tied, "second/kernel")
+    assert [t.target for t in kg.sharing(free).ties] == ["second/lstm_cell/recurrent_kernel"]
     cells = free.get_layer("first").cell, free.get_layer("second").cell
     assert cells[1].recurrent_kernel.source is cells[0].recurrent_kernel
     assert isinstance(cells[1].kernel, keras.Variable) and not isinstance(
@@ -186,7 +186,7 @@ def test_sharing_and_diff_tell_of_ties():
     report = kg.sharing(tied)
     (tie,) = report.ties
     assert (tie.target, tie.source, tie.transform, tie.here) == (*ENDS, "transpose", True)
-    assert "lm_head.kernel  embedding.embeddings  transpose" in str(report)
+    assert "lm_head/kernel  embedding/embeddings  transpose" in str(report)
     assert [v.users for v in report.variables] == [("embedding", "lm_head")]
     change = kg.diff(model, tied)
     assert change.ties_new == ("embedding/embeddings",) and change.ties_gone == ()
@@ -195,14 +195,14 @@ def test_sharing_and_diff_tell_of_ties():
 
 
 def test_many_edits_on_one_graph_and_one_build():
-    graph = kg.tie(kg.read(two_models()), "decoder/lm_head.kernel", "encoder/embedding.embeddings",
+    graph = kg.tie(kg.read(two_models()), "decoder/lm_head/kernel", "encoder/embedding/embeddings",
                    transform="transpose")  # fmt: skip
     assert isinstance(graph, kg.Graph)
     graph = kg.insert(graph, lambda node: layers.Dropout(0.5), after="decoder/mix")
     graph = kg.inline(graph)
     model = kg.build(graph)
     assert isinstance(model, _ties.TiedModel)
-    assert [t.target for t in kg.sharing(model).ties] == ["lm_head.kernel"]
+    assert [t.target for t in kg.sharing(model).ties] == ["lm_head/kernel"]
     assert model.count_params() == two_models().count_params() - 44
 
 
@@ -256,7 +256,7 @@ def turning(target=ENDS[0], source=ENDS[1], transform="transpose"):
 REFUSALS = {
     "shape": (language, turning(transform=None),
               r"target has shape \(4, 11\), and the source gives \(11, 4\)\. With transform=\"tran"),
-    "another shape": (language, turning(source="norm.gamma"), "cannot take shape .4,.: a transpose"),
+    "another shape": (language, turning(source="norm/gamma"), "cannot take shape .4,.: a transpose"),
     "no transform": (language, turning(transform="turn"), "no transform 'turn'; there are 'transp"),
     "frozen": (frozen_source, turning(), "target is trainable, the source frozen.*get_layer..embe"),
     "quantized": (quantized_source, turning(), r"'embedding' is quantized \(int8\)"),
@@ -264,29 +264,29 @@ REFUSALS = {
     "dtype": (other_dtype, turning(), "target is bfloat16, the source float32"),
     "regularizer": (regularized, turning(), "the target has a regularizer.*the source none"),
     "constraint": (constrained, turning(), "the target has a constraint.*the source none"),
-    "itself": (language, turning(source="lm_head.kernel"), "cannot be tied to itself"),
+    "itself": (language, turning(source="lm_head/kernel"), "cannot be tied to itself"),
     "again": (tied_once, turning(), "they are one variable already"),
-    "a tied source": (tied_once, turning("lm_head.bias", "lm_head.kernel", None),
-                      "'lm_head.kernel' is itself tied to 'embedding.embeddings'. Tie to that"),
-    "a cycle": (tied_once, turning("embedding.embeddings", "lm_head.bias"),
-                "close a cycle or a chain. Untie it first: kg.untie.model, \"lm_head.kernel\""),
-    "one layer": (language, turning("lm_head.bias", "lm_head.kernel", None),
+    "a tied source": (tied_once, turning("lm_head/bias", "lm_head/kernel", None),
+                      "'lm_head/kernel' is itself tied to 'embedding/embeddings'. Tie to that"),
+    "a cycle": (tied_once, turning("embedding/embeddings", "lm_head/bias"),
+                "close a cycle or a chain. Untie it first: kg.untie.model, \"lm_head/kernel\""),
+    "one layer": (language, turning("lm_head/bias", "lm_head/kernel", None),
                   "both are weights of one layer, 'lm_head'"),
     "no weights": (lambda: kg.insert(language(), layers.ReLU(name="act"), before="lm_head"),
-                   turning("act.kernel"), "'act' .ReLU. has no weights: it is not built"),
-    "no such weight": (language, turning("lm_head.matrix"),
+                   turning("act/kernel"), "'act' .ReLU. has no weights: it is not built"),
+    "no such weight": (language, turning("lm_head/matrix"),
                        "has no weights named 'matrix'; it has 'kernel', 'bias'"),
-    "two layers": (recurrent, turning("*.kernel"), "names 3 layers: 'first', 'second', 'out'"),
-    "no name": (language, turning("lm_head"), "a weight is named \"layer.weight\""),
+    "two layers": (recurrent, turning("*/kernel"), "names 3 layers: 'first', 'second', 'out'"),
+    "no name": (language, turning("lm_head"), "a weight is named by its address, such as \"embedding/embeddings\""),
     "two models": (language, lambda m: kg.tie(m, ENDS[0], language().weights[0]),
                    "belongs to no layer of 'language'. A tie is within one model"),
-    "untie": (language, lambda m: kg.untie(m, ENDS[0]), "'lm_head.kernel' is not tied. 'language' "),
-    "untie another": (tied_once, lambda m: kg.untie(m, "lm_head.bias"),
-                      "'lm_head.bias' is not tied. Tied here: 'lm_head.kernel'"),
+    "untie": (language, lambda m: kg.untie(m, ENDS[0]), "'lm_head/kernel' is not tied. 'language' "),
+    "untie another": (tied_once, lambda m: kg.untie(m, "lm_head/bias"),
+                      "'lm_head/bias' is not tied. Tied here: 'lm_head/kernel'"),
     "quantize": (tied_once, lambda m: m.quantize("int8"),
-                 "quantize: in 'language', 'lm_head.kernel' is tied to 'embedding.embeddings'"),
+                 "quantize: in 'language', 'lm_head/kernel' is tied to 'embedding/embeddings'"),
     "lora on a tie": (tied_once, lambda m: m.get_layer("lm_head").enable_lora(2),
-                      "'lm_head.kernel' is tied to 'embedding.embeddings', so adapters belong to"),
+                      "'lm_head/kernel' is tied to 'embedding/embeddings', so adapters belong to"),
 }  # fmt: skip
 
 
@@ -322,7 +322,7 @@ def test_an_optimizer_of_another_model_is_refused_and_nothing_is_lost():
 def test_edits_keep_a_tie_or_refuse():
     tied = kg.tie(language(), *ENDS, transform="transpose")
     with pytest.raises(
-        kg.EditError, match="'lm_head.kernel' is tied to 'embedding.embeddings', wh"
+        kg.EditError, match="'lm_head/kernel' is tied to 'embedding/embeddings', wh"
     ):
         kg.replace(tied, "embedding", layers.Embedding(11, 4, mask_zero=True, name="other"))
     x = random_inputs(tied, 3)
@@ -331,12 +331,12 @@ def test_edits_keep_a_tie_or_refuse():
     )
     assert source.count_params() == tied.count_params()
     (tie,) = kg.sharing(source).ties
-    assert (tie.source, tie.here) == ("other.embeddings", True)
+    assert (tie.source, tie.here) == ("other/embeddings", True)
     equal(source(x), tied(x))
     head = kg.replace(
         tied, "lm_head", layers.Dense(11, use_bias=False, name="plain"), weights="keep"
     )
-    assert [t.target for t in kg.sharing(head).ties] == ["plain.kernel"]
+    assert [t.target for t in kg.sharing(head).ties] == ["plain/kernel"]
     assert head.count_params() == tied.count_params() - 11
     equal(arrays(head(x))[0] + arrays(tied.get_layer("lm_head").bias)[0], tied(x))
     with pytest.raises(kg.EditError, match="has no such weight of that shape"):
@@ -373,10 +373,37 @@ def test_a_frozen_tie_is_frozen_at_both_ends():
 def test_a_weight_may_be_given_as_a_variable():
     x = keras.Input((4,), name="x")
     y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
-    model = kg.tie(keras.Model(x, layers.Dense(4, name="c")(y)), "a.kernel", "b.kernel")
+    model = kg.tie(keras.Model(x, layers.Dense(4, name="c")(y)), "a/kernel", "b/kernel")
     # It is of the layer that it belongs to, not of one that is tied to it.
-    both = kg.tie(model, "c.kernel", model.get_layer("b").kernel)
-    assert [t.source for t in kg.sharing(both).ties] == ["b.kernel", "b.kernel"]
+    both = kg.tie(model, "c/kernel", model.get_layer("b").kernel)
+    assert [t.source for t in kg.sharing(both).ties] == ["b/kernel", "b/kernel"]
     tied = kg.tie(language(), *ENDS, transform="transpose")
     untied = kg.untie(tied, tied.get_layer("lm_head").kernel)
     assert untied.count_params() == language().count_params()
+
+
+@pytest.mark.parametrize("target", ["lm_head/kernel", "lm_head.kernel"])
+@pytest.mark.parametrize("source", ["embedding/embeddings", "embedding.embeddings"])
+def test_a_weight_has_one_address_and_a_second_way_to_write_it(target, source):
+    model = kg.tie(language(), target, source, transform="transpose")
+    (tie,) = kg.sharing(model).ties
+    assert (tie.target, tie.source) == ("lm_head/kernel", "embedding/embeddings")
+    assert kg.untie(model, target).count_params() == language().count_params()
+    other = language()
+    report = kg.transplant(language(), other, keep=[target])
+    assert "lm_head/kernel" in str(report)
+
+
+def test_an_address_leads_into_nested_models_and_layers():
+    model = kg.tie(
+        two_models(), "decoder/lm_head/kernel", "encoder.embedding/embeddings", "transpose"
+    )
+    assert kg.sharing(model).ties[0].source == "encoder/embedding/embeddings"
+    x = keras.Input((5, 4), name="x")
+    y = layers.MultiHeadAttention(2, 4, name="attn")(x, x)
+    donor = keras.Model(x, y)
+    for target in ("attn/query/kernel", "attn.query/kernel"):
+        tied = kg.tie(donor, target, "attn/key/kernel")
+        assert [t.target for t in kg.sharing(tied).ties] == ["attn/query/kernel"]
+    with pytest.raises(kg.WeightsError, match="no weights named 'query/kernl'"):
+        kg.tie(donor, "attn/query/kernl", "attn/key/kernel")

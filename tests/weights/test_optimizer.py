@@ -423,7 +423,7 @@ def test_an_optimizer_that_cannot_be_made_again():
 
 
 def test_a_tied_weight_has_its_slots_once():
-    model = kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
+    model = kg.tie(language(), "lm_head/kernel", "embedding/embeddings", "transpose")
     model.compile(opt.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     ids = np.random.default_rng(0).integers(0, 11, (8, 5))
     model.fit(ids, ids, batch_size=4, verbose=0)
@@ -436,7 +436,7 @@ def test_a_tied_weight_has_its_slots_once():
         each.fit(ids, ids, batch_size=4, shuffle=False, verbose=0)
     equal(values(model), values(new))
     # After untying there is a variable more, and its slots begin.
-    loose = kg.untie(model, "lm_head.kernel")
+    loose = kg.untie(model, "lm_head/kernel")
     report = kg.carry_optimizer(model, loose)
     assert report.new == ("lm_head/kernel",) and len(report.taken) == 4
     loose.fit(ids, ids, batch_size=4, verbose=0)

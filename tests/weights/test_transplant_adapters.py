@@ -142,7 +142,7 @@ def test_a_part_and_a_function():
 def test_a_stage_without_the_source_of_its_tie():
     x = keras.Input((4,), name="x")
     y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
-    tied = kg.tie(keras.Model(x, y), "b.kernel", "a.kernel")
+    tied = kg.tie(keras.Model(x, y), "b/kernel", "a/kernel")
     tied.get_layer("a").enable_lora(2)
     tied.get_layer("a").lora_kernel_b.assign(np.ones((2, 4)))
     _, head = kg.split(tied, at="a")

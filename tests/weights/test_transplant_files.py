@@ -144,7 +144,7 @@ def test_a_frozen_layer_is_in_a_file_as_the_layer_it_is(tmp_path):
 
 
 def test_a_file_of_a_tied_model(tmp_path):
-    tied = kg.tie(language(), "lm_head.kernel", "embedding.embeddings", "transpose")
+    tied = kg.tie(language(), "lm_head/kernel", "embedding/embeddings", "transpose")
     tied.save_weights(tmp_path / "a.weights.h5")
     tied.save(tmp_path / "a.keras")
     for name in ("a.weights.h5", "a.keras"):

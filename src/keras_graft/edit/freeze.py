@@ -32,9 +32,6 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     once `import keras_graft` was run. Outputs are those of the donor at inference, to the bit; on
     PyTorch's CPU, recurrent layers differ in the last ones, as they do with `trainable=False`.
 
-    Outputs are equal to the bit to those of the layers with `trainable = False`. On PyTorch, an
-    LSTM or GRU without gradients for its weights runs by another kernel, which rounds differently.
-
     To thaw: `kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)`.
 
     Args:

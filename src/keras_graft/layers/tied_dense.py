@@ -59,7 +59,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
         if not isinstance(source_layer, keras.Layer):
             raise WeightsError(
                 f"TiedDense: source_layer is a layer, got {type(source_layer).__name__}. For a "
-                'weight of a model that is there already: kg.tie(model, "head.kernel", ...).'
+                'weight of a model that is there already: kg.tie(model, "head/kernel", ...).'
             )
         super().__init__(1, activation=activation, use_bias=use_bias, **kwargs)
         # Past Keras's tracking: only the matrix counts as this layer's, and only once.
@@ -106,7 +106,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
         units, size = source.shape
         if input_shape[-1] != size:
             raise WeightsError(
-                f"TiedDense {self.name!r}: {self.source_layer.name + '.' + name!r} has shape "
+                f"TiedDense {self.name!r}: {self.source_layer.name + '/' + name!r} has shape "
                 f"{tuple(source.shape)}, so it takes inputs of {size} features, got "
                 f"{input_shape[-1]}."
             )

@@ -53,7 +53,7 @@ class TiedWeight:
     """A weight that is computed from a variable of another layer: see `kg.tie`.
 
     Attributes:
-        target: The weight, `"lm_head.kernel"`.
+        target: The weight, `"lm_head/kernel"`.
         source: The weight it is tied to, as it was named where both were last in one model.
         transform: How it is computed from that: `"transpose"`, or None.
         here: Whether the source's layer is in this model. If not, this layer holds the variable.
@@ -181,10 +181,10 @@ def _ties(graph: Graph, users: dict[int, dict[int, Node]]) -> tuple[TiedWeight, 
             source = tie.source_name
             if owners:
                 owner = "/".join([*(n.name for n in owners[0].scope), owners[0].name])
-                source = f"{owner}.{tie.source_weight}"
+                source = f"{owner}/{tie.source_weight}"
             found.setdefault(
                 (id(node.operation), tie.weight),
-                TiedWeight(f"{path}.{tie.weight}", source, tie.transform, bool(owners)),
+                TiedWeight(f"{path}/{tie.weight}", source, tie.transform, bool(owners)),
             )
     return tuple(found.values())
 

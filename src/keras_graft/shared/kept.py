@@ -37,7 +37,7 @@ def edited(old: Graph, graph: Graph, verb: str) -> Graph:
         for node in tied_before:
             for tie_ in _ties.ties_of(node.operation):
                 if id(tie_.source) in lost and id(node.operation) in stay:
-                    target = f"{path_of(node)}.{tie_.weight}"
+                    target = f"{path_of(node)}/{tie_.weight}"
                     raise EditError(
                         f"{verb}: {target!r} is tied to {tie_.source_name!r}, which would be gone. "
                         f"Untie it first: kg.untie(model, {quoted(target)})."

@@ -35,8 +35,8 @@ def tie(graph: Graph, target: Any, source: Any, transform: str | None = None) ->
 
     Args:
         model: A Keras model or a `Graph`.
-        target: The weight that goes: `"lm_head.kernel"`, or a variable.
-        source: The weight that is used instead: `"embedding.embeddings"`, or a variable.
+        target: The weight that goes: `"lm_head/kernel"`, or a variable.
+        source: The weight that is used instead: `"embedding/embeddings"`, or a variable.
         transform: How the target is computed from the source: None, `"transpose"` (of the last
             two dimensions), or a name given to `kg.register_transform`.
 
@@ -49,7 +49,7 @@ def tie(graph: Graph, target: Any, source: Any, transform: str | None = None) ->
     >>> ids = keras.Input((5,), dtype="int32", name="ids")
     >>> h = keras.layers.Embedding(9, 4, name="embedding")(ids)
     >>> model = keras.Model(ids, keras.layers.Dense(9, name="lm_head")(h))
-    >>> tied = kg.tie(model, "lm_head.kernel", "embedding.embeddings", transform="transpose")
+    >>> tied = kg.tie(model, "lm_head/kernel", "embedding/embeddings", transform="transpose")
     >>> model.count_params(), tied.count_params()
     (81, 45)
     """
@@ -142,7 +142,7 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
     for node in tied_nodes(graph):
         for tie_ in _ties.ties_of(node.operation):
             if tie_.source is to.variable:
-                target = f"{path_of(node)}.{tie_.weight}"
+                target = f"{path_of(node)}/{tie_.weight}"
                 raise WeightsError(
                     f"{verb}: {target!r} is tied to {str(to)!r}, so this would close a cycle or a "
                     f"chain. Untie it first: kg.untie(model, {quoted(target)})."

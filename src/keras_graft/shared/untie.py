@@ -20,7 +20,7 @@ def untie(graph: Graph, target: Any) -> Graph:
 
     Args:
         model: A Keras model or a `Graph`.
-        target: The weight that is tied: `"lm_head.kernel"`.
+        target: The weight that is tied: `"lm_head/kernel"`.
 
     Raises:
         WeightsError: If it is not tied.
@@ -29,8 +29,8 @@ def untie(graph: Graph, target: Any) -> Graph:
     >>> ids = keras.Input((5,), dtype="int32", name="ids")
     >>> h = keras.layers.Embedding(9, 4, name="embedding")(ids)
     >>> model = keras.Model(ids, keras.layers.Dense(9, name="lm_head")(h))
-    >>> tied = kg.tie(model, "lm_head.kernel", "embedding.embeddings", transform="transpose")
-    >>> kg.untie(tied, "lm_head.kernel").count_params()
+    >>> tied = kg.tie(model, "lm_head/kernel", "embedding/embeddings", transform="transpose")
+    >>> kg.untie(tied, "lm_head/kernel").count_params()
     81
     """
     to = find_weight(graph, target, "untie")
@@ -39,7 +39,7 @@ def untie(graph: Graph, target: Any) -> Graph:
     ties = [t for t in known if t.weight == to.name]
     if not ties:
         others = [
-            f"{path_of(n)}.{t.weight}"
+            f"{path_of(n)}/{t.weight}"
             for n in tied_nodes(graph)
             for t in _ties.ties_of(n.operation)
         ]

@@ -54,12 +54,12 @@ class Tie:
     @property
     def source_name(self) -> str:
         """The source, as a user writes it."""
-        return f"{self.source_layer}.{self.source_weight}"
+        return f"{self.source_layer}/{self.source_weight}"
 
     @property
     def target_name(self) -> str:
         """The target, as a user writes it."""
-        return f"{self.target}.{self.weight}"
+        return f"{self.target}/{self.weight}"
 
     def to_config(self) -> dict[str, Any]:
         """Return what a file says."""

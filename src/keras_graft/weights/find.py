@@ -9,7 +9,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft import ties as _ties
-from keras_graft.errors import WeightsError
+from keras_graft.errors import SelectionError, WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
@@ -47,7 +47,7 @@ class Weight:
         return "/".join([*(n.name for n in self.node.scope), self.node.name])
 
     def __str__(self) -> str:
-        return f"{self.path}.{self.name}"
+        return f"{self.path}/{self.name}"
 
 
 def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
@@ -55,8 +55,8 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
 
     Args:
         graph: The graph.
-        wanted: `"layer.weight"`, with a path for a layer in a nested model and for a weight in a
-            layer inside a layer: `"encoder/attn.query/kernel"`; or a variable.
+        wanted: Its address: the path of the layer, then that of the weight within it, such as
+            `"encoder/attn/query/kernel"` (`"lm_head/kernel"` too); or a variable.
         verb: For messages.
 
     Raises:
@@ -79,12 +79,33 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
             "within one model: make one of both first, with kg.join or by calling one inside the "
             "other."
         )
-    if not isinstance(wanted, str) or "." not in wanted:
+    splits = _splits(wanted) if isinstance(wanted, str) else []
+    if not splits:
         raise WeightsError(
-            f'{verb}: a weight is named "layer.weight", such as "embedding.embeddings", or given '
+            f'{verb}: a weight is named by its address, such as "embedding/embeddings", or given '
             f"as a variable; got {shown(wanted)}."
         )
-    path, _, name = wanted.rpartition(".")
+    refusal: Exception | None = None
+    for path, name in splits:
+        try:
+            return _weight_of(graph, path, name, verb)
+        except (SelectionError, WeightsError) as error:
+            if refusal is None or isinstance(refusal, SelectionError):
+                refusal = error  # a layer that was found says more than one that was not
+    assert refusal is not None
+    raise refusal
+
+
+def _splits(address: str) -> list[tuple[str, str]]:
+    """Return the ways to take an address apart, into a layer and a weight: longest layer first."""
+    places = [place for place, letter in enumerate(address) if letter == "/"][::-1]
+    dot = address.rfind(".")
+    # The layer may be closed, with the weight inside: "attn.query/kernel". Names may hold dots.
+    places += [dot] if dot > 0 else []
+    return [(address[:i], address[i + 1 :]) for i in places if address[:i] and address[i + 1 :]]
+
+
+def _weight_of(graph: Graph, path: str, name: str, verb: str) -> Weight:
     operations = {id(n.operation): n for n in select(graph, path).nodes}
     if len(operations) > 1:
         raise WeightsError(

@@ -153,7 +153,10 @@ def names(glob: str, address: str) -> bool:
     parted = "/" if "/" in address else "."  # as a .safetensors file may have it
     parts = address.split(parted)
     paths = [parted.join(parts[:n]) for n in range(1, len(parts) + 1)]
-    return glob in paths or any(fnmatch.fnmatchcase(path, glob) for path in paths)
+    layer, dot, name = glob.rpartition(".")
+    # "lm_head.kernel" is another way to write "lm_head/kernel".
+    globs = [glob, f"{layer}/{name}"] if dot and parted == "/" else [glob]
+    return any(g in paths or any(fnmatch.fnmatchcase(path, g) for path in paths) for g in globs)
 
 
 def text_of(rule: Any) -> str:
