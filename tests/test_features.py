@@ -105,23 +105,69 @@ def test_overflow_is_an_error_and_not_an_infinity(tmp_path):
     assert len(run(trunk, data, tmp_path, dtype="bfloat16", resume=False)) == 20
 
 
-def test_float16_is_numpys_to_the_bit():
-    from keras_graft.features.half import _CHUNK, half
-
+def every_kind_of_number():
+    """Each sign and exponent of float32, at the edges of rounding to 16 bits."""
     low = [0, 1, 0xFFE, 0xFFF, 0x1000, 0x1001, 0x1FFF, 0x2FFF, 0x3000, 0x3001, 0x7FFF, 0x8000,
-           0xFFFF]  # fmt: skip
-    # Each exponent and sign, at the edges of rounding.
-    every = np.add.outer(np.arange(1 << 16, dtype="uint32") << 16, np.array(low, "uint32"))
-    every = every.astype("uint32").view("float32")
-    fits = np.abs(every) <= 65504
-    given = every[fits]
-    assert given.size > 9 * _CHUNK
-    for shaped in (given, given[:1], given[:0], given[: 2 * _CHUNK].reshape(2, -1, 4)):
-        found = half(shaped)
-        assert found.shape == shaped.shape and found.dtype == "float16"
-        np.testing.assert_array_equal(found.view("uint16"), shaped.astype("float16").view("uint16"))
-    for beyond in (np.nan, np.inf, -np.inf, 65505, -1e9):
-        assert half(np.append(given, np.float32(beyond))) is None
+           0x8001, 0xFFFF]  # fmt: skip
+    found = np.add.outer(np.arange(1 << 16, dtype="uint32") << 16, np.array(low, "uint32"))
+    return found.astype("uint32").view("float32")
+
+
+@pytest.mark.parametrize("kept", ["float16", "bfloat16"])
+def test_casts_are_numpys_to_the_bit(kept):
+    """Also ties, numbers that are subnormal or too small, negative zeros and what overflows."""
+    from keras_graft.features.columns import Columns
+    from keras_graft.features.shards import dtype_of
+
+    every, columns = every_kind_of_number(), Columns(kept, False, None)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = every.astype(dtype_of(kept))
+    none = np.isnan(every)
+    found, lost = columns.cast("features/", every)
+    assert found.dtype.name == kept and np.array_equal(np.isnan(found), none)
+    np.testing.assert_array_equal(found.view("uint16")[~none], expected.view("uint16")[~none])
+    over = np.isinf(expected) & np.isfinite(every)
+    assert [*lost] == np.flatnonzero(over.any(1)).tolist() and lost
+    fits = every[np.abs(every) <= 65504]
+    for shaped in (fits, fits[:1], fits[:0], fits[:65536].reshape(2, -1, 4)):
+        found, lost = columns.cast("features/", shaped)
+        assert found.shape == shaped.shape and found.dtype.name == kept and not lost
+        exact = shaped.astype(dtype_of(kept)).view("uint16")
+        np.testing.assert_array_equal(found.view("uint16"), exact)
+
+
+def test_numbers_of_64_bits_are_rounded_once():
+    from keras_graft.features.columns import Columns
+
+    # By way of float32 this would become a tie, and be rounded to 1.
+    given = np.array([[1 + 2.0**-11 + 2.0**-40]])
+    found, _ = Columns("float16", False, None).cast("features/", given)
+    assert found[0, 0] == 1 + 2.0**-10
+
+
+@pytest.mark.parametrize("given, kept, says", [
+    (np.float32(65520), "float16", 'up to 65520, and float16 ends at 65504: take dtype="bf.*32"'),
+    (np.float32(3.4e38), "bfloat16", r'up to 3.4e\+38, and bfloat16 ends at 3.38.*: .*="float32"'),
+    (np.float64(-1e40), "float32", r"up to 1e\+40, and float32 ends at 3.40.*: take dtype=None"),
+])  # fmt: skip
+def test_what_is_too_large_for_a_dtype_is_said_with_one_that_holds_it(given, kept, says):
+    from keras_graft.features.columns import Columns
+
+    rows = np.array([[1, np.inf, 2], [np.nan, given, 3], [0, 0, 0]], given.dtype)
+    cast, lost = Columns(kept, False, None).cast("features/", rows)
+    assert [*lost] == [1] and re.search(says, lost[1])
+    np.testing.assert_array_equal(np.delete(cast, 1, 0).astype("float64"), np.delete(rows, 1, 0))
+
+
+def test_casts_where_jax_has_no_processor_but_the_gpu(monkeypatch):
+    from keras_graft.features.columns import Columns
+
+    def device(name):
+        raise RuntimeError("Unknown backend cpu")
+
+    monkeypatch.setattr(keras, "device", device)
+    found, _ = Columns("float16", False, None).cast("features/", np.ones((2, 3), "float32"))
+    assert found.dtype == "float16" and found.all()
 
 
 def failing(trunk, bad, monkeypatch):
