@@ -15,7 +15,7 @@ from keras_graft.features.columns import Columns, coded
 from keras_graft.features.data import batches, count
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed import check_fixed
-from keras_graft.features.pipeline import Ahead, Writer
+from keras_graft.features.pipeline import Writer, read_ahead
 from keras_graft.features.place import place
 from keras_graft.features.ray_engine import RayOptions
 from keras_graft.features.remote import folder_at
@@ -136,7 +136,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = Ahead(batches(data, run.batch_size))
+    ahead = read_ahead(batches(data, run.batch_size))
     writer: Writer | None = None
     runner = run.runner()
     try:

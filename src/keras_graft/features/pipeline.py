@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from keras_graft.errors import FeatureError
@@ -14,57 +16,77 @@ from keras_graft.features.data import Batch
 from keras_graft.features.manifest import Manifest, Skipped, shard_name
 from keras_graft.features.place import Place
 
+_WAITING = 3
+"""Batches that wait on each side of the trunk, at most."""
+
+
+class Beside:
+    """One thread that makes calls in order; once one fails, the calls after it fail like it.
+
+    It is no `ThreadPoolExecutor`: Python waits for the threads of these when it exits, and a
+    source of data may wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Return what the call will give."""
+        future: Future[Any] = Future()
+        self._calls.put((future, call, args))
+        return future
+
+    def stop(self, cancel: bool = False) -> None:
+        """Wait for all calls; with `cancel`, only for the one that is being made."""
+        if cancel:
+            self._failed = CancelledError()
+        self._calls.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (given := self._calls.get()) is not None:
+            future, call, args = given
+            try:
+                result = None if self._failed else call(*args)
+            except BaseException as error:
+                result, self._failed = None, error
+            if self._failed:
+                future.set_exception(self._failed)
+            else:
+                future.set_result(result)
+
 
 class Writer:
-    """Writes shards in a thread of its own, while the next batches are computed."""
+    """Writes shards in a thread, while the next batches are computed."""
 
     def __init__(self, place: Place, manifest: Manifest, columns: Columns, skip: bool) -> None:
         self._place, self._folder, self._manifest = place, place.folder, manifest
         self._begun = False
         self._columns, self._skip = columns, skip
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._error: BaseException | None = None
         self._building = Building(columns, manifest.columns)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread, self._waiting = Beside(), deque[Future[None]]()
 
     def put(self, *batch: Any) -> None:
-        """Take what `Building.add` takes; nothing at the end."""
-        while self._error is None:
-            try:
-                return self._queue.put(batch, timeout=0.1)
-            except queue.Full:
-                continue
-        raise self._error
+        """Take what `Building.add` takes; raise what went wrong with a batch before it."""
+        while self._waiting and (len(self._waiting) == _WAITING or self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._add, *batch))
 
     def finish(self) -> None:
         """Write what is left, and say that the data came to its end."""
-        self.put()
-        self.stop()
-        if self._error is not None:
-            raise self._error
+        self._thread.submit(self._end).result()
 
     def stop(self) -> None:
         """End the thread; what is not a whole shard yet is lost, as if killed."""
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=0.1)
-                break
-            except queue.Full:
-                continue
-        self._thread.join()
+        self._thread.stop()
 
-    def _work(self) -> None:
-        try:
-            while (batch := self._queue.get()) is not None:
-                if batch:
-                    self._add(*batch)
-                else:
-                    self._flush()
-                    self._manifest = self._manifest.replace(complete=True)
-                    self._manifest.save(self._folder)
-        except BaseException as error:  # it is raised where the next batch is put
-            self._error = error
+    def _end(self) -> None:
+        self._flush()
+        self._manifest = self._manifest.replace(complete=True)
+        self._manifest.save(self._folder)
 
     def _add(self, *batch: Any) -> None:
         self._building.add(*batch)
@@ -95,46 +117,16 @@ def failed(sample: Skipped) -> FeatureError:
     )
 
 
-class Ahead:
-    """Reads the next batches in a thread of its own."""
+def read_ahead(source: Iterator[Batch]) -> Generator[Batch]:
+    """Yield batches that a thread reads, some of them ahead.
 
-    def __init__(self, source: Iterator[Batch]) -> None:
-        self._source = source
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            for batch in self._source:
-                self._give((batch, None))
-                if self._closed:
-                    return
-            self._give((None, None))
-        except BaseException as error:
-            self._give((None, error))
-
-    def _give(self, item: Any) -> None:
-        while not self._closed:
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        batch, error = self._queue.get()
-        if error is not None:
-            self._queue.put((None, error))
-            raise error
-        if batch is None:
-            self._queue.put((None, None))
-            raise StopIteration
-        return batch
-
-    def close(self) -> None:
-        self._closed = True
-        self._thread.join()
+    To close it waits for the batch that is being read; no other is read then.
+    """
+    thread = Beside()
+    waiting = deque(thread.submit(next, source, None) for _ in range(_WAITING))
+    try:
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, source, None))
+            yield batch
+    finally:
+        thread.stop(cancel=True)

@@ -21,7 +21,7 @@ from keras_graft.features.data import Batch, batches, count
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed import inner_layers
 from keras_graft.features.manifest import Manifest, ShardEntry
-from keras_graft.features.pipeline import Ahead, failed
+from keras_graft.features.pipeline import failed, read_ahead
 from keras_graft.features.place import leftovers
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.ray_worker import Work, Worker, loaded, moved
@@ -110,7 +110,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
 
     total = count(data)
     run.check_keys(total)
-    ahead = Ahead(batches(data, run.batch_size))
+    ahead = read_ahead(batches(data, run.batch_size))
     try:
         passed = run.passed(ahead, data)
         if passed is None:
