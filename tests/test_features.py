@@ -1098,38 +1098,14 @@ def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatc
             folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
 
 
-def test_memory_is_used_again_once_nobody_refers_to_it(monkeypatch):
-    from keras_graft.features import buffers
-
-    pool, size = buffers.Buffers(), buffers._SMALLEST
-    first, second, third = (pool.get(size) for _ in range(3))
-    assert len({array.ctypes.data for array in (first, second, third)}) == 3
-    held = first.view("float32").reshape(-1, 4)[3:5]  # a view of a view
-    place = second.ctypes.data
-    del first, second
-    again = pool.get(size)
-    assert again.ctypes.data == place and again.size == size
-    assert not np.shares_memory(pool.get(size), held)
-    del third
-    big = pool.get(4 * size)
-    place = big.ctypes.data
-    del big
-    assert pool.get(size).ctypes.data != place  # who keeps a little would keep all of it
-    assert pool.get(3 * size).ctypes.data == place
-    kept = [pool.get(size + i) for i in range(200)]
-    assert len({array.ctypes.data for array in kept}) == len(kept)
-    monkeypatch.setattr(buffers, "_ALL", 4 * size)
-    kept += [pool.get(2 * size), pool.get(2 * size)]
-    assert sum(map(len, pool._kept)) <= 4 * size
-    for odd in (8, buffers._LARGEST + 1):
-        array = pool.get(odd)
-        assert len(array) == odd and not any(np.shares_memory(array, k) for k in pool._kept)
-    kept = [pool.get(odd) for odd in (8, size + 1, size + 40, 2 * size + 8, buffers._LARGEST + 1)]
-    assert {array.ctypes.data % 64 for array in kept} == {0}  # or TensorFlow and JAX copy it
-    monkeypatch.setattr(buffers, "_TOLD", False)  # as without a GIL
-    kept += (alone := [pool.get(size), pool.get(size)])
-    assert not any(np.shares_memory(array, k) for array in alone for k in pool._kept)
-    assert {array.ctypes.data % 64 for array in kept} == {0}
+def test_rows_lie_where_backends_take_them_without_a_copy(trunk, tmp_path):
+    store = run(trunk, (images()[0], np.arange(50)), tmp_path)
+    assert store._rows._kept == {"features/", "targets/"}
+    for _ in range(2):
+        for order in ([0], [1, 2, 3], range(50)):
+            found = store.take(order)
+            assert {found[kind].ctypes.data % 64 for kind in found} == {0}
+        store._rows._kept = set()  # and the same where they are read from the file
 
 
 def test_batches_that_a_backend_holds_are_not_written_over(tmp_path):

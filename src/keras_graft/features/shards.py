@@ -16,7 +16,6 @@ except ImportError:  # Windows
     resource = None
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.buffers import Buffers
 from keras_graft.features.folder import Folder
 from keras_graft.features.loading import COLUMN, load
 from keras_graft.features.manifest import DTYPES, Column, Manifest, ShardEntry, itemsize
@@ -179,7 +178,6 @@ class Rows:
         self._shards, self._columns = manifest.shards, manifest.columns
         self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._open: dict[int, Shard] = {}
-        self._buffers = Buffers()
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         # To read a row takes as long as a step of a small head.
         whole = sum(shard.bytes for shard in manifest.shards) <= _KEPT
@@ -232,7 +230,7 @@ class Rows:
         for name in names:
             column = self._columns[name]
             if name in self._kept:
-                rows = self._buffers.get(len(indices) * column.bytes)
+                rows = _aligned(len(indices) * column.bytes)
                 whole = self._in_memory(name, column.bytes, set(homes.tolist()))
                 # "clip" writes in place; all numbers are there.
                 whole.take(indices, 0, rows.reshape(len(indices), column.bytes), "clip")
@@ -269,7 +267,7 @@ class Rows:
             local: The numbers of the rows in these.
             places: Which row of the result each becomes.
         """
-        into = self._buffers.get(len(homes) * width)
+        into = _aligned(len(homes) * width)
         lines = into.data
         # Neighbours in the file that stay neighbours are read at once.
         apart = (np.diff(homes) != 0) | (np.diff(local) != 1) | (np.diff(places) != 1)
@@ -285,3 +283,10 @@ class Rows:
                 start = shard.starts[name]
             shard.parts.read_into(start + row * width, lines[place : place + count])
         return into
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Return new memory that JAX and TensorFlow take as it is; they copy what starts elsewhere."""
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
