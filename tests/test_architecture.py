@@ -27,7 +27,7 @@ WITH_KERAS = [
     "api", "recipes/_arguments", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",
     "features/schema", "features/masked", "features/failures", "features/checksum", "features/folder", "features/remote", "features/manifest",
-    "features/loading", "features/shards", "features/place", "features/store", "features/fingerprint", "features/data", "features/fixed", "features/columns",
+    "features/shards", "features/loading", "features/rows", "features/place", "features/store", "features/fingerprint", "features/data", "features/fixed", "features/columns",
     "features/building", "features/pipeline", "features/run", "features/ray_rows",
     "features/ray_worker", "features/ray_engine", "features/compute", "features/epoch", "features/dataset", "features/advise", "features/fit_head", "testing",
     "cli", "__main__",

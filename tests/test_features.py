@@ -820,10 +820,16 @@ def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
     assert len({str(fingerprint(model)) for model in crossed}) == 3
 
 
+def test_the_format_of_shards_is_named_in_one_file():
+    files = Path(kg.features.__file__).parent.rglob("*.py")
+    assert [p.stem for p in files if "safetensors" in p.read_text()] == ["shards"]
+
+
 def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
     from safetensors import deserialize, safe_open
 
-    from keras_graft.features.shards import DTYPES, dtype_of, encode
+    from keras_graft.features.manifest import DTYPES
+    from keras_graft.features.shards import dtype_of, encode
 
     rng = np.random.default_rng(0)
     for rows in ([3, 1, 5], [0], [0, 2]):
@@ -1062,10 +1068,9 @@ def test_samples_are_given_as_numbers_or_as_a_mask(trunk, tmp_path):
         store.take([3], "feature")
 
 
-def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
-    from keras_graft.features import shards
+def test_many_shards_are_not_all_open_at_once(trunk, tmp_path):
+    from keras_graft.features.rows import Rows
 
-    monkeypatch.setattr(shards, "_OPEN", 2)
     x, _ = images()
     store = run(trunk, (x, np.arange(50)), tmp_path, shard_bytes=1)
     assert len(store.manifest.shards) == 7
@@ -1073,29 +1078,26 @@ def test_many_shards_are_not_all_open_at_once(trunk, tmp_path, monkeypatch):
     exact = store.to_numpy()["features"]
     # What is kept in memory: all of it, what is short, nothing.
     for kept, short, names in (
-        (shards._KEPT, 0, {"features/", "targets/"}), (0, 8, {"targets/"}), (0, 0, set()),
+        (1 << 20, 0, {"features/", "targets/"}), (0, 8, {"targets/"}), (0, 0, set()),
     ):  # fmt: skip
-        monkeypatch.setattr(shards, "_KEPT", kept)
-        monkeypatch.setattr(shards, "_SHORT", short)
-        store = FeatureStore(store.path)
-        found = store.take(order)
-        assert store._rows._kept == names
-        assert found["targets"].tolist() == order.tolist()
-        np.testing.assert_array_equal(found["features"], exact[order])
-        assert len(store._rows._open) == 2
+        rows = Rows(Folder(store.path), store.manifest, None, kept=kept, short=short, most_open=2)
+        found = rows.take(order, ["features/", "targets/"])
+        assert rows._kept == names
+        assert found["targets/"].tolist() == order.tolist()
+        np.testing.assert_array_equal(found["features/"], exact[order])
+        assert len(rows._open) == 2
 
 
-def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path, monkeypatch):
-    from keras_graft.features import folder
+def test_what_the_system_reads_in_pieces_is_read_to_its_end(tmp_path):
+    from keras_graft.features.folder import Parts
 
     (tmp_path / "file").write_bytes(bytes(range(100)))
     for read in (lambda number, buffers, at: os.preadv(number, [buffers[0][:7]], at), None):
-        monkeypatch.setattr(folder, "_PREADV", read)
         buffer = bytearray(90)
-        folder.Parts(tmp_path / "file").read_into(5, memoryview(buffer))
+        Parts(tmp_path / "file", read).read_into(5, memoryview(buffer))
         assert list(buffer) == list(range(5, 95))
         with pytest.raises(kg.FeatureError, match="ends before byte 105"):
-            folder.Parts(tmp_path / "file").read_into(15, memoryview(buffer))
+            Parts(tmp_path / "file", read).read_into(15, memoryview(buffer))
 
 
 def test_rows_lie_where_backends_take_them_without_a_copy(trunk, tmp_path):

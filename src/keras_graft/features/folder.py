@@ -25,13 +25,18 @@ except ImportError:  # Windows: two writers at once are not noticed there
 
 TEMPORARY = ".keras-graft.part"
 """What a file ends with while it is written: what a killed writer leaves is known by it."""
-_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
 
 
 class Parts:
-    """An open file of which parts are read, by several threads."""
+    """An open file of which parts are read, by several threads.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        preadv: What reads from a place on; None where the system has no such call.
+    """
+
+    def __init__(self, path: Path, preadv: Any = getattr(os, "preadv", None)) -> None:  # noqa: B008
+        self._preadv = preadv
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
         self._number = self._file.fileno()
         self._lock = threading.Lock()
@@ -60,8 +65,8 @@ class Parts:
             ) from error
 
     def _some(self, start: int, buffer: memoryview) -> int:
-        if _PREADV is not None:
-            return _PREADV(self._number, (buffer,), start)
+        if self._preadv is not None:
+            return self._preadv(self._number, (buffer,), start)
         with self._lock:
             self._file.seek(start)
             return self._file.readinto(buffer)

@@ -10,6 +10,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.checksum import checksum
 from keras_graft.features.folder import Folder
 from keras_graft.features.manifest import (
+    COLUMN,
     DTYPES,
     FORMAT,
     KINDS,
@@ -30,10 +31,9 @@ from keras_graft.features.schema import (
     text,
     whole,
 )
+from keras_graft.features.shards import SHARD
 from keras_graft.printable import shown, words_of
 
-SHARD = r"shard-([0-9]{5,10}|[0-9a-f]{32})\.safetensors"
-COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
 _SUM = text(r"([0-9a-f]{16})")
 _LABEL = text(r"([ -~]{0,200})")
 _SCHEMA = record(

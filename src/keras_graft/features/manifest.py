@@ -20,12 +20,13 @@ from keras_graft.printable import shown, words_of
 NAME = "manifest.json"
 FORMAT = 2
 KINDS = ("features", "targets", "weights", "keys")
-DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64",
-}  # fmt: skip
-"""The dtypes that a store holds, and what safetensors calls them."""
+COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
+"""The names of columns, as a regular expression."""
+DTYPES = (
+    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
+    "bfloat16", "float32", "float64",
+)  # fmt: skip
+"""The dtypes that a store holds."""
 
 
 def itemsize(dtype: str) -> int:
@@ -163,11 +164,6 @@ class Manifest:
                 f"and leave out fewer samples ({len(self.skipped):,} so far)."
             ) from error
         folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])
-
-
-def shard_name(number: int) -> str:
-    """Return the name of a shard's file."""
-    return f"shard-{number:05}.safetensors"
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:

@@ -13,8 +13,9 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.building import Building
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
-from keras_graft.features.manifest import Manifest, Skipped, shard_name
+from keras_graft.features.manifest import Manifest, Skipped
 from keras_graft.features.place import Place
+from keras_graft.features.shards import shard_name
 
 _WAITING = 3
 """Batches that wait on each side of the trunk, at most."""

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.folder import TEMPORARY, Folder
-from keras_graft.features.loading import SHARD, load, written_here
+from keras_graft.features.loading import load, written_here
 from keras_graft.features.manifest import NAME, Manifest
 from keras_graft.features.schema import LONGEST
-from keras_graft.features.shards import header
+from keras_graft.features.shards import SHARD, header
 from keras_graft.naming import listed
-
-_SHARD = re.compile(SHARD)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _apart(
     for name, size in sizes.items():
         if name.endswith(TEMPORARY):
             ours.append(name)
-        elif name not in named and _SHARD.fullmatch(name):
+        elif name not in named and re.fullmatch(SHARD, name):
             (ours if store and _is_shard(folder, name, size) else strange).append(name)
     return ours, strange
 

@@ -19,9 +19,10 @@ from keras_graft.features.checksum import Checksums
 from keras_graft.features.columns import Columns
 from keras_graft.features.data import Batch
 from keras_graft.features.fingerprint import fingerprint
-from keras_graft.features.manifest import Manifest, ShardEntry, Skipped, shard_name
+from keras_graft.features.manifest import Manifest, ShardEntry, Skipped
 from keras_graft.features.ray_rows import Rows
 from keras_graft.features.remote import folder_at
+from keras_graft.features.shards import shard_name
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Worker:
             name, start = shard_name(work.number + number), work.starts[number]
         else:
             found = list(work.rows.batches(block))
-            name, start = f"shard-{uuid.uuid4().hex}.safetensors", 0
+            name, start = shard_name(uuid.uuid4().hex), 0
             for entry in self._done(found):
                 return entry
         building = Building(work.columns, work.manifest.columns)

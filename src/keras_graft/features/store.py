@@ -14,7 +14,8 @@ from keras_graft.features.loading import load
 from keras_graft.features.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
 from keras_graft.features.place import leftovers
 from keras_graft.features.remote import folder_at
-from keras_graft.features.shards import Rows, dtype_of, starts
+from keras_graft.features.rows import Rows
+from keras_graft.features.shards import dtype_of, starts
 from keras_graft.printable import shown, words_of
 from keras_graft.tabular import Table, Tabular
 
