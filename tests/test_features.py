@@ -199,7 +199,7 @@ def test_samples_that_fail_are_named_or_left_out_and_listed(trunk, tmp_path, mon
         found["features"], trunk.predict(x[good], verbose=0), rtol=1e-5, atol=1e-6
     )
     assert len(store) == 40 and store.verify() and "left out, since" in str(store)
-    # Taken as it is, and gone on with, only by who knows that samples are left out.
+    # It is taken or resumed only with on_error="skip".
     again = {"keys": keys, "on_error": "skip"}
     assert len(run(trunk, (x, y), tmp_path, **again)) == 40
     kg.features.keep(store.path, 2)
@@ -363,7 +363,7 @@ def test_tensors_of_torch_are_taken_whatever_they_are():
 
 @pytest.mark.parametrize("data, says", [
     ((np.zeros((3, 2)), np.zeros(4)), r"different numbers of samples: \[3, 4\]"),
-    (7, "int is no data: give arrays"),
+    (7, "int is not data: give arrays"),
     ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
     ([(np.zeros((2, 1)), "text")], "targets are texts .a list of str"),
     ([(1, 2, 3, 4)], "got 4 things"),
@@ -451,7 +451,9 @@ def test_sources_may_fill_the_same_arrays_for_each_batch(trunk, tmp_path):
 def test_every_batch_has_the_same_columns(trunk, tmp_path, first):
     x, y = images(16)
     data = [(x[:8],), (x[8:], y[8:])]
-    with pytest.raises(kg.FeatureError, match="from 8 on have other columns.*: targets. Every"):
+    with pytest.raises(
+        kg.FeatureError, match="from 8 on have other columns.*: targets. Give targets"
+    ):
         run(trunk, [data[first], data[1 - first]], tmp_path)
     with pytest.raises(
         kg.FeatureError, match="batch_size must be a whole number, 1 or more, got 0"
@@ -514,16 +516,19 @@ def test_what_draws_random_numbers_in_inference_too_is_refused(tmp_path):
     data = np.ones((20, 4), "float32")
     noisy = kg.freeze(keras.Model(x, Outer(Noisy(name="noisy"), name="outer")(y), name="vae"))
     with pytest.raises(
-        kg.FeatureError, match="'vae' gives a sample other features.*'outer/noisy' draw.*Cut before"
+        kg.FeatureError,
+        match="'vae' gives a sample different features.*'outer/noisy' draw.*Cut before",
     ):
         run(noisy, data, tmp_path)
     assert not (tmp_path / "store" / "manifest.json").exists()
     for odd in ({"batch_size": 1}, {}):
-        with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+        with pytest.raises(
+            kg.FeatureError, match="a sample different features in a different place"
+        ):
             run(noisy, data, tmp_path / "odd", **odd)
     data[:, 0] = [np.inf, np.nan, 1e6, *range(17)]
     wide = kg.freeze(keras.Model(x, [Noisy()(x), x[:, :0]]))
-    with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+    with pytest.raises(kg.FeatureError, match="a sample different features in a different place"):
         run(wide, data, tmp_path / "wide")
     silent = kg.freeze(keras.Model(x, [Noisy(0.0)(x), x[:, :0]]))
     assert len(run(silent, data, tmp_path)) == 20
@@ -542,7 +547,7 @@ def test_random_numbers_are_noticed_behind_samples_that_fail(tmp_path, monkeypat
     monkeypatch.setattr(noisy, "predict_on_batch", fails)
     data = np.zeros((16, 4), "float32")
     data[0] = 1
-    with pytest.raises(kg.FeatureError, match="a sample other features in another place"):
+    with pytest.raises(kg.FeatureError, match="a sample different features in a different place"):
         run(noisy, data, tmp_path, on_error="skip")
 
 
@@ -638,7 +643,7 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
     x, y = images()
     run(trunk, (x, y), tmp_path, dtype="float16")
     other = kg.freeze(kg.split(donor(), at="pool")[0])
-    with pytest.raises(kg.FeatureError, match="holds other features: the weights of the trunk"):
+    with pytest.raises(kg.FeatureError, match="holds different features: the weights of the trunk"):
         run(other, (x, y), tmp_path, dtype="float16")
     with pytest.raises(kg.FeatureError, match="the structure of the trunk"):
         run(kg.extract(trunk, "stem"), (x, y), tmp_path, dtype="float16")
@@ -646,11 +651,14 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
         kg.FeatureError, match=r"features: \(\?, 6\) float16, now \(\?, 6\) float32"
     ):
         run(trunk, (x, y), tmp_path)
-    with pytest.raises(kg.FeatureError, match="other inputs, or in another order.*resume=False"):
+    with pytest.raises(
+        kg.FeatureError,
+        match="different inputs, or in a different order.*compute it again: resume=False",
+    ):
         run(trunk, (x[::-1], y), tmp_path, dtype="float16")
     with pytest.raises(
         kg.FeatureError,
-        match="samples 0 to .* had other targets, sample weights or keys.*resume=False",
+        match="samples 0 to .* had different targets, sample weights or keys.*resume=False",
     ):
         run(trunk, (x, y[::-1]), tmp_path, dtype="float16")
     with pytest.raises(kg.FeatureError, match="50 samples, now 40"):
@@ -690,7 +698,7 @@ def test_all_targets_and_keys_of_arrays_are_compared(trunk, tmp_path):
     run(trunk, (x, y), tmp_path, keys=keys)
     other = y.copy()
     other[45] += 1
-    says = "samples 32 to .* had other targets, sample weights or keys"
+    says = "samples 32 to .* had different targets, sample weights or keys"
     with pytest.raises(kg.FeatureError, match=says):
         run(trunk, (x, other), tmp_path, keys=keys)
     with pytest.raises(kg.FeatureError, match=says):
@@ -957,7 +965,7 @@ def test_inputs_that_are_texts_of_one_length(tmp_path):
 
 
 def test_what_is_no_store_is_refused(tmp_path):
-    with pytest.raises(kg.FeatureError, match="no store of features: it has no manifest.json"):
+    with pytest.raises(kg.FeatureError, match="not a store of features: it has no manifest.json"):
         FeatureStore(tmp_path)
     file = tmp_path / "file"
     file.write_text("")
@@ -984,7 +992,7 @@ def test_a_flipped_bit_in_the_first_shard_leaves_nothing_to_keep(trunk, tmp_path
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    with pytest.raises(kg.FeatureError, match="Nothing before it is left: .*resume=False"):
+    with pytest.raises(kg.FeatureError, match="No shard before it is left: .*resume=False"):
         store.verify()
     run(trunk, (x, y), tmp_path, resume=False).verify()
 
@@ -1329,7 +1337,7 @@ def test_a_shard_of_another_is_not_touched_in_the_folder_of_a_store(trunk, tmp_p
 
 
 def test_what_is_refused_leaves_the_old_store(trunk, tmp_path):
-    """To write it anew is no reason to delete it before there is anything to write."""
+    """A store is deleted only once there is something to write in its place."""
     x, _ = images()
     folder = Path(run(trunk, x, tmp_path).path)
     before = contents(folder)
@@ -1386,14 +1394,14 @@ def test_a_dataset_gives_every_sample_once_an_epoch_in_a_new_order(trunk, tmp_pa
     assert y.tolist() == [48, 49] and f.shape == (2, 6)
 
 
-def test_a_store_that_was_written_anew_is_opened_again(trunk, tmp_path):
+def test_a_store_that_was_written_again_is_opened_again(trunk, tmp_path):
     x, _ = images()
     store, other = (run(trunk, (x, np.arange(50)), tmp_path) for _ in range(2))
     other.to_numpy()
     store.take([3])  # of the first shard
     run(trunk, (x, np.arange(50) + 1), tmp_path, resume=False)
     with pytest.raises(
-        kg.FeatureError, match="was written anew since it was opened.*open it again"
+        kg.FeatureError, match="was computed again since it was opened.*open it again"
     ):
         store.take([3, 40])
     assert FeatureStore(store.path).take([3])["targets"] == 4
@@ -1405,7 +1413,7 @@ def test_a_store_that_was_written_anew_is_opened_again(trunk, tmp_path):
     kg.features.keep(store.path, 2)
     part = FeatureStore(store.path)
     run(trunk, (x, np.arange(50)), tmp_path, resume=False)
-    with pytest.raises(kg.FeatureError, match="was written anew since it was opened"):
+    with pytest.raises(kg.FeatureError, match="was computed again since it was opened"):
         part.take([3])
 
 
@@ -1512,7 +1520,7 @@ def test_a_shard_that_is_gone_or_not_of_this_store_is_named(trunk, tmp_path):
         FeatureStore(store.path)  # the way out, which that error names
     store = run(trunk, (x, np.arange(50)), tmp_path, resume=False)
     run(trunk, (x[:8], np.arange(8)), tmp_path, resume=False)
-    with pytest.raises(kg.FeatureError, match="was written anew since it was opened"):
+    with pytest.raises(kg.FeatureError, match="was computed again since it was opened"):
         store.take([49])
 
 
@@ -1567,7 +1575,7 @@ def test_stores_side_by_side(tmp_path):
     assert features["fine"].shape == (8, 6, 6, 6) and features["pooled"].shape == (8, 6)
     assert features["fine"].dtype == "float32" and targets.shape == (8,)
     compute(kg.extract(model, "pool"), (x[::-1], y), tmp_path / "c", progress=False)
-    with pytest.raises(kg.FeatureError, match="made of other inputs, or in another order"):
+    with pytest.raises(kg.FeatureError, match="made of different inputs, or in a different order"):
         FeatureDataset([tmp_path / "b", tmp_path / "c"], 8)
     compute(kg.extract(model, "pool"), (x[:9], y[:9]), tmp_path / "d", progress=False)
     with pytest.raises(kg.FeatureError, match="holds 50 samples, .* 9"):
@@ -1581,7 +1589,7 @@ def test_stores_side_by_side_may_be_cut_at_different_places(trunk, tmp_path):
     np.testing.assert_array_equal(features["0"], features["1"])
     assert targets.tolist() == list(range(50))
     other = run(trunk, (data[0][::-1], data[1]), tmp_path / "other")
-    with pytest.raises(kg.FeatureError, match="made of other inputs"):
+    with pytest.raises(kg.FeatureError, match="made of different inputs"):
         FeatureDataset([paths[1], other], 8)
 
 
@@ -1593,7 +1601,7 @@ def test_targets_are_those_of_the_first_store_that_has_them(trunk, tmp_path):
     )
     found = FeatureDataset([bare, with_y, with_w], 50, shuffle=False)[0]
     assert found[1].tolist() == y.tolist() and found[2].tolist() == (y / 2).tolist()
-    with pytest.raises(kg.FeatureError, match="hold other 'targets'.*targets=False"):
+    with pytest.raises(kg.FeatureError, match="hold different 'targets'.*targets=False"):
         FeatureDataset([bare, with_y, others], 8)
     weights = run(trunk, (x, None, y / 2), tmp_path / "e")
     with pytest.raises(kg.FeatureError, match="weights and no targets"):
@@ -1715,7 +1723,7 @@ def test_fit_head_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("make, more, says", [
     (lambda x, y: x, {}, "fit_head needs targets"),
-    (lambda x, y: iter([(x, y)]), {}, "iterator gives its samples once only"),
+    (lambda x, y: iter([(x, y)]), {}, "iterator can be read only once"),
     (lambda x, y: [], {}, "The data is empty"),
     (lambda x, y: (x, y), {"validation_split": 1.0}, "validation_split lies between 0 and 1"),
     (lambda x, y: (x, y), {"validation_data": 1}, "validation_data would have to be features"),
@@ -1746,7 +1754,7 @@ def test_fit_head_finds_data_in_another_order_before_it_trains(tmp_path):
     head = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
     head.compile("adam", "mse")
     before = [w.copy() for w in head.get_weights()]
-    with pytest.raises(kg.FeatureError, match="another order each time"):
+    with pytest.raises(kg.FeatureError, match="a different order each time"):
         kg.features.fit_head(
             model, "pool", Shuffled(x, y), store=tmp_path / "s", head=head, dtype="float32",
             progress=False,

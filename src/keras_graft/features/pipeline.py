@@ -1,4 +1,4 @@
-"""What runs beside the trunk: reading ahead, and writing shards behind."""
+"""Threads that work while the trunk runs: one reads the next batches, one writes shards."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from keras_graft.features.place import Place
 from keras_graft.features.shards import shard_name
 
 _WAITING = 3
-"""Batches that wait on each side of the trunk, at most."""
+"""The most batches that wait to be computed, and to be written."""
 
 
 class Beside:
-    """One thread that makes calls in order; once one fails, the calls after it fail like it.
+    """Makes calls in one thread, in order. After a call has failed, all others fail the same way.
 
-    It is no `ThreadPoolExecutor`: Python waits for the threads of these when it exits, and a
-    source of data may wait for ever.
+    It is not a `ThreadPoolExecutor`: Python waits for the threads of those when it exits, and a
+    source of data may wait forever.
     """
 
     def __init__(self) -> None:
@@ -35,13 +35,13 @@ class Beside:
         self._thread.start()
 
     def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Return what the call will give."""
+        """Return the future result of a call."""
         future: Future[Any] = Future()
         self._calls.put((future, call, args))
         return future
 
     def stop(self, cancel: bool = False) -> None:
-        """Wait for all calls; with `cancel`, only for the one that is being made."""
+        """Wait for all calls; with `cancel`, only for the one that is running."""
         if cancel:
             self._failed = CancelledError()
         self._calls.put(None)
@@ -71,17 +71,17 @@ class Writer:
         self._thread, self._waiting = Beside(), deque[Future[None]]()
 
     def put(self, *batch: Any) -> None:
-        """Take what `Building.add` takes; raise what went wrong with a batch before it."""
+        """Write a batch, given as `Building.add` takes it; raise the error of an earlier batch."""
         while self._waiting and (len(self._waiting) == _WAITING or self._waiting[0].done()):
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._add, *batch))
 
     def finish(self) -> None:
-        """Write what is left, and say that the data came to its end."""
+        """Write the last shard, and mark the store as complete."""
         self._thread.submit(self._end).result()
 
     def stop(self) -> None:
-        """End the thread; what is not a whole shard yet is lost, as if killed."""
+        """End the thread. A shard that is not full yet is lost, as if the process was killed."""
         self._thread.stop()
 
     def _end(self) -> None:
@@ -93,7 +93,7 @@ class Writer:
         self._building.add(*batch)
         if self._building.skipped and not self._skip:
             raise failed(self._building.skipped[0])
-        # Whole batches: the same samples are computed together again after a crash.
+        # Only whole batches: after a crash the same samples are computed together again.
         if self._building.samples >= self._manifest.rows_per_shard:
             self._flush()
 
@@ -111,17 +111,17 @@ class Writer:
 
 
 def failed(sample: Skipped) -> FeatureError:
-    """Return what is raised for a sample that fails."""
+    """Return the error for a sample that fails."""
     return FeatureError(
-        f"Sample {sample.index} fails: {sample.reason}. The shards before it are kept. To leave "
-        'out such samples, and list them in the store: on_error="skip".'
+        f"Sample {sample.index} fails: {sample.reason}. The shards before it are kept. Use "
+        'on_error="skip" to leave out such samples and list them in the store.'
     )
 
 
 def read_ahead(source: Iterator[Batch]) -> Generator[Batch]:
-    """Yield batches that a thread reads, some of them ahead.
+    """Yield batches that a thread reads in advance.
 
-    To close it waits for the batch that is being read; no other is read then.
+    Closing it waits for the batch that is being read, and reads no more.
     """
     thread = Beside()
     waiting = deque(thread.submit(next, source, None) for _ in range(_WAITING))

@@ -1,4 +1,4 @@
-"""Rows of shards, read by their numbers: only those that are asked for."""
+"""Read rows of shards by their numbers, and only those."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from keras_graft.features.shards import dtype_of, starts
 from keras_graft.printable import words_of
 
 _SHORT_ALL = 16 << 20
-"""Bytes of a column of short rows that is kept in memory, at most."""
+"""The largest column of short rows that is kept in memory, in bytes."""
 _OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
-"""Files that are open at once: several stores may stand side by side."""
+"""The most files that are open at once. Several stores may be used together."""
 
 
 class Shard:
-    """One shard, open: single rows of its columns are read.
+    """One open shard, of which single rows are read.
 
     The library of the format maps the file. Linux counts more pages of a map as resident than are
     touched, and short rows take longer that way.
 
     Args:
-        folder: Where it is.
-        entry: What the manifest says of it.
-        columns: What the manifest says of its columns.
+        folder: The folder of the shard.
+        entry: Its entry in the manifest.
+        columns: Its columns, from the manifest.
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column]) -> None:
@@ -52,15 +52,15 @@ class Shard:
 
 
 class Rows:
-    """Rows of many shards, by their number, in any order, in bounded memory.
+    """Reads rows of many shards, in any order, in bounded memory.
 
     Args:
-        folder: Where the shards are.
-        manifest: What they hold, in order.
-        stamp: Of the file of the manifest, when it was read.
-        kept: Bytes of a store that is kept in memory as a whole, at most.
-        short: Bytes of the rows of a column that is kept in memory, at most.
-        most_open: Files that are open at once, at most.
+        folder: The folder of the shards.
+        manifest: The manifest.
+        stamp: The stamp of the manifest's file when it was read.
+        kept: A store of at most so many bytes is kept in memory.
+        short: Columns whose rows have at most so many bytes are kept in memory.
+        most_open: The most files that are open at once.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Rows:
         self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
         self._open, self._most_open = dict[int, Shard](), most_open
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
-        # To read a row takes as long as a step of a small head.
+        # Reading a row takes as long as a step of a small head.
         whole = sum(shard.bytes for shard in manifest.shards) <= kept
         self._kept = {
             name for name, column in self._columns.items()
@@ -84,12 +84,12 @@ class Rows:
         with self._lock:
             shard = self._open.pop(number, None) or self._opened(number)
             self._open[number] = shard
-            if len(self._open) > self._most_open:  # the one that was not used for longest
+            if len(self._open) > self._most_open:  # the least recently used
                 self._open.pop(next(iter(self._open)))
             return shard
 
     def _opened(self, number: int) -> Shard:
-        """Open a shard, of the store as it was when this was made."""
+        """Open a shard; refuse it if the store was replaced meanwhile."""
         entry = self._shards[number]
         try:
             shard = Shard(self._folder, entry, self._columns)
@@ -103,19 +103,19 @@ class Rows:
         return shard
 
     def _check_same(self) -> None:
-        """Refuse a store that was written anew; one that has only grown is the same."""
+        """Refuse a store that was replaced since it was opened. One that has grown is fine."""
         stamp = self._folder.stamp(NAME)
         if stamp != self._stamp:
             now = load(self._folder)
             if now is None or now.shards[: len(self._shards)] != self._shards:
                 raise FeatureError(
-                    f"{self._folder} was written anew since it was opened, so its rows would be "
-                    "mixed with those of before: open it again."
+                    f"{self._folder} was computed again since it was opened, so rows of both "
+                    "would be mixed: open it again."
                 )
             self._stamp = stamp
 
     def take(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-        """Return the rows of these numbers, in this order, of each column."""
+        """Return rows of some columns, by their numbers and in that order."""
         order = np.argsort(indices, kind="stable")  # in the order of the files
         ordered = indices[order]
         homes = np.searchsorted(self._starts, ordered, side="right") - 1
@@ -125,7 +125,7 @@ class Rows:
             if name in self._kept:
                 rows = _aligned(len(indices) * column.bytes)
                 whole = self._in_memory(name, column.bytes, set(homes.tolist()))
-                # "clip" writes in place; all numbers are there.
+                # With "clip" NumPy writes in place; all numbers are valid.
                 whole.take(indices, 0, rows.reshape(len(indices), column.bytes), "clip")
             else:
                 local = ordered - self._starts[homes]
@@ -136,7 +136,7 @@ class Rows:
         return found
 
     def _in_memory(self, name: str, width: int, needed: set[int]) -> np.ndarray:
-        """Return a column in memory, with the rows of these shards in it."""
+        """Return a column that is kept in memory, after reading the rows of these shards."""
         if name not in self._whole:
             self._whole[name] = np.empty((self._starts[-1], width), np.uint8), set()
         whole, there = self._whole[name]
@@ -151,18 +151,18 @@ class Rows:
     def _read(
         self, name: str, width: int, homes: np.ndarray, local: np.ndarray, places: np.ndarray
     ) -> np.ndarray:
-        """Return rows of a column.
+        """Read rows of a column from the files.
 
         Args:
             name: The column.
             width: The bytes of a row.
-            homes: The numbers of the shards, which ascend.
-            local: The numbers of the rows in these.
-            places: Which row of the result each becomes.
+            homes: For each row the number of its shard, in ascending order.
+            local: For each row its number in the shard.
+            places: For each row its place in the result.
         """
         into = _aligned(len(homes) * width)
         lines = into.data
-        # Neighbours in the file that stay neighbours are read at once.
+        # Rows that are neighbours in the file and in the result are read at once.
         apart = (np.diff(homes) != 0) | (np.diff(local) != 1) | (np.diff(places) != 1)
         first = np.flatnonzero(np.concatenate([[True], apart]))
         counts = np.diff(first, append=len(homes))
@@ -179,7 +179,7 @@ class Rows:
 
 
 def _aligned(size: int) -> np.ndarray:
-    """Return new memory that JAX and TensorFlow take as it is; they copy what starts elsewhere."""
+    """Return new memory, aligned so that JAX and TensorFlow use it without a copy."""
     memory = np.empty(size + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size]

@@ -1,4 +1,4 @@
-"""The format of shards: safetensors files, named by number. No other file knows of it.
+"""The format of shards: safetensors files. No other file of the package knows of it.
 
 A shard is 8 bytes of length, a JSON header of that length, and the columns, one after the other
 (https://github.com/huggingface/safetensors#format).
@@ -34,7 +34,7 @@ _HEADER = table(
 
 
 def shard_name(number: int | str) -> str:
-    """Return the name of the file of a shard: of its number, or of 32 hexadecimal digits."""
+    """Return the name of a shard's file, from its number or from 32 hexadecimal digits."""
     return f"shard-{number:0>5}{_SUFFIX}"
 
 
@@ -51,14 +51,13 @@ def dtype_of(name: str) -> Any:
 
 
 def encode(columns: Mapping[str, Sequence[np.ndarray]]) -> list[memoryview]:
-    """Return the bytes of a shard, in pieces: of each column its rows, in one array or several.
+    """Return the bytes of a shard, in pieces; the rows of a column may come in several arrays.
 
-    safetensors' own writer copies all of it three times, into new memory each time, which takes
-    longer than to write it.
+    safetensors' own writer copies all data three times, which takes longer than writing it.
     """
     pieces: list[memoryview] = []
     header, place = {}, 0
-    # Those of the longest numbers first: so all start where a reader that maps them needs it.
+    # The widest numbers first: so each column is aligned for readers that map the file.
     ordered = sorted(columns.items(), key=lambda item: (-item[1][0].dtype.itemsize, item[0]))
     for name, parts in ordered:
         for part in parts:
@@ -81,11 +80,11 @@ def header(
     """Return dtype, shape and first byte of each column of a shard.
 
     Args:
-        size: How long the shard is.
-        read: Returns the bytes from a place on, so many.
+        size: The size of the file.
+        read: Returns some bytes, given their start and number.
 
     Raises:
-        ValueError: If it is no header of a shard, or does not fit the length of the file.
+        ValueError: If it is not a shard, or does not fit the size of the file.
     """
     length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
     if not 0 < length <= min(size - 8, LONGEST):
@@ -120,13 +119,13 @@ def starts(
     """Return the first byte of each column of a shard.
 
     Args:
-        size: How long the shard is.
-        read: Returns the bytes from a place on, so many.
-        columns: What the manifest says that it holds.
-        rows: How many rows of it.
+        size: The size of the file.
+        read: Returns some bytes, given their start and number.
+        columns: The columns that the manifest names.
+        rows: The number of rows.
 
     Raises:
-        ValueError: If it is no shard, or holds something else.
+        ValueError: If it is not a shard, or does not hold these columns.
     """
     found = header(size, read)
     if found.keys() != columns.keys():
