@@ -211,15 +211,15 @@ def test_features(saved, tmp_path):
     expected = kg.extract(model, "pool").predict(x, verbose=0)
     np.testing.assert_allclose(kept["features"], expected, rtol=1e-2, atol=1e-3)
     refused = run(*args, code=1).stderr
-    assert "float16, now (?, 4) float32" in refused and "or write it anew: --force." in refused
+    assert "float16, now (?, 4) float32" in refused and "or compute it again: --force." in refused
     shard = store / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"\7")
     result = run("features", "verify", store, code=1)
     assert "the checksum of 'shard-00000.safetensors'" in result.stderr and not result.stdout
-    assert "compute it again, with --force." in result.stderr
+    assert "compute the store again, with --force." in result.stderr
     run(*args, "--force")
     run("features", "verify", store)
-    assert "no store of features" in run("features", "info", tmp_path, code=1).stderr
+    assert "not a store of features" in run("features", "info", tmp_path, code=1).stderr
     np.savez(tmp_path / "other.npz", images=x)
     result = run("features", "compute", path, tmp_path / "other.npz", "-o", store, code=2)
     assert "holds images: name the inputs x, and targets and sample" in result.stderr

@@ -108,7 +108,7 @@ def test_a_second_writer_is_noticed(url):
     assert ours.read("manifest.json") == b"3"
 
 
-def test_a_second_writer_is_noticed_where_a_store_is_written_anew(url):
+def test_a_second_writer_is_noticed_where_a_store_is_written_again(url):
     ours, theirs = remote.folder_at(url), remote.folder_at(url)
     ours.write("manifest.json", b"1")
     assert ours.read("manifest.json") == b"1"
@@ -172,7 +172,7 @@ def test_what_was_fetched_is_gone_with_the_store(url):
 def test_urls_that_cannot_be_opened(monkeypatch):
     with pytest.raises(kg.FeatureError, match="nowhere://x: .*nowhere.*fsspec, which is an extra"):
         FeatureStore("nowhere://x")
-    with pytest.raises(kg.FeatureError, match="memory://empty is no store of features"):
+    with pytest.raises(kg.FeatureError, match="memory://empty is not a store of features"):
         FeatureStore("memory://empty")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[features\]'"):

@@ -127,8 +127,10 @@ def test_nothing_shows_a_secret(capsys):
 
 
 def test_no_error_shows_a_secret():
-    refused(lambda: FeatureStore(URL), "is no store of features: it has no manifest.json. Make one")
-    refused(lambda: kg.features.keep(URL, 1), "is no store of features")
+    refused(
+        lambda: FeatureStore(URL), "is not a store of features: it has no manifest.json. Make one"
+    )
+    refused(lambda: kg.features.keep(URL, 1), "is not a store of features")
     store = crash_writer.run(URL)
     root = "/bucket/features"
     file = Vault.store[f"{root}/shard-00002.safetensors"]
@@ -144,10 +146,10 @@ def test_no_error_shows_a_secret():
     file.write(good)
     other = [(np.zeros((400, 8)), np.ones(400))]
     use = lambda: module.compute(crash_writer.Trunk(), other, URL, progress=False)  # noqa: E731
-    refused(use, "holds other features")
+    refused(use, "holds different features")
     Vault.store[f"{root}/manifest.json"].truncate(50)
     refused(lambda: FeatureStore(URL), "manifest.json cannot be read")
-    refused(lambda: FeatureStore(SHOWN), "a URL as it is shown, its secrets masked: give the URL")
+    refused(lambda: FeatureStore(SHOWN), "is a URL with its secrets masked, as it is shown: give")
     refused(lambda: FeatureStore(URL.replace("vault", "novault")), "pip install 'keras-graft.feat")
 
 
@@ -208,7 +210,7 @@ def test_a_folder_where_a_file_belongs(tmp_path, name):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "manifest.json")
-    with pytest.raises(kg.FeatureError, match="'manifest.json' cannot be read: .*it is no file"):
+    with pytest.raises(kg.FeatureError, match="'manifest.json' cannot be read: .*it is not a file"):
         FeatureStore(tmp_path)
 
 
@@ -286,7 +288,7 @@ def test_a_name_that_is_no_text(tmp_path):
 
     crash_writer.without_keras_models()
     with pytest.raises(
-        kg.FeatureError, match=r"The name 'features/\\ud800' of the features is no t"
+        kg.FeatureError, match=r"The name 'features/\\ud800' of the features is not a t"
     ):
         module.compute(Trunk(), crash_writer.data(), tmp_path / "s", progress=False)
     assert not (tmp_path / "s" / "manifest.json").exists()

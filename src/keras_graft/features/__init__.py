@@ -1,4 +1,4 @@
-"""Features: run a frozen trunk once, keep what it gives, train a head on it, join."""
+"""Features: run a frozen trunk once, store its outputs, train a head on them, join both."""
 
 from keras_graft.features._advise import Advice, advise
 from keras_graft.features._compute import compute

@@ -1,4 +1,4 @@
-"""Where to cut: what a store would take at each place, and what it would save."""
+"""Where to cut a model: the size of a store at each place, and the compute that it saves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _AT_EACH_INPUT = (
     keras.layers.RNN, keras.layers.Bidirectional, keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose,
 )  # fmt: skip
-"""These multiply once for each place of their input; others once for each place of their output."""
+"""These multiply once for each place of their input; the rest, of their output."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Advice(Tabular):
 
     Attributes:
         samples: For how many samples.
-        rows: For each cut: the cut, bytes a sample in float16, bytes in all, and the share of the
-            multiplications that lies below it, and so is done once only.
+        rows: For each cut: the cut, bytes per sample in float16, bytes in all, and the share of
+            the multiplications that lies below it. A store does that share only once.
     """
 
     samples: int
     rows: tuple[tuple[Cut, int | None, int | None, float], ...]
 
     def tables(self) -> list[Table]:
-        """Return the cuts as a table, one a line."""
+        """Return the cuts as a table, one per line."""
         head = ("cut", "output", "bytes/sample", "bytes in all", "compute saved")
         return [(f"{self.samples:,} samples, kept as float16", head, [
             (cut.name, cut.value.spec, each, total, f"{share:.1%}")
@@ -51,11 +51,11 @@ class Advice(Tabular):
 
 
 def advise(model: Any, data: Any) -> Advice:
-    """Say for each cut of a model what a store of its features takes and what it saves.
+    """Say for each cut of a model how large a store of its features is, and what it saves.
 
-    The share of compute is an estimate: multiplications with weights, convolutions and dense
-    layers at all places of their outputs, recurrent layers at all steps; embeddings are looked
-    up. A size that the model leaves open counts as one.
+    The share of compute is an estimate. It counts multiplications with weights: of convolutions
+    and dense layers at all places of their outputs, of recurrent layers at all steps. Embeddings
+    are looked up and count nothing. A size that the model leaves open counts as one.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -95,7 +95,7 @@ def advise(model: Any, data: Any) -> Advice:
 
 
 def _work(node: Node) -> int:
-    """Return about how many multiplications with weights one sample takes at this call."""
+    """Estimate the multiplications with weights that one sample takes at this call."""
     if node.nested is not None:
         return sum(map(_work, node.nested.steps))
     layer: Any = node.operation
@@ -104,7 +104,9 @@ def _work(node: Node) -> int:
     if isinstance(layer, keras.layers.TimeDistributed) and isinstance(layer.layer, keras.Model):
         spec = node.inputs[0].spec
         return (spec.shape[1] or 1 if spec else 1) * _inside(layer.layer, 1, False)
-    looks_up = not node.template.kwargs.get("reverse", False)  # as keras_hub's embeddings are told
+    looks_up = not node.template.kwargs.get(
+        "reverse", False
+    )  # keras_hub's embeddings multiply then
     return _inside(layer, _places(layer, node), looks_up)
 
 
@@ -118,7 +120,7 @@ def _places(layer: Any, node: Node) -> int:
     if getattr(layer, "data_format", None) == "channels_first":
         lengths = spec.shape[2:]
     if isinstance(layer, keras.layers.EinsumDense):
-        # Its inputs have all that its output has besides the kernel's, and know how long it is.
+        # Its output's axes are in its input or kernel, and the input knows their lengths.
         left, kernel = layer.equation.replace(" ", "").split("->")[0].split(",")
         spec = node.inputs[0].spec or spec
         letters = left.replace("...", "." * (len(spec.shape) - len(left.replace("...", ""))))
@@ -128,17 +130,17 @@ def _places(layer: Any, node: Node) -> int:
 
 
 def _inside(layer: Any, places: int, looks_up: bool) -> int:
-    """Return the multiplications with the weights of a layer and of those in it.
+    """Return the multiplications with the weights of a layer and of the layers in it.
 
     Args:
         layer: The layer.
-        places: At how many places each weight counts, where nothing tells otherwise.
-        looks_up: Embeddings are looked up, and multiply nothing.
+        places: How many times each weight counts.
+        looks_up: Whether embeddings are looked up, and so multiply nothing.
     """
     if isinstance(layer, keras.Model):
         try:
             return sum(map(_work, read(layer).steps))
-        except ReadError:  # a model with a `call` of its own
+        except ReadError:  # a model with its own `call`
             pass
     parts = _keras.sublayers(layer)
     inner = {id(weight) for part in parts for weight in part.weights}

@@ -1,4 +1,4 @@
-"""Run a trunk once over data, and keep what it gives."""
+"""Run a trunk once over data, and store its outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import batches, count
 from keras_graft.features.engines import ray as ray_engine
-from keras_graft.features.engines.pipeline import Ahead, Writer
+from keras_graft.features.engines.pipeline import Writer, read_ahead
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
@@ -43,48 +43,51 @@ def compute(
     ray: RayOptions | Mapping[str, Any] | None = None,
     shard_bytes: int = _SHARD,
 ) -> FeatureStore:
-    """Run a trunk once over data into a store on the disk.
+    """Run a trunk once over data, and store its outputs on disk.
 
-    Memory stays bounded, and writing overlaps computing. Killed at any moment, it loses at most
-    the shard that was being written; called again, it goes on where it was, without a duplicate
-    or a hole. A store that is complete is not computed again, if it is of this trunk and data:
-    compared are the inputs of the first shard, and of data in whole arrays the number of samples
-    and all targets, sample weights and keys. Inputs that changed further on are not noticed:
-    `resume=False`.
+    Memory stays bounded, and writing overlaps computing. If the process is killed, at most the
+    shard that was being written is lost. Called again, it resumes where it stopped, with no sample
+    repeated or missing.
+
+    A complete store is not computed again if it is of this trunk and data. To decide that, the
+    inputs of the first shard are compared, and for data in whole arrays the number of samples and
+    all targets, sample weights and keys. Inputs that changed after the first shard are not
+    noticed: use `resume=False` then.
 
     Args:
-        trunk: A Keras model, with one output or a dict or list of them: `kg.extract` gives all
-            taps in one pass. A mask that Keras hands along unseen with an output is not kept:
+        trunk: A Keras model, with one output or a dict or list of outputs: `kg.extract` gives
+            several in one pass. A mask that Keras attaches to an output is not stored:
             `kg.split(model, at, complete=True)` makes it an output too, and so does
             `kg.features.fit_head(..., complete=True)`.
         data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
             Keras `PyDataset` or any iterable of batches; with `engine="ray"` a Ray dataset too.
             Its order must be the same every time.
-        store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`),
-            where a shard is one object, put before the manifest that names it.
-        batch_size: For arrays; others come in batches of their own.
-        dtype: What floating features are kept as; None: as the trunk gives them.
-        targets: Keep targets and sample weights too, if the data has them.
+        store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`).
+            There a shard is one object, written before the manifest that names it.
+        batch_size: For arrays; other data comes in its own batches.
+        dtype: The dtype in which floating features are stored; None: the trunk's own.
+        targets: Store targets and sample weights too, if the data has them.
         keys: One integer or text for each sample, in order.
-        frozen: Say that no weight of the trunk will change, though Keras may train them.
-        resume: Go on with what is there; else it is written anew.
+        frozen: Assert that the trunk's weights will stay fixed even though they are marked
+            trainable.
+        resume: Resume the store that is there; if False, replace it.
         progress: Show a bar with the rate and the time left.
         on_error: What to do with a sample on which the trunk fails, or whose features overflow
-            the dtype: `"raise"` says which it is; `"skip"` leaves it out, and the store lists it:
+            the dtype. `"raise"` names it; `"skip"` leaves it out, and lists it in
             `store.manifest.skipped`.
-        engine: `"local"`, or `"ray"`: on the actors of a Ray cluster (`pip install
-            'keras-graft[ray]'`). The store is the same: it is at a URL, or in a folder that all
-            machines share.
-        ray: How many actors, with which backend and GPUs: see `RayOptions`, here or as a dict.
-        shard_bytes: About how long a shard is.
+        engine: `"local"`, or `"ray"` to use the actors of a Ray cluster (`pip install
+            'keras-graft[ray]'`). The store is the same, at a URL or in a folder that all machines
+            share.
+        ray: How many actors, with which backend and GPUs: a `RayOptions` or a dict.
+        shard_bytes: The approximate size of a shard.
 
     Returns:
         The store, complete.
 
     Raises:
-        FeatureError: If the trunk is no fixed function (`kg.freeze` makes it one); if the store
-            was made by another trunk, of other data, as another dtype or in another order, with
-            what differs; if a sample fails.
+        FeatureError: If the trunk is not a fixed function (`kg.freeze` makes it one); if a sample
+            fails; or if the store has a different trunk, data, dtype or order. The error says
+            what differs.
 
     >>> import keras, numpy as np, keras_graft as kg, tempfile
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -112,7 +115,7 @@ def compute(
         raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
-    place(folder, resume)  # before the lock, which is a file too
+    place(folder, resume)  # before locking, which makes a file
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
@@ -132,11 +135,11 @@ def compute(
 
 
 def _local(run: Run, data: Any, progress: bool) -> None:
-    """Run the trunk in this process, reading ahead and writing behind."""
+    """Run the trunk in this process, while threads read batches and write shards."""
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = Ahead(batches(data, run.batch_size))
+    ahead = read_ahead(batches(data, run.batch_size))
     writer: Writer | None = None
     runner = run.runner()
     try:

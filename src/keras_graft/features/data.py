@@ -1,4 +1,4 @@
-"""One form for all data: batches of NumPy arrays, in a fixed order."""
+"""Turn any data that Keras takes into batches of NumPy arrays, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = "inputs", "targets", "sample weights"
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: inputs, and what belongs to them.
+    """Some samples: inputs, targets and sample weights.
 
     Attributes:
         x: Inputs, nested as the trunk takes them.
@@ -36,7 +36,7 @@ class Batch:
         return int(tree.flatten(self.x)[0].shape[0])
 
     def rows(self, numbers: list[int]) -> Batch:
-        """Return some of the samples; all of them as they are."""
+        """Return some of the samples; if it is all of them, without a copy."""
         return self if len(numbers) == len(self) else self[numbers]
 
     def __getitem__(self, rows: Any) -> Batch:
@@ -51,11 +51,11 @@ class Batch:
 
 
 def count(data: Any) -> int | None:
-    """Return how many samples there are, None if only reading them tells."""
+    """Return the number of samples, or None if it is known only after reading them."""
     data = _columned(data)
     if _is_arrays(data):
         return _rows(tree.flatten(_parts(data)[0])[0])
-    sampler: Any = getattr(data, "sampler", None)  # of a DataLoader that counts its batches itself
+    sampler: Any = getattr(data, "sampler", None)  # of a DataLoader
     if hasattr(sampler, "__len__") and data.batch_size and not data.drop_last:
         return len(sampler)
     samples = getattr(data, "samples", None)
@@ -69,10 +69,10 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
         data: Arrays, or a dict or list of them for several inputs, or a tuple (x, y) or
             (x, y, weights) of these; a `tf.data.Dataset`, a torch `DataLoader`, a Keras
             `PyDataset`, or any iterable of batches.
-        batch_size: For arrays; the others come in batches of their own.
+        batch_size: For arrays; other data comes in its own batches.
 
     Raises:
-        FeatureError: If it has no end, if it is not in batches, or holds what is no array.
+        FeatureError: If it has no end, is not in batches, or holds something other than arrays.
     """
     data = _columned(data)
     if _is_arrays(data):
@@ -87,7 +87,7 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
 
 
 def numbered(data: Any) -> Batch | None:
-    """Return whole arrays with numbers in the place of inputs, None if the data is no arrays."""
+    """Return whole arrays, with numbers in place of inputs; None if the data is not arrays."""
     data = _columned(data)
     if not _is_arrays(data):
         return None
@@ -96,7 +96,7 @@ def numbered(data: Any) -> Batch | None:
 
 
 def _each(batch: Batch, function: Callable[..., Any]) -> Batch:
-    """Return the batch with a function applied to its arrays, which gets what they are, too."""
+    """Return the batch with a function applied to its arrays; it is also told what each is."""
     parts = zip(_PARTS, (batch.x, batch.y, batch.w), strict=True)
     return Batch(*(
         None if part is None else tree.map_structure(partial(function, what=what), part)
@@ -105,7 +105,7 @@ def _each(batch: Batch, function: Callable[..., Any]) -> Batch:
 
 
 def no_numbers(what: str, dtype: Any, texts: bool) -> FeatureError:
-    """Return what is raised for targets, weights or inputs that are no numbers.
+    """Return the error for targets, weights or inputs that are not numbers.
 
     Args:
         what: Which of them.
@@ -140,13 +140,13 @@ def _items(data: Any) -> Iterator[Any]:
         if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
             raise
         raise FeatureError(
-            f"{type(data).__name__} is no data: give arrays, (x, y), a tf.data.Dataset, a torch "
+            f"{type(data).__name__} is not data: give arrays, (x, y), a tf.data.Dataset, a torch "
             "DataLoader, a PyDataset or an iterable of batches."
         ) from error
 
 
 def _columned(data: Any) -> Any:
-    """Return data with NumPy arrays in the place of pandas' tables, whose rows have labels.
+    """Return data with NumPy arrays in place of pandas tables, which are indexed by label.
 
     Raises:
         FeatureError: If numbers or nested structures stand where arrays are meant.
@@ -179,7 +179,7 @@ def _columned(data: Any) -> Any:
 
 
 def _is_arrays(data: Any) -> bool:
-    """Whether these are whole arrays, and not something that gives batches."""
+    """Whether these are whole arrays, rather than something that gives batches."""
     if isinstance(data, tuple):
         return 0 < len(data) <= 3 and all(_is_arrays(d) or d is None for d in data)
     if isinstance(data, Mapping):
@@ -192,13 +192,13 @@ def _is_arrays(data: Any) -> bool:
 def _is_array(item: Any) -> bool:
     if not (hasattr(item, "dtype") or hasattr(item, "iloc")):
         return False
-    return not callable(getattr(item, "shape", len))  # as NumPy itself has a function shape
+    return not callable(getattr(item, "shape", len))  # the module numpy has a function `shape`
 
 
 def _rows(leaf: Any) -> int:
-    """Return how many samples an array is of, once it is one that has rows."""
+    """Return the number of samples in an array; refuse what has no rows."""
     if not _is_array(leaf):
-        raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is no array.")
+        raise FeatureError(f"A batch holds a {type(leaf).__name__}, which is not an array.")
     layout, device = str(getattr(leaf, "layout", "torch.strided")), getattr(leaf, "device", None)
     if (
         any(hasattr(leaf, name) for name in ("tocsr", "row_splits", "dense_shape"))
@@ -232,7 +232,7 @@ def _parts(item: Any) -> tuple[Any, Any, Any]:
 
 
 def _even(batch: Batch, what: str) -> Batch:
-    """Return the batch, once all that is in it is of as many samples."""
+    """Return the batch; refuse one whose arrays differ in their number of samples."""
     rows = {
         _rows(leaf)
         for part in (batch.x, batch.y, batch.w)
@@ -248,9 +248,9 @@ def _even(batch: Batch, what: str) -> Batch:
 
 
 def _own(leaf: Any, what: str) -> np.ndarray:
-    """Return an array that is nobody else's: some sources fill the same one anew for each batch.
+    """Return an array of our own: some sources fill the same array for each batch.
 
-    TensorFlow's tensors are copied when they become arrays; once is enough.
+    TensorFlow's tensors are copied when they become arrays; they are not copied twice.
     """
     array = _array(leaf, what)
     copied = type(leaf).__module__.startswith("tensorflow.") and array.base is None
@@ -258,7 +258,7 @@ def _own(leaf: Any, what: str) -> np.ndarray:
 
 
 def _array(given: Any, what: str) -> np.ndarray:
-    if isinstance(given, str | bytes) and what != "inputs":  # what a DataLoader makes of texts
+    if isinstance(given, str | bytes) and what != "inputs":  # a DataLoader gives texts as lists
         raise no_numbers(what, f"a list of {type(given).__name__}", True)
     _rows(given)
     leaf: Any = given

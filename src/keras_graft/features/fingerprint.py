@@ -1,4 +1,4 @@
-"""What tells one trunk from another: its structure and its weights."""
+"""The fingerprint of a trunk: digests of its structure and of its weights."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _NAMING = ("name", "trainable", "build_config", "shared_object_id", "registered_
 def fingerprint(trunk: Any) -> dict[str, str]:
     """Return digests of the structure and of the weights of a model.
 
-    Names do not count, nor do flags: a trunk is the same frozen or not, and built again by the
-    same code in another session. A function that a Lambda closes over is told by its name alone.
+    Names and flags do not count. A trunk has the same fingerprint frozen or not, and when the same
+    code builds it in another session. A function that a Lambda closes over counts by its name.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -38,7 +38,7 @@ def fingerprint(trunk: Any) -> dict[str, str]:
     structure = hashlib.sha256()
     try:
         graph = read(trunk)
-    except ReadError:  # a model with a `call` of its own
+    except ReadError:  # a model with its own `call`
         structure.update(_config(trunk).encode())
         weights = trunk.weights
     else:
@@ -61,10 +61,10 @@ def versions() -> dict[str, str]:
 
 
 def _structure(graph: Graph) -> str:
-    """Return what tells how the outputs are computed, whoever numbered the steps.
+    """Return how the outputs are computed, as a text that does not depend on the order of steps.
 
-    The digest of a value is made of that of what it is computed from; so a step that nobody reads
-    does not count, and one that stands twice, as masks do in a model that was loaded, is one.
+    The digest of a value is made from the digests of what it is computed from. So an unused step
+    does not count, and equal steps count once, as those of masks in a loaded model.
     """
     place = {value.within(None): f"in{i}" for i, value in enumerate(graph.inputs)}
     first: dict[int, int] = {}
@@ -88,20 +88,20 @@ def _structure(graph: Graph) -> str:
 
 
 def _text(leaf: Any) -> str:
-    """Return what tells an argument from others: large or close arrays are printed alike."""
+    """Return an argument as a text. Arrays are hashed: different ones may print the same."""
     leaf = _item(leaf)
     array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
     return hashlib.sha256(b"".join(_parts(leaf))).hexdigest() if array else str(leaf)
 
 
 def _item(value: Any) -> Any:
-    """Return a number of NumPy as one of Python, which it is in a file."""
+    """Return a NumPy number as a Python number, as a file holds it."""
     scalar = isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0
     return value.item() if scalar else value
 
 
 def _parts(values: Any) -> tuple[bytes, Any]:
-    """Return what is hashed of an array, or of a tensor of any backend."""
+    """Return the bytes to hash of an array, or of a tensor of any backend."""
     array: Any = np.ascontiguousarray(keras.ops.convert_to_numpy(values))
     return f"{array.shape} {array.dtype};".encode(), array.reshape(-1).view(np.uint8)
 
@@ -116,13 +116,13 @@ def _config(layer: Any) -> str:
     try:
         with _keras.without_tensorflow():
             config: Any = keras.saving.serialize_keras_object(layer)
-    except Exception:  # a layer of the user's that cannot be written: class and weights have to do
+    except Exception:  # a custom layer that cannot be written counts by its class and weights
         return ""
     return json.dumps(_plain(config["config"]), sort_keys=True, default=str)
 
 
 def _plain(config: Any) -> Any:
-    """Return a configuration without names, and as it is once it was in a file."""
+    """Return a configuration without names, as it is after saving and loading."""
     if isinstance(config, dict):
         function = _function(config)
         if function is not None:
@@ -132,10 +132,11 @@ def _plain(config: Any) -> Any:
 
 
 def _function(config: dict[str, Any]) -> Any:
-    """Return what a function without a name computes, as Keras writes it; None if this is none.
+    """Return what an anonymous function computes, from how Keras writes it; None for all else.
 
-    Its bytes hold counts of references besides. A Lambda layer has three entries for code,
-    defaults and closure, everything else a list of them. Functions in the closure have names.
+    The bytes themselves cannot be compared: they also hold reference counts. A Lambda layer has
+    three entries for code, defaults and closure; all else has a list of the three. Functions in
+    the closure have names.
     """
     raw = config.get("value", [config.get(key) for key in ("code", "defaults", "closure")])
     if not (isinstance(raw, list | tuple) and len(raw) == 3 and isinstance(raw[0], str)):
@@ -151,7 +152,7 @@ def _function(config: dict[str, Any]) -> Any:
         if isinstance(constant, types.CodeType):
             names = [*constant.co_names, *constant.co_freevars]
             return [constant.co_code.hex(), names, parts(constant.co_consts)]
-        if isinstance(constant, frozenset):  # in an order of its own in each session
+        if isinstance(constant, frozenset):  # its order differs between sessions
             return sorted(map(repr, constant))
         return [parts(c) for c in constant] if isinstance(constant, tuple) else repr(constant)
 

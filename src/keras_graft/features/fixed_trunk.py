@@ -1,4 +1,4 @@
-"""Whether a trunk is a fixed function: its features are worth keeping only then."""
+"""Check that a trunk is a fixed function: only then can its features be stored."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _RATES = (
 
 
 def check_fixed(trunk: Any, frozen: bool) -> None:
-    """Refuse a trunk that training would change, or that gives something else in training.
+    """Refuse a trunk that training would change, or that behaves differently in training.
 
     Args:
         trunk: A Keras model.
-        frozen: The caller says that no weight of it will change.
+        frozen: The caller asserts that its weights will not change.
 
     Raises:
         FeatureError: It names the layers and the way out.
     """
     if not trunk.built:
         raise FeatureError(
-            f"{trunk.name!r} is not built, so its weights are not there yet, and nothing tells it "
-            "from another: call it on a batch first."
+            f"{trunk.name!r} is not built, so it has no weights yet, and cannot be told from "
+            "other models: call it on a batch first."
         )
     noisy, moving, stateful, trained = [], [], [], []
     for path, layer in _layers(trunk):
@@ -62,7 +62,7 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
         reasons.append(f"{listed(trained)} have weights that training would change")
     if stateful:
         raise FeatureError(
-            f"{trunk.name!r} is no fixed function: {listed(stateful)} keep a state from batch to "
+            f"{trunk.name!r} is not a fixed function: {listed(stateful)} keep a state from batch to "
             "batch. Make them with stateful=False."
         )
     if reasons:
@@ -70,7 +70,7 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
             noisy or moving
         ) else ""  # fmt: skip
         raise FeatureError(
-            f"{trunk.name!r} is no fixed function, so the head would be trained on features that "
+            f"{trunk.name!r} is not a fixed function, so the head would be trained on features that "
             f"the joined model does not give: {'; '.join(reasons)}. Freeze it (the weights stay "
             f"shared): {_way_out(trunk)}{says}."
         )
@@ -79,20 +79,21 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
 def _way_out(trunk: Any) -> str:
     try:
         read(trunk)
-    except ReadError:  # `kg.freeze` takes graphs, and such a model as a layer in one
+    except ReadError:  # `kg.freeze` takes such a model only as a layer of another
         return "x = keras.Input(...); trunk = kg.freeze(keras.Model(x, trunk(x)))"
     return "trunk = kg.freeze(trunk)"
 
 
 def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
-    """Refuse a trunk that draws random numbers in inference, where a layer of it might.
+    """Refuse a trunk that draws random numbers in inference, if it has a layer that might.
 
-    Frozen layers draw the same in each batch: another for the same sample in another place.
+    A frozen random layer repeats its noise in every batch, so a sample's features depend on its
+    position.
 
     Args:
         trunk: The model.
         batch: Some samples.
-        outputs: What it gives for them.
+        outputs: The trunk's outputs for them.
     """
     doubtful = _may_draw(trunk)
     if not doubtful:
@@ -104,11 +105,11 @@ def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
     again = trunk.predict_on_batch(batch.map(moved).x)
     for leaf, now in zip(tree.flatten(outputs), tree.flatten(again), strict=True):
         before, now = moved(np.asarray(leaf, "float64")), np.asarray(now, "float64")
-        # Some devices add in another order each time: that moves few numbers by much.
+        # Some devices add in a different order each time, which changes few numbers by much.
         same = np.isclose(now, before, rtol=2e-2, atol=0, equal_nan=True)
         if same.size and same.mean() < 0.9:
             raise FeatureError(
-                f"{trunk.name!r} gives a sample other features in another place: "
+                f"{trunk.name!r} gives a sample different features in a different place: "
                 f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
             )
 
@@ -116,7 +117,7 @@ def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
 def _may_draw(trunk: Any) -> list[str]:
     """Return the paths of layers that may draw random numbers in inference too.
 
-    Those of Keras draw in training only; of others with a seed generator nobody knows.
+    Keras's own layers draw only in training. Other layers with a seed generator may always draw.
     """
     inside = {
         path: layer
@@ -167,7 +168,7 @@ def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
 
     try:
         graph = read(trunk)
-    except ReadError:  # a model with a `call` of its own
+    except ReadError:  # a model with its own `call`
         yield from _inside(trunk.name, trunk, seen)
     else:
         yield from graph_layers(graph, "")

@@ -1,4 +1,4 @@
-"""One shard while it is made: batch by batch, with checksums, and the samples that fail."""
+"""Make one shard from batches, with checksums and a list of the samples that fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tree = keras.tree
 
 
 class Runner:
-    """Runs a trunk on batches; where it fails, it finds the samples on which it does.
+    """Runs a trunk on batches. If a batch fails, it finds the samples that make it fail.
 
     Args:
         trunk: The model.
@@ -31,11 +31,11 @@ class Runner:
         self._trunk, self._worked = trunk, worked
 
     def __call__(self, batch: Batch) -> tuple[Any, dict[int, str]]:
-        """Return the outputs of the samples that work, None if none does, and why others do not.
+        """Return the outputs of the samples that work (None if none does), and why the rest fail.
 
         Raises:
-            FeatureError: If an output has not one row for each sample; if no sample has got past
-                an error yet, so that it is no matter of single samples.
+            FeatureError: If an output does not have one row for each sample; or if no sample has
+                worked yet, so that the cause is not a single sample.
         """
         try:
             outputs = self._trunk.predict_on_batch(batch.x)
@@ -71,7 +71,7 @@ class Runner:
 
 
 def reason(error: Exception) -> str:
-    """Return what an error says, in a line; Keras says first where it was."""
+    """Return what an error says, in one line, without the place that Keras names first."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line for line in lines if not line.startswith("Exception encountered when calling")]
     text = (said or lines or [""])[0]
@@ -81,7 +81,7 @@ def reason(error: Exception) -> str:
 
 
 def _of_each(outputs: Any, samples: int) -> Any:
-    """Return the outputs, once there is a row for each sample in every one of them."""
+    """Return the outputs; refuse any that does not have one row for each sample."""
     for leaf in tree.flatten(outputs):
         shape = np.shape(leaf)
         if shape[:1] != (samples,):
@@ -94,11 +94,11 @@ def _of_each(outputs: Any, samples: int) -> Any:
 
 
 class Building:
-    """A shard that is being made.
+    """Collects batches into one shard.
 
     Args:
         columns: How batches become columns.
-        known: What each column is.
+        known: The shape and dtype of each column.
     """
 
     def __init__(self, columns: Columns, known: Mapping[str, Column]) -> None:
@@ -109,16 +109,16 @@ class Building:
         self.skipped: list[Skipped] = []
 
     def add(self, outputs: Any, batch: Batch, start: int, failed: Mapping[int, str]) -> None:
-        """Take a batch.
+        """Add a batch.
 
         Args:
-            outputs: What the trunk gave for the samples that did not fail, None for none.
+            outputs: The trunk's outputs for the samples that did not fail; None if all failed.
             batch: The samples.
-            start: The number of the first.
-            failed: Those that failed, counted within the batch, and why.
+            start: The number of the first sample.
+            failed: For samples that failed, by their place in the batch, why.
         """
         labels = self._columns.labels(batch, start)[1]
-        # Of samples that fail, too: there is a checksum for each of these columns.
+        # Of samples that fail too: each of these columns has a checksum.
         features = {name for name in self._known if name.startswith("features/")}
         self._check_names(features | labels.keys(), start)
         self._inputs.add(batch.x)
@@ -146,7 +146,7 @@ class Building:
         if other:
             raise FeatureError(
                 f"The samples from {start} on have other columns than those before: "
-                f"{', '.join(other)}. Every batch is to have targets and weights, or none; or take "
+                f"{', '.join(other)}. Give targets and weights with every batch or with none, or take "
                 "targets=False."
             )
 
@@ -162,7 +162,7 @@ class Building:
                 )
 
     def finish(self, name: str) -> tuple[list[memoryview], ShardEntry]:
-        """Return the bytes of the shard, in pieces, and what the manifest says of it."""
+        """Return the bytes of the shard, in pieces, and its entry in the manifest."""
         columns = {}
         for column, known in self._known.items():
             none = np.empty((0, *known.shape), dtype_of(known.dtype))

@@ -1,76 +1,99 @@
-"""What runs beside the trunk: reading ahead, and writing shards behind."""
+"""Threads that work while the trunk runs: one reads the next batches, one writes shards."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.features.engines.building import Building
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Manifest, Skipped, shard_name
+from keras_graft.features.store.manifest import Manifest, Skipped
 from keras_graft.features.store.place import Place
+from keras_graft.features.store.shards import shard_name
+
+_WAITING = 3
+"""The most batches that wait to be computed, and to be written."""
+
+
+class Beside:
+    """Makes calls in one thread, in order. After a call has failed, all others fail the same way.
+
+    It is not a `ThreadPoolExecutor`: Python waits for the threads of those when it exits, and a
+    source of data may wait forever.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Return the future result of a call."""
+        future: Future[Any] = Future()
+        self._calls.put((future, call, args))
+        return future
+
+    def stop(self, cancel: bool = False) -> None:
+        """Wait for all calls; with `cancel`, only for the one that is running."""
+        if cancel:
+            self._failed = CancelledError()
+        self._calls.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (given := self._calls.get()) is not None:
+            future, call, args = given
+            try:
+                result = None if self._failed else call(*args)
+            except BaseException as error:
+                result, self._failed = None, error
+            if self._failed:
+                future.set_exception(self._failed)
+            else:
+                future.set_result(result)
 
 
 class Writer:
-    """Writes shards in a thread of its own, while the next batches are computed."""
+    """Writes shards in a thread, while the next batches are computed."""
 
     def __init__(self, place: Place, manifest: Manifest, columns: Columns, skip: bool) -> None:
         self._place, self._folder, self._manifest = place, place.folder, manifest
         self._begun = False
         self._columns, self._skip = columns, skip
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._error: BaseException | None = None
         self._building = Building(columns, manifest.columns)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._thread, self._waiting = Beside(), deque[Future[None]]()
 
     def put(self, *batch: Any) -> None:
-        """Take what `Building.add` takes; nothing at the end."""
-        while self._error is None:
-            try:
-                return self._queue.put(batch, timeout=0.1)
-            except queue.Full:
-                continue
-        raise self._error
+        """Write a batch, given as `Building.add` takes it; raise the error of an earlier batch."""
+        while self._waiting and (len(self._waiting) == _WAITING or self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._add, *batch))
 
     def finish(self) -> None:
-        """Write what is left, and say that the data came to its end."""
-        self.put()
-        self.stop()
-        if self._error is not None:
-            raise self._error
+        """Write the last shard, and mark the store as complete."""
+        self._thread.submit(self._end).result()
 
     def stop(self) -> None:
-        """End the thread; what is not a whole shard yet is lost, as if killed."""
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=0.1)
-                break
-            except queue.Full:
-                continue
-        self._thread.join()
+        """End the thread. A shard that is not full yet is lost, as if the process was killed."""
+        self._thread.stop()
 
-    def _work(self) -> None:
-        try:
-            while (batch := self._queue.get()) is not None:
-                if batch:
-                    self._add(*batch)
-                else:
-                    self._flush()
-                    self._manifest = self._manifest.replace(complete=True)
-                    self._manifest.save(self._folder)
-        except BaseException as error:  # it is raised where the next batch is put
-            self._error = error
+    def _end(self) -> None:
+        self._flush()
+        self._manifest = self._manifest.replace(complete=True)
+        self._manifest.save(self._folder)
 
     def _add(self, *batch: Any) -> None:
         self._building.add(*batch)
         if self._building.skipped and not self._skip:
             raise failed(self._building.skipped[0])
-        # Whole batches: the same samples are computed together again after a crash.
+        # Only whole batches: after a crash the same samples are computed together again.
         if self._building.samples >= self._manifest.rows_per_shard:
             self._flush()
 
@@ -88,53 +111,23 @@ class Writer:
 
 
 def failed(sample: Skipped) -> FeatureError:
-    """Return what is raised for a sample that fails."""
+    """Return the error for a sample that fails."""
     return FeatureError(
-        f"Sample {sample.index} fails: {sample.reason}. The shards before it are kept. To leave "
-        'out such samples, and list them in the store: on_error="skip".'
+        f"Sample {sample.index} fails: {sample.reason}. The shards before it are kept. Use "
+        'on_error="skip" to leave out such samples and list them in the store.'
     )
 
 
-class Ahead:
-    """Reads the next batches in a thread of its own."""
+def read_ahead(source: Iterator[Batch]) -> Generator[Batch]:
+    """Yield batches that a thread reads in advance.
 
-    def __init__(self, source: Iterator[Batch]) -> None:
-        self._source = source
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
-        self._closed = False
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            for batch in self._source:
-                self._give((batch, None))
-                if self._closed:
-                    return
-            self._give((None, None))
-        except BaseException as error:
-            self._give((None, error))
-
-    def _give(self, item: Any) -> None:
-        while not self._closed:
-            try:
-                return self._queue.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        batch, error = self._queue.get()
-        if error is not None:
-            self._queue.put((None, error))
-            raise error
-        if batch is None:
-            self._queue.put((None, None))
-            raise StopIteration
-        return batch
-
-    def close(self) -> None:
-        self._closed = True
-        self._thread.join()
+    Closing it waits for the batch that is being read, and reads no more.
+    """
+    thread = Beside()
+    waiting = deque(thread.submit(next, source, None) for _ in range(_WAITING))
+    try:
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, source, None))
+            yield batch
+    finally:
+        thread.stop(cancel=True)

@@ -1,4 +1,4 @@
-"""The trunk on the actors of a Ray cluster: each writes shards, and the caller the manifest."""
+"""Run the trunk on the actors of a Ray cluster: they write shards, the caller the manifest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, batches, count
-from keras_graft.features.engines.pipeline import Ahead, failed
+from keras_graft.features.engines.pipeline import failed, read_ahead
 from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.engines.run import Run
@@ -33,17 +33,18 @@ from keras_graft.printable import shown, words_of
 class RayOptions:
     """How `kg.features.compute` uses a Ray cluster.
 
-    The cluster is the one that `ray.init` was told, or one of this machine's own. Reading a Ray
-    dataset takes processors besides those of the actors: leave some.
+    Uses the cluster given to `ray.init`, or starts a local one. Reading a Ray dataset needs
+    processors that the actors do not take: leave some.
 
     Attributes:
-        actors: How many hold the trunk. None: two, or one where there is no room for two.
-        cpus: Processors an actor.
-        gpus: GPUs an actor.
+        actors: The number of actors; each holds the trunk. None: two, or one if there are too few
+            processors.
+        cpus: Processors per actor.
+        gpus: GPUs per actor.
         backend: The actors' backend of Keras; None: the caller's.
-        inputs: Of a Ray dataset: the column that the trunk takes; a list or dict of names for
-            several. None: the only column, or those named as the trunk's inputs.
-        targets: The column, or columns, of targets.
+        inputs: For a Ray dataset, the column that the trunk takes; for several inputs a list or
+            dict of names. None: the only column, or the columns named like the trunk's inputs.
+        targets: The column of targets, or several.
         weights: The column of sample weights.
     """
 
@@ -60,7 +61,7 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
     """Return the options that a user gave.
 
     Raises:
-        FeatureError: If there are no such options, or if Ray is not there.
+        FeatureError: If an option is unknown, or if Ray is not installed.
     """
     try:
         import ray.data  # noqa: F401
@@ -91,9 +92,9 @@ def over(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     """Run the trunk over data on actors.
 
     Args:
-        run: What there is.
-        data: A Ray dataset, or what the local engine takes. The latter goes into Ray's object
-            store first, which moves to the disk what does not fit.
+        run: The run.
+        data: A Ray dataset, or any data that the local engine takes. That is first copied to Ray's
+            object store, which uses the disk if memory is full.
         how: The options.
         progress: Whether to show a bar.
     """
@@ -110,7 +111,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
 
     total = count(data)
     run.check_keys(total)
-    ahead = Ahead(batches(data, run.batch_size))
+    ahead = read_ahead(batches(data, run.batch_size))
     try:
         passed = run.passed(ahead, data)
         if passed is None:
@@ -146,8 +147,8 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
 def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     if run.columns.keys is not None:
         raise FeatureError(
-            "keys belong to samples in an order that the caller knows. Of a Ray dataset, keep a "
-            "column of numbers with the targets: RayOptions(targets={'y': 'label', 'id': 'id'})."
+            "keys need samples in a known order, which a Ray dataset does not have. Keep a column of "
+            "numbers with the targets instead: RayOptions(targets={'y': 'label', 'id': 'id'})."
         )
     found = run.found
     looked = run.compared if found is not None and found.complete else run.batch_size
@@ -168,14 +169,14 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         run.check_found(None)
     if len({shard.samples for shard in known[:-1]}) > 1:
         raise FeatureError(
-            f"{run.folder}: its shards are of uneven length, as batches of uneven length make them, "
-            "and Ray hands out blocks of one: go on with the data that it was begun with, or write "
-            "it anew: resume=False."
+            f"{run.folder}: its shards differ in length, because batches did, and Ray gives blocks "
+            "of one length. Finish it with the data that it was begun with, or compute it again: "
+            "resume=False."
         )
     run.columns.check(first[0], 0)
     manifest = run.described(run.runner()(first[0])[0], first[0], 0)
     run.place.begin(manifest)
-    # Whole batches, as the local engine's shards are.
+    # Whole batches, as in the shards of the local engine.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
     dataset = data.repartition(target_num_rows_per_block=size, strict=True)
@@ -193,13 +194,13 @@ def _collect(
     """Let actors write the shards, in order, and write the manifest.
 
     Args:
-        run: What there is.
-        dataset: What the actors get.
-        work: What they know.
+        run: The run.
+        dataset: The blocks for the actors.
+        work: What the actors need to know.
         how: The options.
         progress: Whether to show a bar.
-        manifest: What is written already.
-        total: How many samples there are, if that is known.
+        manifest: The manifest of what is written already.
+        total: The number of samples, if it is known.
         rows: How many rows of the dataset an actor gets at a time.
     """
     import ray
@@ -207,14 +208,14 @@ def _collect(
     backend = how.backend or keras.backend.backend()
     manifest = manifest.replace(versions={**manifest.versions, "backend": backend})
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    trunk, print = _shipped(run.trunk)
+    trunk, digests = _shipped(run.trunk)
     mapped = dataset.map_batches(
-        Worker, fn_constructor_args=(work, ray.put(trunk), print), batch_size=rows,
+        Worker, fn_constructor_args=(work, ray.put(trunk), digests), batch_size=rows,
         batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=_actors(how, work)),
         num_cpus=how.cpus, num_gpus=how.gpus,
         runtime_env={"env_vars": {"KERAS_BACKEND": backend}},
     )  # fmt: skip
-    # Blocks of what is in the store come again, and are only compared.
+    # Blocks that are in the store already are only compared.
     known = list(manifest.shards) if work.rows is not None else []
     start, first = 0 if known else manifest.samples, True
     with _ordered(mapped):
@@ -248,7 +249,7 @@ def _collect(
         assert run.found is not None
         run.refuse([f"{run.found.samples} samples, now {start}"])
     manifest.replace(complete=True).save(run.folder)
-    for name in leftovers(run.folder, manifest):  # by a killed actor
+    for name in leftovers(run.folder, manifest):  # left by killed actors
         run.folder.delete(name)
     if bar is not None:
         bar.update(manifest.samples, finalize=True)
@@ -260,7 +261,7 @@ def _starts(shards: Sequence[ShardEntry]) -> list[int]:
 
 @contextlib.contextmanager
 def _ordered(dataset: Any) -> Iterator[None]:
-    """Let shards come in the order of the data; the settings are shared with the user's dataset."""
+    """Keep results in the order of the data; put the user's settings back afterwards."""
     context = dataset.context
     before = context.execution_options.preserve_order, context.enable_progress_bars
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
@@ -271,12 +272,12 @@ def _ordered(dataset: Any) -> Iterator[None]:
 
 
 def _tried(batch: Batch) -> Batch:
-    """Return a sample for actors to try: what fails there is no matter of samples."""
+    """Return one sample for actors to try: if it fails, the cause is not a single sample."""
     return batch[:1]
 
 
 def _actors(how: RayOptions, work: Work) -> int:
-    """Return how many actors there are to be; say so if they leave nothing to read the data with."""
+    """Return the number of actors; warn if they leave no processor to read the data."""
     import ray
 
     there = ray.cluster_resources().get("CPU", 0)
@@ -286,7 +287,7 @@ def _actors(how: RayOptions, work: Work) -> int:
     if how.actors * how.cpus > left:
         warnings.warn(
             f"{how.actors} actors with {how.cpus:g} processors each leave none of the cluster's "
-            f"{there:g} to read the data with: unless the cluster grows, this waits for ever. Take "
+            f"{there:g} to read the data: unless the cluster grows, this waits forever. Take "
             "fewer: ray={'actors': ...}, or {'cpus': 0.5}.",
             stacklevel=2,
         )
@@ -294,13 +295,13 @@ def _actors(how: RayOptions, work: Work) -> int:
 
 
 def _imported(thing: Any) -> bool:
-    """Whether an actor has something at any rate."""
+    """Whether an actor can import something without being given it."""
     home = getattr(thing, "__module__", None) or ""
     return home.partition(".")[0] in ("keras", "keras_graft")
 
 
 def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
-    """Return what actors load the trunk from, and the fingerprint that it has then.
+    """Return what actors load the trunk from, and the fingerprint that it has after loading.
 
     Raises:
         FeatureError: If it cannot be loaded here either.
@@ -311,7 +312,7 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
             trunk.save(path)
         file = path.read_bytes()
         config = zipfile.ZipFile(path).read("config.json").decode()
-    # Of what is registered, what the trunk needs: the code of the rest may not be there for actors.
+    # Only registered code that the trunk needs: actors may not be able to import the rest.
     custom = {
         name: thing
         for name, thing in keras.saving.get_custom_objects().items()
@@ -321,7 +322,7 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
         if not _imported(type(layer)):
             custom.setdefault(type(layer).__name__, type(layer))
     try:
-        # What is merged in a file, as LoRA is, is not what it was.
+        # Saving may change weights: Keras merges LoRA.
         return (file, custom), fingerprint(loaded(file, custom))
     except Exception as error:
         raise FeatureError(

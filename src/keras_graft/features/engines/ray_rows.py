@@ -17,7 +17,7 @@ tree = keras.tree
 
 @dataclass(frozen=True)
 class Rows:
-    """Which columns are what.
+    """Which columns are inputs, targets and weights.
 
     Attributes:
         inputs: The names of the columns that the trunk takes, nested as it takes them.
@@ -38,10 +38,10 @@ class Rows:
         cls, trunk: Any, block: Mapping[str, Any], inputs: Any, targets: Any, weights: Any,
         batch_size: int,
     ) -> Rows:  # fmt: skip
-        """Find the columns.
+        """Find out which columns are which.
 
         Raises:
-            FeatureError: If it is not clear which the inputs are, or if there is no such column.
+            FeatureError: If the inputs cannot be told, or if a column is missing.
         """
         if inputs is None:
             names = [i.name for i in trunk.inputs]
@@ -67,9 +67,9 @@ class Rows:
         return cls(inputs, shapes, targets, weights, batch_size)
 
     def batches(self, block: Mapping[str, Any]) -> Iterator[tuple[Batch, dict[int, str]]]:
-        """Yield the batches of a block, and which of their samples are no input, and why.
+        """Yield the batches of a block, and for samples that cannot be inputs, why.
 
-        In the place of such a one stand zeros.
+        Such a sample is replaced by zeros.
         """
         names = tree.flatten(self.inputs)
         failed: dict[int, str] = {}
@@ -98,7 +98,7 @@ def _structure(trunk: Any) -> Any:
 def _stacked(
     name: str, column: np.ndarray, shape: tuple[int | None, ...]
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Return a column as one array, where its rows are of different shapes too."""
+    """Return a column as one array, and why some of its rows do not fit."""
     if column.dtype != object:
         return column, {}
     if None in shape:

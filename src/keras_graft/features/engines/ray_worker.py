@@ -1,4 +1,4 @@
-"""What an actor of a Ray cluster does: blocks of samples become shards."""
+"""An actor of a Ray cluster: it turns blocks of samples into shards."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Manifest, ShardEntry, Skipped, shard_name
+from keras_graft.features.store.manifest import Manifest, ShardEntry, Skipped
 from keras_graft.features.store.remote import folder_at
+from keras_graft.features.store.shards import shard_name
 
 
 @dataclass
 class Work:
-    """What an actor needs to know beside the trunk."""
+    """What an actor needs to know besides the trunk."""
 
     store: str = field(repr=False)  # with its secrets
     columns: Columns
@@ -41,22 +42,24 @@ class Work:
 
 
 class Worker:
-    """An actor: gets a block of samples, writes a shard, says what the manifest is to say of it.
+    """An actor. It gets a block of samples, writes a shard and returns its entry in the manifest.
 
-    Killed, it is started anew, and gets the blocks again that it had not dealt with.
+    If it is killed, Ray starts another one and gives it the unfinished blocks.
     """
 
-    def __init__(self, work: Work, trunk: Any, print: dict[str, str]) -> None:
+    def __init__(self, work: Work, trunk: Any, digests: dict[str, str]) -> None:
         self._work, self._folder = work, folder_at(work.store)
         self._wrong, model = "", None
         try:
-            model = self._model(trunk, print)
-        except FeatureError as error:  # told with the first shard: Ray would try again and again
+            model = self._model(trunk, digests)
+        except (
+            FeatureError
+        ) as error:  # returned with the first shard: if it were raised here, Ray would try forever
             self._wrong = str(error)
         self._run = Runner(model, True)
 
-    def _model(self, trunk: Any, print: dict[str, str]) -> Any:
-        """Return the trunk; refuse one that is not what the caller has."""
+    def _model(self, trunk: Any, digests: dict[str, str]) -> Any:
+        """Return the trunk; refuse one that differs from the caller's."""
         import ray
 
         try:
@@ -67,8 +70,8 @@ class Worker:
                 'code of a layer, give it to them: ray.init(runtime_env={"working_dir": "."}).'
             ) from error
         now = fingerprint(model)
-        if now != print:
-            raise FeatureError(f"The trunk is another one once it is loaded: {print}, now {now}.")
+        if now != digests:
+            raise FeatureError(f"The trunk is different after loading: {digests}, now {now}.")
         try:
             model.predict_on_batch(self._work.sample.x)
         except Exception as error:
@@ -78,7 +81,7 @@ class Worker:
         return model
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Return what the manifest is to say of a shard, or what is wrong."""
+        """Return the entry of a shard in the manifest, or what is wrong."""
         try:
             told = {"wrong": self._wrong} if self._wrong else asdict(self._shard(block))
         except FeatureError as error:
@@ -95,7 +98,7 @@ class Worker:
             name, start = shard_name(work.number + number), work.starts[number]
         else:
             found = list(work.rows.batches(block))
-            name, start = f"shard-{uuid.uuid4().hex}.safetensors", 0
+            name, start = shard_name(uuid.uuid4().hex), 0
             for entry in self._done(found):
                 return entry
         building = Building(work.columns, work.manifest.columns)
@@ -111,7 +114,7 @@ class Worker:
         return entry
 
     def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> Iterator[ShardEntry]:
-        """Yield what is known of a shard of these very samples."""
+        """Yield the entries of known shards of these very samples."""
         if not self._work.known:
             return
         inputs, labels = Checksums(), Checksums()
@@ -124,14 +127,14 @@ class Worker:
 
 
 def loaded(file: bytes, custom: dict[str, Any]) -> Any:
-    """Return the model that is in a file, with what its code needs besides Keras."""
+    """Return the model in a file. `custom` is the code that it needs besides Keras."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.keras"
         path.write_bytes(file)
-        # The caller's own file, so what Lambda layers hold in it may run.
+        # The caller wrote the file, so Lambda layers in it may be loaded.
         return keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=False)
 
 
 def moved(entry: ShardEntry, by: int) -> ShardEntry:
-    """Return what is said of a shard, with its samples counted from elsewhere."""
+    """Return the entry of a shard with the numbers of its samples moved."""
     return replace(entry, skipped=tuple(Skipped(s.index + by, s.reason) for s in entry.skipped))

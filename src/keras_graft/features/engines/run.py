@@ -1,4 +1,4 @@
-"""One run over data into a store: what is there already, and whether it is of this trunk and data."""
+"""One run of a trunk over data: compares it with the store that is there already."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Run:
 
     Attributes:
         trunk: The model.
-        print: Its fingerprint.
-        place: Where the store is, and what lies there.
-        columns: What a batch becomes.
+        digests: Its fingerprint.
+        place: The folder, and the store that is there.
+        columns: How batches become columns.
         batch_size: Samples in a batch.
-        shard_bytes: About how long a shard is.
+        shard_bytes: The approximate size of a shard.
         skip: Whether samples that fail are left out.
     """
 
     trunk: Any
-    print: dict[str, str]
+    digests: dict[str, str]
     place: Place
     columns: Columns
     batch_size: int
@@ -42,29 +42,30 @@ class Run:
 
     @property
     def folder(self) -> Folder:
-        """Where the store is."""
+        """The folder of the store."""
         return self.place.folder
 
     @property
     def found(self) -> Manifest | None:
-        """What the store there says of itself."""
+        """The manifest of the store that is there."""
         return self.place.found
 
     def runner(self) -> Runner:
-        """Return what runs the trunk."""
+        """Return a runner of the trunk."""
         return Runner(self.trunk, self.found is not None and self.found.rows > 0)
 
     def check_keys(self, total: int | None) -> None:
-        """Refuse keys that are not as many as the samples, once these are counted."""
+        """Refuse keys if their number differs from the number of samples."""
         keys = self.columns.keys
         if keys is not None and total is not None and len(keys[0]) != total:
             raise FeatureError(f"{total} samples and {len(keys[0])} keys.")
 
     @property
     def compared(self) -> int:
-        """How many samples have to do to compare inputs: to read all the data may take long.
+        """The number of samples whose inputs are compared with the store.
 
-        Of a complete store: those of its shards up to the first that holds rows.
+        For a complete store, only those up to the first shard with rows: to read all data may take
+        long.
         """
         found = self.found
         assert found is not None
@@ -73,15 +74,15 @@ class Run:
         return sum(shard.samples for shard in shards)
 
     def passed(self, stream: Iterator[Batch], data: Any = None) -> tuple[int, Batch | None] | None:
-        """Pass by what is in the store, and check that it was made of these very inputs.
+        """Skip the samples that are in the store, and check that it was made of these inputs.
 
         Args:
             stream: The batches.
-            data: What they are of; whole arrays are compared as far as `Run.check_labels` says.
+            data: The data that they come from; see `check_labels` for what is compared of it.
 
         Returns:
-            How many samples were passed by, and what is left of the last batch; None if there is
-            nothing to do.
+            How many samples were skipped, and the rest of the last batch; None if the store is
+            complete.
         """
         found = self.found
         if found is None or not found.shards:
@@ -110,7 +111,7 @@ class Run:
         return None if found.complete else (passed, rest)
 
     def check_labels(self, data: Any) -> None:
-        """Refuse other targets, sample weights or keys in any shard, if the data is arrays."""
+        """If the data is whole arrays, compare the targets, weights and keys of all shards."""
         assert self.found is not None
         whole = numbered(data)
         if whole is None:
@@ -123,11 +124,11 @@ class Run:
             start += shard.samples
 
     def check_found(self, total: int | None) -> None:
-        """Refuse a store of another trunk, of other data, or with samples left out unasked."""
+        """Refuse a store of a different trunk or data, or one that lacks samples."""
         found = self.found
         assert found is not None
-        if found.trunk != self.print:
-            parts = [k for k in self.print if found.trunk.get(k) != self.print[k]]
+        if found.trunk != self.digests:
+            parts = [k for k in self.digests if found.trunk.get(k) != self.digests[k]]
             self.refuse([f"the {part} of the trunk" for part in parts])
         if found.complete and total is not None and total != found.samples:
             self.refuse([f"{found.samples} samples, now {total}"])
@@ -137,10 +138,10 @@ class Run:
             raise failed(found.skipped[0])
 
     def check_same(self, shard: ShardEntry, start: int, inputs: Any, labels: Any) -> None:
-        """Refuse a shard that was made of something else.
+        """Refuse a shard that was made of different data.
 
         Args:
-            shard: What the store says.
+            shard: Its entry in the manifest.
             start: The number of its first sample.
             inputs: Checksums of the inputs now.
             labels: Checksums of targets, sample weights and keys now.
@@ -148,14 +149,16 @@ class Run:
         samples = f"the samples {start} to {start + shard.samples - 1}"
         if inputs != shard.inputs:
             self.refuse(
-                [f"{samples} were made of other inputs, or in another order (shuffled data?)"]
+                [
+                    f"{samples} were made of different inputs, or in a different order (shuffled data?)"
+                ]
             )
-        # Others in number are other columns: that is said where columns are compared.
+        # If their number differs, so do the columns, which are compared elsewhere.
         if len(labels) == len(shard.labels) and labels != shard.labels:
-            self.refuse([f"{samples} had other targets, sample weights or keys"])
+            self.refuse([f"{samples} had different targets, sample weights or keys"])
 
     def _check_columns(self, batch: Batch, start: int) -> bool:
-        """Compare the columns, by a sample that works; say whether there was one."""
+        """Compare the columns, using a sample that works; return whether there was one."""
         assert self.found is not None
         skipped = {sample.index for sample in self.found.skipped}
         for i in range(len(batch)):
@@ -166,12 +169,12 @@ class Run:
         return False
 
     def described(self, outputs: Any, batch: Batch, start: int) -> Manifest:
-        """Return the manifest to go on from, once it fits the one that is there.
+        """Return the manifest to continue with; refuse if the store that is there differs.
 
         Args:
-            outputs: What the trunk gives for some samples, None if it fails on all.
+            outputs: The trunk's outputs for some samples; None if it fails on all.
             batch: The samples.
-            start: The number of the first.
+            start: The number of the first sample.
         """
         if outputs is None and self.found is not None:
             return self.found
@@ -181,11 +184,11 @@ class Run:
         row_bytes = sum(c.bytes for c in columns.values())
         if not row_bytes:
             raise FeatureError(
-                f"{self.trunk.name!r} gives features of no width, so there is nothing to keep: "
+                f"{self.trunk.name!r} gives features of no width, so there is nothing to store: "
                 f"{', '.join(f'{k} {v}' for k, v in columns.items())}. Cut elsewhere."
             )
         new = Manifest(
-            columns, {**layout, **more}, self.print, self.batch_size,
+            columns, {**layout, **more}, self.digests, self.batch_size,
             max(1, self.shard_bytes // row_bytes), versions(),
         )  # fmt: skip
         if self.found is None or not self.found.shards:
@@ -198,14 +201,14 @@ class Run:
         )  # fmt: skip
 
     def end(self) -> None:
-        """Say that there is nothing more in the data."""
+        """Mark the store as complete: there is no more data."""
         if self.found is None:
             raise FeatureError("The data is empty.")
         self.found.replace(complete=True).save(self.folder)
 
     def refuse(self, wrong: list[str]) -> NoReturn:
-        """Say that the store holds something else."""
+        """Raise the error that says how the store differs."""
         raise FeatureError(
-            f"{self.folder} holds other features: {'; '.join(wrong)}. Give another folder, or "
-            "write it anew: resume=False."
+            f"{self.folder} holds different features: {'; '.join(wrong)}. Give another "
+            "folder, or compute it again: resume=False."
         )

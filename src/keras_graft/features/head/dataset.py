@@ -19,31 +19,31 @@ from keras_graft.graph.names import listed
 from keras_graft.printable import shown
 
 _HANDED, _HANDED_BYTES = 32, 16 << 20
-"""Batches that are handed to TensorFlow at once: a turn of its Python costs as much as a step."""
+"""Batches given to TensorFlow at once: each call into Python costs it as much as a step."""
 
 
 class FeatureDataset(keras.utils.PyDataset):
-    """Features, targets and weights of a store, in shuffled batches: `fit` takes it.
+    """Features, targets and weights of a store, in shuffled batches, for `fit`.
 
-    Only the rows that are needed are read. What does not come from the page cache is read in a
-    thread, while the step runs. Features kept as bfloat16 are given as float32.
+    Only the rows that are needed are read. Rows that are not in the page cache are read in a
+    thread, while the step runs. Features stored as bfloat16 are given as float32.
 
-    Give `fit(..., shuffle=False)`: samples are shuffled here, each time in the order that the seed
-    says. By default Keras shuffles the batches besides, and does not say which comes next.
+    Use `fit(..., shuffle=False)`: samples are shuffled by this dataset, reproducibly for a given
+    seed. By default Keras shuffles the batches as well, and then none can be read ahead.
 
     Args:
-        store: A `FeatureStore` or its path; a list of them stands side by side: the features of
-            the same samples from several trunks, as a dict by name. Targets and sample weights
-            are those of the first store that has them; inputs, targets and weights are compared
-            where shards are cut at the same samples.
+        store: A `FeatureStore` or its path. A list of stores gives the features of the same
+            samples from several trunks, as a dict by name. Targets and sample weights come from
+            the first store that has them. Inputs, targets and weights are compared where the
+            shards of two stores are of the same samples.
         batch_size: Samples in a batch.
-        shuffle: Shuffle the samples anew in each epoch.
-        seed: Of the shuffling. The same seed gives the same order, epoch by epoch.
-        validation_split: The share that belongs to the subset `"validation"`: the last samples of
-            those in `indices`.
+        shuffle: Shuffle the samples in each epoch.
+        seed: The seed for shuffling. The same seed gives the same order in each epoch.
+        validation_split: The share of samples in the subset `"validation"`: the last ones of
+            `indices`.
         subset: `"training"` or `"validation"`.
-        indices: Only these samples, by their numbers or as a mask: a bool for each.
-        names: For several stores, what to call the features of each; by default `"0"`, `"1"`, ...
+        indices: Use only these samples, given as numbers or as a mask: a bool for each.
+        names: For several stores, the name of the features of each; by default `"0"`, `"1"`, ...
 
     Raises:
         FeatureError: If a store is not complete, or if stores do not hold the same samples.
@@ -71,7 +71,7 @@ class FeatureDataset(keras.utils.PyDataset):
         indices: Any = None,
         names: Sequence[str] | None = None,
     ) -> None:
-        # Keras's own threads would hand batches of one epoch over to the next.
+        # Keras's own threads would give batches of one epoch to the next.
         super().__init__(workers=1)
         several = isinstance(store, list | tuple)
         opened = [_opened(s) for s in (store if several else [store])]
@@ -91,14 +91,14 @@ class FeatureDataset(keras.utils.PyDataset):
         self._epoch = self._started()
 
     def _started(self) -> Epoch:
-        """Return the epoch that is the next by number."""
+        """Return the epoch of the current number."""
         order = self.indices
         if self._shuffle:
             order = np.random.default_rng([self._seed, self._number]).permutation(order)
         return Epoch(self._rows, order, self._batch_size, self._row_bytes)
 
     def _over(self) -> Epoch:
-        """Go on to the next epoch, and return the one before it."""
+        """Start the next epoch, and return the one before it."""
         with self._lock:
             before = self._epoch
             self._number += 1
@@ -106,12 +106,12 @@ class FeatureDataset(keras.utils.PyDataset):
             return before
 
     def on_epoch_end(self) -> None:
-        """Shuffle anew; Keras calls it."""
+        """Shuffle for the next epoch. Keras calls it."""
         self._over()
 
     @property
     def num_batches(self) -> int:
-        """Batches in an epoch, the last one perhaps smaller."""
+        """Batches in an epoch; the last one may be smaller."""
         return -(-len(self.indices) // self._batch_size)
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ class FeatureDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
-            raise IndexError(f"There are {len(self)} batches, asked was number {shown(index)}.")
+            raise IndexError(f"There are {len(self)} batches, not number {shown(index)}.")
         return self._epoch.batch(index)
 
     def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
@@ -135,22 +135,22 @@ class FeatureDataset(keras.utils.PyDataset):
         return x, found["targets"], found["weights"]
 
     def to_numpy(self) -> tuple[Any, ...]:
-        """Return all samples in their own order, as `(x, y, weights)` as far as there are any."""
+        """Return all samples in order, as `(x, y, weights)`, `(x, y)` or `(x,)`."""
         return self._rows(self.indices)
 
     def as_tf(self) -> Any:
         """Return a `tf.data.Dataset` of the batches, in a new order in each pass.
 
-        TensorFlow takes it faster than the dataset itself, which Keras hands over batch by batch.
+        On TensorFlow it is faster than the dataset itself, which Keras reads batch by batch.
         """
         return self._handed(self._over)
 
     def fed(self) -> tuple[Any, list[keras.callbacks.Callback]]:
-        """Return what `fit` takes fastest on this backend, with the callbacks that it needs.
+        """Return what is fastest for `fit` on this backend, with the callbacks that it needs.
 
-        The order of the samples is the same as in `fit` on the dataset itself, where Keras ends
-        an epoch when it begins to train, and each that it trained; counting passes would not do,
-        as it may begin one only to look at its first batch.
+        The order of the samples is the same as in `fit` on the dataset itself. There Keras ends
+        an epoch when training begins and after each epoch of training. To count passes would be
+        wrong: Keras may begin a pass only to look at its first batch.
         """
         if keras.backend.backend() != "tensorflow":
             return self, []
@@ -196,7 +196,7 @@ class FeatureDataset(keras.utils.PyDataset):
         return torch.utils.data.DataLoader(Passes(), batch_size=None)
 
     def _pass(self) -> Any:
-        """Yield the batches of an epoch: each pass has its own, others may be under way."""
+        """Yield the batches of a new epoch: several passes may run at the same time."""
         epoch = self._over()
         for i in range(len(self)):
             yield epoch.batch(i)
@@ -206,7 +206,7 @@ def _opened(store: Any) -> FeatureStore:
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     if not opened.complete:
         raise FeatureError(
-            f"{opened.path} is not complete: {len(opened)} samples so far. Go on with "
+            f"{opened.path} is not complete: {len(opened)} samples so far. Finish it with "
             "kg.features.compute and the same data."
         )
     return opened
@@ -227,8 +227,8 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
             )
         if len(other) != len(first):
             raise FeatureError(
-                f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: side by side "
-                "stand features of the same samples."
+                f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: stores that "
+                "are used together hold the same samples."
             )
     for one, other in itertools.combinations(stores, 2):
         sums = _checksums(one), _checksums(other)
@@ -236,12 +236,12 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
                  if sums[0][at, part] != sums[1][at, part]}  # fmt: skip
         if "inputs" in wrong:
             raise FeatureError(
-                f"{one.path} and {other.path} were made of other inputs, or in another order."
+                f"{one.path} and {other.path} were made of different inputs, or in a different order."
             )
         if wrong:
             raise FeatureError(
-                f"{one.path} and {other.path} hold other {listed(sorted(wrong))}, and only one can "
-                "be given: compute the other store with targets=False."
+                f"{one.path} and {other.path} hold different {listed(sorted(wrong))}, and only "
+                "one can be given: compute the other store with targets=False."
             )
     layouts = [store.manifest.layout for store in stores]
     if any("weights" in layout for layout in layouts) and not any(
@@ -254,10 +254,9 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
 
 
 def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
-    """Return those of inputs, targets and weights, by the samples they are of.
+    """Return the checksums of inputs, targets and weights, by the samples they belong to.
 
-    Stores are cut at different places if their rows are of different length: where none of the
-    cuts agree, nothing is compared.
+    Shards of different stores may begin at different samples. Those are not compared.
     """
     found: dict[tuple[Any, str], Any] = {}
     columns = store.manifest.columns
@@ -293,7 +292,7 @@ def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
 
 
 def _given(features: Any) -> Any:
-    """Not every backend takes a NumPy array of bfloat16."""
+    """Return features as every backend takes them: some take no NumPy array of bfloat16."""
     return keras.tree.map_structure(
         lambda a: a.astype("float32") if a.dtype.name == "bfloat16" else a, features
     )

@@ -1,4 +1,4 @@
-"""One pass over the rows of stores, in one order: batches, read in blocks, perhaps ahead."""
+"""One pass over the rows of stores: batches, read in blocks, and ahead if reading is slow."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ import keras
 import numpy as np
 
 _BLOCK = 1 << 20
-"""Bytes that are read at once, if batches are small: a call and a thread cost as much as a batch."""
+"""Bytes that are read at once: for small batches, a call takes as long as the reading."""
 _AHEAD = 2
 """Blocks that are read ahead."""
 _FAST = 1 << 30
-"""Bytes a second: what comes slower is waited for, so it is read ahead."""
+"""Bytes a second. If reading is slower than this, blocks are read ahead."""
 _SURE = 0.05
-"""Seconds of reading after which it is known how fast it comes."""
+"""Seconds of reading after which its speed is known."""
 
 
 class Epoch:
     """The batches of one order of samples.
 
-    Each time a batch is given, its memory is the receiver's: what they write there comes back
-    to nobody.
+    Whoever gets a batch may write into it: it is never given again.
 
     Args:
         rows: Returns samples by their numbers.
@@ -57,11 +56,11 @@ class Epoch:
             in_turn = index == self._next
             self._next = index + 1
             forked = self._process != os.getpid()
-            if forked:  # in which no thread lives on
+            if forked:  # a fork has no threads
                 self._process, self._pool = os.getpid(), None
             if forked or not in_turn:
                 self._current, self._ahead = (-1, None), {}
-            # Out of turn, as `fit(shuffle=True)` asks, nobody knows what comes next.
+            # `fit(shuffle=True)` asks out of turn: nobody knows which batch is next.
             if not in_turn and index:
                 return self._rows(rows)
             whole = self._block(block)
@@ -69,7 +68,7 @@ class Epoch:
         return keras.tree.map_structure(lambda array: array[start : start + len(rows)], whole)
 
     def _block(self, number: int) -> Any:
-        """Return a block of batches, and have those after it read meanwhile, if that takes long."""
+        """Return a block of batches. If reading is slow, start to read the next blocks."""
         if self._current[0] == number:
             return self._current[1]
         count = self._together
@@ -82,7 +81,7 @@ class Epoch:
         else:
             found = ready.result()
         self._current = number, found
-        # From the page cache, a thread beside the step would take more than it gives.
+        # From the page cache, a thread would cost more time than it saves.
         if self._took > _SURE and self._read < _FAST * self._took:
             self._pool = self._pool or ThreadPoolExecutor(1, "keras_graft_features")
             blocks = -(-len(self._order) // (self._batch_size * count))
@@ -94,7 +93,7 @@ class Epoch:
         return found
 
     def several(self, count: int) -> Iterator[Any]:
-        """Yield the batches in turn, so many of them at once, the last time perhaps fewer."""
+        """Yield `count` batches at a time, in order; the last time there may be fewer."""
         for first in range(0, -(-len(self._order) // self._batch_size), count):
             yield self._rows(self._batches(first, count))
 

@@ -1,4 +1,4 @@
-"""The whole way in one call: split, freeze, compute, train the head, join, prove."""
+"""All steps in one call: split, freeze, compute, train the head, join, check."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Fitted(Tabular):
     """A head trained from a store, joined to its trunk; prints as a table.
 
     Attributes:
-        model: The joined model: the frozen trunk, with the donor's weights, and the head.
+        model: The joined model: the frozen trunk, which shares the donor's weights, and the head.
         head: The head alone.
         history: What `head.fit` returned.
         store: The store.
-        compute_seconds: What it took to compute the store, or to find that it was there.
-        epoch_seconds: An epoch from the store, on average.
-        whole_seconds: The trunk's forward pass over the same samples: an epoch through the whole
-            model takes longer than that.
-        difference: How far the joined model's outputs are from those of the head on the store's
-            features, at most, on `checked` samples.
+        compute_seconds: The time to compute the store, or to check that it was there.
+        epoch_seconds: The average time of an epoch from the store.
+        whole_seconds: The time of the trunk's forward pass over the same samples. An epoch through
+            the whole model takes longer.
+        difference: The largest difference between the outputs of the joined model and those of
+            the head on the stored features, on `checked` samples.
         checked: How many samples were compared.
     """
 
@@ -100,36 +100,37 @@ def fit_head(
     progress: bool = True,
     **fit: Any,
 ) -> Fitted:
-    """Train the part of a model above a cut, from features that the rest gives once.
+    """Train the part of a model above a cut, on features that the part below computes once.
 
-    The donor is left as it was: the head that is trained is a copy of its own, or `head`.
+    The donor stays as it was: the head that is trained is a copy, or `head`.
 
     Args:
         model: The donor.
         at: Where to cut, as `kg.split` takes it.
-        data: With targets, as `kg.features.compute` takes it, but no iterator that gives them
-            once only: the first batch is read again.
-        store: The folder for the features, or its URL; what is there is used if it is of this trunk and data.
-        head: A model of the features to train instead of the donor's own head.
-        complete: Add values that also cross the cut, instead of refusing.
+        data: Data with targets, as `kg.features.compute` takes it. An iterator is refused: the
+            first batch is read twice.
+        store: The folder for the features, or its URL. An existing store is reused if it was
+            computed from the same trunk and data.
+        head: A model that takes the features, to train instead of the donor's own head.
+        complete: Add the other values that cross the cut, instead of refusing.
         compile: Arguments for `head.compile`; by default those of the donor or of `head`.
-        epochs: Times through the store.
+        epochs: How many epochs to train.
         batch_size: Samples in a batch, for computing and for training.
         validation_split: The share of the samples, the last ones, to validate on.
-        dtype: What features are kept as.
-        seed: Of the order of the samples.
+        dtype: The dtype in which features are stored.
+        seed: The seed for the order of the samples.
         resume: As for `kg.features.compute`.
         on_error: As for `kg.features.compute`.
         progress: Show bars.
-        **fit: Whatever else `fit` takes.
+        **fit: Other arguments of `fit`.
 
     Returns:
         The joined model, the history, and a report of times and bytes.
 
     Raises:
-        FeatureError: If the data has no targets or gives its samples once only, if nothing says
-            how to compile, if the store does not hold what the trunk gives, which is looked at
-            before training, or if the joined model does not give what the head gave.
+        FeatureError: If the data has no targets or can be read only once; if the head cannot be
+            compiled; if the store does not hold what the trunk gives, which is checked before
+            training; or if the joined model does not give what the head gave.
         CutError: If a value is missing at the cut.
     """
     _check_data(data, batch_size)
@@ -141,20 +142,20 @@ def fit_head(
         )
     trunk, own = split(model, at, complete)
     fixed = {id(variable) for variable in trunk.variables}
-    # Not its variables: a Dropout that both call has a state, and a copy of it harms nobody.
+    # Weights only: a Dropout that both sides call has a state, which may be copied.
     crossing = [w.path for w in own.weights if id(w) in fixed] if head is None else []
     if crossing:
         raise FeatureError(
             f"The head computes with weights of the trunk too ({listed(crossing)}), tied or in a "
             "layer that both call. Training them would change the trunk, and a head with its own "
-            "would lose the tie: kg.untie or kg.unshare them first, or give another head=."
+            "would lose the tie: kg.untie or kg.unshare them first, or give a different head=."
         )
     new = _copied(own) if head is None else head
     common = [v.path for v in new.trainable_variables if id(v) in fixed]
     if common:
         raise FeatureError(
-            f"The head would train weights of the trunk ({listed(common)}), and features of the "
-            "store would be those of before: give a head with layers of its own."
+            f"The head would train weights of the trunk ({listed(common)}), and the stored "
+            "features would no longer be the trunk's: give a head with its own layers."
         )
     _compile(new, model, compile)
     trunk = freeze(trunk)
@@ -202,11 +203,11 @@ def fit_head(
 
 
 def _check_data(data: Any, batch_size: int) -> None:
-    """Refuse data whose first batch has no targets, or would not be the first again."""
+    """Refuse data without targets, and data that can be read only once."""
     if hasattr(data, "__next__"):
         raise FeatureError(
-            f"The {type(data).__name__} gives its samples once only, and fit_head reads the first "
-            "batch again: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
+            f"The {type(data).__name__} can be read only once, and fit_head reads the first "
+            "batch twice: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
             "PyDataset."
         )
     if not isinstance(batch_size, Integral) or batch_size < 1:
@@ -222,7 +223,7 @@ def _check_data(data: Any, batch_size: int) -> None:
 
 
 def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:
-    """Return what is in the store of the first batch of which anything is."""
+    """Return the stored samples of the first batch that has any."""
     start = 0
     for batch in batches(data, batch_size):
         kept = [i for i in range(len(batch)) if start + i not in left_out]
@@ -238,12 +239,12 @@ def _timed(run: Any) -> tuple[Any, float]:
 
 
 def _copied(head: Any) -> Any:
-    """Return the head with layers of its own, so that the donor's are not trained."""
+    """Return a copy of the head, so that the donor's layers are not trained."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "head.keras"
         with _keras.without_tensorflow():
             head.save(path)
-        # The file is our own, so what Lambda layers hold in it may run.
+        # We wrote the file ourselves, so Lambda layers in it may be loaded.
         return keras.saving.load_model(path, compile=False, safe_mode=False)
 
 
@@ -261,16 +262,16 @@ def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None
 
 
 def _looked_at(trunk: Any, store: FeatureStore, first: Batch, rows: Any) -> float:
-    """Compare the trunk with the store, before training; return what it takes for a sample."""
+    """Compare the trunk with the store before training; return its time for a sample."""
     given = trunk.predict_on_batch(first.x)  # compiled before it is timed
     _, seconds = _timed(lambda: trunk.predict_on_batch(first.x))
     difference, close = _apart(given, rows, store)
     if not difference <= close:
         raise FeatureError(
-            f"The store in {store.path} does not hold what the trunk gives for the first batch: up "
-            f"to {difference:g} lie between. Does the data come in another order each time "
-            "(shuffle=True)? Else kg.features.FeatureStore("
-            f"{store.path!r}).verify() checks the shards; resume=False computes them anew."
+            f"The store in {store.path} does not hold what the trunk gives for the first batch: they "
+            f"differ by up to {difference:g}. Does the data come in a different order each time "
+            "(shuffle=True)? If not, kg.features.FeatureStore("
+            f"{store.path!r}).verify() checks the shards; resume=False computes them again."
         )
     return seconds / len(first)
 
@@ -283,13 +284,13 @@ def _proved(joined: Any, head: Any, store: FeatureStore, first: Batch, rows: Any
     if not difference <= close:
         raise FeatureError(
             f"The joined model differs from the head on the store by up to {difference:g}: the "
-            "features vary more than their dtype can hold: dtype='float32'."
+            "stored dtype is not exact enough for these features: use dtype='float32'."
         )
     return difference
 
 
 def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
-    """Return how far outputs are apart, and how far they may be for the dtype of the store."""
+    """Return how much outputs differ, and how much they may, given the dtype of the store."""
     pairs = [
         (np.asarray(a, "float64"), np.asarray(b, "float64"))
         for a, b in zip(tree.flatten(whole), tree.flatten(parts), strict=True)
@@ -300,7 +301,7 @@ def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
     for a, b in pairs:
         finite = np.isfinite(b)
         scale = max(scale, float(np.abs(b[finite]).max(initial=0.0)))
-        # What is no number is the same if it is no number in both.
+        # A nan equals a nan.
         differs = ~(finite | np.isclose(a, b, equal_nan=True))
         apart = max(
             apart, float(np.abs(a - b)[finite].max(initial=0.0)), np.inf if differs.any() else 0.0

@@ -1,4 +1,4 @@
-"""Checksums of shards, of the manifest, and of the arrays that shards are made of."""
+"""Checksums of shards, of the manifest, and of the arrays that shards are computed from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ tree = keras.tree
 def checksum(pieces: Iterable[Any]) -> str:
     """Return the XXH3 hash of bytes, in pieces: 64 bits, in hexadecimal digits.
 
-    It runs at the speed of memory, where CRC-32 takes some percent of what a quick trunk takes.
+    It is as fast as memory. CRC-32 would take some percent of the time of a fast trunk.
     """
     found = _hasher()
     for piece in pieces:
@@ -25,7 +25,7 @@ def checksum(pieces: Iterable[Any]) -> str:
 
 
 class Checksums:
-    """Checksums of arrays, one for each, however they are cut into batches."""
+    """One checksum for each array; how the arrays are cut into batches does not matter."""
 
     def __init__(self) -> None:
         self._found: dict[int, Any] = {}
@@ -34,7 +34,7 @@ class Checksums:
         for i, leaf in enumerate(tree.flatten(x)):
             data = np.ascontiguousarray(leaf)
             if data.dtype.hasobject:
-                raise FeatureError("An input holds Python objects, which is no array of numbers.")
+                raise FeatureError("An input holds Python objects, not numbers.")
             if i not in self._found:
                 self._found[i] = _hasher()
             self._found[i].update(data.reshape(-1).view(np.uint8))

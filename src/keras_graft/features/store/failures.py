@@ -1,4 +1,4 @@
-"""What file systems raise, as errors that name the place and say what to do."""
+"""Turn what file systems raise into errors that name the place and say what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = {errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP}
 
 
 def way_out(error: BaseException) -> str:
-    """Return what to do about what a file system raised."""
+    """Return what the user can do about an error of a file system."""
     number = getattr(error, "errno", None)
     if number in _FULL:
         return "Make room, and call again: what was written before is kept."
@@ -31,7 +31,7 @@ def way_out(error: BaseException) -> str:
 
 
 def said(error: BaseException, masked: Callable[[str], str] = str) -> str:
-    """Return the kind of an error and what it says, in a line: first masked, then cut short."""
+    """Return the kind of an error and what it says, in one short line, without secrets."""
     text = masked(str(getattr(error, "strerror", None) or error))
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
 
@@ -39,11 +39,11 @@ def said(error: BaseException, masked: Callable[[str], str] = str) -> str:
 def guarded(cannot: str) -> Callable[[Any], Any]:
     """Turn what a file system raises in a method of a folder into a FeatureError.
 
-    The folder says which errors those are (`failures`), and what may be shown of them (`shown`):
-    what came first is chained where it holds no secrets.
+    The folder says which errors those are (`failures`), and which part of them may be shown
+    (`shown`). The first error is chained only if it holds no secrets.
 
     Args:
-        cannot: What cannot be done then; `{}` is the method's first argument.
+        cannot: What failed; `{}` is the method's first argument.
     """
 
     def wrap(method: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Where shards are written: whole files, durably, or not at all.
+"""A local folder in which files are written whole and durably, or not at all.
 
-The one interface for it: `remote.py` has the same for object stores.
+`remote.py` has the same interface for object stores.
 """
 
 from __future__ import annotations
@@ -24,30 +24,35 @@ except ImportError:  # Windows: two writers at once are not noticed there
     fcntl = None
 
 TEMPORARY = ".keras-graft.part"
-"""What a file ends with while it is written: what a killed writer leaves is known by it."""
-_PREADV = getattr(os, "preadv", None)  # macOS, Windows: it may not be there
+"""The end of a file's name while it is written. A killed writer leaves such files behind."""
 
 
 class Parts:
-    """An open file of which parts are read, by several threads."""
+    """An open file of which parts are read, by several threads.
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it is to stay open
+    Args:
+        path: The file.
+        preadv: What reads from a place on; None where the system has no such call.
+    """
+
+    def __init__(self, path: Path, preadv: Any = getattr(os, "preadv", None)) -> None:  # noqa: B008
+        self._preadv = preadv
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - it stays open
         self._number = self._file.fileno()
         self._lock = threading.Lock()
 
     def read_into(self, start: int, buffer: memoryview) -> None:
-        """Fill a buffer with what stands in the file from `start` on.
+        """Fill a buffer with the bytes of the file from `start` on.
 
         Raises:
             FeatureError: If it ends before that, or if the system cannot read it.
 
-        Not from a memory map: Linux maps more than the pages that are touched, so shuffled rows
-        would soon count the whole store as resident.
+        It does not use a memory map: Linux maps more pages than are touched, so after reading
+        shuffled rows the whole store would soon count as resident.
         """
         try:
             done = self._some(start, buffer)
-            while done < len(buffer):  # Linux reads 2 GiB at once, and no more
+            while done < len(buffer):  # Linux reads at most 2 GiB at once
                 count = self._some(start + done, buffer[done:])
                 if not count:
                     raise FeatureError(
@@ -60,8 +65,8 @@ class Parts:
             ) from error
 
     def _some(self, start: int, buffer: memoryview) -> int:
-        if _PREADV is not None:
-            return _PREADV(self._number, (buffer,), start)
+        if self._preadv is not None:
+            return self._preadv(self._number, (buffer,), start)
         with self._lock:
             self._file.seek(start)
             return self._file.readinto(buffer)
@@ -72,40 +77,40 @@ class Parts:
 
 
 class Folder:
-    """A folder of files, each written beside its place, synced, and renamed.
+    """A folder of files. Each is written under another name, synced, then renamed.
 
     Args:
-        path: The folder; made by the first write.
+        path: The folder. The first write makes it.
     """
 
     failures: tuple[type[Exception], ...] = (OSError, ValueError)
-    """What the file system raises: Python refuses a name with a NUL in it by a ValueError."""
+    """What the file system raises. Python raises a ValueError for a name with a NUL in it."""
     secrets: tuple[str, ...] = ()
-    """What must not be shown."""
+    """Texts that must not be shown."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(os.path.expanduser(path))  # a user that is none stays as it is
+        self.path = Path(os.path.expanduser(path))  # an unknown user's tilde stays
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def address(self) -> str:
-        """Where it is, for other processes."""
+        """The path, for other processes."""
         return str(self.path.resolve())
 
     def shown(self, text: str) -> str:
-        """Return a text of the file system's as it may be shown."""
+        """Return a text of the file system without secrets."""
         return text
 
     @guarded("{} cannot be written")
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        """Write a file; when this returns, it is on the disk, and before, the old one is."""
+        """Write a file. Until it is on the disk as a whole, the old file stays."""
         self.path.mkdir(parents=True, exist_ok=True)
         beside = self.path / f"{name}{TEMPORARY}"
         beside.unlink(missing_ok=True)
         try:
-            with open(beside, "xb") as file:  # a link that lies there would lead elsewhere
+            with open(beside, "xb") as file:  # not through a link that may be there
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
@@ -117,7 +122,7 @@ class Folder:
         self._sync()
 
     def _sync(self) -> None:
-        """Let a rename itself reach the disk."""
+        """Make sure that a rename is on the disk."""
         if os.name == "posix":
             handle = os.open(self.path, os.O_RDONLY)
             try:
@@ -127,11 +132,11 @@ class Folder:
 
     @guarded("{} cannot be read")
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """Return what a file holds, None if there is none.
+        """Return the bytes of a file, or None if there is no such file.
 
         Args:
             name: The file.
-            most: Refuse one of more bytes.
+            most: The largest size that is read; a larger file is refused.
         """
         path = self.path / name
         try:
@@ -141,7 +146,7 @@ class Folder:
         except NotADirectoryError:
             raise self._no_folder() from None
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
-            raise IsADirectoryError(errno.EISDIR, "it is no file")
+            raise IsADirectoryError(errno.EISDIR, "it is not a file")
         self._check_size(name, found.st_size, most)
         return path.read_bytes()
 
@@ -158,7 +163,7 @@ class Folder:
         )
 
     def stamp(self, name: str) -> Any:
-        """Return what changes when a file is written anew, None if nothing tells."""
+        """Return a value that changes when a file is written again; None if that is unknown."""
         try:
             found = (self.path / name).stat()
         except OSError:
@@ -167,44 +172,44 @@ class Folder:
 
     @guarded("it cannot be listed")
     def sizes(self) -> dict[str, int]:
-        """Return how long every file is, by name."""
+        """Return the size of every file, by name."""
         if not self.path.is_dir():
             return {}
         return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
 
     @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Delete a file if it is there."""
         (self.path / name).unlink(missing_ok=True)
 
     @guarded("{} cannot be read")
     def piece(self, name: str, start: int, length: int) -> bytes:
-        """Return some bytes of a file, read anew."""
+        """Return some bytes of a file, read from the disk."""
         with open(self.path / name, "rb") as file:
             file.seek(start)
             return file.read(length)
 
     @guarded("{} cannot be read")
     def checksum(self, name: str) -> str:
-        """Return that of a file, read anew and in pieces."""
+        """Return the checksum of a file, read from the disk in pieces."""
         with open(self.path / name, "rb") as file:
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
     @guarded("{} cannot be opened")
     def open(self, name: str, known: str) -> Parts:
-        """Open a file to read parts of it, closed when nobody uses it any more.
+        """Open a file to read parts of it. It is closed when nothing refers to it.
 
         Args:
             name: The file.
-            known: Its checksum, for a place that has to fetch it first.
+            known: Its checksum, which is compared if the file has to be fetched.
         """
         return Parts(self.path / name)
 
     @guarded("it cannot be locked")
     def lock(self) -> Any:
-        """Return a context that keeps other writers out, or None if one is in.
+        """Return a context that keeps other writers out, or None if another is writing.
 
-        The lock is the process's: a killed one holds none.
+        The lock ends with the process, also if that is killed.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -213,25 +218,25 @@ class Folder:
         place = self.path / "lock"
         self._check_lock(place)
         try:
-            handle = open(place, "a")  # noqa: SIM115 - it is to stay open
+            handle = open(place, "a")  # noqa: SIM115 - it stays open
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             if not os.access(self.path, os.W_OK):
                 return contextlib.nullcontext()  # a store that is complete can be read
-            handle = open(place)  # noqa: SIM115 - that of another user
+            handle = open(place)  # noqa: SIM115 - another user's lock
         if fcntl is not None:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 handle.close()
                 return None
-            except OSError:  # a file system without locks: there too they are not noticed
+            except OSError:  # a file system without locks: two writers are not noticed
                 return handle
         return _locked(handle)
 
     def _check_lock(self, place: Path) -> None:
-        """Refuse what is not the empty file that a writer makes."""
+        """Refuse a lock file that no writer made: theirs are empty."""
         try:
             found = place.lstat()
         except FileNotFoundError:
@@ -248,7 +253,7 @@ def _locked(handle: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # Closing alone would leave it to processes that the data has started meanwhile.
+        # Without this, child processes that the data has started would keep the lock.
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_UN)
         handle.close()

@@ -1,4 +1,4 @@
-"""A manifest as it is read: others may have written it, so it is checked before it is used."""
+"""Read a manifest. Anyone may have written it, so it is checked before it is used."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store.checksum import checksum
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.manifest import (
+    COLUMN,
     DTYPES,
     FORMAT,
     KINDS,
@@ -30,10 +31,9 @@ from keras_graft.features.store.schema import (
     text,
     whole,
 )
+from keras_graft.features.store.shards import SHARD
 from keras_graft.printable import shown, words_of
 
-SHARD = r"shard-([0-9]{5,10}|[0-9a-f]{32})\.safetensors"
-COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
 _SUM = text(r"([0-9a-f]{16})")
 _LABEL = text(r"([ -~]{0,200})")
 _SCHEMA = record(
@@ -47,16 +47,15 @@ _SCHEMA = record(
     complete=boolean, format=whole(FORMAT, FORMAT),
 )  # fmt: skip
 _ROW = 1 << 40
-"""Bytes of a row, at most."""
+"""The largest size of a row, in bytes."""
 _SIGNED = re.compile(rb'\{\n "checksum": "([0-9a-f]{16})",')
 
 
 def load(folder: Folder) -> Manifest | None:
-    """Return the manifest of a folder, None if it has none.
+    """Return the manifest of a folder, or None if it has none.
 
     Raises:
-        FeatureError: If it cannot be read, does not fit together, or was written by another
-            version.
+        FeatureError: If it cannot be read, contradicts itself, or has another format.
     """
     data = folder.read(NAME, LONGEST)
     if data is None:
@@ -91,7 +90,7 @@ def load(folder: Folder) -> Manifest | None:
 
 
 def written_here(data: bytes) -> bool:
-    """Whether a file of the name was written by keras-graft, though it is damaged, or by another version."""
+    """Whether keras-graft wrote this manifest, which may be damaged or of another version."""
     if _SIGNED.match(data):
         return True
     try:
@@ -111,14 +110,14 @@ def _made(raw: dict[str, Any]) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuse what does not fit together.
+    """Refuse a manifest that contradicts itself.
 
     Raises:
-        ValueError: It says what.
+        ValueError: It says how.
     """
     columns = manifest.columns
     for name, column in columns.items():
-        # NumPy multiplies all but the zeros.
+        # Zeros do not make it harmless: NumPy multiplies the other sizes.
         large = itemsize(column.dtype) * math.prod(max(1, n) for n in column.shape) > _ROW
         coded = name == "keys/" and column.dtype == "uint8" and len(column.shape) == 1
         if large or (column.text and not coded):

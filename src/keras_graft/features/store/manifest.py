@@ -1,4 +1,4 @@
-"""What a store says of itself: which columns, of what, made by what, in which shards."""
+"""The manifest of a store: its columns, the trunk they are of, and its shards."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from keras_graft.printable import shown, words_of
 NAME = "manifest.json"
 FORMAT = 2
 KINDS = ("features", "targets", "weights", "keys")
-DTYPES = {
-    "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "uint32": "U32",
-    "int32": "I32", "uint64": "U64", "int64": "I64", "float16": "F16", "bfloat16": "BF16",
-    "float32": "F32", "float64": "F64",
-}  # fmt: skip
-"""The dtypes that a store holds, and what safetensors calls them."""
+COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
+"""The names of columns, as a regular expression."""
+DTYPES = (
+    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
+    "bfloat16", "float32", "float64",
+)  # fmt: skip
+"""The dtypes that a store holds."""
 
 
 def itemsize(dtype: str) -> int:
-    """Return the bytes of a number."""
+    """Return the bytes that a number takes."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
@@ -58,7 +59,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample of the data that is not in the store.
+    """A sample that was left out of the store.
 
     Attributes:
         index: Its number in the data.
@@ -74,13 +75,13 @@ class ShardEntry:
     """One shard.
 
     Attributes:
-        file: Its name.
+        file: The name of the file.
         rows: How many samples it holds.
-        bytes: How long the file is.
-        checksum: That of the file.
-        inputs: Checksums of the inputs that it was made of, for each input.
-        labels: Those of each column beside the features: targets, sample weights, keys.
-        skipped: The samples among them that failed, and so are no rows.
+        bytes: The size of the file.
+        checksum: The checksum of the file.
+        inputs: For each input of the trunk, the checksum of the data.
+        labels: The checksums of all other columns: targets, sample weights, keys.
+        skipped: The samples that were left out.
     """
 
     file: str
@@ -93,12 +94,12 @@ class ShardEntry:
 
     @property
     def samples(self) -> int:
-        """How many samples it was made of."""
+        """How many samples it was made from, with those that were left out."""
         return self.rows + len(self.skipped)
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> ShardEntry:
-        """Return what JSON says."""
+        """Return the entry that JSON describes."""
         skipped = tuple(Skipped(**s) for s in raw["skipped"])
         inputs, labels = tuple(raw["inputs"]), tuple(raw["labels"])
         return cls(**{**raw, "inputs": inputs, "labels": labels, "skipped": skipped})
@@ -106,17 +107,17 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store says of itself.
+    """What a store holds, and how it was made.
 
     Attributes:
         columns: The columns by name: `"features/pool"`, `"targets/"`, `"weights/"`, `"keys"`.
         layout: How features, targets and weights are nested: `"one"`, `"dict"` or `"list"`.
-        trunk: The fingerprint of the trunk, by part.
+        trunk: The fingerprint of the trunk.
         batch_size: Samples in a batch when it was computed.
-        rows_per_shard: Samples of the data after which a shard is full.
-        versions: Of Keras, its backend and keras-graft.
+        rows_per_shard: The number of samples after which a shard is written.
+        versions: The versions of Keras and keras-graft, and the backend.
         shards: The shards, in order: the samples are in the order of the data.
-        complete: Whether the data came to its end.
+        complete: Whether all data was read.
     """
 
     columns: dict[str, Column]
@@ -136,23 +137,23 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """How many samples of the data are dealt with: those that failed count too."""
+        """How many samples of the data were read, with those that were left out."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """The samples of the data that failed."""
+        """The samples that were left out."""
         return tuple(sample for shard in self.shards for sample in shard.skipped)
 
     def replace(self, **changes: Any) -> Manifest:
-        """Return it with some fields changed."""
+        """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def save(self, folder: Folder) -> None:
-        """Write it, in the place of the one before.
+        """Write it to a folder, in place of the one before.
 
         Raises:
-            FeatureError: If it would be longer than what is read.
+            FeatureError: If it would be too long to be read.
         """
         said = json.dumps(dataclasses.asdict(self), indent=1).encode()
         try:
@@ -165,13 +166,8 @@ class Manifest:
         folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])
 
 
-def shard_name(number: int) -> str:
-    """Return the name of a shard's file."""
-    return f"shard-{number:05}.safetensors"
-
-
 def differences(old: Manifest, new: Manifest) -> list[str]:
-    """Say in what a store differs from what is now to be written into it."""
+    """Say how a store differs from what would now be written into it."""
     found = [
         f"the {part} of the trunk ({old.trunk.get(part)}, now {new.trunk.get(part)})"
         for part in new.trunk
@@ -193,7 +189,7 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
     """Return how a structure is nested, and its arrays by column name.
 
     Raises:
-        FeatureError: If a dict or list holds others.
+        FeatureError: If a dict or list holds another one.
     """
     inner = structure.values() if isinstance(structure, Mapping) else structure
     if isinstance(structure, Mapping | list | tuple) and any(
@@ -207,7 +203,7 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
         columns = {f"{kind}/{key}": value for key, value in structure.items()}
         bad = next((key for key in columns if not encodable(key)), None)
         if bad is not None:
-            raise FeatureError(f"The name {shown(bad)} of the {kind} is no text: rename it.")
+            raise FeatureError(f"The name {shown(bad)} of the {kind} is not a text: rename it.")
         return "dict", columns
     if isinstance(structure, list | tuple):
         return "list", {f"{kind}/{i}": value for i, value in enumerate(structure)}
@@ -215,7 +211,7 @@ def packed(kind: str, structure: Any) -> tuple[str, dict[str, Any]]:
 
 
 def unpacked(kind: str, layout: str, columns: Mapping[str, Any]) -> Any:
-    """Return the structure again: the inverse of `packed`."""
+    """Return the structure of some columns: the inverse of `packed`."""
     own = {k.removeprefix(f"{kind}/"): v for k, v in columns.items() if k.startswith(f"{kind}/")}
     if layout == "one":
         return own[""]

@@ -1,4 +1,4 @@
-"""URLs as they may be shown: without what gives access to the place."""
+"""URLs as they may be shown: without passwords, keys and tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _URL = re.compile(rf"(?P<scheme>{_SCHEME})(?P<rest>(?:(?!::{_SCHEME}).)*)", re.S
 _AMONG = re.compile(rf"(?P<scheme>{_SCHEME})(?P<rest>(?:(?!::{_SCHEME})[^\s'\"<>])*)")
 """A URL in a text."""
 _CONTAINER = re.compile(r"(abfss?|wasbs?|az|adl)://")
-"""Of these, what stands before an @ is the name of a container."""
+"""In these, the part before an @ is the name of a container."""
 _SECRET = re.compile(r"pass|pwd|secret|token|key|cred|sig|sas|auth|connection_string|cookie", re.I)
 
 
@@ -57,7 +57,7 @@ def _split(scheme: str, rest: str) -> tuple[str, str, str]:
 
 
 def secrets(url: str, options: Mapping[str, Any] | None = None) -> list[str]:
-    """Return what must not be shown of a URL and of what its file system was given, longest first."""
+    """Return the secrets in a URL and in the options of its file system, longest first."""
     found: set[str] = set()
     for match in _URL.finditer(url):
         user, _, query = _split(match["scheme"], match["rest"])
@@ -86,7 +86,7 @@ def _inside(options: Any, secret: bool) -> Iterable[str]:
 
 
 def without(hidden: Iterable[str], text: str) -> str:
-    """Return a text of somebody else, such as an error's, with the secrets in it masked."""
+    """Return a text, such as that of an error, with the secrets in it masked."""
     for secret in hidden:
         text = text.replace(secret, MASK)
     return _AMONG.sub(_masked, text)

@@ -1,4 +1,4 @@
-"""What lies in the folder of a store: which of it keras-graft wrote, and so may write over."""
+"""Look at the folder of a store: which files keras-graft wrote, and so may replace."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import TEMPORARY, Folder
-from keras_graft.features.store.loading import SHARD, load, written_here
+from keras_graft.features.store.loading import load, written_here
 from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.schema import LONGEST
-from keras_graft.features.store.shards import header
+from keras_graft.features.store.shards import SHARD, header
 from keras_graft.graph.names import listed
-
-_SHARD = re.compile(SHARD)
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,9 @@ class Place:
 
     Attributes:
         folder: The folder.
-        found: The manifest to go on from, None to begin a store.
-        ours: The files that keras-graft wrote and that are no part of that store: they are deleted
-            once there is something to write.
+        found: The manifest of the store to resume; None to begin a store.
+        ours: Files that keras-graft wrote and that do not belong to that store. They are deleted
+            before the first shard is written.
     """
 
     folder: Folder
@@ -33,10 +31,10 @@ class Place:
     ours: tuple[str, ...]
 
     def begin(self, manifest: Manifest) -> None:
-        """Get ready to write shards.
+        """Prepare the folder for shards.
 
-        A store that begins says so before its first shard is there: so a shard that lies where
-        there is no manifest was not written here.
+        The manifest is written before the first shard. So a shard in a folder without a manifest
+        was not written by keras-graft.
         """
         if self.found is None:
             manifest.save(self.folder)
@@ -45,15 +43,15 @@ class Place:
 
 
 def place(folder: Folder, resume: bool) -> Place:
-    """Look at a folder; change nothing.
+    """Look at a folder without changing it.
 
     Args:
         folder: The folder.
-        resume: Go on with the store that is there; else write another in its place.
+        resume: Resume the store that is there; if False, replace it.
 
     Raises:
-        FeatureError: If the manifest cannot be read and `resume` is set; if the store would be
-            written over files that keras-graft did not write.
+        FeatureError: If the manifest cannot be read and `resume` is set; or if the store would
+            replace files that keras-graft did not write.
     """
     data = folder.read(NAME, LONGEST)
     there = None
@@ -75,7 +73,7 @@ def place(folder: Folder, resume: bool) -> Place:
 
 
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
-    """Return the files in the folder of a store that killed writers left."""
+    """Return the files that killed writers left in the folder of a store."""
     named = {shard.file for shard in manifest.shards}
     return _apart(folder, folder.sizes(), named, True)[0]
 
@@ -83,18 +81,18 @@ def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
 def _apart(
     folder: Folder, sizes: Mapping[str, int], named: set[str], store: bool
 ) -> tuple[list[str], list[str]]:
-    """Return the files that writers left, and those that only have the name of a shard."""
+    """Return the files that writers left, and those that only look like shards by name."""
     ours, strange = [], []
     for name, size in sizes.items():
         if name.endswith(TEMPORARY):
             ours.append(name)
-        elif name not in named and _SHARD.fullmatch(name):
+        elif name not in named and re.fullmatch(SHARD, name):
             (ours if store and _is_shard(folder, name, size) else strange).append(name)
     return ours, strange
 
 
 def _is_shard(folder: Folder, name: str, size: int) -> bool:
-    """Whether a file holds columns of a store, and is whole: shards appear whole."""
+    """Whether a file is a shard: these are always whole."""
     try:
         return bool(header(size, lambda start, length: folder.piece(name, start, length)))
     except ValueError:
@@ -103,6 +101,6 @@ def _is_shard(folder: Folder, name: str, size: int) -> bool:
 
 def _strange(folder: Folder, names: list[str]) -> FeatureError:
     return FeatureError(
-        f"{folder} holds {listed(names)}, which no store there has written, and a store would write "
-        "over such files. Give another folder, or move them away."
+        f"{folder} holds {listed(names)}, which no store wrote, and a store may replace files "
+        "of such names. Give another folder, or move them away."
     )

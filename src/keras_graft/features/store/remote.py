@@ -1,4 +1,4 @@
-"""The same as `folder.py` on an object store, or whatever else fsspec reaches."""
+"""The same as `folder.py` for object stores and all else that fsspec reaches."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from keras_graft.printable import shown
 
 _LOCAL = ("file://", "local://")
 _MISSING = (
-    "URLs are opened with fsspec, which is an extra: pip install 'keras-graft[features]'; S3 needs "
-    "s3fs besides, Google's store gcsfs, Azure's adlfs."
+    "URLs are opened with fsspec, which is an extra: pip install 'keras-graft[features]'. S3 also "
+    "needs s3fs, Google's store gcsfs, Azure's adlfs."
 )
 
 
@@ -32,11 +32,11 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
 
     Args:
         path: `"features"`, `"file:///data/features"`, `"s3://bucket/features"`, `"memory://x"`.
-        cache: For a URL: where to keep what is fetched.
+        cache: For a URL: a local folder to keep fetched files in.
 
     Raises:
         FeatureError: If it is neither, or if fsspec, or what it needs for this kind of URL, is not
-            there.
+            installed.
     """
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text or not encodable(text):
@@ -44,14 +44,16 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
     if "://" not in text:
         if re.match(r"[a-z][a-z0-9+.-]+:/", text) and isinstance(path, os.PathLike):
             url = masked(text.replace(":/", "://", 1)).replace("://", ":/", 1)
-            raise FeatureError(f"{url} was a URL, and a Path takes a slash away: give it as a str.")
+            raise FeatureError(
+                f"{url} was a URL, and a Path removes one of its slashes: give it as a str."
+            )
         return Folder(text)
-    for scheme in _LOCAL:  # a rename is more than a put
+    for scheme in _LOCAL:  # local files can be renamed, which is safer
         if text.startswith(scheme):
             return Folder(text.removeprefix(scheme))
     if f"{MASK}@" in text or f"={MASK}" in text:
         raise FeatureError(
-            f"{text} is a URL as it is shown, its secrets masked: give the URL itself."
+            f"{text} is a URL with its secrets masked, as it is shown: give the URL itself."
         )
     try:
         return _opened(text, cache)
@@ -75,21 +77,21 @@ def _opened(url: str, cache: str | os.PathLike[str] | None) -> Remote:
 
 
 class Remote(Folder):
-    """A folder on a file system of fsspec: objects that are put whole.
+    """A folder on a file system of fsspec. Files are written whole.
 
-    An object store shows an object whole or not at all. There is no rename and no lock: a shard
-    is put, then the manifest that names it. A second writer is noticed when it changes the
-    manifest. Where fsspec reaches something that shows half a file (SFTP), a killed writer may
-    leave half a manifest.
+    An object store shows an object whole or not at all. It has no rename and no lock: a shard is
+    written, then the manifest that names it. A second writer is noticed when it changes the
+    manifest. On a file system that shows half a file (SFTP), a killed writer may leave half a
+    manifest.
 
     Args:
         system: The file system.
         root: The path of the folder on it.
-        url: What the user wrote.
-        cache: A local folder to keep shards in; by default one that is deleted in the end.
+        url: The URL as the user gave it.
+        cache: A local folder to keep shards in; by default a temporary one.
     """
 
-    failures = (Exception,)  # each kind of file system has errors of its own
+    failures = (Exception,)  # each kind of file system has its own errors
 
     def __init__(
         self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None
@@ -106,12 +108,12 @@ class Remote(Folder):
         return masked(self._url)
 
     def shown(self, text: str) -> str:
-        """Return a text of the file system's as it may be shown."""
+        """Return a text of the file system without secrets."""
         return without(self.secrets, text)
 
     @property
     def address(self) -> str:
-        """Where it is, for other processes: with its secrets."""
+        """The URL with its secrets, for other processes."""
         return self._url
 
     def _at(self, name: str) -> str:
@@ -119,10 +121,10 @@ class Remote(Folder):
 
     @guarded("{} cannot be written")
     def write(self, name: str, *pieces: bytes | memoryview) -> None:
-        """Put a file.
+        """Write a file.
 
         Raises:
-            FeatureError: If it was read here before, and has been changed by others since.
+            FeatureError: If another process has changed it since it was read here.
         """
         data = b"".join(pieces)
         if name in self._seen:
@@ -135,7 +137,7 @@ class Remote(Folder):
 
     @guarded("{} cannot be read")
     def read(self, name: str, most: int | None = None) -> bytes | None:
-        """Return what a file holds, None if there is none; refuse one of more than `most` bytes."""
+        """Return the bytes of a file, or None; refuse one of more than `most` bytes."""
         self._system.invalidate_cache()
         try:
             if most is not None:
@@ -147,12 +149,12 @@ class Remote(Folder):
         return data
 
     def stamp(self, name: str) -> Any:
-        """Nothing tells; what is fetched is compared with its checksum."""
+        """Return None: it is unknown. Fetched files are compared with their checksums."""
         return None
 
     @guarded("it cannot be listed")
     def sizes(self) -> dict[str, int]:
-        """Return how long every file is, by name: one listing."""
+        """Return the size of every file, by name, from one listing."""
         self._system.invalidate_cache()
         try:
             found = self._system.ls(self._root, detail=True)
@@ -162,39 +164,41 @@ class Remote(Folder):
 
     @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Delete a file if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._at(name))
-        if name in self._seen:  # if it is there again when it is written, others wrote it
+        if name in self._seen:  # if it is there again, another process wrote it
             self._seen[name] = None
 
     @guarded("{} cannot be read")
     def piece(self, name: str, start: int, length: int) -> bytes:
-        """Return some bytes of a file, read anew."""
+        """Return some bytes of a file, fetched again."""
         return self._system.cat_file(self._at(name), start=start, end=start + length)
 
     @guarded("{} cannot be read")
     def checksum(self, name: str) -> str:
-        """Return that of a file, read anew and in pieces."""
+        """Return the checksum of a file, fetched again in pieces."""
         with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
     @guarded("{} cannot be fetched")
     def open(self, name: str, known: str) -> Parts:
-        """Fetch a file, once, and open it: single rows would be a request each.
+        """Fetch a file once, and open it. To fetch single rows would take a request for each.
 
         Raises:
-            FeatureError: If what came is not what was written.
+            FeatureError: If its checksum is not the known one.
         """
         with self._lock:
             if self._cache is None:
                 self._kept = tempfile.TemporaryDirectory(prefix="keras-graft-")
                 self._cache = Path(self._kept.name)
             self._cache.mkdir(parents=True, exist_ok=True)
-            # By content: a store that was written anew has other shards of these names.
+            # With the checksum: a store that was replaced has shards of the same names.
             path = self._cache / f"{known}-{name}"
             if not path.exists():
-                beside = path.with_suffix(f".{uuid.uuid4().hex}.part")  # others may fetch it too
+                beside = path.with_suffix(
+                    f".{uuid.uuid4().hex}.part"
+                )  # other processes may fetch it too
                 try:
                     self._system.get_file(self._at(name), str(beside))
                     if Folder(self._cache).checksum(beside.name) != known:
@@ -208,5 +212,5 @@ class Remote(Folder):
             return Parts(path)
 
     def lock(self) -> Any:
-        """Return a handle: object stores have no locks, see `write`."""
+        """Return an empty context: object stores have no locks, see `write`."""
         return contextlib.nullcontext()

@@ -1,7 +1,7 @@
-"""JSON that others may have written: parsed with limits, and compared with what it must be.
+"""Read JSON that anyone may have written: parse it with limits, then check it by a schema.
 
-A schema is a function that takes a value and where it stands, and raises a ValueError if the value
-is something else: `record(rows=whole(), file=text("[a-z]+"))`.
+A schema is a function. It takes a value and its address, and raises a ValueError if the value does
+not fit: `record(rows=whole(), file=text("[a-z]+"))`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from keras_graft.printable import shown
 Schema = Callable[[Any, str], None]
 
 LONGEST = 128 << 20
-"""Bytes of JSON that are written and read: more may be a mistake, or meant to fill the memory."""
+"""The most bytes of JSON that are written and read. More may be an attack on memory."""
 _VALUES = 2_000_000
 _MOST = 2**63 - 1
 
 
 def bounded(data: bytes) -> bytes:
-    """Return JSON, once it is short enough to be read.
+    """Return JSON; refuse it if it is too long to be read.
 
-    A value takes up to a hundred bytes of memory, and three of the file.
+    A value may take a hundred bytes of memory and only three of the file.
     """
     values = sum(map(data.count, (b",", b"[", b"{")))
     if len(data) > LONGEST or values > _VALUES:
@@ -36,10 +36,10 @@ def bounded(data: bytes) -> bytes:
 
 
 def parse(data: bytes) -> Any:
-    """Return what JSON says.
+    """Return the value that JSON describes.
 
     Raises:
-        ValueError: If it is none, too long, too deep, or says something twice.
+        ValueError: If it is not JSON, too long, nested too deep, or has a key twice.
     """
     try:
         return json.loads(
@@ -87,7 +87,7 @@ def boolean(value: Any, at: str) -> None:
 
 
 def text(pattern: str = r"(?s:.*)") -> Schema:
-    """A text that a pattern matches as a whole."""
+    """A text that matches a pattern as a whole."""
     known = re.compile(pattern)
 
     def check(value: Any, at: str) -> None:
@@ -108,7 +108,7 @@ def one_of(values: frozenset[str]) -> Schema:
 
 
 def many(each: Schema, low: int = 0, high: int = _MOST) -> Schema:
-    """A list of so many things."""
+    """A list of `low` to `high` items."""
     length = f" of {low}" if low == high else f" of {low} to {high}" if high < _MOST else ""
 
     def check(value: Any, at: str) -> None:
@@ -121,7 +121,7 @@ def many(each: Schema, low: int = 0, high: int = _MOST) -> Schema:
 
 
 def table(each: Schema, key: str = r"(?s:.*)") -> Schema:
-    """An object with any keys, or with keys that a pattern matches."""
+    """An object whose keys match a pattern."""
     name = text(key)
 
     def check(value: Any, at: str) -> None:
@@ -147,7 +147,7 @@ def record(**fields: Schema) -> Schema:
 
 
 def encodable(value: str) -> bool:
-    """Whether a text is one: JSON and Python can hold halves of characters."""
+    """Whether a text can be written as UTF-8: JSON and Python can hold halves of characters."""
     try:
         value.encode()
     except UnicodeEncodeError:

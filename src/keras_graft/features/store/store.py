@@ -1,4 +1,4 @@
-"""A store of features: a folder of shards and a manifest, that only grows."""
+"""A store of features: a folder with shards and a manifest. It only grows."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from keras_graft.features.store.loading import load
 from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
 from keras_graft.features.store.place import leftovers
 from keras_graft.features.store.remote import folder_at
-from keras_graft.features.store.shards import Rows, dtype_of, starts
+from keras_graft.features.store.rows import Rows
+from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import shown, words_of
 from keras_graft.tables import Table, Tabular
 
 _TEXTS = 1 << 20
-"""Bytes of texts that are looked at together."""
+"""Bytes of texts that are checked at once."""
 
 
 class FeatureStore(Tabular):
-    """Features that a trunk gave, on the disk; prints as a table.
+    """Features of a trunk on the disk; prints as a table.
 
     Args:
         path: The folder that `kg.features.compute` wrote, or its URL.
-        cache: For a URL: a local folder to keep shards in once they are fetched. By default they
-            are kept as long as the store is used.
+        cache: For a URL: a local folder to keep fetched shards in. By default they are kept as
+            long as the store is used.
 
     Raises:
-        FeatureError: If there is none, if it is damaged, or if a shard is missing or cut short.
+        FeatureError: If there is no store, if it is damaged, or if a shard is missing or cut
+            short.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class FeatureStore(Tabular):
         found = load(self._folder)
         if found is None:
             raise FeatureError(
-                f"{self.path} is no store of features: it has no {NAME}. Make one: "
+                f"{self.path} is not a store of features: it has no {NAME}. Make one: "
                 f"kg.features.compute(trunk, data, {self.path!r}, batch_size=32)."
             )
         self.manifest: Manifest = found
@@ -51,7 +53,7 @@ class FeatureStore(Tabular):
 
     @property
     def path(self) -> str:
-        """Where it is; of a URL, without its secrets."""
+        """The path, or the URL without its secrets."""
         return str(self._folder)
 
     def __len__(self) -> int:
@@ -59,12 +61,12 @@ class FeatureStore(Tabular):
 
     @property
     def complete(self) -> bool:
-        """Whether the data it is made of came to its end."""
+        """Whether it holds all of the data."""
         return self.manifest.complete
 
     @property
     def bytes(self) -> int:
-        """Bytes of all shards."""
+        """The size of all shards."""
         return sum(shard.bytes for shard in self.manifest.shards)
 
     def columns(self, *kinds: str) -> list[str]:
@@ -73,7 +75,7 @@ class FeatureStore(Tabular):
         return [c for c in self.manifest.columns if c.partition("/")[0] in kinds]
 
     def numbers(self, indices: Any) -> np.ndarray:
-        """Return the numbers of samples, given as such or as a mask over all.
+        """Return the numbers of samples, given as numbers or as a mask.
 
         Raises:
             FeatureError: If they are neither, or if there are no such samples.
@@ -94,15 +96,15 @@ class FeatureStore(Tabular):
         return array.astype(np.intp)
 
     def take(self, indices: Any, *kinds: str) -> dict[str, Any]:
-        """Return rows in any order.
+        """Return samples in any order.
 
         Args:
             indices: The numbers of the samples, or a mask: a bool for each.
-            *kinds: Of `"features"`, `"targets"`, `"weights"`, `"keys"`; all if none is given.
+            *kinds: Some of `"features"`, `"targets"`, `"weights"`, `"keys"`; by default all.
 
         Returns:
             For each kind that the store has: an array, or a dict or list of arrays, as the trunk
-            and the data gave them. Texts among the keys come as `str`.
+            and the data gave them. Keys that are texts come as `str`.
         """
         indices = self.numbers(indices)
         unknown = [kind for kind in kinds if kind not in KINDS]
@@ -129,24 +131,24 @@ class FeatureStore(Tabular):
                 found["keys"] = np.array([_text(row) for row in found["keys"]], str)
             except ValueError as error:
                 raise FeatureError(
-                    f"{self.path}: the keys are no texts ({words_of(error)}), so it is damaged: compute it "
+                    f"{self.path}: the keys are not texts ({words_of(error)}), so it is damaged: compute it "
                     "again, resume=False."
                 ) from error
         return found
 
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
-        """Return all rows, as `take` does."""
+        """Return all samples, as `take` does."""
         return self.take(np.arange(len(self)), *kinds)
 
     def verify(self) -> int:
-        """Read all shards again: compare their checksums, and their columns with the manifest's.
+        """Read all shards, and compare their checksums and columns with the manifest.
 
         Returns:
             How many bytes were read.
 
         Raises:
-            FeatureError: If a shard is not what was written, or not what the manifest says; each
-                is named. The manifest's own checksum is compared whenever it is read.
+            FeatureError: If shards are damaged or do not fit the manifest; it names them. The
+                manifest's own checksum is compared whenever it is read.
         """
         shards = list(enumerate(self.manifest.shards))
         there = self._folder.sizes()
@@ -165,7 +167,7 @@ class FeatureStore(Tabular):
         if wrong:
             raise FeatureError(
                 f"{self.path}: {self._files([*wrong])} does not hold the rows and columns that "
-                f"{NAME} tells ({next(iter(wrong.values()))}), so this was damaged: compute it again, "
+                f"{NAME} names ({next(iter(wrong.values()))}), so it is damaged: compute it again, "
                 "resume=False."
             )
         return self.bytes
@@ -174,7 +176,7 @@ class FeatureStore(Tabular):
         return ", ".join(repr(self.manifest.shards[n].file) for n in numbers)
 
     def _wrong(self, shard: ShardEntry) -> str:
-        """Return what is wrong with what a shard itself says, nothing if it is as it must be."""
+        """Return how a shard contradicts the manifest; an empty text if it does not."""
 
         def piece(start: int, length: int) -> bytes:
             return self._folder.piece(shard.file, start, length)
@@ -200,7 +202,7 @@ class FeatureStore(Tabular):
     def tables(self) -> list[Table]:
         """Return what the store holds, as a table."""
         m = self.manifest
-        state = "complete" if m.complete else "not complete: compute(..., resume=True) goes on"
+        state = "complete" if m.complete else "not complete: compute(..., resume=True) resumes it"
         title = (
             f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
             f"{state}",
@@ -236,9 +238,9 @@ def check_sizes(folder: Folder, manifest: Manifest) -> None:
 
 
 def _way_out(folder: Folder, number: int) -> str:
-    """Return what to do about a damaged shard."""
+    """Return what the user can do about a damaged shard."""
     if not number:
-        return "Nothing before it is left: compute it again, with resume=False."
+        return "No shard before it is left: compute the store again, with resume=False."
     return (
         f"Keep the {number} shards before it, and compute the rest again: "
         f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
@@ -246,7 +248,7 @@ def _way_out(folder: Folder, number: int) -> str:
 
 
 def keep(path: str | os.PathLike[str], shards: int) -> None:
-    """Keep the first shards of a store and forget the others, so that they are computed again.
+    """Keep the first shards of a store and delete the rest, so that they are computed again.
 
     Args:
         path: The folder, or its URL.
@@ -256,12 +258,12 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
     folder = folder_at(path)
     if load(folder) is None:
-        raise FeatureError(f"{folder} is no store of features: it has no {NAME}.")
+        raise FeatureError(f"{folder} is not a store of features: it has no {NAME}.")
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
     with lock:
-        found = load(folder)  # the writer that has just ended may have gone on
+        found = load(folder)  # another writer may have changed it before we got the lock
         assert found is not None
         new = found.replace(shards=found.shards[:shards], complete=False)
         new.save(folder)
