@@ -42,11 +42,15 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Traced:
-    """What a function did with symbolic tensors: the calls, in order, and what it got and gave."""
+    """What a function did with symbolic tensors: the calls, in order, and what it got and gave.
+
+    `named` are the operations for which Keras made up a name in the meantime.
+    """
 
     steps: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    named: tuple[Any, ...] = ()
 
 
 class Level:

@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,6 +19,31 @@ from keras_graft._keras.private import base
 def automatic_name(layer: Any) -> str:
     """Return the name that Keras gives to the first layer of a class (`auto_name`, 3.12 - 3.15)."""
     return private.to_snake_case(type(layer).__name__)
+
+
+def names_given() -> dict[str, int]:
+    """Return how many names Keras has made up so far, for each class: for `named_since`.
+
+    Uses the global attribute `"object_name_uids"` (3.12 - 3.15).
+    """
+    return dict(_counts())
+
+
+def _counts() -> Mapping[str, int]:
+    return private.global_state.get_global_attribute("object_name_uids") or {}
+
+
+def named_since(item: Any, given: Mapping[str, int]) -> bool:
+    """Whether Keras made up the name of a layer, an op or a tensor after `names_given` gave this.
+
+    Keras counts the names that it makes up, and no others: `dense_3` is one of them only if it
+    counted up to there in the meantime. A layer that was named so by somebody is not taken for one.
+    """
+    kind = automatic_name(item)
+    found = re.fullmatch(rf"{re.escape(kind)}(?:_([1-9][0-9]*))?", str(item.name))
+    if found is None:
+        return False
+    return given.get(kind, 0) <= int(found[1] or 0) < _counts().get(kind, 0)
 
 
 def own_weights(layer: Any) -> list[Any]:
