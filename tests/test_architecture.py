@@ -22,7 +22,7 @@ WITH_KERAS = [
     "_keras/private", "_keras/configs", "_keras/graphs", "_keras/making", "_keras/strangers", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/adapters", "_keras/tied_variable",
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen", "layers/renamed",
     "layers/tied_dense", "call", "symbolic", "level", "reader", "abstract", "trial", "infer", "assemble", "history", "body", "copies", "clone",
-    "build", "pickling", "depth", "exchange", "weights", "ties", "rejoin", "share", "new", "edits", "blocks", "freeze", "channels", "refit", "reinput",
+    "build", "pickling", "depth", "exchange", "weights", "ties", "rejoin", "share", "new", "factory", "edits", "blocks", "freeze", "channels", "refit", "reinput",
     "writing", "files", "addresses", "layouts", "lookups", "rule", "positions", "resize", "suggested", "meaning", "rules", "matching", "adapted", "stored", "transplant", "trained", "optimizer",
     "api", "recipes/_arguments", "recipes/swap_activation", "recipes/norm_swap", "recipes/fold_batchnorm",
     "recipes/add_adapters", "recipes/add_dropout", "recipes/new_head", "recipes/unet",

@@ -14,11 +14,12 @@ from keras_graft.build import like
 from keras_graft.copies import carry, match_weights
 from keras_graft.depth import Place, at_depth, pairs
 from keras_graft.errors import EditError
+from keras_graft.factory import put_in
 from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import infer
 from keras_graft.naming import is_one_of, listed
-from keras_graft.new import At, is_factory, put_in
+from keras_graft.new import At
 from keras_graft.node import Node, Value
 from keras_graft.printable import quoted, shown
 from keras_graft.reader import read
@@ -29,15 +30,17 @@ from keras_graft.ties import edited, retied, tied_again
 class _New:
     """What goes in, at one place or at several."""
 
-    def __init__(self, new: Any, exact: bool, verb: str) -> None:
+    def __init__(self, new: Any, verb: str) -> None:
         self._new = new
-        self._factory = is_factory(new, exact)
         self._verb = verb
         self._places: list[Node | Value] = []
+        self._names: set[str] = set()
 
-    def one_place_only(self, places: Iterable[Node | Value]) -> None:
+    def begin(self, places: Iterable[Node | Value]) -> None:
+        """Start with the places of one level; refuse one layer for several."""
+        self._names = set()
         self._places += places
-        if len(self._places) > 1 and not self._factory and isinstance(self._new, keras.Layer):
+        if len(self._places) > 1 and isinstance(self._new, keras.Layer):
             labels = listed(place.label for place in self._places)
             raise EditError(
                 f"{self._verb}: {len(self._places)} places, {labels}, and one "
@@ -46,19 +49,23 @@ class _New:
             )
 
     def put(self, at: At) -> tuple[list[Node], list[Value], Any]:
-        return put_in(self._new, self._factory, at)
+        return put_in(self._new, at, self._names)
 
 
 def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None = None) -> Any:
     """Put something else in the places of nodes.
 
-    The recorded arguments of a call go along where the new layer takes them.
+    The recorded arguments of a call go along where the new layer takes them. What a function makes
+    and gives no name gets one that tells the place: `"act_dropout"` for a `Dropout` in the place of
+    `"act"`. A layer that is given as it is keeps its name.
 
     Args:
         model: A Keras model or a `Graph`.
         target: A selector of nodes: all calls of a layer, or one (`"shared#1"`).
-        new: A layer, a model or a function of tensors for one place. For several, a factory: a
-            function that gets the node and returns one of these.
+        new: A layer, a model or a function of tensors; or a factory, a function that gets the node
+            and returns one of these. What a function is, is decided by what it returns: it is
+            called with the node first, and as a function of tensors if that raises or gives nothing
+            to put in. One layer for several places is refused, unless a factory returns it.
         weights: `"keep"`: trained values go over from the weights of the old layer to those of the
             same names in the new one. None: the new layer's values are its own. `kg.diff` says
             what was kept.
@@ -83,12 +90,12 @@ def replace(model: Any, target: Any, new: Any, weights: Literal["keep"] | None =
     if weights is not None and not is_one_of(weights, "keep"):
         raise EditError(f'replace: weights must be "keep" or None, got {shown(weights)}.')
     old = read(model)
-    what = _New(new, is_exact(old, target), "replace")
+    what = _New(new, "replace")
     keep: dict[int, Any] = {}
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         nodes = [level.node(node) for (node,) in places]  # type: ignore[arg-type]
-        what.one_place_only(nodes)
+        what.begin(nodes)
 
         def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
             assert node is not None
@@ -129,10 +136,13 @@ def insert(
 ) -> Any:
     """Put something between a value and what reads it.
 
+    What a function makes and gives no name gets one that tells the place, as for `replace`.
+
     Args:
         model: A Keras model or a `Graph`.
-        new: A layer, a model or a function of one tensor; for several places a factory that gets
-            the node behind which, or before which, it goes.
+        new: A layer, a model, a function of one tensor or a factory, as for `replace`. A factory
+            gets the node behind which, or before which, it goes; behind an input of the model,
+            where there is none, the `Value`.
         after: A selector of values: all that read one of them read what comes out. Of a node
             with several outputs, those that are used; by its name, the only one that is used.
         before: A selector of nodes with one input; `"add:1"` names one of several.
@@ -148,6 +158,9 @@ def insert(
     >>> new = kg.insert(model, keras.layers.Dropout(0.5, name="drop"), before="d")
     >>> [layer.name for layer in new.layers]
     ['x', 'drop', 'd']
+    >>> new = kg.insert(model, lambda node: keras.layers.Dropout(0.5), after=["x", "d"])
+    >>> [layer.name for layer in new.layers]
+    ['x', 'x_dropout', 'd', 'd_dropout']
     """
     if sum(place is not None for place in (after, before, between)) != 1:
         raise EditError("insert: give one of after=..., before=... and between=(value, node).")
@@ -156,8 +169,7 @@ def insert(
             f"insert: between= is a value and a node that reads it, got {shown(between)}."
         )
     graph = read(model)
-    exact = is_exact(graph, before if after is None else after) or between is not None
-    what = _New(new, exact, "insert")
+    what = _New(new, "insert")
     side = "before" if after is None else "after"
 
     def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
@@ -166,12 +178,12 @@ def insert(
 
     def behind(level: Graph, places: list[Place]) -> Graph:
         values = [level.value(value) for (value,) in places]  # type: ignore[arg-type]
-        what.one_place_only(values)
+        what.begin(values)
         return _edit.insert_after(level, values, put, infer)
 
     def in_front(level: Graph, places: list[Place]) -> Graph:
         edges = [_edge(level, place, number) for place in places]
-        what.one_place_only(node for node, _ in edges)
+        what.begin(node for node, _ in edges)
         return _edit.insert_before(level, edges, put, infer)
 
     number = None

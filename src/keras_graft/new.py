@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from keras_graft.flow import read_places
 from keras_graft.graph import Graph
 from keras_graft.infer import with_masks_of
 from keras_graft.level import Traced
-from keras_graft.naming import safe
 from keras_graft.node import Node, Slot, Template, Value
 from keras_graft.printable import shown, words_of
 from keras_graft.reader import trace
@@ -56,92 +54,21 @@ class At:
         return self.graph.value(self.inputs[0]) if self.node is None else self.node
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What a function gave, or raised, when it was called with a node."""
-
-    given: Any = None
-    error: Exception | None = None
-
-
-def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value], Any]:
-    """Trace `new` at a place.
-
-    What a function is, is decided by what it gives: it is called with the node first, as a
-    factory. If that raises, or gives nothing that can be put in, it is a function of tensors.
+def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
+    """Return what a layer, a model or a function of tensors does at a place.
 
     Args:
-        new: A layer, a model, a function of tensors or a factory.
+        new: What is put in.
         place: Where it goes.
-        names: The names that were given at other places of the same graph; those given here are
-            added.
+        before: The names that Keras had given before the user's code ran: what was made since then
+            is taken off the layers of the model again.
 
     Returns:
-        The nodes that it makes, in terms of the graph's values; the values that it gives; and
-        the layer or model, if it is one.
+        The calls and what they give, in terms of the graph's values.
 
     Raises:
-        EditError: If it is nothing that can be called, or does not take what is read there.
+        EditError: If it does not take what is read there; its cause is what was raised.
     """
-    if isinstance(new, type):
-        raise EditError(
-            f"{place.edit}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
-            f"factory, lambda node: {new.__name__}(...)."
-        )
-    if not _can_go_in(new):
-        raise EditError(
-            f"{place.edit}: expected a layer, a model or a function of tensors, got "
-            f"{type(new).__name__}."
-        )
-    before = _keras.names_given()
-    if isinstance(new, keras.Layer):
-        traced = _traced(new, place, before)
-    else:
-        new, traced = _decided(new, place, before)
-    for operation in (node.operation for node in traced.steps):
-        if _keras.named_since(operation, before) or any(operation is op for op in traced.named):
-            operation.name = _name_there(operation, place, names)
-    layer = new if isinstance(new, keras.Layer) else None
-    return list(traced.steps), list(traced.outputs), layer
-
-
-def _can_go_in(new: Any) -> bool:
-    return callable(new) and not isinstance(new, type | Graph)
-
-
-def _name_there(operation: Any, place: At, names: set[str]) -> str:
-    """Return a free name that tells the place of what was made for it: `"b0_add_dropout"`."""
-    graph = place.graph
-    inputs = {value.name for value in graph.inputs}
-    name = free = f"{safe(graph.label(place.item))}_{_keras.automatic_name(operation)}"
-    numbers = itertools.count(1)
-    while free in names or free in inputs or graph.named(free):
-        free = f"{name}_{next(numbers)}"
-    names.add(free)
-    return free
-
-
-def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Traced]:
-    """Return what a function puts in, and what that did: what it gives, or the function itself."""
-    answer = _called(new, place)
-    if _can_go_in(answer.given):
-        return answer.given, _traced(answer.given, place, before)
-    try:
-        return new, _traced(new, place, before)
-    except EditError as error:
-        raise _neither(new, place, answer, error) from error.__cause__
-
-
-def _called(new: Any, place: At) -> _Answer:
-    """Call a function with the node. As a function of tensors it would raise, or give no layer."""
-    try:
-        return _Answer(new(place.asked))
-    except Exception as error:
-        return _Answer(error=error)
-
-
-def _traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
-    """Return what `new` does at a place, in terms of the graph's values."""
     graph = place.graph
     place, template = _call_of(new, place)
     masks = {
@@ -159,7 +86,7 @@ def _traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
         return _keras.named_since(tensor, before)
 
     try:
-        traced = trace(_caller(new, template), place.inputs, masks, here, True)
+        did = trace(_caller(new, template), place.inputs, masks, here, True)
     except Exception as error:
         # What it took from the model around it, before it raised, is not known.
         _keras.forget_readers([value.origin for value in graph.all_values()], is_new)
@@ -167,16 +94,15 @@ def _traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
             raise EditError(f"{place.edit}: {_hint(new, error)}") from error
         raise EditError(_does_not_take(new, place, error)) from error
     _keras.forget_readers(taken, is_new)
-    mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
+    mapping = dict(zip(did.inputs, [*place.inputs, *masks.values()], strict=True))
     nodes = tuple(
         step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
-        for step in (step.reading(mapping) for step in traced.steps)
+        for step in (step.reading(mapping) for step in did.steps)
     )
     outputs = tuple(
-        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None)
-        for v in traced.outputs
+        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None) for v in did.outputs
     )
-    return dataclasses.replace(traced, steps=nodes, outputs=outputs)
+    return dataclasses.replace(did, steps=nodes, outputs=outputs)
 
 
 def _runs(graph: Graph, step: Node) -> bool:
@@ -265,31 +191,4 @@ def _does_not_take(new: Any, place: At, error: Exception) -> str:
         f"{place.edit}: {name} does not take what it would read there:\n"
         + "\n".join(lines)
         + f"\nKeras says: {words_of(error)}"
-    )
-
-
-def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftError:
-    """Return the error of a function that is neither a factory nor one of tensors there.
-
-    Args:
-        new: The function.
-        place: Where it was to go.
-        answer: What it said when it was called with the node.
-        error: What is wrong with it as a function of tensors; its cause is what it raised then.
-    """
-    raised, cause = answer.error, error.__cause__
-    if isinstance(raised, GraftError):
-        return raised
-    if isinstance(cause, GraftError) and not isinstance(cause, ReadError):
-        return error  # the function's own words
-    asked = f"the {'input' if place.node is None else 'node'} {place.graph.label(place.asked)!r}"
-    name = repr(getattr(new, "__name__", None) or shown(new))
-    if raised is not None and _told(raised) == _told(cause):
-        return EditError(f"{place.edit}: {name} raised {_told(raised)}, for {asked} and for tensors.")
-    if not _is_likely_factory(place.asked, answer, cause):
-        said = _gave(answer.given) if raised is None else f"it raised {_told(raised)}."
-        return EditError(f"{error}\nCalled with {asked} first, as a factory, {said}")
-    what = "gave" if raised is None else "raised"
-    return EditError(
-        f"{place.edit}: called with {asked}, the factory {name} {what} ..."
     )

@@ -37,13 +37,15 @@ def named_since(item: Any, given: Mapping[str, int]) -> bool:
     """Whether Keras made up the name of a layer, an op or a tensor after `names_given` gave this.
 
     Keras counts the names that it makes up, and no others: `dense_3` is one of them only if it
-    counted up to there in the meantime. A layer that was named so by somebody is not taken for one.
+    counted up to there in the meantime. Where somebody gave that name to another layer, as a file
+    does, what that layer was called on is older. Uses `Operation._inbound_nodes` (3.12 - 3.15).
     """
     kind = automatic_name(item)
     found = re.fullmatch(rf"{re.escape(kind)}(?:_([1-9][0-9]*))?", str(item.name))
-    if found is None:
+    if found is None or not given.get(kind, 0) <= int(found[1] or 0) < _counts().get(kind, 0):
         return False
-    return given.get(kind, 0) <= int(found[1] or 0) < _counts().get(kind, 0)
+    calls = getattr(item, "_inbound_nodes", ())
+    return all(named_since(tensor, given) for call in calls for tensor in call.outputs)
 
 
 def own_weights(layer: Any) -> list[Any]:
