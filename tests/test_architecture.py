@@ -19,7 +19,7 @@ PURE = [
     "cuts", "block", "edit", "sharing", "diff", "transplanted", "carried", "hdf5", "archive", "display/text",
 ]  # fmt: skip
 WITH_KERAS = [
-    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/making", "_keras/strangers", "_keras/saving", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/adapters", "_keras/tied_variable",
+    "_keras/private", "_keras/configs", "_keras/graphs", "_keras/making", "_keras/strangers", "_keras/saving", "_keras/meantime", "_keras/optimizers", "_keras/views", "_keras/flags", "_keras/inside", "_keras/copying", "_keras/adapters", "_keras/tied_variable",
     "_keras/tied_layer", "_keras/tying", "_keras/tied_model", "_keras/stored_attributes", "_keras/kept_model", "layers/frozen", "layers/renamed",
     "layers/tied_dense", "call", "symbolic", "level", "reader", "abstract", "trial", "infer", "assemble", "history", "body", "copies", "clone",
     "build", "pickling", "depth", "exchange", "weights", "ties", "rejoin", "share", "new", "factory", "edits", "blocks", "freeze", "channels", "refit", "reinput",

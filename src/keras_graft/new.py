@@ -82,18 +82,15 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
         found = find_tensor(graph, tensor)
         return None if found is None or found.scope else found.within(None)
 
-    def is_new(tensor: Any) -> bool:
-        return _keras.named_since(tensor, before)
-
     try:
         did = trace(_caller(new, template), place.inputs, masks, here, True)
     except Exception as error:
         # What it took from the model around it, before it raised, is not known.
-        _keras.forget_readers([value.origin for value in graph.all_values()], is_new)
+        _keras.forget_readers([value.origin for value in graph.all_values()], before)
         if isinstance(error, GraftError):
             raise EditError(f"{place.edit}: {_hint(new, error)}") from error
         raise EditError(_does_not_take(new, place, error)) from error
-    _keras.forget_readers(taken, is_new)
+    _keras.forget_readers(taken, before)
     mapping = dict(zip(did.inputs, [*place.inputs, *masks.values()], strict=True))
     nodes = tuple(
         step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step

@@ -32,7 +32,6 @@ from keras_graft._keras.graphs import (
     arguments,
     call_index,
     donor_nodes,
-    forget_readers,
     functional,
     input_layer,
     is_functional_subclass,
@@ -62,6 +61,7 @@ from keras_graft._keras.kept_model import (
     plain_attributes,
 )
 from keras_graft._keras.making import LaterOutputs, make_functional
+from keras_graft._keras.meantime import forget_readers, named_since, names_given
 from keras_graft._keras.optimizers import (
     Slots,
     batches_seen,
@@ -78,8 +78,6 @@ from keras_graft._keras.saving import (
     TooLargeError,
     automatic_name,
     has_value,
-    named_since,
-    names_given,
     own_weights,
     saving_paths,
     weights_up_to,

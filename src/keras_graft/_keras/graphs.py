@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -126,19 +126,6 @@ def release(steps: Sequence[Any]) -> None:
         for entries in (operation._inbound_nodes, operation._outbound_nodes):
             while entries and id(entries[-1]) in made:
                 entries.pop()
-
-
-def forget_readers(tensors: Iterable[Any], is_new: Callable[[Any], bool]) -> None:
-    """Take what reads these tensors off the operations that gave them, where it is new.
-
-    Uses `KerasTensor._keras_history`, `Operation._outbound_nodes` (3.12 - 3.15). Keras itself asks
-    only whether that list is empty.
-    """
-    for tensor in tensors:
-        history = getattr(tensor, "_keras_history", None)
-        readers = getattr(history and history.operation, "_outbound_nodes", None)
-        while readers and any(map(is_new, getattr(readers[-1], "outputs", ()))):
-            readers.pop()
 
 
 def name_plainly(steps: Sequence[Any]) -> None:

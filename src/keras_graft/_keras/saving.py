@@ -7,7 +7,7 @@ import functools
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -19,33 +19,6 @@ from keras_graft._keras.private import base
 def automatic_name(layer: Any) -> str:
     """Return the name that Keras gives to the first layer of a class (`auto_name`, 3.12 - 3.15)."""
     return private.to_snake_case(type(layer).__name__)
-
-
-def names_given() -> dict[str, int]:
-    """Return how many names Keras has made up so far, for each class: for `named_since`.
-
-    Uses the global attribute `"object_name_uids"` (3.12 - 3.15).
-    """
-    return dict(_counts())
-
-
-def _counts() -> Mapping[str, int]:
-    return private.global_state.get_global_attribute("object_name_uids") or {}
-
-
-def named_since(item: Any, given: Mapping[str, int]) -> bool:
-    """Whether Keras made up the name of a layer, an op or a tensor after `names_given` gave this.
-
-    Keras counts the names that it makes up, and no others: `dense_3` is one of them only if it
-    counted up to there in the meantime. Where somebody gave that name to another layer, as a file
-    does, what that layer was called on is older. Uses `Operation._inbound_nodes` (3.12 - 3.15).
-    """
-    kind = automatic_name(item)
-    found = re.fullmatch(rf"{re.escape(kind)}(?:_([1-9][0-9]*))?", str(item.name))
-    if found is None or not given.get(kind, 0) <= int(found[1] or 0) < _counts().get(kind, 0):
-        return False
-    calls = getattr(item, "_inbound_nodes", ())
-    return all(named_since(tensor, given) for call in calls for tensor in call.outputs)
 
 
 def own_weights(layer: Any) -> list[Any]:
