@@ -23,6 +23,7 @@ from keras_graft.printable import shown, words_of
 class _Answer:
     """What a function gave, or raised, when it was called with a node."""
 
+    asked: Node | Value
     given: Any = None
     error: Exception | None = None
 
@@ -99,10 +100,11 @@ def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Trace
 
 def _called(new: Any, place: At) -> _Answer:
     """Call a function with the node. As a function of tensors it would raise, or give no layer."""
+    asked = place.asked
     try:
-        return _Answer(new(place.asked))
+        return _Answer(asked, new(asked))
     except Exception as error:
-        return _Answer(error=error)
+        return _Answer(asked, error=error)
 
 
 def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftError:
@@ -122,7 +124,7 @@ def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftErr
     if isinstance(cause, GraftError) and not isinstance(cause, ReadError):
         return error  # the function's own words
     name = repr(getattr(new, "__name__", None) or shown(new))
-    asked = place.asked
+    asked = answer.asked
     about = f"the {'node' if isinstance(asked, Node) else 'input'} {place.graph.label(asked)!r}"
     if raised is None:
         gave = _gave(answer.given)
