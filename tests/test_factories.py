@@ -246,7 +246,7 @@ WRONG = {
         r"first, as a factory, it gives None; a factory gives a layer, a model or a function of t",
     ),
     "gives text": (lambda n: "relu", r"first, as a factory, it gives str; a factory gives"),
-    "gives a graph": (lambda n: n.home, r"raised AttributeError|as a factory, it gives Graph"),
+    "gives a graph": (lambda n: n.home, r"first, as a factory, it gives Graph; a factory"),
     "gives a class": (
         lambda n: layers.ReLU,
         r"for the node 'b0_add', the factory '<lambda>' gives the class ReLU; give a layer, "
