@@ -148,7 +148,8 @@ def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftErr
 def _gave(given: Any) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}; give a layer, {given.__name__}(...)"
-    return f"{'None' if given is None else type(given).__name__}; a factory gives a layer, a model or a function of tensors"
+    what = "None" if given is None else type(given).__name__
+    return f"{what}; a factory gives a layer, a model or a function of tensors"
 
 
 def _told(error: BaseException | None) -> str:
