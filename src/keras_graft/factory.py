@@ -62,11 +62,10 @@ def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value
         found = traced(new, place, before)
     else:
         new, found = _decided(new, place, before)
-    made = {id(operation) for operation in found.named}
     for operation in {id(node.operation): node.operation for node in found.steps}.values():
-        is_new = id(operation) in made or _keras.named_since(operation, before)
-        if is_new and not place.graph.calls(operation):
-            operation.name = _name_there(operation, place, names)
+        kind = found.kinds.get(id(operation)) or _keras.named_since(operation, before)
+        if kind and not place.graph.calls(operation):
+            operation.name = _name_there(kind, place, names)
     layer = new if isinstance(new, keras.Layer) else None
     return list(found.steps), list(found.outputs), layer
 
@@ -75,11 +74,11 @@ def _can_go_in(new: Any) -> bool:
     return callable(new) and not isinstance(new, type | Graph)
 
 
-def _name_there(operation: Any, place: At, names: set[str]) -> str:
-    """Return a free name that tells the place of what was made for it: `"b0_add_dropout"`."""
+def _name_there(kind: str, place: At, names: set[str]) -> str:
+    """Return a free name that tells the place and what was made for it: `"b0_add_dropout"`."""
     graph = place.graph
     inputs = {value.name for value in graph.inputs}
-    name = free = f"{safe(graph.label(place.item))}_{_keras.automatic_name(operation)}"
+    name = free = f"{safe(graph.label(place.item))}_{kind}"
     numbers = itertools.count(1)
     while free in names or free in inputs or graph.named(free):
         free = f"{name}_{next(numbers)}"

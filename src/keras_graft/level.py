@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
@@ -44,13 +44,14 @@ class Reader(Protocol):
 class Traced:
     """What a function did with symbolic tensors: the calls, in order, and what it got and gave.
 
-    `named` are the operations for which Keras made up a name in the meantime.
+    `kinds` says for an operation, by its identity, which name Keras made up for it in the meantime,
+    without its number; nothing where it made up none.
     """
 
     steps: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    named: tuple[Any, ...] = ()
+    kinds: Mapping[int, str] = field(default_factory=dict)
 
 
 class Level:

@@ -121,12 +121,12 @@ class _Reader:
                         f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
-            made = [s.operation for s in steps if _keras.named_since(s.operation, names)]
+            kinds = {id(s.operation): _keras.named_since(s.operation, names) for s in steps}
             _keras.name_plainly(steps)
             if apart:
                 _keras.settle_flags(steps)
             traced = Level(self, given, steps, foreign).traced(outputs, _name(function))
-            return dataclasses.replace(traced, named=tuple(made))
+            return dataclasses.replace(traced, kinds=kinds)
         finally:
             _keras.release(steps)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_graft._keras import private
-from keras_graft._keras.saving import automatic_name
 
 
 def names_given() -> dict[str, int]:
@@ -22,19 +21,22 @@ def _counts() -> Mapping[str, int]:
     return private.global_state.get_global_attribute("object_name_uids") or {}
 
 
-def named_since(item: Any, given: Mapping[str, int]) -> bool:
-    """Whether Keras made up the name of a layer, an op or a tensor after `names_given` gave this.
+def named_since(item: Any, given: Mapping[str, int]) -> str:
+    """Return of what kind a layer, an op or a tensor is that Keras named after `names_given`.
 
-    Keras counts the names that it makes up, and no others: `dense_3` is one of them only if it
-    counted up to there in the meantime. Where somebody gave that name to another layer, as a file
-    does, what that layer was called on is older. Uses `Operation._inbound_nodes` (3.12 - 3.15).
+    That is `"dense"` for `dense_3`, and nothing for any other. Keras counts the names that it makes
+    up, and no others: `dense_3` is one of them only if it counted up to there in the meantime. Where
+    somebody gave that name to another layer, as a file does, what that layer was called on is older.
+    Uses `Operation._inbound_nodes` (3.12 - 3.15).
     """
-    kind = automatic_name(item)
-    found = re.fullmatch(rf"{re.escape(kind)}(?:_([1-9][0-9]*))?", str(item.name))
-    if found is None or not given.get(kind, 0) <= int(found[1] or 0) < _counts().get(kind, 0):
-        return False
-    calls = getattr(item, "_inbound_nodes", ())
-    return all(named_since(tensor, given) for call in calls for tensor in call.outputs)
+    name = str(item.name)
+    numbered = re.fullmatch(r"(.+)_([1-9][0-9]{0,8})", name)
+    for kind, number in [(name, 0)] + ([(numbered[1], int(numbered[2]))] if numbered else []):
+        if given.get(kind, 0) <= number < _counts().get(kind, 0):
+            calls = getattr(item, "_inbound_nodes", ())
+            is_new = all(named_since(made, given) for call in calls for made in call.outputs)
+            return kind if is_new else ""
+    return ""
 
 
 def forget_readers(tensors: Iterable[Any], given: Mapping[str, int]) -> None:
