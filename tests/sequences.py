@@ -32,6 +32,7 @@ from keras import layers, ops
 from strategies import FLAT, STEPWISE, Scaled, Scored, interpret
 
 import keras_graft as kg
+from keras_graft.graph.names import safe
 from keras_graft.graph.select import everything
 from keras_graft.testing import random_inputs
 
@@ -107,6 +108,9 @@ def _new(rng: random.Random):
         lambda node: lambda *tensors: ops.concatenate([tensors[0], tensors[0]], axis=-1),
         lambda node: lambda *tensors: ops.moments(tensors[0], axes=[-1], keepdims=True)[1],
         lambda node: layers.LSTM(3, return_sequences=True),
+        lambda x: layers.Dense(_width(rng)),
+        lambda *tensors: ops.sin(tensors[0]) + 1.0,
+        lambda *tensors: layers.Dropout(0.3)(tensors[0]),
     ])  # fmt: skip
 
 
@@ -243,6 +247,21 @@ def check_equal(before, after, what: str) -> None:
         assert np.array_equal(a, b, equal_nan=True), f"{what} differs by {np.abs(a - b).max()}"
 
 
+def check_places_told(before, after) -> None:
+    """Assert that what an edit made, and nobody named, is called by a place of the model before."""
+    places = {safe(n.label) for n in everything(kg.read(before))} | {
+        safe(v.label) for v in kg.read(before).inputs
+    }
+    old = {node.name for node in everything(kg.read(before))}  # masks are computed by new ops
+    for node in kg.read(after).nodes:
+        if node.name not in old and node.nested is None and node.kind not in NAMED:
+            assert any(node.name.startswith(f"{place}_") for place in places), node.name
+
+
+NAMED = ("Scaled",)
+"""What the functions of `_new` name."""
+
+
 def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -> None:
     """Run one sequence.
 
@@ -276,6 +295,8 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
                 check_equal(before, arrays(result(x)), where)
             check_announced(result)
             str(kg.diff(model, result))
+            if verb in ("insert after", "insert before", "replace"):
+                check_places_told(model, result)
             if subclassed and verb not in PARTS:
                 assert isinstance(result, Scored), f"{where}: the class is gone"
             subclassed = type(result) is Scored

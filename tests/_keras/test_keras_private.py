@@ -254,6 +254,30 @@ def test_names_that_keras_gives_are_known():
         assert layer.name == _keras.automatic_name(layer), "see automatic_name()"
 
 
+def test_names_that_keras_gives_from_now_on_are_known():
+    old = [layers.Dense(4), keras.KerasTensor((1, 4))]
+    given = _keras.names_given()
+    new = [layers.Dense(4), keras.KerasTensor((1, 4)), keras.Sequential()]
+    kinds = ["dense", "keras_tensor", "sequential"]
+    assert [_keras.named_since(item, given) for item in new] == kinds, "see named_since()"
+    # The last is called as Keras would call the next, and nothing was made up for it.
+    named = [layers.Dense(4, name="mine"), layers.Add(name=f"add_{given.get('add', 0)}")]
+    assert not any(_keras.named_since(item, given) for item in (*old, *named)), "see named_since()"
+
+
+def test_what_reads_a_tensor_is_forgotten():
+    x = keras.Input((4,))
+    layer = layers.Dense(4)
+    y = layer(x)
+    kept = layers.ReLU()(y)
+    given = _keras.names_given()
+    ops.tanh(ops.relu(y) + x)
+    _keras.forget_readers([x, y, keras.KerasTensor((1, 4))], given)
+    (reader,) = layer._outbound_nodes
+    assert reader.outputs == [kept], "see forget_readers()"
+    assert [node.operation for node in x._keras_history.operation._outbound_nodes] == [layer]
+
+
 def test_what_a_layer_owns_is_without_the_layers_inside():
     x = keras.Input((3, 4))
     model = keras.Model(x, layers.Bidirectional(layers.LSTM(2, dropout=0.5), name="b")(x))

@@ -37,6 +37,7 @@ from keras_graft._keras.functional import (
 )
 from keras_graft._keras.inside import first_held
 from keras_graft._keras.layers import is_model, layers_inside, put_in_place_of, tracked
+from keras_graft._keras.meantime import forget_readers, named_since, names_given
 from keras_graft._keras.nodes import (
     Builder,
     arguments,
@@ -119,6 +120,7 @@ __all__ = [
     "arguments",
     "call_index",
     "donor_nodes",
+    "forget_readers",
     "functional",
     "input_layer",
     "is_functional_subclass",
@@ -152,6 +154,8 @@ __all__ = [
     "trained_by",
     "TooLargeError",
     "automatic_name",
+    "named_since",
+    "names_given",
     "has_value",
     "own_weights",
     "saving_paths",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from keras_graft.graph.select import find_tensor
 from keras_graft.graph.walk import read_places
 from keras_graft.model.calls import filled
 from keras_graft.model.check_runs import needs_trial
+from keras_graft.model.from_keras import Traced
 from keras_graft.model.infer import with_masks_of
 from keras_graft.model.read import trace
 from keras_graft.printable import shown, words_of
@@ -30,8 +31,8 @@ class At:
     Attributes:
         graph: The graph, as it is when it comes to this place.
         inputs: What is read there, with specs and masks.
-        node: The node that a factory gets: the one that is replaced, or that stands before or
-            behind. None at an input of the graph.
+        node: The node that is replaced, or that stands before or behind. None at an input of the
+            graph.
         verb: What is done: `"insert after"`.
         item: What it is done to.
     """
@@ -47,65 +48,58 @@ class At:
         """The edit, for messages: `"replace 'relu'"`."""
         return f"{self.verb} {self.graph.label(self.item)!r}"
 
-
-def is_factory(new: Any, exact: bool) -> bool:
-    """Whether `new` is to be asked for each place what goes there.
-
-    A function is a factory if it calls its first parameter `node`, or if the selector may fit
-    several places; else it is a function of tensors.
-    """
-    if isinstance(new, keras.Layer) or not callable(new):
-        return False
-    try:
-        first = next(iter(inspect.signature(new).parameters), None)
-    except (TypeError, ValueError):  # some builtins have no signature
-        first = None
-    return first == "node" or not exact
+    @property
+    def asked(self) -> Node | Value:
+        """What a factory gets: the node, or the input where there is none."""
+        return self.graph.value(self.inputs[0]) if self.node is None else self.node
 
 
-def put_in(new: Any, factory: bool, place: At) -> tuple[list[Node], list[Value], Any]:
-    """Trace `new` at a place.
+def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
+    """Return what a layer, a model or a function of tensors does at a place.
+
+    Args:
+        new: What is put in.
+        place: Where it goes.
+        before: The names that Keras had given before the user's code ran: what was made since then
+            is taken off the layers of the model again.
 
     Returns:
-        The nodes that it makes, in terms of the graph's values; the values that it gives; and
-        the layer or model, if it is one.
+        The calls and what they give, in terms of the graph's values.
 
     Raises:
-        EditError: If it is nothing that can be called, or does not take what is read there.
+        EditError: If it does not take what is read there; its cause is what was raised.
     """
-    if factory:
-        new = _asked(new, place)
-    if isinstance(new, type):
-        raise EditError(
-            f"{place.edit}: {new.__name__} is a class; give a layer, {new.__name__}(...), or a "
-            f"factory, lambda node: {new.__name__}(...)."
-        )
-    if isinstance(new, Graph) or not callable(new):
-        raise EditError(
-            f"{place.edit}: expected a layer, a model or a function of tensors, got "
-            f"{type(new).__name__}."
-        )
     graph = place.graph
     place, template = _call_of(new, place)
     masks = {
         i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
     }
+    taken: list[Any] = []
+
+    def here(tensor: Any) -> Value | None:
+        """Return the value that a function took from the model around it."""
+        taken.append(tensor)
+        found = find_tensor(graph, tensor)
+        return None if found is None or found.scope else found.within(None)
+
     try:
-        traced = trace(_caller(new, template), place.inputs, masks, lambda t: _here(graph, t), True)
-    except GraftError as error:
-        raise EditError(f"{place.edit}: {_hint(new, error)}") from error
+        did = trace(_caller(new, template), place.inputs, masks, here, True)
     except Exception as error:
+        # What it took from the model around it, before it raised, is not known.
+        _keras.forget_readers([value.origin for value in graph.all_values()], before)
+        if isinstance(error, GraftError):
+            raise EditError(f"{place.edit}: {_hint(new, error)}") from error
         raise EditError(_does_not_take(new, place, error)) from error
-    mapping = dict(zip(traced.inputs, [*place.inputs, *masks.values()], strict=True))
-    nodes = [
+    _keras.forget_readers(taken, before)
+    mapping = dict(zip(did.inputs, [*place.inputs, *masks.values()], strict=True))
+    nodes = tuple(
         step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
-        for step in (step.reading(mapping) for step in traced.steps)
-    ]
-    outputs = [
-        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None)
-        for v in traced.outputs
-    ]
-    return nodes, outputs, new if isinstance(new, keras.Layer) else None
+        for step in (step.reading(mapping) for step in did.steps)
+    )
+    outputs = tuple(
+        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None) for v in did.outputs
+    )
+    return dataclasses.replace(did, steps=nodes, outputs=outputs)
 
 
 def _runs(graph: Graph, step: Node) -> bool:
@@ -115,27 +109,6 @@ def _runs(graph: Graph, step: Node) -> bool:
         call.untried is None and [value.spec for value in call.inputs] == specs
         for call in graph.calls(step.operation)
     )
-
-
-def _here(graph: Graph, tensor: Any) -> Value | None:
-    """Return the value that a function took from the model around it."""
-    found = find_tensor(graph, tensor)
-    return None if found is None or found.scope else found.within(None)
-
-
-def _asked(new: Any, place: At) -> Any:
-    """Return what a factory gives for a place."""
-    try:
-        return new(place.node if place.node is not None else place.inputs[0])
-    except GraftError:
-        raise
-    except Exception as error:
-        name = getattr(new, "__name__", "new")
-        raise EditError(
-            f"{place.edit}: the factory {name!r} raised {type(error).__name__}: {words_of(error)}. It is asked "
-            f"for what goes there, and gets the node; a function of tensors is given by one, lambda "
-            f"node: {name}."
-        ) from error
 
 
 def _call_of(new: Any, place: At) -> tuple[At, Template]:
@@ -200,10 +173,7 @@ def _without_list(argument: Any) -> Any:
 
 def _hint(new: Any, error: GraftError) -> str:
     if isinstance(error, ReadError) and not isinstance(new, keras.Layer):
-        return (
-            f"{words_of(error)} A function gets one tensor for each input and returns tensors; one that "
-            "returns a layer is a factory: name its parameter `node`."
-        )
+        return f"{words_of(error)} A function gets one tensor for each input and returns tensors."
     return words_of(error)
 
 

@@ -31,10 +31,13 @@ def insert(
 ) -> Graph:
     """Put something between a value and what reads it.
 
+    What a function makes and gives no name gets one that tells the place, as for `replace`.
+
     Args:
         model: A Keras model or a `Graph`.
-        new: A layer, a model or a function of one tensor; for several places a factory that gets
-            the node behind which, or before which, it goes.
+        new: A layer, a model, a function of one tensor or a factory, as for `replace`. A factory
+            gets the node behind which, or before which, it goes; behind an input of the model,
+            where there is none, the `Value`.
         after: A selector of values: all that read one of them read what comes out. Of a node
             with several outputs, those that are used; by its name, the only one that is used.
         before: A selector of nodes with one input; `"add:1"` names one of several.
@@ -50,6 +53,9 @@ def insert(
     >>> new = kg.insert(model, keras.layers.Dropout(0.5, name="drop"), before="d")
     >>> [layer.name for layer in new.layers]
     ['x', 'drop', 'd']
+    >>> new = kg.insert(model, lambda node: keras.layers.Dropout(0.5), after=["x", "d"])
+    >>> [layer.name for layer in new.layers]
+    ['x', 'x_dropout', 'd', 'd_dropout']
     """
     if sum(place is not None for place in (after, before, between)) != 1:
         raise EditError("insert: give one of after=..., before=... and between=(value, node).")
@@ -57,8 +63,7 @@ def insert(
         raise EditError(
             f"insert: between= is a value and a node that reads it, got {shown(between)}."
         )
-    exact = is_exact(graph, before if after is None else after) or between is not None
-    what = WhatComesIn(new, exact, "insert")
+    what = WhatComesIn(new, "insert")
     side = "before" if after is None else "after"
 
     def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
@@ -67,12 +72,12 @@ def insert(
 
     def behind(level: Graph, places: list[Place]) -> Graph:
         values = [level.value(value) for (value,) in places]  # type: ignore[arg-type]
-        what.one_place_only(values)
+        what.begin(values)
         return _edit.insert_after(level, values, put, infer)
 
     def in_front(level: Graph, places: list[Place]) -> Graph:
         edges = [_edge(level, place, number) for place in places]
-        what.one_place_only(node for node, _ in edges)
+        what.begin(node for node, _ in edges)
         return _edit.insert_before(level, edges, put, infer)
 
     number = None

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_graft.edit.incoming import At, is_factory, put_in
+from keras_graft.edit.factory import put_in
+from keras_graft.edit.incoming import At
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -19,15 +20,17 @@ from keras_graft.printable import quoted
 class WhatComesIn:
     """What goes in, at one place or at several."""
 
-    def __init__(self, new: Any, exact: bool, verb: str) -> None:
+    def __init__(self, new: Any, verb: str) -> None:
         self._new = new
-        self._factory = is_factory(new, exact)
         self._verb = verb
         self._places: list[Node | Value] = []
+        self._names: set[str] = set()
 
-    def one_place_only(self, places: Iterable[Node | Value]) -> None:
+    def begin(self, places: Iterable[Node | Value]) -> None:
+        """Start with the places of one level; refuse one layer for several."""
+        self._names = set()
         self._places += places
-        if len(self._places) > 1 and not self._factory and isinstance(self._new, keras.Layer):
+        if len(self._places) > 1 and isinstance(self._new, keras.Layer):
             labels = listed(place.label for place in self._places)
             raise EditError(
                 f"{self._verb}: {len(self._places)} places, {labels}, and one "
@@ -36,7 +39,7 @@ class WhatComesIn:
             )
 
     def put(self, at: At) -> tuple[list[Node], list[Value], Any]:
-        return put_in(self._new, self._factory, at)
+        return put_in(self._new, at, self._names)
 
 
 def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:

@@ -13,7 +13,6 @@ from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.select import is_exact
 from keras_graft.model.infer import infer
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.verb import verb
@@ -25,13 +24,17 @@ from keras_graft.shared.kept import edited, retied, tied_again
 def replace(old: Graph, target: Any, new: Any, weights: Literal["keep"] | None = None) -> Graph:
     """Put something else in the places of nodes.
 
-    The recorded arguments of a call go along where the new layer takes them.
+    The recorded arguments of a call go along where the new layer takes them. What a function makes
+    and gives no name gets one that tells the place: `"act_dropout"` for a `Dropout` in the place of
+    `"act"`. A layer that is given as it is keeps its name.
 
     Args:
         model: A Keras model or a `Graph`.
         target: A selector of nodes: all calls of a layer, or one (`"shared#1"`).
-        new: A layer, a model or a function of tensors for one place. For several, a factory: a
-            function that gets the node and returns one of these.
+        new: A layer, a model or a function of tensors; or a factory, a function that gets the node
+            and returns one of these. What a function is, is decided by what it returns: it is
+            called with the node first, and as a function of tensors if that raises or gives nothing
+            to put in. One layer for several places is refused, unless a factory returns it.
         weights: `"keep"`: trained values go over from the weights of the old layer to those of the
             same names in the new one. None: the new layer's values are its own. `kg.diff` says
             what was kept.
@@ -55,12 +58,12 @@ def replace(old: Graph, target: Any, new: Any, weights: Literal["keep"] | None =
     """
     if weights is not None and not is_one_of(weights, "keep"):
         raise EditError(f'replace: weights must be "keep" or None, got {shown(weights)}.')
-    what = WhatComesIn(new, is_exact(old, target), "replace")
+    what = WhatComesIn(new, "replace")
     keep: dict[int, Any] = {}
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         nodes = [level.node(node) for (node,) in places]  # type: ignore[arg-type]
-        what.one_place_only(nodes)
+        what.begin(nodes)
 
         def put(graph: Graph, inputs: Sequence[Value], node: Node | None) -> _edit.Made:
             assert node is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
@@ -42,11 +42,16 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Traced:
-    """What a function did with symbolic tensors: the calls, in order, and what it got and gave."""
+    """What a function did with symbolic tensors: the calls, in order, and what it got and gave.
+
+    `kinds` says for an operation, by its identity, which name Keras made up for it in the meantime,
+    without its number; nothing where it made up none.
+    """
 
     steps: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    kinds: Mapping[int, str] = field(default_factory=dict)
 
 
 class Level:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,7 @@ class _Reader:
         for place, mask in mask_tensors.items():
             _keras.set_mask(tensors[place], mask)
         given = [*tensors, *mask_tensors.values()]
+        names = _keras.names_given()
         with _keras.flags_apart() if apart else contextlib.nullcontext():
             outputs = function(*tensors)
         steps: list[Any] = []
@@ -119,10 +121,12 @@ class _Reader:
                         f"{_name(function)} gives {type(tensor).__name__}, not symbolic tensors."
                     )
             steps = _keras.steps_behind(tree.flatten(outputs), given)
+            kinds = {id(s.operation): _keras.named_since(s.operation, names) for s in steps}
             _keras.name_plainly(steps)
             if apart:
                 _keras.settle_flags(steps)
-            return Level(self, given, steps, foreign).traced(outputs, _name(function))
+            traced = Level(self, given, steps, foreign).traced(outputs, _name(function))
+            return dataclasses.replace(traced, kinds=kinds)
         finally:
             _keras.release(steps)
 

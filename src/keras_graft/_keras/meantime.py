@@ -1,0 +1,54 @@
+"""What came to be in the meantime: Keras names layers, ops and tensors by counters of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras_graft._keras import private
+
+
+def names_given() -> dict[str, int]:
+    """Return how many names Keras has made up so far, for each class: for `named_since`.
+
+    Uses the global attribute `"object_name_uids"` (3.12 - 3.15).
+    """
+    return dict(_counts())
+
+
+def _counts() -> Mapping[str, int]:
+    return private.global_state.get_global_attribute("object_name_uids") or {}
+
+
+def named_since(item: Any, given: Mapping[str, int]) -> str:
+    """Return of what kind a layer, an op or a tensor is that Keras named after `names_given`.
+
+    That is `"dense"` for `dense_3`, and nothing for any other. Keras counts the names that it makes
+    up, and no others: `dense_3` is one of them only if it counted up to there in the meantime. Where
+    somebody gave that name to another layer, as a file does, what that layer was called on is older.
+    Uses `Operation._inbound_nodes` (3.12 - 3.15).
+    """
+    name = str(item.name)
+    numbered = re.fullmatch(r"(.+)_([1-9][0-9]{0,8})", name)
+    for kind, number in [(name, 0)] + ([(numbered[1], int(numbered[2]))] if numbered else []):
+        if given.get(kind, 0) <= number < _counts().get(kind, 0):
+            calls = getattr(item, "_inbound_nodes", ())
+            is_new = all(named_since(made, given) for call in calls for made in call.outputs)
+            return kind if is_new else ""
+    return ""
+
+
+def forget_readers(tensors: Iterable[Any], given: Mapping[str, int]) -> None:
+    """Take what reads these tensors since `names_given` off the operations that gave them.
+
+    Uses `KerasTensor._keras_history`, `Operation._outbound_nodes` (3.12 - 3.15). Keras itself asks
+    only whether that list is empty.
+    """
+    for tensor in tensors:
+        history = getattr(tensor, "_keras_history", None)
+        readers = getattr(history and history.operation, "_outbound_nodes", None)
+        while readers and any(
+            named_since(made, given) for made in getattr(readers[-1], "outputs", ())
+        ):
+            readers.pop()
