@@ -182,8 +182,10 @@ def _verb() -> str:
     found = "keras_graft"
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        ours = frame.f_globals.get("__name__", "").startswith("keras_graft")
-        if ours and frame.f_code.co_name in verbs:
-            found = frame.f_code.co_name
+        if frame.f_globals.get("__name__", "").startswith("keras_graft"):
+            # A model is read for a verb before the function of that name runs: see `@verb`.
+            decorated = getattr(frame.f_locals.get("function"), "__name__", None)
+            names = {frame.f_code.co_name, decorated} & verbs
+            found = min(names, default=found)
         frame = frame.f_back
     return found

@@ -14,8 +14,8 @@ from keras_graft.model.build import like
 from keras_graft.model.infer import infer
 from keras_graft.model.read import read
 from keras_graft.parts.ends import renewed
-from keras_graft.parts.tie_again import rejoined
 from keras_graft.printable import words_of
+from keras_graft.shared.tie_again import rejoined
 
 
 def join(*stages: Any) -> Any:
