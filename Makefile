@@ -25,6 +25,9 @@ lint: .venv/ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright
+	# What type checkers see of a user's script.
+	$(PY) -m pyright tests/typing/user_script.py
+	$(PY) -m mypy --strict tests/typing/user_script.py
 
 # All share the one PyTorch of .venv: only Keras itself is there once more.
 .cache/keras-%: | .venv/ready

@@ -7,15 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-import keras
-
 from keras_graft.graph.graph import Graph
 from keras_graft.model.build import build
 from keras_graft.model.read import read
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-_M = TypeVar("_M", Graph, keras.Model)
+_M = TypeVar("_M")
+"""A graph or a model. Not said so: to mypy, which does not know Keras, all would be `Any`."""
 
 
 class Verb(Protocol[_P]):

@@ -31,6 +31,12 @@ __all__ = [
     "bias", "channels", "classes", "crop_or_pad", "positions", "tokens", "transpose", "vocabulary"
 ]  # fmt: skip
 
+
+def __dir__() -> list[str]:
+    """Return the rules, for completion."""
+    return sorted(__all__)
+
+
 _NORMS = (keras.layers.BatchNormalization, keras.layers.Normalization)
 
 
