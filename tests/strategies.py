@@ -80,7 +80,7 @@ class _Pool:
 
 def interpret(plan: dict) -> keras.Model:
     """Build the model that a plan says."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     pool = _Pool()
     inputs = {}
     for number, kind in enumerate(plan["inputs"].split("+")):
