@@ -6,17 +6,16 @@ import keras
 import numpy as np
 import pytest
 from architectures import backbones, cheap_weights
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from keras import layers, ops
 from models import ALL, masked, masked_nested, nested_uint8, siamese
-from strategies import interpret, plans
+from strategies import examples, interpret, plans
 
 import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.testing import assert_same_graph, assert_same_outputs, random_inputs
 
 BACKEND = keras.backend.backend()
-COUNT = {"torch": 60, "tensorflow": 12, "jax": 12}[BACKEND]
 
 
 @pytest.fixture(autouse=True)
@@ -653,8 +652,7 @@ def test_what_keras_lets_pass_is_refused(old, new, make):
 # -- any model ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(torch=36, others=12)
 @given(plans())
 def test_random_models_with_a_fixed_batch_and_a_free_one(plan):
     model = interpret(plan)
