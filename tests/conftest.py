@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time on JAX goes to compiling, and the workers and the scripts they run compile much
 # that is the same: each program is compiled once for all of them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
+# What is compiled runs once or twice: compiling it well takes far longer than running it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
@@ -19,8 +21,8 @@ import pytest  # noqa: E402
 collect_ignore = ["distributed.py"]  # a script, which needs four devices
 
 
-_collection = {"start": 0.0, "took": 0.0}
-"""The last collection of all that is not frozen, in seconds."""
+_collection = {"start": 0.0, "took": 1.0}
+"""The last collection of all that is not frozen, in seconds: before the first, all is there."""
 
 
 def _timed(phase, info):
@@ -44,7 +46,7 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _quick_collections():
+def _quick_collections(_seed):
     # What was imported, and what backends keep of all they compiled, is taken out of the garbage
     # collector's sight: a collection costs half a second with it, and tests of what stays behind
     # make hundreds.

@@ -5,22 +5,16 @@ import gc
 import keras
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import FLAT, STEPWISE, interpret, plans
+from strategies import FLAT, STEPWISE, examples, interpret, plans
 
 import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.graph.select import everything
 from keras_graft.testing import assert_same_graph, random_inputs
 
-# The whole number of examples is drawn where a model starts fastest; the same properties hold on
-# all three backends.
-COUNT = {"torch": 120, "tensorflow": 25, "jax": 25}[keras.backend.backend()]
-bounded = settings(
-    max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+bounded = examples(torch=70, others=25)
 
 
 def numpy(structure):
@@ -115,7 +109,7 @@ def test_extract_gives_what_keras_gives(plan, data):
     flatly([result[v.path] for v in taps], inner(x))
 
 
-@settings(bounded, max_examples=max(8, COUNT // 8))
+@examples(torch=9, others=8)
 @given(plans())
 def test_what_is_built_is_saved_and_loaded(tmp_path_factory, plan):
     model = interpret(plan)

@@ -2,19 +2,16 @@
 
 import keras
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from strategies import examples
 from strategies_calls import call_plans, interpret
 
 import keras_graft as kg
 from keras_graft.graph.walk import pruned
 from keras_graft.testing import assert_same_graph, random_inputs
 
-COUNT = {"torch": 30, "tensorflow": 6, "jax": 6}[keras.backend.backend()]
-bounded = settings(
-    max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+bounded = examples(torch=18, others=6)
 
 
 def numpy(structure):
@@ -35,7 +32,9 @@ def true_specs(model, x):
         assert all(a in (None, b) for a, b in zip(said.shape, tensor.shape, strict=True))
 
 
-@bounded
+# `d` and `d_1`, where layers have one name, are told apart by the order of the nodes. In some graphs
+# the model that is built has another order: then its labels differ, and so do the seeds that pass.
+@examples(torch=30, others=6, alike=True)
 @given(call_plans(), st.data())
 def test_flat_models_call_as_the_nested_ones_did(plan, data):
     model = interpret(plan)
@@ -82,7 +81,7 @@ def test_any_value_is_given_out_and_cut_at(plan, data):
         equal(found[tap.path], kg.extract(flat, tap)(x))
 
 
-@settings(bounded, max_examples=max(6, COUNT // 4))
+@examples(torch=6, others=6)
 @given(call_plans(), st.data())
 def test_what_is_made_of_them_is_saved_and_loaded(tmp_path_factory, plan, data):
     model = interpret(plan)

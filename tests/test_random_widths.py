@@ -2,12 +2,11 @@
 
 import keras
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
+from strategies import examples
 from width_changes import LENGTH, changed, interpret, plans
 
 import keras_graft as kg
-
-COUNT = {"torch": 20, "tensorflow": 10, "jax": 10}[keras.backend.backend()]
 
 
 def numbers(structure):
@@ -19,10 +18,7 @@ def data(model):
     return np.random.default_rng(0).standard_normal((2, *shape)).astype("float32")
 
 
-@settings(
-    max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+@examples(torch=10, others=10)
 @given(plans())
 def test_what_is_announced_is_given(plan):
     donor = interpret(plan)

@@ -98,7 +98,7 @@ def _one(kind: str, name: str, y, shared):
 
 def interpret(plan: dict) -> keras.Model:
     """Build the model that a plan says."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     x = keras.Input((plan["length"], 4), name="x")
     y = layers.Dense(WIDTH, name="first")(x)
     shared = layers.LSTM(WIDTH, return_sequences=True, name="shared")

@@ -198,7 +198,7 @@ def test_half_of_the_blocks_of_a_backbone(kind):
 
 
 def test_what_is_no_mask_is_not_handed_on_as_one():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     x = keras.Input((4, 3), name="x")
     y = keras.layers.Masking(name="masking")(x)
     y = keras.layers.Add(name="add")(
@@ -230,7 +230,7 @@ def test_a_nested_model_of_which_nothing_would_be_left():
 
 
 def test_a_mask_that_is_an_argument_and_handed_on():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     x = keras.Input((4, 3), name="x")
     y = layers.Masking(name="masking")(x)
     y = layers.LSTM(3, return_sequences=True, name="lstm")(y)

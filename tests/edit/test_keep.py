@@ -24,12 +24,12 @@ class Two(layers.Layer):
 
 
 def test_layers_inside_are_paired_in_order_not_by_the_numbers_of_keras():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     x = keras.Input((4,), name="x")
     layers.Dense(4)  # so that the names inside are dense_1 and dense_2
     model = keras.Model(x, Two(name="two")(x))
     assert [w.path for w in model.weights][::2] == ["two/dense_1/kernel", "two/dense_2/kernel"]
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     # ... and in the new layer dense and dense_1: by name, the first would go to the second.
     new = kg.replace(model, "two", Two(name="two"), weights="keep")
     assert [w.path for w in new.weights][::2] == ["two/dense/kernel", "two/dense_1/kernel"]

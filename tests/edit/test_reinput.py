@@ -6,17 +6,16 @@ import keras
 import numpy as np
 import pytest
 from architectures import backbones, cheap_weights
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from keras import layers, ops
 from models import ALL, masked, masked_nested, nested_uint8, siamese
-from strategies import interpret, plans
+from strategies import examples, interpret, plans
 
 import keras_graft as kg
 from keras_graft import _keras
 from keras_graft.testing import assert_same_graph, assert_same_outputs, random_inputs
 
 BACKEND = keras.backend.backend()
-COUNT = {"torch": 60, "tensorflow": 12, "jax": 12}[BACKEND]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def _cheap():
 
 def image_net(size=(64, 64), channels=3):
     """Strides, padding, a residual, BatchNormalization, a pooling head."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     inputs = keras.Input((*size, channels), name="image")
     x = layers.Conv2D(4, 7, strides=2, padding="same", name="stem")(inputs)
     x = layers.BatchNormalization(name="bn")(x)
@@ -40,7 +39,7 @@ def image_net(size=(64, 64), channels=3):
 
 def vgg(size=32, channels=3):
     """A `Dense` behind a `Flatten` fixes the size."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     inputs = keras.Input((size, size, channels), name="image")
     x = layers.MaxPooling2D(name="block5_pool")(layers.Conv2D(4, 3, name="conv")(inputs))
     x = layers.Dense(5, name="fc1")(layers.Flatten(name="flatten")(x))
@@ -60,7 +59,7 @@ def wrapped(inner=image_net, calls=1):
 
 def from_inputs(*shapes, through, dtype="float32", batch=None):
     """A model of a function of tensors."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     inputs = [
         keras.Input(batch_shape=(batch, *s), dtype=dtype, name=f"x{i}")
         for i, s in enumerate(shapes)
@@ -143,7 +142,7 @@ def test_another_image_size_equals_the_model_built_at_that_size(tmp_path):
 
 def test_resnet50_from_224_to_160():
     def resnet(size):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         return keras.applications.ResNet50(weights=None, input_shape=(size, size, 3), classes=3)
 
     model = resnet(224)
@@ -354,7 +353,7 @@ def test_statistics_of_channels_go_by_the_same_rule(tmp_path):
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "MobileNetV3Small"])
 def test_applications_that_normalize_in_front(name):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     make = getattr(keras.applications, name)
     model = make(weights=None, input_shape=(64, 64, 3), classes=3)
     grey = kg.reinput(model, (96, 64, 1), channels="mean")
@@ -380,7 +379,7 @@ def test_a_rule_of_ones_own():
 
 @pytest.mark.parametrize("name", ["Bert", "GPT2", "Llama", "T5", "Whisper"])
 def test_text_backbones_at_a_fixed_length_and_back(name):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     model = backbones()[name]()
     unchanged = leaves_alone(model)
     old = {k: t.shape[1:] for k, t in model.input.items()}
@@ -522,12 +521,12 @@ def test_sequential():
 
 
 def _vit():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return backbones()["ViT"]()
 
 
 def _bert():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return backbones()["Bert"]()
 
 
@@ -653,8 +652,7 @@ def test_what_keras_lets_pass_is_refused(old, new, make):
 # -- any model ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=COUNT, deadline=None, derandomize=True, print_blob=False,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(torch=36, others=12)
 @given(plans())
 def test_random_models_with_a_fixed_batch_and_a_free_one(plan):
     model = interpret(plan)

@@ -266,7 +266,7 @@ def texts():
         yield np.array(WORDS, np.dtypes.StringDType()), "StringDType"
 
 
-@pytest.mark.parametrize("y, kind", texts())
+@pytest.mark.parametrize("y, kind", list(texts()))
 @pytest.mark.parametrize("whole", [True, False])
 def test_targets_that_are_texts_are_refused_before_the_trunk_runs(
     trunk, tmp_path, monkeypatch, y, kind, whole

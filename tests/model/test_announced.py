@@ -86,7 +86,7 @@ VERBS = {
 
 @pytest.fixture(autouse=True)
 def _names():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
 
 
 def numbers(structure):
@@ -575,7 +575,7 @@ def test_a_state_that_comes_from_what_is_read_too():
 
 
 def test_a_mask_of_another_length_than_what_it_masks():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     ids = keras.Input((4,), dtype="int32", name="ids")
     y = layers.Embedding(3, 3, mask_zero=True, name="embed")(ids)
     model = keras.Model(ids, layers.LSTM(3, name="lstm")(y), name="m")

@@ -14,7 +14,7 @@ from keras_graft.testing import assert_same_outputs, random_inputs
 
 @pytest.fixture(autouse=True)
 def names_from_the_start():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
 
 
 def pickled(thing):

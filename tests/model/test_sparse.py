@@ -19,7 +19,7 @@ only_sparse = pytest.mark.skipif(BACKEND == "torch", reason="has no sparse tenso
 
 @pytest.fixture(autouse=True)
 def _names():
-    keras.utils.clear_session()  # ops are numbered
+    keras.utils.clear_session(free_memory=False)  # ops are numbered
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -160,7 +160,7 @@ def test_untie_gives_the_same_numbers_to_a_variable_of_its_own(tmp_path):
 
 
 def make_again(make):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     return make()
 
 

@@ -303,7 +303,6 @@ def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
         scale = max(scale, float(np.abs(b[finite]).max(initial=0.0)))
         # A nan equals a nan.
         differs = ~(finite | np.isclose(a, b, equal_nan=True))
-        apart = max(
-            apart, float(np.abs(a - b)[finite].max(initial=0.0)), np.inf if differs.any() else 0.0
-        )
+        furthest = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
+        apart = max(apart, furthest, np.inf if differs.any() else 0.0)
     return apart, close * scale
