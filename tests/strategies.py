@@ -36,18 +36,17 @@ def seeded(test: Callable) -> Callable:
     return seed(zlib.crc32(f"{backend} {test.__qualname__}".encode()))(test)
 
 
-def examples(torch: int, others: int, alike: bool = False) -> Callable[[Callable], Callable]:
+def examples(torch: int, others: int) -> Callable[[Callable], Callable]:
     """Return a decorator for a random test, with how many examples it draws on each backend.
 
-    PyTorch draws most: there a model starts fastest. Where they are `alike`, the others draw the
-    first of those.
+    PyTorch draws most: there a model starts fastest.
     """
     count = torch if keras.backend.backend() == "torch" else others
     bounded = settings(
         max_examples=count, deadline=None, derandomize=True, print_blob=False,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    return lambda test: bounded(test if alike else seeded(test))
+    return lambda test: bounded(seeded(test))
 
 
 @keras.saving.register_keras_serializable("strategies")

@@ -32,9 +32,7 @@ def true_specs(model, x):
         assert all(a in (None, b) for a, b in zip(said.shape, tensor.shape, strict=True))
 
 
-# `d` and `d_1`, where layers have one name, are told apart by the order of the nodes. In some graphs
-# the model that is built has another order: then its labels differ, and so do the seeds that pass.
-@examples(torch=30, others=6, alike=True)
+@examples(torch=30, others=6)
 @given(call_plans(), st.data())
 def test_flat_models_call_as_the_nested_ones_did(plan, data):
     model = interpret(plan)

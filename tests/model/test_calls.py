@@ -202,3 +202,34 @@ def test_diff_tells_arguments_apart():
     layer = Plain(name="p")
     one, other = (kg.read(keras.Model(x, layer(x, scale=s))) for s in (1, True))
     assert kg.diff(one, one).to_dict() != kg.diff(one, other).to_dict()
+
+
+def test_a_label_names_the_layer_that_the_built_model_has_under_it():
+    # Two layers of one name in two nested models; Keras orders the nodes of the flat model by depth,
+    # where the graph has them as the models were called.
+    def inner(name, extra):
+        x = keras.Input((3,), name=f"{name}_in")
+        y = keras.layers.Dense(3, name="end")(x)
+        for i in range(extra):
+            y = keras.layers.Dense(3, name=f"{name}{i}")(y)
+        return keras.Model(x, y, name=name)
+
+    for first, second in ((0, 3), (3, 0)):
+        x = keras.Input((3,), name="x")
+        a, b = inner("a", first), inner("b", second)
+        for order in ((a, b), (b, a)):
+            y = keras.layers.Add(name="add")([model(x) for model in order])
+            graph = kg.inline(kg.read(keras.Model(x, y)))
+            built = kg.build(graph)
+            again = kg.read(built)
+            for label in ("end", "end_1"):
+                (node,) = kg.select(graph, label).nodes
+                (found,) = kg.select(built, label).nodes
+                assert found.operation is node.operation
+                own = built.get_layer(label)
+                assert {id(w) for w in own.weights} == {id(w) for w in node.operation.weights}
+                (copy,) = kg.select(kg.clone(again), label).nodes
+                for w, v in zip(copy.operation.weights, node.operation.weights, strict=True):
+                    np.testing.assert_array_equal(
+                        keras.ops.convert_to_numpy(w), keras.ops.convert_to_numpy(v)
+                    )

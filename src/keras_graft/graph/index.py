@@ -105,7 +105,7 @@ class Index:
         if works_with_another(node):
             self.tied[node.key] = node
         if key not in self.names:
-            self.names[key] = name = self.taken.take(str(operation.name))
+            self.names[key] = name = self.taken.take(_wanted_name(node))
             self.named[name] = operation
 
     def _drop(self, node: Node, staying: set[int]) -> None:
@@ -129,6 +129,13 @@ class Index:
             name = self.names[key]
             self.taken.free(name)
             del self.names[key], self.named[name]
+
+
+def _wanted_name(node: Node) -> str:
+    """Return the name under which a model has an operation, else the operation's own."""
+    if node.known_as is not None and node.known_as[0] is node.operation:
+        return node.known_as[1]
+    return str(node.operation.name)
 
 
 def _places(steps: Iterable[Node]) -> Overlay[Any, tuple[Position, Node]]:

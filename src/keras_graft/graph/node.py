@@ -245,6 +245,8 @@ class Node(_Handle):
             depend on, and that no tensor gives as long as the nested model is closed.
         untried: None if it is known to run on what it reads; else the specs that it ran on before,
             empty if there are none.
+        known_as: Its operation and the name that stands for that in the model it was read from,
+            where it is another than the operation's own.
     """
 
     operation: Any
@@ -259,6 +261,7 @@ class Node(_Handle):
     unmasks: bool = False
     unseen: tuple[tuple[Value, Value], ...] = ()
     untried: tuple[Spec | None, ...] | None = None
+    known_as: tuple[Any, str] | None = None
     key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
@@ -270,7 +273,7 @@ class Node(_Handle):
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
             self.entries, self.trains, self.stays, self.unmasks, self.unseen, self.untried,
-            self.key, graph, scope,
+            self.known_as, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -388,6 +391,7 @@ def copied(
         copy = Node(
             node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
             node.entries, node.trains, node.stays, node.unmasks, unseen, node.untried,
+            node.known_as,
         )  # fmt: skip
         result.append(change(copy))
     return result, mapping

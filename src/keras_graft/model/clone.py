@@ -161,8 +161,10 @@ class Clone:
 
     def _step(self, node: Node) -> Node:
         operation, nested = self.operation(node), node.nested
+        known = node.known_as
         return node.replace(
             operation=operation,
+            known_as=(operation, known[1]) if known and known[0] is node.operation else None,
             template=self._template(node.template),
             nested=None if nested is None else self.graph(nested, lambda *_: operation),
         )

@@ -199,6 +199,7 @@ class Level:
             trains=_keras.takes_training(operation),
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
+            known_as=None if inner is None else (inner, str(step.operation.name)),
         )  # fmt: skip
         if nested is not None:
             node = self._opened(node, nested)
