@@ -1,6 +1,6 @@
 """keras-graft: take trained Keras 3 networks apart and put them together again."""
 
-import keras_graft.model.pickling  # noqa: F401 - by it graphs are copied and pickled
+import keras_graft.model.pickling  # noqa: F401 - registers how graphs are copied and pickled
 from keras_graft import features as features
 from keras_graft import layers as layers
 from keras_graft import recipes
@@ -65,14 +65,14 @@ __all__ = [
     # weights
     "clone", "share", "unshare", "tie", "untie", "register_transform",
     "transplant", "resize", "carry_optimizer",
-    # whole jobs, each a readable file
+    # whole jobs, one readable file each
     "recipes",
     # for training a head
     "freeze",
-    # what they give
+    # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     "Transplanted", "Carried",
-    # what they raise
+    # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
     "FeatureError", "KerasVersionError", "NotYetError", "GraftWarning",

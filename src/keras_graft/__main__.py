@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command; without its extra, say what to install."""
+    """Run the command. If its extra is missing, say what to install."""
     if importlib.util.find_spec("typer") is None:
         sys.exit("The command needs an extra: pip install 'keras-graft[cli]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

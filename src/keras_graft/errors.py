@@ -2,21 +2,21 @@
 
     GraftError
     ├── ReadError         a model that cannot be read as a graph
-    ├── GraphError        a graph that is not well formed (cycle, unknown producer)
-    ├── SelectionError    a selector that does not fit
+    ├── GraphError        a graph that is not valid (cycle, unknown producer)
+    ├── SelectionError    a selector that does not fit the model
     │   ├── NothingSelectedError    it matches nothing
-    │   └── AmbiguousError          one was needed, several match
-    ├── CutError          a boundary through which not everything passes
-    ├── JoinError         stages whose ends do not fit
+    │   └── AmbiguousError          one match was needed, there are several
+    ├── CutError          a boundary that misses values which also cross it
+    ├── JoinError         stages whose outputs and inputs do not fit
     ├── EditError         an edit that cannot be made
     ├── BuildError        a graph that Keras cannot make a model of
-    ├── WeightsError      weights that cannot go over, or be tied
+    ├── WeightsError      weights that cannot be copied, tied or untied
     ├── FeatureError      a trunk, data or a store from which no features can be taken
-    ├── KerasVersionError a private name of Keras that this version of Keras does not have
-    ├── FileError         a file that no model can be taken from, or that is not to be written over
-    └── NotYetError       announced, and not there yet
+    ├── KerasVersionError a private name of Keras that the installed version does not have
+    ├── FileError         a file that no model can be read from, or that must not be overwritten
+    └── NotYetError       documented, but not implemented yet
 
-Messages follow one order: the culprit, its neighbours, the way out.
+Messages follow one order: the culprit, its neighbours, how to fix it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from keras_graft.printable import printable_lines
 class GraftError(ValueError):
     """The root of all errors that keras-graft raises on purpose.
 
-    Names in a message come from files: whatever could steer a terminal is escaped here. A newline
-    is not, as messages have several lines: names stand in them as `{name!r}` or `quoted(name)`.
+    Names in a message come from files: characters that could control a terminal are escaped here.
+    Newlines are not, as messages have several lines: write names as `{name!r}` or `quoted(name)`.
     """
 
     def __init__(self, message: str = "", *args: Any) -> None:
@@ -45,7 +45,7 @@ class ReadError(GraftError):
 
 
 class GraphError(GraftError):
-    """The graph is not well formed."""
+    """The graph is not valid: it has a cycle, or a value without a producer."""
 
 
 class SelectionError(GraftError):
@@ -64,7 +64,7 @@ class CutError(GraftError):
     """A boundary misses values that also cross it.
 
     Attributes:
-        missing: The values that cross and that the boundary lacks, in graph order.
+        missing: The values that cross but are not in the boundary, in graph order.
         suggestion: The completed boundary, as the labels of its values.
     """
 
@@ -89,7 +89,7 @@ class BuildError(GraftError):
 
 
 class WeightsError(GraftError):
-    """Weights that cannot go over to another model, or be tied or untied: nothing was changed."""
+    """Weights that cannot be copied to another model, tied or untied: nothing was changed."""
 
 
 class FeatureError(GraftError):
@@ -101,19 +101,19 @@ class KerasVersionError(GraftError):
 
 
 class FileError(GraftError):
-    """A file or name that no model can be taken from, or that is not to be written over."""
+    """A file or name that no model can be read from, or a file that must not be overwritten."""
 
 
 class NotYetError(GraftError, NotImplementedError):
-    """A documented feature that a later version brings."""
+    """A feature that is documented, but not implemented yet."""
 
 
 class GraftWarning(UserWarning):
-    """What keras-graft warns of: a result that is not all that one may expect."""
+    """A warning of keras-graft: a result lacks something that a user may expect."""
 
 
 def warn(message: str) -> None:
-    """Warn of something, at the line outside this package that led to it."""
+    """Warn, and point at the line outside this package that caused it."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1

@@ -1,9 +1,9 @@
-"""Text from files and users, made safe to print: no name may forge a line or steer a terminal.
+"""Escape text from files and users, so that no name can forge a line or control a terminal.
 
-Names of layers, models, columns and files are whatever somebody wrote into a file. Everything
-that Python itself would escape in a `repr` is escaped here too: control characters (a newline,
-the escape codes of a terminal), marks that turn the direction of text round, characters of no
-width. Invisible characters that Python calls printable are escaped as well.
+Names of layers, models, columns and files may come from a file and contain anything. Everything
+that Python escapes in a `repr` is escaped here too: control characters (a newline, the escape
+codes of a terminal), marks that reverse the direction of text, zero-width characters. Invisible
+characters that Python calls printable are escaped as well.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _INVISIBLE = frozenset(
     "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
     + "".join(map(chr, [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
 )
-"""Printable to Python, and drawn as nothing (Unicode's "default ignorable" code points)."""
+"""Printable for Python, but invisible (Unicode's "default ignorable" code points)."""
 
 _LONG = 400
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def printable(text: object) -> str:
-    r"""Return text on one line, in which every character can be seen.
+    r"""Return text on one line, with invisible characters escaped.
 
     >>> print(printable("a\nerror: all is lost \x1b[31m"))
     a\nerror: all is lost \x1b[31m
@@ -33,12 +33,12 @@ def printable(text: object) -> str:
 
 
 def printable_lines(text: object) -> str:
-    """Return text of several lines, in which every character can be seen."""
+    """Return text of several lines, with invisible characters escaped."""
     return "\n".join(map(printable, str(text).split("\n")))
 
 
 def quoted(text: object) -> str:
-    r"""Return text as a string of Python in double quotes: for the calls that messages recommend.
+    r"""Return text as a Python string in double quotes, for the calls that messages recommend.
 
     >>> print(f"kg.remove(model, {quoted('drop')}) or {quoted(chr(10))}")
     kg.remove(model, "drop") or "\n"
@@ -47,17 +47,17 @@ def quoted(text: object) -> str:
 
 
 def words_of(error: object) -> str:
-    """Return what another library says, without its bold and colours.
+    """Return the text of another library's error, without bold and colours.
 
-    Lines after the first are indented, so that none of them can be taken for one of ours.
+    Lines after the first are indented, so that nobody takes them for lines of ours.
     """
     return printable_lines(_STYLE.sub("", str(error))).replace("\n", "\n  ")
 
 
 def shown(thing: object) -> str:
-    """Return the `repr` of what a user gave: on one line, the middle of a long one left out.
+    """Return the `repr` of a user's argument on one line, without the middle if it is long.
 
-    Of a layer, Keras's `repr` shows the name as it is; of an array there are many lines.
+    Keras's `repr` of a layer shows the name unescaped; that of an array has many lines.
     """
     try:
         text = printable(repr(thing))

@@ -1,6 +1,6 @@
 """Tables: the same rows as aligned text, as HTML in a notebook, and as data.
 
-Names come from files: in every title, head and cell what cannot be seen is escaped.
+Names come from files: invisible characters are escaped in every title, head and cell.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from keras_graft.printable import printable
 
 Table = tuple[str | tuple[str, ...], Sequence[str], Sequence[Sequence[object]]]
-"""A title, of one line or a tuple of lines; the head; the rows."""
+"""The title (one line or a tuple of lines), the head, the rows."""
 
 
 class Tabular:
-    """What prints as tables. A subclass says which: title, head and rows of each."""
+    """Base class of reports that print as tables. A subclass returns them from `tables`."""
 
     def tables(self) -> list[Table]:
         """Return the tables, each as (title, head, rows)."""
@@ -38,7 +38,7 @@ class Tabular:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as text in aligned columns; numbers stand to the right.
+    """Return rows as text in aligned columns; numbers are right-aligned.
 
     >>> print(table(["layer", "params"], [["dense", 10], ["out", 3]]))
     layer  params

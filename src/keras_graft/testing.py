@@ -1,4 +1,4 @@
-"""Assertions about models, for our tests and yours."""
+"""Assertions for tests: two models have the same outputs, or the same graph."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ tree = keras.tree
 
 
 def random_inputs(model: Any, batch: int = 2, seed: int = 0) -> Any:
-    """Return random tensors of the structure, shapes and dtypes that `model` takes.
+    """Return random tensors with the structure, shapes and dtypes of the model's inputs.
 
-    Integers are 0 or 1, which every vocabulary and every mask has; a dimension that may vary
+    Integers are 0 or 1, which is valid for every vocabulary and mask. A dimension that may vary
     is 8.
     """
     rng = np.random.default_rng(seed)
@@ -46,15 +46,15 @@ def assert_same_outputs(
     """Assert that two models give the same outputs for the same inputs, in inference mode.
 
     Args:
-        a: A Keras model, or any function of its inputs if `inputs` are given.
-        b: Another; `a` and `b` may differ in everything but their inputs and outputs.
-        inputs: The inputs; random ones, for each of `batches`, if None.
-        exact: To the bit; else within 1e-4, relative and absolute.
+        a: A Keras model, or any function if `inputs` are given.
+        b: The other one; `a` and `b` may differ in everything but their inputs and outputs.
+        inputs: The inputs. None: random ones, for each of `batches`.
+        exact: Whether values must be equal to the bit; else within 1e-4, relative and absolute.
         batches: The batch sizes of the random inputs.
 
     Raises:
-        AssertionError: If structures, shapes, dtypes or values differ: it says which output,
-            and by how much.
+        AssertionError: If structures, shapes, dtypes or values differ. The message says which
+            output, and by how much.
     """
     cases = [inputs] if inputs is not None else [random_inputs(a, n, n) for n in batches]
     for case in cases:
@@ -82,20 +82,19 @@ def assert_same_outputs(
 def assert_same_graph(a: Any, b: Any, same_layers: bool = False) -> None:
     """Assert that two models make the same calls on the same values.
 
-    Compared are inputs and outputs with their structure, and for each node its name, class,
-    recorded arguments, what it reads (masks too) and the specs of what it gives, in nested models
-    as well. The order in which independent nodes stand does not matter. Names count: two models
-    made by the same code have the same names for their ops if `keras.utils.clear_session()` comes
-    before each.
+    It compares inputs and outputs with their structure, and each node's name, class, recorded
+    arguments, the values it reads (masks too) and the specs of its outputs, also in nested models.
+    The order of independent nodes does not matter. Names count: two models made by the same code
+    have the same op names if `keras.utils.clear_session()` is called before each is made.
 
     Args:
         a: A Keras model or a `Graph`.
-        b: Another.
-        same_layers: Also require that each node calls the very same object; else that layers
-            have equal configurations.
+        b: The other one.
+        same_layers: Whether each node must call the same object; if not, layers must have equal
+            configurations.
 
     Raises:
-        AssertionError: If they differ: it lists what only one of them has.
+        AssertionError: If they differ. The message lists what only one of them has.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -114,7 +113,7 @@ def assert_same_graph(a: Any, b: Any, same_layers: bool = False) -> None:
 
 
 def _described(graph: Graph, same_layers: bool, scope: str = "") -> Iterator[str]:
-    """Yield one line for each thing that two equal graphs have in common."""
+    """Yield one line of text for each property that is compared."""
     for value, name in zip(graph.inputs, graph.input_names, strict=True):
         yield f"{scope}input {name}: {value.spec}{' optional' if value.optional else ''}"
     for node in graph.nodes:
@@ -154,14 +153,14 @@ def _plain(leaf: Any) -> Any:
 def _operation(node: Node, same_layers: bool) -> str:
     operation = node.operation
     if not isinstance(operation, keras.Layer):
-        return ""  # an op holds nothing: it is its arguments
+        return ""  # an op has no state: its arguments say everything
     if same_layers:
         return f"object {id(operation)}"
     if node.nested is not None:
-        return ""  # a model is compared by what is inside
+        return ""  # the nodes inside a model are compared
     try:
         with _keras.without_tensorflow():
             config: Any = keras.saving.serialize_keras_object(operation)
         return json.dumps(config["config"], sort_keys=True)
-    except Exception:  # a layer of the user's that cannot be written: its class has to do
+    except Exception:  # a custom layer that cannot be serialized: only its class counts
         return ""

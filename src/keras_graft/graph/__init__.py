@@ -1,1 +1,1 @@
-"""A network as a value. Nothing here imports Keras."""
+"""A Keras model as an immutable graph of plain objects. Nothing here imports Keras."""

@@ -1,4 +1,4 @@
-"""What is said of a path that leads into a layer that is no model."""
+"""The error text for a path that leads into a layer that is not a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from keras_graft.printable import printable, quoted
 
 
 def what_is_closed(node: Node) -> str:
-    """Say what lies inside a node that is closed, and how it can be changed."""
+    """Return what a closed node contains, and how it can be changed, as text for an error."""
     here = quoted(node.path)
     own = getattr(node.operation, "__dict__", {})
     held = {
         name: value
-        for name, value in {**own, **own.get("_modules", {})}.items()  # those of PyTorch
+        for name, value in {**own, **own.get("_modules", {})}.items()  # PyTorch's inner layers
         if not name.startswith("_") and hasattr(value, "get_config") and hasattr(value, "weights")
     }
     if not held:

@@ -1,4 +1,4 @@
-"""What `copy` and `pickle` do with a graph and what lies in it."""
+"""What `copy` and `pickle` do with a graph, a node or a value."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Key:
-    """An identity. Nothing but itself is equal to it."""
+    """An identity: equal only to itself."""
 
     __slots__ = ()
 
 
 class Copyable:
-    """Never changed, so `copy.copy` gives the thing itself; the rest is in `model/pickling.py`."""
+    """Immutable, so `copy.copy` returns the object itself. The rest is in `model/pickling.py`."""
 
     __slots__ = ()
 
@@ -31,5 +31,5 @@ _HOW: dict[str, Callable[..., Any]] = {}
 
 
 def copied_by(deepcopy: Callable[..., Any], pickle: Callable[..., Any]) -> None:
-    """Say how copies are made: they need new layers, and a graph knows no Keras."""
+    """Register how copies are made: they need new layers, and this folder imports no Keras."""
     _HOW.update(deepcopy=deepcopy, pickle=pickle)

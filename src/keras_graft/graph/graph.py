@@ -1,6 +1,6 @@
-"""A network as a value: the frozen `Graph` of nodes and values.
+"""`Graph`: a Keras model as an immutable graph of nodes and values.
 
-It stays small: what can be asked of a network. What can be done with one is in the verbs."""
+It is kept small: questions about a network. The verbs, in other folders, make changes."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _FIELDS = (
 
 
 class Graph(Copyable, Tabular):
-    """A network: nodes in an order in which they can run, with its inputs and outputs.
+    """A network: its inputs, its outputs, and its nodes in an order in which they can run.
 
     Args:
-        nodes: The nodes, each after all that it reads.
-        inputs: The values that come from outside, flat.
-        outputs: The values given out, flat.
+        nodes: The nodes, each after the nodes whose values it reads.
+        inputs: The input values, as a flat sequence.
+        outputs: The output values, as a flat sequence.
         input_template: The structure of the inputs, with slots.
         output_template: The structure of the outputs, with slots.
         name: The name of the model.
-        trainable: The model's own flag, beside those of its layers.
-        dtype_policy: The model's own policy. Opaque.
-        origin: The model of which this is the reading. Opaque; None once it was edited.
-        past: Where it comes from; None for a part, which is not that model any more.
+        trainable: The model's own flag; its layers have their own.
+        dtype_policy: The model's own dtype policy. Opaque.
+        origin: The model that this graph was read from. Opaque; None after an edit.
+        past: The model it was read from and the edits since; None for a part of a model.
     """
 
     steps: tuple[Node, ...]
@@ -51,7 +51,7 @@ class Graph(Copyable, Tabular):
     origin: Any
     past: Past | None
     stale: tuple[Any, ...] | None
-    """The keys of the nodes whose specs are to be inferred again; None for any."""
+    """The keys of the nodes whose specs must be inferred again; None: all nodes."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Graph(Copyable, Tabular):
             input_template=input_template, output_template=output_template, name=name,
             trainable=trainable, dtype_policy=dtype_policy, origin=origin, past=past, stale=None,
         )  # fmt: skip
-        put["outputs"] = tuple(value.within(None) for value in outputs)  # seen unbound by `value`
+        put["outputs"] = tuple(value.within(None) for value in outputs)  # unbound for `value`
         put["outputs"] = tuple(self.value(value) for value in put["outputs"])
 
     def __setattr__(self, name: str, _: Any) -> None:
@@ -87,7 +87,7 @@ class Graph(Copyable, Tabular):
             changes.setdefault("past", self.past and self.past.edited(self))
         return Graph(nodes, **{name: getattr(self, name) for name in _FIELDS} | changes)
 
-    # -- where things are ---------------------------------------------------------------
+    # -- lookups ------------------------------------------------------------------------
 
     @functools.cached_property
     def _index(self) -> Index:
@@ -95,15 +95,15 @@ class Graph(Copyable, Tabular):
 
     @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes, as handles that know this graph."""
+        """The nodes, as handles bound to this graph."""
         return tuple(node.within(self) for node in self.steps)
 
     def position(self, node: Node) -> Position:
-        """Return the place of `node` in the order of the graph: to compare with that of others."""
+        """Return the position of `node` in graph order: only for comparison, not an index."""
         return self._index.places[node.key][0]
 
     def step(self, key: Any) -> tuple[Position, Node]:
-        """Return the node that has this key, and its place in the order of the graph."""
+        """Return the position in graph order, and the node, of this key."""
         return self._index.places[key]
 
     def _ordered(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
@@ -115,12 +115,12 @@ class Graph(Copyable, Tabular):
         return isinstance(item, Value) and item.key in self._index.made
 
     def known(self, value: Value) -> Value:
-        """Return `value` with the spec and mask known here, in no graph."""
+        """Return `value` with the spec and mask it has here, bound to no graph."""
         found = self._index.made.get(value.key)
         return value.within(None) if found is None else found[1]
 
     def value(self, value: Value) -> Value:
-        """Return the handle of `value` in this graph, with the spec known here."""
+        """Return the handle of `value` in this graph, with the spec it has here."""
         return self.known(value).within(self)
 
     def node(self, node: Node) -> Node:
@@ -136,7 +136,7 @@ class Graph(Copyable, Tabular):
         return tuple(dict.fromkeys([*(v.within(None) for v in self.inputs), *made]))
 
     def producer(self, value: Value) -> Node | None:
-        """Return the node that gives `value`, None for an input of the graph.
+        """Return the node that gives `value`; None for an input of the graph.
 
         Raises:
             GraphError: If the value is not in this graph.
@@ -150,12 +150,12 @@ class Graph(Copyable, Tabular):
             ) from None
 
     def consumers(self, value: Value, as_mask: bool = False) -> tuple[Node, ...]:
-        """Return the nodes that read `value`, in graph order; or that hand it on as a mask."""
+        """Return the nodes that read `value`, in graph order; `as_mask`: that give it as a mask."""
         found = self._index.carried if as_mask else self._index.used
         return self._ordered(found.get(value.key, ()))
 
     def read_from(self, tensor: Any) -> Value | None:
-        """Return the value that was read from a tensor: the first, if some are copies of it."""
+        """Return the value that was read from a KerasTensor; the first one if there are copies."""
         found = self._index.read_from.get(id(tensor), ())
         return min(found, key=self._made_at) if found else None
 
@@ -164,7 +164,7 @@ class Graph(Copyable, Tabular):
         return () if node is None else self.position(node)
 
     def named(self, name: str) -> tuple[Node, ...]:
-        """Return all calls of the operation of this name, in order."""
+        """Return all calls of the operation with this name, in order."""
         operation = self._index.named.get(name)
         return () if operation is None else self.calls(operation)
 
@@ -179,7 +179,7 @@ class Graph(Copyable, Tabular):
 
     @property
     def tied(self) -> tuple[Node, ...]:
-        """The nodes that work with a weight of another layer, or hold such inside, in order."""
+        """The nodes that use a weight of another layer, or contain such a node, in graph order."""
         return self._ordered(tuple(self._index.tied.values()))
 
     def name_of(self, node: Node) -> str:
@@ -213,7 +213,7 @@ class Graph(Copyable, Tabular):
 
     @functools.cached_property
     def input_names(self) -> tuple[str, ...]:
-        """The names of the inputs, unique among themselves and beside the operations."""
+        """The names of the inputs, unique among inputs and operations."""
         names = self._index.taken.copy()
         return tuple(names.take(value.name or "input") for value in self.inputs)
 
@@ -236,13 +236,13 @@ class Graph(Copyable, Tabular):
         )
 
     def tables(self) -> list[Table]:
-        """Return the graph as a table, one node a line."""
+        """Return the graph as a table, one node per line."""
         return graph_tables(self)
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n{graph_footer(self)}"
 
-    # -- the one change that every edit is made of ------------------------------------------
+    # -- the one change that every edit uses ------------------------------------------------
 
     def spliced(
         self,
@@ -251,17 +251,17 @@ class Graph(Copyable, Tabular):
         first: Sequence[Node] = (),
         keep: Collection[Node] = (),
     ) -> Graph:
-        """Return the graph with other nodes in the places of some, and values read elsewhere.
+        """Return the graph with some nodes replaced, and some values replaced where they are read.
 
-        Cheap for a small change in a large graph: what is known of the rest is carried over.
+        Cheap for a small change in a large graph: the lookup tables are updated incrementally.
 
         Args:
-            instead: For each node that changes, the nodes that stand in its place; the node
-                itself may be among them.
-            reads: For each value that is to be read no more, the one to read in its stead. New
-                nodes read what they say: an insertion does not feed itself.
-            first: New nodes before all others.
-            keep: Nodes that go on reading what they read.
+            instead: For each node that changes, the nodes that take its place; the node itself
+                may be among them.
+            reads: For each value to replace, the value to read instead. New nodes keep what they
+                read: an insertion does not feed itself.
+            first: New nodes to put before all existing ones.
+            keep: Nodes that keep reading the old values.
         """
         replaced = {node.key: tuple(n.within(None) for n in new) for node, new in instead.items()}
         reads = {old.within(None): new.within(None) for old, new in reads.items()}
@@ -273,7 +273,7 @@ class Graph(Copyable, Tabular):
                 if node.key in kept:
                     continue
                 if node.key in replaced:
-                    # A node that stays where it is, beside new ones, reads anew like any other.
+                    # A node that stays in its place beside new ones reads the new values too.
                     replaced[node.key] = tuple(
                         n.reading(reads) if n.key is node.key else n for n in replaced[node.key]
                     )
@@ -308,19 +308,18 @@ class Graph(Copyable, Tabular):
         return result
 
     def settled(self, stale: Iterable[Any] = ()) -> Graph:
-        """Mark the specs of this graph as known, but for the nodes of these keys, and return it."""
+        """Mark the specs as known, except for the nodes with these keys, and return this graph."""
         self.__dict__["stale"] = tuple(stale)
         return self
 
-    # -- what holds -----------------------------------------------------------------------
+    # -- checks ---------------------------------------------------------------------------
 
     def validate(self) -> Graph:
         """Check that the graph can run, and return it.
 
         Raises:
-            GraphError: If a node reads a value that nothing gives, or one that only a later
-                node gives; if two nodes give the same value; if a cycle closes (its path is
-                named).
+            GraphError: If a node reads a value that no node gives, or only a later one; if two
+                nodes give the same value; if there is a cycle (the message shows its path).
         """
         giver: dict[Value, Node] = {}
         for node in self.steps:
@@ -349,7 +348,7 @@ class Graph(Copyable, Tabular):
             if value.within(None) not in known:
                 raise GraphError(f"An output of graph {self.name!r} is given by none of its nodes.")
         if late:
-            ordered = sort(self.steps, self.inputs)  # raises if a cycle closes
+            ordered = sort(self.steps, self.inputs)  # raises if there is a cycle
             raise GraphError(
                 f"Node {self.label(late[0])!r} stands before what it reads; a right order begins "
                 f"{', '.join(repr(n.operation.name) for n in ordered[:3])}."

@@ -1,4 +1,4 @@
-"""Who gives, reads and is called what in a graph: kept at hand, and carried over a small edit."""
+"""Lookup tables of one graph: producers, consumers, names. Updated incrementally by edits."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from keras_graft.graph.node import Node, Value
 from keras_graft.graph.overlay import Overlay
 
 Position = tuple[int, ...]
-"""Where a node stands in the order of its graph: to be compared, not counted. The nodes that take
-the place of one stand at its position, with one number more."""
+"""The position of a node in graph order: only for comparison, not an index. Several nodes that
+replace one have its position with one more number."""
 
 Change = tuple[Position, Node | None, Sequence[Node]]
-"""A position, the node that leaves it, if there is one, and those that come there."""
+"""A position, the node removed there (None: no node), and the nodes put there."""
 
 _DEEP = 8
-"""Positions are given anew when one would get longer than this."""
+"""All positions are numbered again when one would get longer than this."""
 
 
 class Index:
-    """Look-up tables of one graph. Built in one pass, or derived from those before an edit.
+    """Lookup tables of one graph: built in one pass, or derived from the tables before an edit.
 
-    Nodes and values are looked up by their keys.
+    Nodes and values are looked up by their keys, tensors and operations by their `id`. Where an
+    entry has several items, they are in no particular order after an edit.
 
     Attributes:
-        places: Each node with its position, and the node as it is here.
-        made: Each value with the node that gives it (None for an input) and the value as it is
-            here.
-        used: Each value with the nodes that read it; in no particular order after an edit.
-        carried: Each mask with the nodes that give it along with what they give, and do not read
-            it: an `Embedding` does not read the mask that comes with its output.
-        read_from: The values that were read from a tensor, by its identity; as above.
-        calls: The calls of each operation, by its identity; as above.
-        names: The name of each operation, by its identity.
-        named: The operation of each name.
-        taken: The names.
-        tied: Each node that works with a weight of another layer.
+        places: For each node, its position and the node as stored in this graph.
+        made: For each value, the node that gives it (None for an input) and the value as stored.
+        used: For each value, the nodes that read it.
+        carried: For each mask, the nodes that output it beside a tensor and do not read it: an
+            `Embedding` does not read the mask that comes with its output.
+        read_from: For each KerasTensor, the values that were read from it.
+        calls: For each operation, its calls.
+        names: For each operation, its name.
+        named: For each name, its operation.
+        taken: The names in use.
+        tied: The nodes that use a weight of another layer.
     """
 
     __slots__ = (
@@ -61,9 +61,9 @@ class Index:
             self._add(node)
 
     def after(self, changes: Sequence[Change], steps: Sequence[Node]) -> Index:
-        """Return the tables once `changes` are made, and `steps` are the nodes in order.
+        """Return the tables after `changes`; `steps` are all nodes, in their new order.
 
-        Operations that stay keep their names, so that an edit here renames nothing there.
+        Operations that stay keep their names: an edit renames no other operation.
         """
         new = object.__new__(Index)
         for table in Index.__slots__:
@@ -155,22 +155,22 @@ def _remove(table: Overlay[Any, tuple[Any, ...]], key: Any, item: Node | Value) 
 
 
 def carries(node: Node) -> list[Value]:
-    """Return the masks that a node hands along with its outputs and does not read."""
+    """Return the masks that a node outputs beside its tensors and does not read."""
     masks = [v.mask for v in node.outputs if v.mask is not None]
     return [mask for mask in dict.fromkeys(masks) if mask not in node.reads] if masks else masks
 
 
 def works_with_another(node: Node) -> bool:
-    """Whether the operation of a call, or one inside, works with the weight of another layer."""
+    """Whether the operation of a call, or one inside it, uses a weight of another layer."""
     if node.nested is not None:
         return bool(node.nested.tied)
     return bool(all_ties(node.operation))
 
 
 def all_ties(operation: Any) -> list[Any]:
-    """Return the ties of a layer, as `_keras/tied_layer.py` keeps them on it.
+    """Return the ties recorded on a layer by `ties/apply.py`.
 
-    Those too whose source is not found, and for a `layers.Frozen` those of the layer inside.
+    Also ties whose source is not found. For a `layers.Frozen`, the ties of the layer inside.
     """
     if hasattr(type(operation), "keras_graft_inside"):
         operation = operation.keras_graft_inside
@@ -178,5 +178,5 @@ def all_ties(operation: Any) -> list[Any]:
 
 
 def ties_of(operation: Any) -> list[Any]:
-    """Return what is remembered on an operation of its ties; their sources are known."""
+    """Return the ties of an operation whose sources are known."""
     return [tie for tie in all_ties(operation) if tie.source is not None]

@@ -1,4 +1,4 @@
-"""Names: unique ones, safe ones, and the nearest to a misspelt one."""
+"""Names: make them unique or safe, and find the nearest to a misspelt one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
 class Names:
-    """Gives out unique names, each in constant time also when thousands clash.
+    """Makes names unique, each in constant time even when thousands clash.
 
     >>> names = Names()
     >>> [names.take("relu"), names.take("relu"), names.take("relu_1"), names.take("relu")]
@@ -21,7 +21,7 @@ class Names:
     """
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
-        # Each name that is taken, and the number to try first for a variant of it.
+        # Each name in use, with the number to try first for its next variant.
         self._next: Overlay[str, int] = Overlay(dict.fromkeys(reserved, 1))
 
     def take(self, name: str) -> str:
@@ -37,23 +37,23 @@ class Names:
         return result
 
     def free(self, name: str) -> None:
-        """Let `name` be taken again."""
+        """Make `name` available again."""
         del self._next[name]
 
     def copy(self) -> Names:
-        """Return names that start from the same state."""
+        """Return an independent copy."""
         new = Names()
         new._next = self._next.copy()
         return new
 
 
 def is_one_of(given: object, *names: str) -> bool:
-    """Whether an argument is one of these names; an array would not answer `in` with a bool."""
+    """Whether an argument is one of these names. For an array, `in` may not return a bool."""
     return isinstance(given, str) and given in names
 
 
 def items_of(given: Any) -> list[Any]:
-    """Return what a user gave for one thing or for several, as a list.
+    """Return a user's argument, one item or several, as a list.
 
     >>> items_of("a"), items_of(("a", "b"))
     (['a'], ['a', 'b'])
@@ -62,12 +62,12 @@ def items_of(given: Any) -> list[Any]:
         return [given]
     try:
         return list(given)
-    except Exception:  # a symbolic tensor says that it can be iterated, and cannot
+    except Exception:  # a symbolic tensor counts as iterable, but raises
         return [given]
 
 
 def safe(name: str) -> str:
-    """Return `name` with only the characters that every backend takes in a layer's name.
+    """Return `name` with only the characters that every backend accepts in a layer's name.
 
     >>> safe("encoder/shared#1")
     'encoder_shared_1'
@@ -76,7 +76,7 @@ def safe(name: str) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
-    """Return the candidates that `name` may have been meant to be, the nearest first.
+    """Return the candidates that a misspelt `name` may mean, the nearest first.
 
     >>> nearest("conv4_blok6_out", ["conv4_block6_out", "conv1_pad", "predictions"])
     ['conv4_block6_out']
@@ -84,14 +84,14 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     pool = list(dict.fromkeys(candidates))
     lowered = name.lower()
     inside = [c for c in pool if lowered and (lowered in c.lower() or c.lower() in lowered)]
-    # difflib is quadratic in the length of a name and linear in their number: fine for
-    # thousands, and a model of more hardly has names that a person typed.
+    # difflib is quadratic in the length of a name and linear in the number of names: fine for
+    # thousands. In a larger model, hardly any name was typed by a person.
     close = difflib.get_close_matches(name, pool[:5000], n=count, cutoff=0.6)
     return list(dict.fromkeys(close + inside))[:count]
 
 
 def listed(labels: Iterable[str], most: int = 10) -> str:
-    """Return names as a readable list, cut after `most`."""
+    """Return names as readable text; after `most` of them, only a count."""
     labels = list(labels)
     more = f" and {len(labels) - most} more" if len(labels) > most else ""
     return (", ".join(repr(label) for label in labels[:most]) or "nothing") + more

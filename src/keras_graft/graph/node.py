@@ -1,13 +1,12 @@
-"""One call and what it reads and gives: `Node`, `Value`, and the small data around them.
+"""`Node`, one call of a layer or op, `Value`, one symbolic tensor, and the data in them.
 
-Nodes and values are known by a key that outlives edits: the node that was selected in one graph
-is found again in every graph made from it, and compares equal. The graph in which one looks at
-them is a part of the handle, not of the identity, so that `value.consumers` is always an answer
-about one graph. A graph stores them without itself (its `steps`), and gives handles that know it
-(its `nodes`).
+Nodes and values have a key that stays the same through edits: a node that was selected in one
+graph is found in every graph made from it, and compares equal. A handle is a node or value bound
+to one graph, so that `value.consumers` is always an answer about one graph. The graph is not part
+of the identity. A graph stores its nodes unbound (`steps`), and returns handles (`nodes`).
 
-Data that needs Keras (the layers, the recorded arguments, the origin of a value) is carried
-along and never looked into: this module runs on plain objects.
+Objects of Keras (the layers, the recorded arguments, the origin of a value) are stored and never
+inspected: this module runs on plain objects.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _BITS = {
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is known of a value before any data flows.
+    """Shape and dtype of a value: what is known before any data flows.
 
     Args:
         shape: The shape, batch first; None for a dimension that may vary.
@@ -67,13 +66,13 @@ class Spec:
         return f"({shape}) {self.dtype}{kind}"
 
     def holds_as(self, other: Spec) -> bool:
-        """Whether one can be read for the other; sparse counts as dense, as layers take both."""
+        """Whether two specs are interchangeable; sparse counts as dense, as layers take both."""
         return dataclasses.replace(self, sparse=False) == dataclasses.replace(other, sparse=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Stands in a template for the input (or graph input, or output) of that index."""
+    """A placeholder in a template: the input (or graph input, or output) of that index."""
 
     index: int
 
@@ -85,14 +84,14 @@ def flat_slots(count: int) -> list[Slot]:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The recorded call: its arguments with a `Slot` wherever a tensor stood."""
+    """The recorded arguments of a call, with a `Slot` in place of each tensor."""
 
     args: tuple[Any, ...] = (Slot(0),)
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class _Handle(Copyable):
-    """What a node and a value have in common: an identity, looked at in one graph."""
+    """What a node and a value have in common: an identity, and the graph it is bound to."""
 
     __slots__ = ()
     key: Any
@@ -109,10 +108,10 @@ class _Handle(Copyable):
 
     @property
     def home(self) -> Graph:
-        """The graph in which this handle looks.
+        """The graph that this handle is bound to.
 
         Raises:
-            GraphError: If it was taken out of its graph.
+            GraphError: If it is bound to no graph.
         """
         if self.graph is None:
             raise GraphError(
@@ -128,7 +127,7 @@ class _Handle(Copyable):
 
     @property
     def path(self) -> str:
-        """The label, after the nested models it lies in: `"encoder/attn_0"`."""
+        """The label, after those of the nested models around it: `"encoder/attn_0"`."""
         return "/".join([*(node.label for node in self.scope), self.label])
 
 
@@ -138,10 +137,10 @@ class Value(_Handle):
 
     Args:
         spec: Shape and dtype, or None while unknown.
-        name: The name of an input, or the one Keras gave the tensor.
+        name: The name of an input, or the name that Keras gave the tensor.
         optional: Whether an input may be None.
-        mask: The mask that Keras hands on beside this tensor, unseen.
-        origin: The KerasTensor this was read from.
+        mask: The mask that Keras attaches to this tensor, which no recorded argument shows.
+        origin: The KerasTensor that this value was read from.
     """
 
     spec: Spec | None = None
@@ -154,7 +153,7 @@ class Value(_Handle):
     scope: tuple[Node, ...] = ()
 
     def within(self, graph: Graph | None, scope: tuple[Node, ...] = ()) -> Value:
-        """Return the handle of this value that looks into `graph`; in none, for storing it."""
+        """Return this value bound to `graph`; with None, bound to no graph, for storing it."""
         if self.graph is graph and self.scope == scope:
             return self
         return Value(
@@ -162,17 +161,17 @@ class Value(_Handle):
         )
 
     def replace(self, **changes: Any) -> Value:
-        """Return this value with some fields changed, in no graph; its identity stays."""
+        """Return this value with some fields changed, bound to no graph; its key stays."""
         return dataclasses.replace(self, graph=None, scope=(), **changes)
 
     def with_spec(self, spec: Spec | None) -> Value:
-        """Return this value in no graph, with another spec."""
+        """Return this value with another spec, bound to no graph."""
         if self.graph is None and (self.spec is spec or self.spec == spec):
             return self
         return Value(spec, self.name, self.optional, self.mask, self.origin, self.key)
 
     def exchanged(self, mapping: Mapping[Value, Value]) -> Value:
-        """Return what `mapping` says instead of this value, with this one's spec and mask."""
+        """Return the value `mapping` has for this one, with this one's spec; its mask likewise."""
         mask = None if self.mask is None else mapping.get(self.mask, self.mask)
         new = mapping.get(self)
         if new is None:
@@ -180,20 +179,20 @@ class Value(_Handle):
         return Value(self.spec, new.name, new.optional, mask, new.origin, new.key)
 
     def masked(self, mapping: Mapping[Value, Value]) -> Value:
-        """Return this value with its mask exchanged."""
+        """Return this value with its mask replaced."""
         if self.mask is None or self.mask not in mapping:
             return self
         return self.replace(mask=mapping[self.mask])
 
     @property
     def producer(self) -> Node | None:
-        """The node that this value comes from; None for an input of the graph."""
+        """The node that gives this value; None for an input of the graph."""
         found = self.home.producer(self)
         return None if found is None else found.within(self.home, self.scope)
 
     @property
     def consumers(self) -> tuple[Node, ...]:
-        """The nodes that use this value, a mask's users included, in graph order."""
+        """The nodes that read this value, also as a mask, in graph order."""
         return tuple(n.within(self.home, self.scope) for n in self.home.consumers(self))
 
     @property
@@ -213,9 +212,9 @@ class Entry:
     """How one input of a nested model gets its tensor at a call.
 
     Args:
-        source: Index among what the node reads, or None where an optional input was left out.
-        adapt: Nodes that bring rank and dtype to what the nested model wants; the last one's
-            first output enters. Empty in nearly all models.
+        source: Index in the node's `reads`, or None where an optional input was left out.
+        adapt: Nodes that convert rank and dtype for the nested model, which gets the last one's
+            first output. Empty in nearly all models.
     """
 
     source: int | None
@@ -230,20 +229,20 @@ class Node(_Handle):
         operation: The Keras layer or op, opaque.
         template: The recorded arguments, with slots for the tensors.
         inputs: The tensors among the arguments, in the order of the slots. Their specs are
-            those under which the outputs' specs were inferred.
+            those from which the outputs' specs were inferred.
         outputs: The values this call gives.
-        hidden: Pairs (input, mask) of masks that Keras hands along with an input and that this
-            operation may read or pass on, without a trace in the recorded arguments.
+        hidden: Pairs (input, mask) of masks that Keras attaches to an input. This operation may
+            read them or pass them on; the recorded arguments do not show it.
         nested: The graph inside, if the operation is a model that can be opened.
         entries: For a nested model, one `Entry` for each input of `nested`.
         trains: Whether the operation takes a training flag.
-        stays: Whether a training flag recorded at this call wins over that of a model around it,
-            which it does from Keras 3.16 on.
-        unmasks: Whether the operation takes the masks off what it reads, for all that run later.
-        unseen: Pairs (value, mask inside) of masks that a nested model makes and hands on with
-            its outputs. The first stands for the second outside: something that other nodes
-            depend on, and that no tensor gives as long as the nested model is closed.
-        untried: None if it is known to run on what it reads; else the specs that it ran on before,
+        stays: Whether a training flag recorded at this call overrides that of a model around it,
+            as it does from Keras 3.16 on.
+        unmasks: Whether the operation removes the masks of its inputs, for all that run later.
+        unseen: Pairs (value, mask inside) of masks that a nested model makes and attaches to its
+            outputs. Outside, the value represents the mask: other nodes depend on it, but no
+            tensor holds it while the nested model is closed.
+        untried: None if it is known to run on its inputs; else the specs that it last ran on,
             empty if there are none.
         known_as: Its operation and the name that stands for that in the model it was read from,
             where it is another than the operation's own.
@@ -267,7 +266,7 @@ class Node(_Handle):
     scope: tuple[Node, ...] = ()
 
     def within(self, graph: Graph | None, scope: tuple[Node, ...] = ()) -> Node:
-        """Return the handle of this node that looks into `graph`; in none, for storing it."""
+        """Return this node bound to `graph`; with None, bound to no graph, for storing it."""
         if self.graph is graph and self.scope == scope:
             return self
         return Node(
@@ -277,14 +276,14 @@ class Node(_Handle):
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
-        """Return this node with some fields changed, in no graph; its identity stays."""
+        """Return this node with some fields changed, bound to no graph; its key stays."""
         return dataclasses.replace(self, graph=None, scope=(), **changes)
 
     def reading(self, mapping: Mapping[Value, Value]) -> Node:
-        """Return this node with inputs and masks exchanged, also those that it hands on.
+        """Return this node with its inputs and masks replaced, also the masks of its outputs.
 
-        The specs and masks that the inputs were recorded with stay, so that one can see whether
-        what was inferred from them still holds.
+        Inputs keep the specs and masks they were recorded with: these show whether what was
+        inferred from them still holds.
         """
         if not any(v in mapping or v.mask in mapping for v in (*self.reads, *self.outputs)):
             return self
@@ -295,21 +294,21 @@ class Node(_Handle):
         )
 
     def reading_at(self, place: int, value: Value) -> Node:
-        """Return this node with one of its inputs exchanged."""
+        """Return this node with one of its inputs replaced."""
         inputs = list(self.inputs)
         inputs[place] = inputs[place].exchanged({inputs[place]: value})
         return self.replace(inputs=tuple(inputs))
 
     @property
     def reads(self) -> tuple[Value, ...]:
-        """All values this node depends on: its inputs, then the masks it may read unseen."""
+        """All values this node depends on: its inputs, then the masks in `hidden`."""
         if not self.hidden:
             return self.inputs
         return self.inputs + tuple(mask for _, mask in self.hidden)
 
     @property
     def gives(self) -> tuple[Value, ...]:
-        """All values that depend on this node: its outputs, then the masks it makes unseen."""
+        """All values this node gives: its outputs, then the masks in `unseen`."""
         if not self.unseen:
             return self.outputs
         return self.outputs + tuple(value for value, _ in self.unseen)
@@ -320,7 +319,7 @@ class Node(_Handle):
         return self.template.kwargs.get("training")
 
     def flag(self, around: bool | None) -> bool | None:
-        """The training flag of this call within a model that is called with `around`."""
+        """The training flag of this call in a model that is called with `training=around`."""
         recorded = self.training
         return recorded if around is None or (self.stays and recorded is not None) else around
 
@@ -354,7 +353,7 @@ class Node(_Handle):
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The outputs, as handles that know their graph."""
+        """The outputs, as handles bound to the same graph."""
         return tuple(v.within(self.home, self.scope) for v in self.outputs)
 
     def __repr__(self) -> str:
@@ -367,11 +366,11 @@ def copied(
     mapping: Mapping[Value, Value],
     change: Callable[[Node], Node] = lambda node: node,
 ) -> tuple[list[Node], dict[Value, Value]]:
-    """Return the same calls with identities of their own, reading through `mapping`.
+    """Return copies of calls, with new keys, whose inputs are replaced through `mapping`.
 
     Args:
         nodes: The nodes, each after what it reads.
-        mapping: What the copies read instead of values from outside.
+        mapping: For values from outside, what the copies read instead.
         change: Applied to each copy.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Nested models: opening them in place."""
+"""Inline nested models: put the nodes inside a model in the place of its calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from keras_graft.graph.node import Node, Template, Value, copied
 
 
 def closed_maker(graph: Graph, values: Iterable[Value]) -> Node | None:
-    """Return a closed model that makes, inside, a mask of which one of the values is computed."""
+    """Return a closed nested model with a mask inside it that one of the values depends on."""
     makers = {mask: node for node in graph.steps for mask, _ in node.unseen}
     seen: set[Node] = set()
     stack = list(values) if makers else []
@@ -23,17 +23,17 @@ def closed_maker(graph: Graph, values: Iterable[Value]) -> Node | None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        # A layer that is handed a mask beside its input gets it from Keras.
+        # A mask that Keras attaches to an input need not be read from outside.
         beside = {v.mask for v in node.inputs}
         stack += [v for v in node.inputs if v not in makers or v not in beside]
     return None
 
 
 class Opened:
-    """A graph with some of its nested models inlined, and what took the place of what.
+    """A graph with some of its nested models inlined, and the old paths of its values.
 
     Attributes:
-        graph: The graph now.
+        graph: The current graph.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -41,10 +41,10 @@ class Opened:
         self._paths: dict[Any, str] = {}  # of nodes and values that came from inside
 
     def find(self, values: Iterable[Value]) -> list[Value]:
-        """Open the models that values lie in, and return the values in the graph as it is then.
+        """Open the nested models that contain the values; return the values in the new graph.
 
-        All calls of such a model are opened, not only the one asked for: Keras cannot load a
-        file in which a layer stands both inside a nested model and beside it.
+        All calls of such a model are opened, not only one: Keras cannot load a file in which a
+        layer is both inside and outside a nested model.
         """
         values = list(values)
         while True:
@@ -58,7 +58,7 @@ class Opened:
             values = self.open(self.graph.calls(maker.operation), values)
 
     def open(self, calls: Sequence[Node], values: Iterable[Value] = ()) -> list[Value]:
-        """Open these calls; return what took the places of `values`."""
+        """Open these calls; return what replaced `values`."""
         before = self.graph
         self.graph, moved = inline(before, calls)
         for call in calls:
@@ -67,7 +67,7 @@ class Opened:
         return [_outward(self.graph, value, moved, gives) for value in values]
 
     def path(self, value: Value) -> str:
-        """Return the name of a value in the graph that was there before anything was opened."""
+        """Return the path that a value had before any model was opened."""
         if value.key in self._paths:
             return self._paths[value.key]
         return (self._donor if value in self._donor else self.graph).label(value)
@@ -87,11 +87,11 @@ class Opened:
 
 
 def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[Value, Value]]]:
-    """Put the nodes of nested models in the places of their calls.
+    """Replace calls of nested models by the nodes inside the models.
 
     Returns:
-        The graph, and for the key of each call the value that took the place of each value of
-        the nested graph, and of what the call gave.
+        The graph, and for the key of each call a mapping to the new values from those of the
+        nested graph and from those that the call gave.
     """
     opened = {call: _open(call) for call in calls}
     gives: dict[Value, Value] = {}
@@ -100,7 +100,7 @@ def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[V
         for old, value in zip(call.outputs, call.nested.outputs, strict=True):
             gives[old] = inner[value.within(None)]
         gives.update((old, inner[mask.within(None)]) for old, mask in call.unseen)
-    for old in gives:  # a nested model may hand on what another one gave
+    for old in gives:  # a nested model may output what another one gave
         while gives[old] in gives:
             gives[old] = gives[gives[old]]
     moved = {}
@@ -115,17 +115,17 @@ def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[V
 
 
 _SAME = ("Dropout", "Noise", "Identity", "Regularization")
-"""Names of layers that may give the very tensor that they read."""
+"""Class names of layers (their ends) that may return the same tensor that they read."""
 
 
 def _check_masks_stay(
     graph: Graph, call: Node, inner: Mapping[Value, Value], result: Graph
 ) -> None:
-    """Refuse to open a model that puts a mask on again which an attention outside takes off.
+    """Refuse to open a model that restores a mask which an attention layer outside removes.
 
-    Keras hands masks along with tensors. `MultiHeadAttention` takes them off what it reads, and a
-    model that is called with `mask=` puts them on again: the layers in it, without it, would see
-    none if the attention runs before them.
+    Keras attaches masks to tensors. `MultiHeadAttention` removes them from its inputs, and a model
+    that is called with `mask=` attaches them again. Once that model is opened, its layers would
+    see no mask if the attention runs before them.
     """
     nested = call.nested
     assert nested is not None
@@ -152,7 +152,7 @@ def _check_masks_stay(
 
 
 def _readers(graph: Graph, value: Value) -> list[Node]:
-    """Return what reads a tensor, also under the names of layers that hand it on."""
+    """Return the nodes that read a tensor, also after layers that return it unchanged."""
     found, values = [], [value]
     for given in values:
         for node in graph.consumers(given) if given in graph else ():
@@ -163,7 +163,7 @@ def _readers(graph: Graph, value: Value) -> list[Node]:
 
 
 def _depths(graph: Graph) -> dict[Any, int]:
-    """Return how far each node is from the outputs: Keras runs the furthest first."""
+    """Return the distance of each node from the outputs: Keras runs the furthest first."""
     depths: dict[Any, int] = {}
     for node in reversed(graph.steps):
         users = [user for value in node.outputs for user in graph.consumers(value)]
@@ -172,7 +172,7 @@ def _depths(graph: Graph) -> dict[Any, int]:
 
 
 def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
-    """Return the nodes inside one call, in terms of what the call reads."""
+    """Return copies of the nodes inside one call, which read what the call reads."""
     nested = call.nested
     assert nested is not None
     before: list[Node] = []
@@ -188,7 +188,7 @@ def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
         mapping[value.within(None)] = source
 
     def under_flag(node: Node) -> Node:
-        # The flag of the call reaches every layer inside.
+        # Keras passes the flag of the call to every layer inside.
         if call.training is None or not node.trains:
             return node
         kwargs = {**node.template.kwargs, "training": node.flag(call.training)}
@@ -204,7 +204,7 @@ def _outward(
     moved: Mapping[Any, Mapping[Value, Value]],
     gives: Mapping[Value, Value],
 ) -> Value:
-    """Return what took the place of a value, one nested level less deep."""
+    """Return what replaced a value, one level of nesting further out."""
     if not value.scope:
         return gives.get(value.within(None), value)
     if value.scope[0].key not in moved:
@@ -212,7 +212,7 @@ def _outward(
     inner = moved[value.scope[0].key]
     if len(value.scope) == 1:
         return inner[value.within(None)]
-    # The model that it still lies in was copied along: a node is found by what it gives.
+    # The model that still contains it was copied too: it is found by its first output.
     outer = graph.producer(inner[value.scope[1].outputs[0]])
     assert outer is not None
     return value.within(value.graph, (outer.within(graph), *value.scope[2:]))

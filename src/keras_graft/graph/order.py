@@ -1,4 +1,4 @@
-"""In which order nodes can run."""
+"""Topological sort: an order in which nodes can run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from keras_graft.printable import printable
 
 
 def sort(nodes: Iterable[Node], inputs: Sequence[Value] = ()) -> tuple[Node, ...]:
-    """Return `nodes` in an order in which they can run, keeping the given one where possible.
+    """Return `nodes` in an order in which they can run; the given order stays where possible.
 
     Raises:
-        GraphError: If they close a cycle; the message shows its path.
+        GraphError: If there is a cycle; the message shows its path.
     """
     nodes = tuple(nodes)
     cut = {v.within(None) for v in inputs}

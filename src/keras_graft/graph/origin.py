@@ -1,6 +1,6 @@
-"""Where a graph comes from, and what edits put in the place of what.
+"""The history of a graph: the model it was read from, and what each edit replaced.
 
-It is kept for the class of a model and its attributes, which may hold layers and tensors.
+An edited model gets the donor's class and attributes; these may hold layers and tensors.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from keras_graft.graph.graph import Graph
 
 Move = tuple[Value, Value, tuple[Any, ...] | None]
-"""A value, the one that is read in its stead, and the operations that came in the place of the one
-that gave it: none if it was only taken away, None if it is still there."""
+"""A value, the value that is read instead, and the operations that replaced its producer: an empty
+tuple if the producer was only removed, None if it is still there."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """Where a graph comes from, until it is taken apart.
+    """The history of a graph. A part of a graph has none.
 
     Attributes:
-        body: What has the class and the attributes that a model of the graph gets. Opaque.
-        base: The graph that it was read with; None if that is this one.
-        last: The moves of the edits before the last, and those of the last; empty if there are
-            none.
+        body: The source of the class and attributes for a model built from the graph. Opaque.
+        base: The graph as it was first read; None if that is this one.
+        last: A pair: `last` as it was before the latest edit, and the moves of that edit; empty
+            if there are no moves.
     """
 
     body: Any
@@ -36,12 +36,12 @@ class Past:
     last: tuple[Any, ...] = ()
 
     def edited(self, graph: Graph, moves: list[Move] | None = None) -> Past:
-        """Return the past of what an edit makes of a graph that has this one."""
+        """Return the history after an edit of `graph`, which has this history."""
         base = graph if self.base is None else self.base
         return replace(self, base=base, last=(self.last, moves) if moves else self.last)
 
     def moves(self) -> list[list[Move]]:
-        """Return what each edit moved, in the order of the edits."""
+        """Return the moves of each edit, in the order of the edits."""
         found, last = [], self.last
         while last:
             last, moves = last
@@ -54,12 +54,12 @@ def moved(
     reads: Mapping[Value, Value],
     instead: Mapping[Any, tuple[Node, ...]],
 ) -> list[Move]:
-    """Return what one edit moves.
+    """Return the moves of one edit.
 
     Args:
-        made: The node that gives a value, by the value's key.
-        reads: For each value that is to be read no more, the one to read in its stead.
-        instead: The nodes in the place of one, by its key.
+        made: For the key of each value, the node that gives it, and the value.
+        reads: For each value to replace, the value to read instead.
+        instead: For the key of each node that changes, the nodes that take its place.
     """
     moves: list[Move] = []
     for old, new in reads.items():

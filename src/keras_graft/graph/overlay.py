@@ -1,4 +1,4 @@
-"""A table of which a changed copy costs what has changed, not what it holds."""
+"""A dict with cheap copies: a changed copy costs the size of the change, not of the dict."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ V = TypeVar("V")
 
 _GONE: Any = object()
 _SPARE = 16
-"""A copy takes the changes along until their number, squared, is this many times the size of what
-lies beneath: copies then cost about the square root of a large table."""
+"""Changes are merged into the base once their number, squared, is more than this many times the
+size of the base: a copy then costs about the square root of a large table."""
 
 
 class Overlay(Generic[K, V]):
-    """A table: what was changed since a copy, over what it has in common with others.
+    """A dict in two layers: its own changes, and below them a base shared with its copies.
 
     >>> first = Overlay({"a": 1, "b": 2})
     >>> second = first.copy()
@@ -28,11 +28,11 @@ class Overlay(Generic[K, V]):
     __slots__ = ("_base", "_own")
 
     def __init__(self, base: Mapping[K, V] | None = None) -> None:
-        self._base: Mapping[K, V] = {} if base is None else base  # never changed from here on
+        self._base: Mapping[K, V] = {} if base is None else base  # shared: never changed in place
         self._own: dict[K, V] = {}
 
     def copy(self) -> Overlay[K, V]:
-        """Return a table that holds the same; changes to one are not seen in the other."""
+        """Return a table with the same items; changes to one do not affect the other."""
         if len(self._own) ** 2 > _SPARE * len(self._base):
             whole = {**self._base, **self._own}
             self._base = {key: value for key, value in whole.items() if value is not _GONE}
@@ -42,7 +42,7 @@ class Overlay(Generic[K, V]):
         return new
 
     def get(self, key: K, default: Any = None) -> Any:
-        """Return what is held for `key`."""
+        """Return the value of `key`."""
         found = self._own.get(key, self)
         if found is self:
             return self._base.get(key, default)
@@ -55,7 +55,7 @@ class Overlay(Generic[K, V]):
         return found
 
     def values(self) -> list[V]:
-        """Return all that is held, what was changed last."""
+        """Return all values, the changed ones last."""
         left = [value for key, value in self._base.items() if key not in self._own]
         return left + [value for value in self._own.values() if value is not _GONE]
 

@@ -14,12 +14,12 @@ def weights_of(operation: Any) -> dict[int, int]:
 
 
 def variable_behind(weight: Any) -> Any:
-    """Return the variable whose value a weight is: that of a frozen layer is a view of another."""
+    """Return the variable behind a weight: a weight of a frozen layer is a view of another one."""
     return getattr(weight, "source", weight)
 
 
 def count_parameters(operations: Iterable[Any]) -> int:
-    """Return how many parameters `operations` hold together, each variable counted once."""
+    """Return the number of parameters in `operations`, each variable counted once."""
     found: dict[int, int] = {}
     for operation in operations:
         found.update(weights_of(operation))

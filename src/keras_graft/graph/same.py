@@ -1,4 +1,4 @@
-"""Recorded calls in a form that compares by what they say."""
+"""Compare recorded layer calls: equal arguments in an equal form."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ _PLAIN = (str, int, float, complex, bool, bytes)
 
 
 def comparable(structure: Any) -> Any:
-    """Return recorded arguments in a form that is equal for equal arguments, and hashed.
+    """Return recorded arguments in a hashable form that is equal for equal arguments.
 
-    What is no plain value, such as an array, is equal to itself alone: whoever compares keeps it
-    alive.
+    Other objects, such as arrays, are compared by their `id`: the caller must keep them alive.
 
     >>> comparable({"a": [1], "b": 2}) == comparable({"b": 2, "a": [1]})
     True
@@ -33,7 +32,7 @@ def comparable(structure: Any) -> Any:
 
 
 def form_of(node: Node) -> Any:
-    """Return how a node calls its operation: equal for two calls that differ in their data alone."""
+    """Return how a node calls its operation: equal for two calls that differ only in data."""
     specs = [v.spec for v in node.inputs], [v.spec for v in node.outputs]
     call = comparable(node.template.args), comparable(dict(node.template.kwargs))
     return (*call, *map(tuple, specs))

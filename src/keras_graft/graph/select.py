@@ -1,4 +1,4 @@
-"""Selectors: one vocabulary for every verb, normalised here to nodes and values."""
+"""Selectors: find nodes and values by name, glob, class, pattern or object, for every verb."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 class _Asked(str):
-    """How a selector looked, where it is there no more."""
+    """The text of a selector that was not pickled."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 class Selection(Tabular):
-    """What a selector found: nodes, and values where the selector names values.
+    """What a selector found: nodes, or values where the selector names values.
 
     It can be counted, iterated, narrowed, printed, and used as a selector itself.
     """
@@ -40,24 +40,24 @@ class Selection(Tabular):
         self.selector = selector
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What was asked with may be a function, which no pickle takes.
+        # The selector may be a function that cannot be pickled.
         asked = self.selector if isinstance(self.selector, str) else _Asked(self.what)
         return Selection, (self.graph, self.items, asked)
 
     @property
     def what(self) -> str:
-        """What was asked for, for messages."""
+        """The selector as text, for messages."""
         return shown(self.selector)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
-        """The nodes; of a value, its producer."""
+        """The nodes; for a value, its producer."""
         found = (i if isinstance(i, Node) else i.producer for i in self.items)
         return tuple(dict.fromkeys(n for n in found if n is not None))
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The values; of a node, all its outputs."""
+        """The values; for a node, all its outputs."""
         return tuple(
             dict.fromkeys(
                 v for i in self.items for v in (i.values if isinstance(i, Node) else (i,))
@@ -73,7 +73,7 @@ class Selection(Tabular):
         """Return this selection if it has `count` items.
 
         Raises:
-            SelectionError: If it has not; the items are listed.
+            SelectionError: If it has another number of items; they are listed.
         """
         if len(self.items) != count:
             raise SelectionError(
@@ -85,7 +85,7 @@ class Selection(Tabular):
         """Return the items for which `predicate(item)` holds.
 
         Raises:
-            SelectionError: If that is no function, or raises.
+            SelectionError: If `predicate` is not a function, or raises.
         """
         if not callable(predicate):
             raise SelectionError(f"where() takes a function of an item, got {shown(predicate)}.")
@@ -105,12 +105,12 @@ class Selection(Tabular):
         return f"<Selection of {len(self)} from {self.what}: {listed(self.labels)}>"
 
     def tables(self) -> list[Table]:
-        """Return the selection as a table, one item a line."""
+        """Return the selection as a table, one item per line."""
         return selection_tables(self)
 
 
 def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
-    """Yield all nodes of a graph and of the models inside it, outer before inner."""
+    """Yield all nodes of a graph and of its nested models, outer before inner."""
     for node in graph.steps:
         here = node.within(graph, scope)
         yield here
@@ -119,9 +119,9 @@ def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
 
 
 def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
-    """Yield the calls of layers that work with a weight of another layer, nested ones too.
+    """Yield the calls of layers that use a weight of another layer, also in nested models.
 
-    Without looking at the others: an edit of a large model asks this each time.
+    Other nodes are not visited: every edit of a large model calls this.
     """
     for node in graph.tied:
         here = node.within(graph, scope)
@@ -132,11 +132,11 @@ def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
 
 
 def select(graph: Graph, selector: Any) -> Selection:
-    """Find what a selector names; see the design page for its forms.
+    """Find the nodes and values that a selector matches; the design page lists its forms.
 
     Raises:
         NothingSelectedError: If nothing matches; the nearest names are given.
-        SelectionError: If the selector is of no known form, or belongs to another model.
+        SelectionError: If the selector has no known form, or belongs to another model.
     """
     items = list(_find(graph, selector))
     if not items:
@@ -148,7 +148,7 @@ def select_value(graph: Graph, selector: Any) -> Value:
     """Find exactly one value.
 
     Raises:
-        AmbiguousError: If the selector fits several values; they are listed.
+        AmbiguousError: If the selector matches several values; they are listed.
     """
     found = select(graph, selector).values
     if len(found) > 1:
@@ -160,7 +160,7 @@ def select_value(graph: Graph, selector: Any) -> Value:
 
 
 def is_exact(graph: Graph, selector: Any) -> bool:
-    """Whether a selector names one thing, rather than whatever matches."""
+    """Whether a selector is the name of one thing, rather than a pattern."""
     if isinstance(selector, str):
         return not _GLOB.search(selector) or bool(_exact(graph, selector, ()))
     return isinstance(selector, Node | Value) or hasattr(selector, "value")
@@ -207,7 +207,7 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
 def _holds(predicate: Callable[[Any], Any], item: Item) -> bool:
     try:
         return bool(predicate(item))
-    except Exception as error:  # a function of the user's own
+    except Exception as error:  # a user's function
         raise SelectionError(
             f"{shown(predicate)}, asked about {item.path!r}, raised {type(error).__name__}: "
             f"{words_of(error)}"
@@ -215,11 +215,11 @@ def _holds(predicate: Callable[[Any], Any], item: Item) -> bool:
 
 
 def _own(graph: Graph, item: Item) -> Item:
-    """Return the handle in this graph of a node or value that may come from another reading."""
+    """Return the handle in this graph of a node or value, perhaps from another `read`."""
     home = item.scope[-1].nested if item.scope else graph
     if home is not None and item.within(None) in home and _stands(graph, item.scope):
         return item.within(home, item.scope)
-    # The same model read twice gives other identities: its tensors tell that it is the same.
+    # A model read twice gives different keys, but has the same KerasTensors.
     value = item.outputs[0] if isinstance(item, Node) else item
     found = None
     if value.origin is not None:
@@ -236,7 +236,7 @@ def _own(graph: Graph, item: Item) -> Item:
 
 
 def _in_same_calls(graph: Graph, value: Value) -> Value | None:
-    """Return a value of another reading, in the calls of nested models that it lies in there."""
+    """Return a value of another `read`, in the same calls of nested models as there."""
     level, scope = graph, ()
     for node in value.scope:
         tensor = node.outputs[0].origin
@@ -251,7 +251,7 @@ def _in_same_calls(graph: Graph, value: Value) -> Value | None:
 
 
 def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
-    """Whether the models that something lies in are those of `graph` still."""
+    """Whether `graph` still has the nested models of this scope."""
     level = graph
     for node in scope:
         if node.within(None) not in level or level.node(node).nested is None:
@@ -262,7 +262,7 @@ def _stands(graph: Graph, scope: tuple[Node, ...]) -> bool:
 
 
 def find_tensor(graph: Graph, tensor: Any, scope: tuple[Node, ...] = ()) -> Value | None:
-    """Return the value that was read from a KerasTensor, in the models inside too."""
+    """Return the value that was read from a KerasTensor, also in nested models."""
     value = graph.read_from(tensor)
     if value is not None:
         return value.within(graph, scope)
@@ -342,7 +342,7 @@ def _exact(graph: Graph, text: str, scope: tuple[Node, ...]) -> list[Item]:
 
 
 def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
-    """Return the node that is no model to be opened, and that a path leads into."""
+    """Return the node that a path leads into although it is not a model that can be opened."""
     head, slash, rest = text.partition("/")
     if not slash or head == "**":
         return None

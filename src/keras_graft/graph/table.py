@@ -17,7 +17,7 @@ _HEAD = ("node", "kind", "output", "params", "from")
 
 
 def graph_tables(graph: Graph) -> list[Table]:
-    """Return a graph as a table, one node a line, between a summary and the outputs."""
+    """Return a graph as a table, one input or node per line, under a summary."""
     rows: list[tuple[object, ...]] = [
         (graph.label(v), "Input", v.spec or "?", 0, "") for v in graph.inputs
     ]
@@ -30,13 +30,13 @@ def graph_tables(graph: Graph) -> list[Table]:
 
 
 def graph_footer(graph: Graph) -> str:
-    """Return what stands under the table of a graph."""
+    """Return the line below the table of a graph: outputs and number of parameters."""
     outputs = ", ".join(graph.label(v) for v in graph.outputs)
     return f"outputs: {printable(outputs)}; {count_parameters(graph.operations):,} parameters"
 
 
 def selection_tables(selection: Selection) -> list[Table]:
-    """Return a selection as a table, one item a line."""
+    """Return a selection as a table, one item per line."""
     rows = []
     for item in selection.items:
         values = item.outputs if isinstance(item, Node) else (item,)

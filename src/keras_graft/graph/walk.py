@@ -1,4 +1,4 @@
-"""What depends on what: the walks over a graph that the verbs are made of."""
+"""Which nodes and values depend on which: the searches in a graph that the verbs use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_graft.graph.order import sort
 
 
 def needed(graph: Graph, outputs: Iterable[Value], stop: Collection[Value] = ()) -> list[Node]:
-    """Return the nodes that `outputs` need when everything in `stop` is given, in order."""
+    """Return the nodes that `outputs` need if the values in `stop` are given, in order."""
     stop = set(stop)
     found: set[Node] = set()
     seen: set[Value] = set()
@@ -41,7 +41,7 @@ def after(graph: Graph, values: Iterable[Value]) -> set[Node]:
 def crossing(
     graph: Graph, nodes: Sequence[Node], outputs: Sequence[Value], given: Collection[Value]
 ) -> list[Value]:
-    """Return what `nodes` and `outputs` use and neither make nor are given, in graph order."""
+    """Return the values that `nodes` and `outputs` use but neither make nor get, in graph order."""
     made = {v for n in nodes for v in n.gives}
     wanted = [v for n in nodes for v in n.reads] + list(outputs)
     missing = {v for v in wanted if v not in made and v not in given}
@@ -62,18 +62,18 @@ def lacking(
     given: Collection[Value],
     before: Collection[Node] | None = None,
 ) -> list[Value]:
-    """Return which of some missing values are needed: the others can be computed from them.
+    """Return which of some missing values must be given: the rest can be computed from them.
 
-    What is computed from what is given and from other missing values alone needs no place at the
-    boundary. That is one pass over the nodes between: what lacks something marks what reads it.
+    A value that is computed only from given values and other missing ones need not be given. One
+    pass over the nodes between finds this: a node that lacks a value marks the nodes that read it.
 
     Args:
         graph: The graph.
-        missing: Values that are used behind a boundary and are not given there.
+        missing: Values that are used after a boundary and are not given there.
         given: The values of the boundary.
-        before: The nodes that run before the boundary. A layer runs once, so what these and the
-            missing values need is not computed again behind it; a stateless op may be. None if
-            nothing runs before it.
+        before: The nodes that run before the boundary. A layer runs once: one that these nodes or
+            the missing values need is not computed again after the boundary; a stateless op may
+            be. None if nothing runs before the boundary.
     """
     known = {*given, *missing}
     makers = [graph.producer(value) for value in missing]
@@ -105,7 +105,7 @@ def lacking(
             lose(reader)
         if before is None or wanted.isdisjoint(node.gives):
             continue
-        running = [node]  # it has to be given, so it and what it needs run before
+        running = [node]  # it must be given, so it and what it needs run before
         while running:
             node = running.pop()
             if node not in ran:
@@ -117,7 +117,7 @@ def lacking(
 
 
 def is_op(node: Node) -> bool:
-    """Whether a node calls one of Keras's ops, which holds nothing and always does the same."""
+    """Whether a node calls an op of Keras, which has no state and always does the same."""
     operation = node.operation
     keras_own = type(operation).__module__.partition(".")[0] == "keras"
     return keras_own and not hasattr(operation, "weights") and not hasattr(operation, "operations")
@@ -130,9 +130,9 @@ def pruned(graph: Graph) -> Graph:
 
 
 def swept(graph: Graph, values: Iterable[Value]) -> Graph:
-    """Return the graph without the nodes that only served values that are used no more.
+    """Return the graph without the nodes that were needed only for values no longer used.
 
-    Unlike `pruned` it looks at what is behind the values alone.
+    Unlike `pruned`, it looks only at the nodes that these values are computed by.
     """
     gone: dict[Node, list[Node]] = {}
     outputs = set(graph.outputs)
@@ -152,10 +152,10 @@ def swept(graph: Graph, values: Iterable[Value]) -> Graph:
 def in_order(graph: Graph, changed: Mapping[Node, Sequence[Node]]) -> Graph:
     """Return the graph with its nodes in an order in which they can run.
 
-    Only `changed` is looked at: a new node may read a value that comes later than its place.
+    Only `changed` is checked: a new node may read a value that is given later.
 
     Raises:
-        GraphError: If they close a cycle; the message shows its path.
+        GraphError: If there is a cycle; the message shows its path.
     """
     for nodes in changed.values():
         for node in nodes:
@@ -167,6 +167,6 @@ def in_order(graph: Graph, changed: Mapping[Node, Sequence[Node]]) -> Graph:
 
 
 def read_places(node: Node) -> list[int]:
-    """Return which inputs of a node are what it works on, without the masks of the others."""
+    """Return the indices of a node's inputs, without those that are masks of other inputs."""
     masks = {value.mask for value in node.inputs if value.mask is not None}
     return [i for i, value in enumerate(node.inputs) if value not in masks]

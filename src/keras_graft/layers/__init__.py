@@ -1,4 +1,4 @@
-"""Layers that the package adds. A file that holds one loads once keras_graft was imported."""
+"""Layers that keras-graft adds. Import keras_graft before you load a file that has one."""
 
 from keras_graft.layers.frozen import Frozen
 from keras_graft.layers.renamed import Renamed

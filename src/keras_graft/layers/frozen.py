@@ -1,4 +1,4 @@
-"""A layer in inference mode for good, under `fit` too."""
+"""`Frozen`: a layer that always runs in inference mode, also during `fit`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from keras_graft import _keras
 
 @keras.saving.register_keras_serializable("keras_graft")
 class Frozen(keras.Layer):
-    """Calls a layer in inference mode, whatever the model around it is doing.
+    """Calls a layer in inference mode, even if the model around it is training.
 
-    Keras has no such mode: see `keras_graft.edit.changes.freeze`. Here the layer inside is always called with `training=False`:
-    dropout and noise do nothing, moving averages stay, losses of its own are not counted. Its
-    weights are the very values of the layer inside, and are never trained here; the layer itself
-    keeps its flags, and another model may train it.
+    Keras has no such mode: see `kg.freeze`. The layer inside is always called with
+    `training=False`: dropout and noise do nothing, moving averages do not change, its own losses
+    are not counted. The weights have the values of the layer inside, and are never trained here.
+    That layer keeps its flags, and another model may train it.
 
-    A file that holds one loads once `import keras_graft` was run.
+    Run `import keras_graft` before you load a file that has one.
 
     Args:
         layer: The layer. Its weights are shared.
@@ -32,10 +32,10 @@ class Frozen(keras.Layer):
     def __init__(self, layer: keras.Layer, *, name: str | None = None, **kwargs: Any) -> None:
         kwargs.pop("trainable", None)
         super().__init__(name=name or layer.name, trainable=False, autocast=False, **kwargs)
-        # Past Keras's tracking: the variables count as the views below, not as the layer's own.
+        # Keras must not track it: only the views below count as weights.
         self.__dict__["layer"] = layer
         self.supports_masking = _keras.reads_masks(layer)
-        self._convert_input_args = False  # the layer inside casts its inputs, or does not
+        self._convert_input_args = False  # only the layer inside may cast its inputs
         self._allow_non_tensor_positional_args = True
         _keras.call_as(self, layer)
         self._frozen_weights: list[Any] = []
@@ -47,24 +47,24 @@ class Frozen(keras.Layer):
 
     @property
     def keras_graft_inside(self) -> Any:
-        """The layer that stands here, for whoever looks for ties."""
+        """The layer inside, for code that looks for ties."""
         return self.layer
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer inside, with whatever it takes but the training flag."""
+        """Call the layer inside with these arguments, except the training flag."""
         layer = self.layer
         kwargs.pop("training", None)
         if _keras.takes_training(layer):
             kwargs["training"] = False
         if not layer.built:
             return layer(*args, **kwargs)
-        # Gradients pass through the layer, none is kept for its weights.
+        # Gradients pass through the layer, but do not reach its weights.
         values = [(v.source, keras.ops.stop_gradient(v.value)) for v in self._frozen_weights]
         with keras.StatelessScope(values), _keras.own_call_context():
             return layer(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the layer inside says; one that is not built is built."""
+        """Return the spec that the layer inside computes; build that layer if it is not built."""
         kwargs.pop("training", None)
         if not self.layer.built:
             self.layer(*args, **kwargs)
@@ -78,7 +78,7 @@ class Frozen(keras.Layer):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the layer inside, serialized."""
+        """Return the configuration, with the layer inside serialized."""
         config = super().get_config()
         config.pop("trainable")
         config.pop("dtype", None)
@@ -86,12 +86,12 @@ class Frozen(keras.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Frozen:
-        """Make it again around a new layer of the same configuration."""
+        """Make one around a new layer with the configuration of the layer inside."""
         layer = keras.saving.deserialize_keras_object(config.pop("layer"))
         return cls(layer, **config)
 
     def get_build_config(self) -> dict[str, Any] | None:
-        """Return what builds the layer inside."""
+        """Return the build configuration of the layer inside."""
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A layer under another name: for a model in which its own name is taken."""
+"""`Renamed`: a layer under another name, for a model in which its own name is taken."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from keras_graft import _keras
 
 @keras.saving.register_keras_serializable("keras_graft")
 class Renamed(keras.Layer):
-    """Calls a layer as it is called itself, under a name of its own.
+    """Calls a layer with the arguments it is called with, under another name.
 
-    Keras takes no two layers of one name in a model, and a donor's layer is not renamed. Where
-    its calls are all alike, a stock model of the layer stands for it. This one takes calls of any
-    kind: with other arguments, shapes, masks, or numbers of outputs.
+    Keras accepts no two layers of the same name in a model, and a donor's layer is not renamed. If
+    all its calls are alike, a plain Keras model around the layer is used instead. This class takes
+    calls of any kind: with different arguments, shapes, masks, or numbers of outputs.
 
-    A file that holds one loads once `import keras_graft` was run.
+    Run `import keras_graft` before you load a file that has one.
 
     Args:
         layer: The layer. Its weights are shared.
@@ -29,7 +29,7 @@ class Renamed(keras.Layer):
     """
 
     def __init__(self, layer: keras.Layer, *, name: str, **kwargs: Any) -> None:
-        # What the layer inside casts, it casts itself. By these Keras decides what it records.
+        # The layer inside does its own casts. Keras records calls by these two settings.
         super().__init__(name=name, autocast=False, dtype=layer.compute_dtype, **kwargs)
         self.layer = layer
         self.supports_masking = _keras.reads_masks(layer)
@@ -40,7 +40,7 @@ class Renamed(keras.Layer):
 
     @property
     def keras_graft_inside(self) -> Any:
-        """The layer that stands here, for whoever looks for ties."""
+        """The layer inside, for code that looks for ties."""
         return self.layer
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,7 @@ class Renamed(keras.Layer):
         return self.layer(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the layer inside says; one that is not built is built."""
+        """Return the spec that the layer inside computes; build that layer if it is not built."""
         if not self.layer.built:
             self.layer(*args, **kwargs)
         return self.layer.compute_output_spec(*args, **kwargs)
@@ -60,19 +60,19 @@ class Renamed(keras.Layer):
         return self.layer.compute_mask(inputs, previous_mask)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the layer inside, serialized."""
+        """Return the configuration, with the layer inside serialized."""
         config = super().get_config()
         config.pop("dtype")
         return {**config, "layer": keras.saving.serialize_keras_object(self.layer)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Renamed:
-        """Make it again around a new layer of the same configuration."""
+        """Make one around a new layer with the configuration of the layer inside."""
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
 
     def get_build_config(self) -> dict[str, Any] | None:
-        """Return what builds the layer inside."""
+        """Return the build configuration of the layer inside."""
         return {"layer": self.layer.get_build_config()}
 
     def build_from_config(self, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A dense layer that works with the matrix of another layer."""
+"""`TiedDense`: a dense layer that uses the matrix of another layer, such as an embedding."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def _may_be_meant(variable: Any) -> bool:
 class TiedDense(_ties.TiedLayer, keras.layers.Dense):
     """A `Dense` whose kernel is the matrix of another layer, transposed: one variable, two uses.
 
-    The output layer of a language model is the matrix of its embedding. This is the `EmbeddingDense`
-    of "Keras: tricks for reusing layers and models" (2019), as a layer that files, clones and edits
-    know as a tie. LoRA adapters of the other layer count here too. `kg.tie` does the same to a model that is there already.
+    For the output layer of a language model that uses the matrix of its embedding. This is the
+    `EmbeddingDense` of "Keras: tricks for reusing layers and models" (2019); files, clones and
+    edits keep the tie. LoRA adapters of the other layer apply here too. For a model that already
+    exists, use `kg.tie`.
 
     Input shape `(..., n)`, output shape `(..., m)`, for a matrix of shape `(m, n)`.
 
     Args:
         source_layer: The layer with the matrix: an `Embedding`, a `Dense`, a `ReversibleEmbedding`.
-            It is built before this one is called.
-        weight: The name of its weight; None for the only matrix that it has.
+            It must be built before this one is called.
+        weight: The name of the matrix in that layer; None if it has only one.
         activation: As for `Dense`.
         use_bias: As for `Dense`. The bias is the layer's own.
         kwargs: As for `Dense`.
@@ -62,15 +63,15 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
                 'weight of a model that is there already: kg.tie(model, "head/kernel", ...).'
             )
         super().__init__(1, activation=activation, use_bias=use_bias, **kwargs)
-        # Past Keras's tracking: only the matrix counts as this layer's, and only once.
+        # Keras must not track it: only the matrix counts as this layer's, and only once.
         self.__dict__["source_layer"] = source_layer
         self.weight = weight
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer. One that was made from a configuration looks for its source behind it.
+        """Call the layer. If it was made from a configuration, first find its source upstream.
 
-        Keras makes the layers of a model from their configurations one by one: in `clone_model`,
-        or where the source is in another model inside, the one that came with this is its own.
+        Keras makes the layers of a model from their configurations one by one. In `clone_model`, or
+        if the source is in a different nested model, this layer got a source of its own with it.
         """
         file = self.__dict__.get("_keras_graft_file")
         if file is not None and not any(tie.get("apart") for tie in file):
@@ -97,10 +98,10 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
                 _ties.carry_out(self, tie, weight, _ties.owner_of(layer, weight))
 
     def build(self, input_shape: Any) -> None:
-        """Take the matrix, and make the bias."""
+        """Tie the kernel to the matrix of the source, and create the bias."""
         file = self.__dict__.get("_keras_graft_file")
         if file is not None and getattr(self.source_layer, "quantization_mode", None) is not None:
-            # The source was quantized after the tie: what the file holds here is the float matrix.
+            # The source was quantized after the tie: the file holds the float matrix here.
             return super().build(input_shape)
         name, source = self._matrix()
         units, size = source.shape
@@ -120,11 +121,11 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
         _ties.carry_out(self, tie, source, _ties.owner_of(self.source_layer, source))
 
     def source_found(self, layer: Any) -> None:
-        """Take the source layer that the model around this one has, for one of a file."""
+        """Use the source layer of the model around this one, not the one loaded with this one."""
         self.__dict__["source_layer"] = layer
 
     def saved_elsewhere(self, store: Any) -> bool:
-        """Whether the matrix is written with the source layer, wherever that is reached first."""
+        """Whether the matrix is saved with the source layer, wherever Keras saves that first."""
         owned = {id(w) for w in self.source_layer.weights}
         return all(id(tie.source) in owned for tie in _ties.ties_of(self))
 
@@ -166,7 +167,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TiedDense:
-        """Make it again; within one file the source is the layer that the file has once."""
+        """Make the layer; its source is the one object that the file has for that layer."""
         config = dict(config)
         ties = config.pop("ties", [])
         config.pop("quantization_config", None)

@@ -1,4 +1,4 @@
-"""Where a graph can be cut at a single value, and what that would mean."""
+"""`cuts`: the single values at which a model can be split, with sizes and parameter counts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Cut:
 
     Attributes:
         value: The value; a cut is itself a selector.
-        bytes_per_sample: What one sample takes there, None where a dimension varies.
+        bytes_per_sample: The size of one sample of the value; None where a dimension varies.
         parameters_below: Parameters on the input side.
-        parameters_above: Parameters on the output side; a shared layer counts on both.
+        parameters_above: Parameters on the output side; a shared layer counts on both sides.
     """
 
     value: Value = field(repr=False)
@@ -42,7 +42,7 @@ class Cuts(Tabular, list[Cut]):
     """The cuts of a model, in order; prints as a table."""
 
     def tables(self) -> list[Table]:
-        """Return the cuts as a table, one a line."""
+        """Return the cuts as a table, one per line."""
         head = ("cut", "output", "bytes/sample", "params below", "params above")
         return [("", head, [
             (c.name, c.value.spec, c.bytes_per_sample, c.parameters_below, c.parameters_above)
@@ -66,7 +66,7 @@ class Cuts(Tabular, list[Cut]):
 
 @question
 def cuts(graph: Graph) -> Cuts:
-    """Return every single value that separates inputs from outputs, in order.
+    """Return all single values that everything from inputs to outputs passes through, in order.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")

@@ -1,4 +1,4 @@
-"""What an edit did: shared, new and dropped between two graphs, and which outputs it can reach."""
+"""`diff`: what two models share, what is new or dropped, and which outputs may differ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Layer:
     Attributes:
         name: The path of its first call.
         kind: Its class.
-        parameters: What it holds.
+        parameters: How many it has.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class SpecChange:
-    """A call that is in both graphs and gives another spec; or an output that does.
+    """An output of a call that is in both graphs, whose shape or dtype changed.
 
     Attributes:
         name: The path of the value in the new graph.
@@ -51,13 +51,13 @@ class SpecChange:
 
 @dataclass(frozen=True)
 class Kept:
-    """Trained values that went over to a new layer.
+    """Trained values that were copied to a new layer.
 
     Attributes:
         source: The layer they come from.
-        weights: Those that went over, by their names within the layer.
-        dropped: Those of the old layer that the new one does not have.
-        fresh: Those of the new layer that the old one did not have.
+        weights: The weights that were copied, by their names within the layer.
+        dropped: The weights of the old layer that the new one does not have.
+        fresh: The weights of the new layer that the old one did not have.
     """
 
     source: str
@@ -71,23 +71,23 @@ class Diff(Tabular):
     """The report of `diff`; prints as tables.
 
     Attributes:
-        shared: Operations in both, models inside opened.
+        shared: Operations in both graphs; for a nested model, those inside it.
         new: Operations that only the new graph has.
         dropped: Operations that only the old graph has.
-        shared_parameters: Parameters in both: the same variables.
+        shared_parameters: Parameters of the variables that are in both graphs.
         new_parameters: Parameters that only the new graph has.
         dropped_parameters: Parameters that only the old graph has.
         specs: Calls in both whose outputs changed shape or dtype.
-        same_outputs: New outputs that the same calls on the same inputs give as before: they
-            cannot differ.
-        other_outputs: New outputs downstream of a change: they may differ.
+        same_outputs: Outputs of the new graph that are computed by the same calls on the same
+            inputs as before: they cannot differ.
+        other_outputs: Outputs of the new graph downstream of a change: they may differ.
         ties_kept: Variables used by several layers before and now.
-        ties_gone: Variables used by several layers before that are so no more.
-        ties_new: Variables used by several layers now that were not before.
-        kept: New layers, by name, that took over trained values (`weights="keep"`).
+        ties_gone: Variables used by several layers before, but not now.
+        ties_new: Variables used by several layers now, but not before.
+        kept: New layers, by name, that got trained values of an old one (`weights="keep"`).
         training: Calls in the new graph that are recorded with `training=True`, or have it as
-            their default: if the model is called without a flag, what is called later runs in
-            training mode too. Edits put none in; a donor may have some.
+            their default: if the model is called without a flag, later calls run in training
+            mode too. Edits add none; a donor may have some.
         classes: The class of the old model and that of the new one.
     """
 
@@ -174,12 +174,12 @@ def diff(old: Any, new: Any) -> Diff:
     """Report what is shared, new, dropped and changed between two models.
 
     Operations and variables count as the same if they are the same objects, so a copy shares
-    nothing with its original. Of each output it is said whether the same calls on the same
-    inputs give it (then it cannot differ) or whether it lies downstream of a change.
+    nothing with its original. For each output, the report says whether the same calls on the
+    same inputs compute it (then it cannot differ) or whether it is downstream of a change.
 
     Args:
         old: A Keras model or a `Graph`.
-        new: Another.
+        new: The one to compare it with.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -221,14 +221,14 @@ def diff(old: Any, new: Any) -> Diff:
 
 
 def _trains(node: Node) -> bool:
-    """Whether a call leaves training mode on for those behind it; the outermost flag decides."""
+    """Whether a call leaves training mode on for later calls; the outermost flag decides."""
     flags = [call.training for call in (*node.scope, node)]
     said = next((flag for flag in flags if flag is not None), None)
     return leaves_flag(node.operation) if said is None else bool(said)
 
 
 def _leaves(graph: Graph) -> dict[int, Node]:
-    """Return the first call of each operation that is not opened, by the operation's identity."""
+    """Return the first call of each operation, by its `id`; for nested models, the calls inside."""
     found: dict[int, Node] = {}
     for node in everything(graph):
         if node.nested is None:
@@ -245,7 +245,7 @@ def _layer(node: Node) -> Layer:
 
 
 def _specs(old: Graph, new: Graph) -> tuple[SpecChange, ...]:
-    """Compare each operation's n-th call before with its n-th call now, in models inside too."""
+    """Compare each operation's n-th call before with its n-th call now, also in nested models."""
 
     def values(graph: Graph) -> dict[tuple[int, int, int], Value]:
         seen: dict[int, int] = {}
@@ -265,7 +265,7 @@ def _specs(old: Graph, new: Graph) -> tuple[SpecChange, ...]:
 
 
 def _outputs(old: Graph, new: Graph) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tell the outputs of `new` that `old` computes too from those that it does not."""
+    """Return the outputs of `new` that `old` computes too, and those that it does not."""
     numbers: dict[Any, int] = {}
     known = set(_computed(old, numbers).values())
     now = _computed(new, numbers)
@@ -280,11 +280,11 @@ def _computed(
     given: Sequence[int] | None = None,
     training: bool | None = None,
 ) -> dict[Value, int]:
-    """Number the values so that equal numbers mean: the same calls on the same inputs.
+    """Number the values: equal numbers mean the same calls on the same inputs.
 
-    This is value numbering, as compilers find common subexpressions with. Models inside are
-    looked through, so that inlining or nesting changes no number; `training` is the flag of the
-    call that is looked through, which reaches every layer inside.
+    This is value numbering, by which compilers find common subexpressions. The calls inside a
+    nested model are numbered, not the call of the model, so inlining or nesting changes no number.
+    `training` is the flag of the call of that model: every layer inside gets it.
     """
 
     def number(key: Any) -> int:

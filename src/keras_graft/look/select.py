@@ -1,4 +1,4 @@
-"""The question `select`: which nodes and values a selector means."""
+"""`select`: find nodes and values of a model by a selector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used more than once in a graph: operations called again, variables with two users."""
+"""`sharing`: shared layers, shared variables and tied weights of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SharedOperation:
     Attributes:
         operation: The layer, op or nested model.
         calls: The path of each call.
-        parameters: What it holds, counted once.
+        parameters: How many it has, counted once.
     """
 
     operation: Any = field(repr=False)
@@ -37,7 +37,7 @@ class SharedVariable:
 
     Attributes:
         variable: The variable.
-        name: Its path, as Keras gives it.
+        name: Its path in Keras (`variable.path`).
         users: The path of the first call of each operation that uses it.
         parameters: Its size.
     """
@@ -54,8 +54,8 @@ class TiedWeight:
 
     Attributes:
         target: The weight, `"lm_head/kernel"`.
-        source: The weight it is tied to, as it was named where both were last in one model.
-        transform: How it is computed from that: `"transpose"`, or None.
+        source: The weight it is tied to, by its name in the last model that had both.
+        transform: The name of the transform that computes it, such as `"transpose"`, or None.
         here: Whether the source's layer is in this model. If not, this layer holds the variable.
     """
 
@@ -70,8 +70,8 @@ class Sharing(Tabular):
     """The sharing report of a model; prints as tables.
 
     Attributes:
-        operations: What is called more than once, in graph order.
-        variables: What more than one operation uses, in graph order.
+        operations: The operations that are called more than once, in graph order.
+        variables: The variables that more than one operation uses, in graph order.
         ties: The weights that are tied, in graph order.
     """
 
@@ -80,7 +80,7 @@ class Sharing(Tabular):
     ties: tuple[TiedWeight, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return a table of operations and one of variables."""
+        """Return a table of operations, one of variables, and one of ties if there are any."""
         operations = [(o.calls[0], len(o.calls), o.parameters) for o in self.operations]
         variables = [(v.name, ", ".join(v.users), v.parameters) for v in self.variables]
         ties = [
@@ -141,7 +141,7 @@ def sharing(graph: Graph) -> Sharing:
     users: dict[int, dict[int, Node]] = {}
     variables: dict[int, Any] = {}
     for node in everything(graph):
-        # The calls of one nested model hold the same inner calls.
+        # Every call of one nested model contains the same inner calls: count these once.
         level = id(node.scope[-1].operation) if node.scope else 0
         calls.setdefault(id(node.operation), {}).setdefault((level, node.label), node)
         if node.nested is None:

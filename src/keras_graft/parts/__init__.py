@@ -1,1 +1,1 @@
-"""Taking a network apart, and joining its parts."""
+"""Take a model apart and join models: `extract`, `submodel`, `split`, `join`."""

@@ -1,4 +1,4 @@
-"""What a part begins and ends with, and the refusal of one that lacks values."""
+"""The inputs and outputs of a part of a model, and the error if inputs are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_graft.printable import quoted
 
 
 def renewed(graph: Graph) -> Graph:
-    """Return the same graph with new identities, so that it can stand twice in another."""
+    """Return the same graph with new keys, so that another graph can contain it twice."""
     inputs = {v: Value(v.spec, v.name, v.optional, v.mask, v.origin) for v in graph.inputs}
     inputs = {old: new.masked(inputs) for old, new in inputs.items()}
     nodes, mapping = copied(graph.steps, inputs)
@@ -32,7 +32,7 @@ def refuse(
     opened: Opened, graph: Graph, boundary: Sequence[Value], missing: Sequence[Value], verb: str,
     works: Callable[[Value], bool],
 ) -> None:  # fmt: skip
-    """Raise the error: what is missing, what needs it, and the ways out."""
+    """Raise a `CutError`: what is missing, what needs it, and which calls work."""
     labels = [opened.path(v) for v in boundary]
     lines = []
     for value in missing:
@@ -67,7 +67,7 @@ def call_text(verb: str, names: Sequence[str]) -> str:
 
 
 def _only_source(graph: Graph, values: Sequence[Value]) -> Value | None:
-    """Return the input that values are computed from, if it is one alone and none of them."""
+    """Return the only input that values are computed from; None if several, or one of them."""
     reads = {v for node in needed(graph, values) for v in node.reads} | set(values)
     sources = [v for v in graph.inputs if v in reads]
     return sources[0] if len(sources) == 1 and sources[0] not in values else None
@@ -81,7 +81,7 @@ def user_of(opened: Opened, node: Node) -> str:
 def ends(
     graph: Graph, chosen: Any, default: Sequence[Value], template: Any
 ) -> tuple[list[Value], Any]:
-    """Return the values that a selector, or a list or dict of selectors, names as ends of a part."""
+    """Return the inputs or outputs of a part that selectors name, and their structure."""
     if chosen is None:
         return list(default), template
     if isinstance(chosen, dict):
@@ -102,7 +102,7 @@ def part(
     graph: Graph, inputs: Sequence[Value], input_template: Any, outputs: Sequence[Value],
     output_template: Any, nodes: Sequence[Node], name: str,
 ) -> Graph:  # fmt: skip
-    """Return a part of a graph whose inputs may be values that a node gives elsewhere."""
+    """Return a part of a graph; its inputs may be outputs of nodes outside the part."""
     names = Names()
     entries = []
     for value in inputs:

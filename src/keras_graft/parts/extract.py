@@ -1,4 +1,4 @@
-"""Take intermediate values as a model: `extract` and `submodel`."""
+"""`extract` and `submodel`: models that output the values of intermediate layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_graft.parts.ends import ends, part, refuse
 
 @verb
 def extract(graph: Graph, taps: Any) -> Graph:
-    """Return a model from the same inputs to intermediate values.
+    """Return a model with the same inputs that outputs intermediate values.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -28,8 +28,8 @@ def extract(graph: Graph, taps: Any) -> Graph:
     Returns:
         A model that shares the layers it needs with `model`.
 
-    This is the way to an inner value of any model made here. Its layers are the donor's, and
-    `layer.output` is the donor's tensor: that of the model that called the layer first.
+    Use it for inner values of models made here, in place of `layer.output`. Their layers are the
+    donor's, so `layer.output` is a tensor of the donor: of the model that called the layer first.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -59,7 +59,7 @@ def extract(graph: Graph, taps: Any) -> Graph:
 
 @verb
 def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
-    """Return the model between any values; None stands for the model's own ends.
+    """Return the model between any values; None means the model's own inputs or outputs.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -89,7 +89,7 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
         head = [n for n in nodes if n in behind]
         missing = lacking(inner, crossing(inner, head, outs, given), given)
         refuse(opened, inner, ins, missing, "submodel", lambda value: True)
-    # The name says what it is: Keras takes no two models of one name as layers of a third.
+    # Two parts need different names: Keras accepts no two nested models of the same name.
     name = graph.name
     name += "" if inputs is None else "_from_" + "_".join(safe(opened.path(v)) for v in ins[:2])
     name += "" if outputs is None else "_to_" + "_".join(safe(opened.path(v)) for v in outs[:2])

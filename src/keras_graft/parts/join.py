@@ -1,4 +1,4 @@
-"""Join stages to one model: `join`, the inverse of `split`."""
+"""`join`: chain several models into one flat model; the inverse of `split`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from keras_graft.shared.tie_again import rejoined
 
 
 def join(*stages: Any) -> Any:
-    """Return one flat model that runs the stages in turn; the inverse of `split`.
+    """Return one flat model that runs the stages one after another; the inverse of `split`.
 
-    A tie whose ends are in several stages is a tie again, also where stages come out of files, if
-    the values at both ends still agree. If not, a warning names both ends and the call that ties
-    them. It also names a layer that several stages of one model hold in their files, each its own.
+    A tie whose ends are in different stages is restored, also for stages loaded from files, if the
+    values at both ends are still equal. If not, a warning names both ends and the call that ties
+    them. It also names layers that several stages of one model, loaded from files, have copies of.
 
     Raises:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
@@ -44,7 +44,7 @@ def _between(graph: Graph, node: Node, wanted: str) -> str:
 
 
 def _joined(*stages: Graph) -> Graph:
-    """Return one flat graph that runs the stages in turn."""
+    """Return one flat graph that runs the stages one after another."""
     if not stages:
         raise JoinError("join() needs at least one stage.")
     result = stages[0]
@@ -73,10 +73,10 @@ def _joined(*stages: Graph) -> Graph:
 
 
 def _handed(result: Graph, stage: Graph) -> list[Value]:
-    """Return what each input of a stage gets, as Keras hands it on when it calls the stage.
+    """Return the value for each input of a stage, as Keras passes values when it calls the stage.
 
-    What a dict names goes to the keys of a dict of inputs, or to the inputs of these names; all
-    else goes by its place.
+    Values in a dict are matched to a dict of inputs by key, or to inputs by name; all other values
+    by position.
     """
     given, taken = _named(result.output_template), _named(stage.input_template)
     single = len(result.outputs) == len(stage.inputs) == 1
@@ -101,7 +101,7 @@ def _handed(result: Graph, stage: Graph) -> list[Value]:
 
 
 def _named(template: Any) -> dict[str, int] | None:
-    """Return the place of each key of a dict, None for another structure."""
+    """Return the index of each key if the structure is a dict, else None."""
     if isinstance(template, Mapping) and all(isinstance(s, Slot) for s in template.values()):
         return {str(key): slot.index for key, slot in template.items()}
     return None

@@ -1,4 +1,4 @@
-"""Cut a model at boundaries: `split`."""
+"""`split`: cut a model into parts, such as trunk and head, at one or more boundaries."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
         model: A Keras model or a `Graph`.
         at: A selector of one value; a tuple of them for a boundary of several values; a list
             of boundaries.
-        complete: Add the values that also cross, instead of refusing: no more than necessary, and
-            none that can be computed from the others.
+        complete: Add the values that also cross, instead of raising: no more than necessary, and
+            none that can be computed from the rest.
 
     Returns:
-        The stages, one more than boundaries. Running them in turn equals the model.
+        The stages, one more than there are boundaries. Run in sequence, they equal the model.
 
     Raises:
         CutError: If a boundary misses values that also cross it. The message names each, what
@@ -59,7 +59,7 @@ def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
         stages = _stages(opened, chosen, complete)
         if not isinstance(stages, Node):
             break
-        # A mask that a nested model makes inside crosses: it becomes a value once that is open.
+        # A mask made inside a nested model crosses: it is a value once that model is open.
         flat = opened.open(opened.graph.calls(stages.operation), [v for g in chosen for v in g])
     names = ("trunk", "head") if len(stages) == 2 else [f"stage{i}" for i in range(len(stages))]
     return tuple(
@@ -70,7 +70,7 @@ def split(graph: Graph, at: Any, complete: bool = False) -> tuple[Graph, ...]:
 def _stages(
     opened: Opened, boundaries: Sequence[list[Value]], complete: bool
 ) -> list[Graph] | Node:
-    """Cut at each boundary; or return the nested call that has to be opened first."""
+    """Cut at each boundary; or return the nested call that must be opened first."""
     stages: list[Graph] = []
     rest = opened.graph
     for boundary in boundaries:
@@ -113,7 +113,7 @@ def _split_once(
 
 
 def _lacking(opened: Opened, graph: Graph, boundary: Sequence[Value]) -> list[Value]:
-    """Return the fewest values that cross at a boundary beside its own: none at a cut."""
+    """Return the fewest values that a boundary must add to be a cut; none if it is one."""
     cut = set(boundary)
     below = set(needed(graph, boundary))
     behind = after(graph, cut)

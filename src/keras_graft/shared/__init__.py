@@ -1,1 +1,1 @@
-"""One layer or one variable for several."""
+"""Share layers and tie weights: one layer, or one variable, used in several places."""

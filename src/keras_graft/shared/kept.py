@@ -1,4 +1,4 @@
-"""Ties after an edit: they are kept, or the edit is refused."""
+"""Ties after an edit: keep them, or refuse the edit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_graft.printable import quoted
 
 
 def edited(old: Graph, graph: Graph, verb: str) -> Graph:
-    """Return the graph after an edit, unless it would silently untie.
+    """Return the graph after an edit; refuse the edit if it would silently break a tie.
 
     Args:
         old: The graph before the edit.
@@ -24,8 +24,8 @@ def edited(old: Graph, graph: Graph, verb: str) -> Graph:
         verb: For messages.
 
     Raises:
-        EditError: If the source of a tie is gone, or its value is used no more where it was, and
-            the tied layer is still there.
+        EditError: If the layer with the source of a tie is gone, or no longer used, and the tied
+            layer is still there.
     """
     tied_before = tied_nodes(old)
     if tied_before:
@@ -46,11 +46,11 @@ def edited(old: Graph, graph: Graph, verb: str) -> Graph:
 
 
 def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
-    """Return the graph with its ties to some variables going to others.
+    """Return the graph with its ties to some variables moved to different variables.
 
     Args:
         graph: The graph.
-        pairs: The variables: (new, old).
+        pairs: Pairs of variables: (new, old).
     """
     instead = {id(old): new for new, old in pairs}
     made = {
@@ -66,7 +66,7 @@ def retied(graph: Graph, pairs: Sequence[tuple[Any, Any]]) -> Graph:
 
 
 def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
-    """Let a new layer, which is in the graph, have the ties of the one that it replaces."""
+    """Give a new layer, which is in the graph, the ties of the layer that it replaces."""
     for tie_ in _ties.ties_of(old):
         seen = {tie.weight: tie.seen for tie in _ties.ties_of(new)}
         want = seen.get(tie_.weight, _ties.named_weights(new).get(tie_.weight))
@@ -82,7 +82,7 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
 
 
 def _operations(graph: Graph) -> dict[int, Any]:
-    """Return the operations of a graph and of the models inside it, but for these themselves."""
+    """Return the operations of a graph; for a nested model, the operations inside it."""
     found: dict[int, Any] = {}
     for node in graph.steps:
         if node.nested is None:
@@ -93,13 +93,13 @@ def _operations(graph: Graph) -> dict[int, Any]:
 
 
 def _owned(operation: Any) -> list[Any]:
-    """Return the weights of an operation that it does not have by a tie alone."""
+    """Return the weights of an operation, without those that it has only by a tie."""
     others = {id(tie.source) for tie in _ties.ties_of(operation) if not tie.inside}
     return [w for w in getattr(operation, "weights", ()) if id(w) not in others]
 
 
 def tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
-    """Tell new tied layers which layers of the graph their sources belong to."""
+    """Set on new tied layers which layers of the graph their sources belong to."""
     ties = [(layer, tie) for layer in layers for tie in _ties.ties_of(layer)]
     sources = {id(tie.source) for _, tie in ties}
     owners = {

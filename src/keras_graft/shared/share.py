@@ -1,4 +1,4 @@
-"""The verb `share`: one layer in the places of several."""
+"""`share`: replace several layers by one shared layer."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from keras_graft.shared.kept import retied
 def share(
     graph: Graph, layers: Sequence[Any], weights: Literal["first", "mean"] = "first"
 ) -> Graph:
-    """Let several layers be one, as ALBERT does with the blocks of a transformer.
+    """Replace several layers by one shared layer, as ALBERT does with transformer blocks.
 
     Args:
         model: A Keras model or a `Graph`.
         layers: Selectors of the layers: of one class and configuration, with weights of the same
-            shapes. All calls of them become calls of one layer, which has the name of the first.
-            What is tied to one of them is tied to that layer then.
-        weights: `"first"`: it is the first layer, shared with the donor. `"mean"`: a new layer with
-            the mean of the weights of all.
+            shapes. All their calls become calls of one layer, which has the name of the first.
+            A weight that is tied to one of them is then tied to that layer.
+        weights: `"first"`: that layer is the first one, shared with the donor. `"mean"`: a new
+            layer with the mean of their weights.
 
     Raises:
-        WeightsError: If they are fewer than two, differ in class, configuration or shapes, or if
-            one is tied.
+        WeightsError: If there are fewer than two layers, if they differ in class, configuration or
+            shapes, or if one is tied.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -103,7 +103,7 @@ def _check_alike(first: Node, other: Node) -> None:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two entries of configurations differ in the names of layers inside at most."""
+    """Whether two configuration entries are equal, except for the names of layers inside."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = (a.keys() | b.keys()) - {"name", "shared_object_id"}
         return all(_alike(a.get(k), b.get(k)) for k in keys)

@@ -1,4 +1,4 @@
-"""The verb `tie`: one variable for two weights, perhaps through a transform."""
+"""`tie`: one variable for two weights, directly or through a transform (a transpose)."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from keras_graft.weights.find import Weight, find_weight
 
 @verb
 def tie(graph: Graph, target: Any, source: Any, transform: str | None = None) -> Graph:
-    """Let a layer work with the variable of another: the target's own variable is gone.
+    """Make a layer use the variable of another layer; the target's own variable is removed.
 
-    The result has one variable fewer. It is counted, saved and trained once, by gradients from
-    both places. The tie lives on in clones, through edits, in files. A file of the result loads
-    with Keras's own `load_model` once `import keras_graft` was run.
+    The result has one variable fewer. The common one is counted, saved and trained once, by
+    gradients from both layers. Clones, edits and files keep the tie. Keras's own `load_model` loads
+    a file of the result after `import keras_graft`.
 
-    LoRA adapters of the source's layer, whenever it gets them, count for the target too.
+    LoRA adapters of the source's layer, also those added later, apply to the target too.
 
-    A layer of the target's class takes its place, which shares all its other variables with the
-    donor. The donor is left as it was.
+    A new layer of the target's class replaces the target's layer. It shares all its other variables
+    with the donor. The donor does not change.
 
     Args:
         model: A Keras model or a `Graph`.
-        target: The weight that goes: `"lm_head/kernel"`, or a variable.
-        source: The weight that is used instead: `"embedding/embeddings"`, or a variable.
+        target: The weight to replace: `"lm_head/kernel"`, or a variable.
+        source: The weight to use instead: `"embedding/embeddings"`, or a variable.
         transform: How the target is computed from the source: None, `"transpose"` (of the last
-            two dimensions), or a name given to `kg.register_transform`.
+            two dimensions), or a name registered with `kg.register_transform`.
 
     Raises:
         WeightsError: If shapes, dtypes, trainable flags, regularizers or constraints do not fit; if
             one end is quantized, or the target has LoRA adapters; if it would tie a weight to
-            itself, or to one that is tied itself.
+            itself, or to a weight that is already tied.
 
     >>> import keras, keras_graft as kg
     >>> ids = keras.Input((5,), dtype="int32", name="ids")
@@ -73,17 +73,17 @@ def register_transform(
     inverse: Callable[[Any], Any],
     shape: Callable[[tuple[int, ...]], tuple[int, ...]],
 ) -> None:
-    """Make a way to compute a weight from another known under a name, for ties and their files.
+    """Register, under a name, how a tie computes its target from its source.
 
     Args:
-        name: The name; a program that loads a file with such a tie registers it too.
-        forward: From the value of the source to that of the target, of `keras.ops` alone.
-        inverse: From a value of the target to that of the source.
-        shape: From the shape of the source to that of the target; raises ValueError for a shape
-            that it cannot take.
+        name: The name. A program that loads a file with such a tie must register it too.
+        forward: Computes the target's value from the source's value, with `keras.ops` only.
+        inverse: Computes the source's value from a value of the target.
+        shape: Computes the target's shape from the source's shape; raises ValueError for a shape
+            that it does not accept.
 
     Raises:
-        WeightsError: If the name is taken by another, or something else was given.
+        WeightsError: If another transform has this name, or an argument has the wrong type.
 
     >>> import keras, keras_graft as kg
     >>> kg.register_transform("negative", lambda x: -x, lambda x: -x, lambda shape: shape)
@@ -99,7 +99,7 @@ def register_transform(
         if old is None
         else zip((old.forward, old.inverse, old.shape), (forward, inverse, shape), strict=True)
     )
-    # A notebook runs its cell again: the same code is the same transform.
+    # A notebook cell may run again: the same code is the same transform.
     if any(getattr(a, "__code__", a) != getattr(b, "__code__", b) for a, b in pairs):
         raise WeightsError(
             f"register_transform: {name!r} is taken by another transform, and ties may rely on it. "
@@ -150,7 +150,7 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
 
 
 def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
-    """Refuse to tie two weights that cannot be one.
+    """Check that one variable can be used for both weights.
 
     Raises:
         WeightsError: As for `tie`.
@@ -194,7 +194,7 @@ def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
             f"{verb}: the target is {to.variable.dtype}, the source {of.variable.dtype}. One "
             "variable has one dtype."
         )
-    adapted = _keras.adapters_of(of.owner, of.variable)  # they are trained in the source's place
+    adapted = _keras.adapters_of(of.owner, of.variable)  # these are trained in the source's place
     if to.variable.trainable != of.variable.trainable and not adapted:
         flags = {True: "trainable", False: "frozen"}
         frozen = of if to.variable.trainable else to

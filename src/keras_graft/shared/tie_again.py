@@ -1,4 +1,4 @@
-"""What stages of one model had in common: a join ties it again, or says that it is two now."""
+"""Restore ties between joined stages, or warn that weights and layers are separate now."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _STAGE = re.compile(r"(.+)_(trunk|head|stage\d+)")
 
 
 def rejoined(graph: Graph, stages: Sequence[Graph]) -> Graph:
-    """Return what a join made of stages, with the ties that they remember.
+    """Return the graph that joins stages, with the ties between stages restored.
 
-    A stage that holds one end of a tie has an array of its own in its file. If that is still what
-    the other end would make of it, the two become one again. What cannot be made one is said.
+    A stage with one end of a tie has its own array for it in its file. If that still equals what
+    the tie would compute from the other end, the two are tied again. Otherwise a warning says so.
 
     Args:
-        graph: The graph of all.
+        graph: The joined graph.
         stages: The stages.
     """
     made: dict[int, Any] = {}
@@ -66,7 +66,7 @@ def _here(graph: Graph, tie: Any) -> bool:
 
 
 def _source(graph: Graph, tie: Any, target: Node) -> Weight | None:
-    """Return the weight that a tie names, None if it is not there or not clear."""
+    """Return the weight that a tie names; None if there is none, or several may be meant."""
     last = tie.source_layer.rpartition("/")[2]
     found: dict[int, Weight] = {}
     for node in everything(graph):
@@ -82,7 +82,7 @@ def _source(graph: Graph, tie: Any, target: Node) -> Weight | None:
 
 
 def _fits(node: Node, tie: Any, source: Weight) -> bool:
-    """Whether two weights may be one again; a warning says why they may not."""
+    """Whether two weights can be tied again; if not, a warning says why."""
     held = any(known is tie for known in _ties.ties_of(node.operation))
     own = tie.seen if held else _ties.named_weights(_inside(node))[tie.weight]
     target = Weight(node, tie.weight, own)
@@ -115,7 +115,7 @@ def _say(text: str) -> bool:
 
 def _tie(layer: Any, tie: Any, source: Weight) -> None:
     inner = getattr(layer, "keras_graft_inside", layer)
-    # A record of its own: that of the stage's layer stays as it is.
+    # A new record: the one of the stage's layer must not change.
     record = _ties.Tie(tie.weight, tie.transform, tie.target, source.path, source.name)
     record.own = dict(tie.own)
     _ties.carry_out(inner, record, source.variable, source.owner)
@@ -132,7 +132,7 @@ def _is_frozen(node: Node) -> bool:
 
 
 def _say_shared(graph: Graph, stages: Sequence[Graph]) -> None:
-    """Say which layers of a split model were one, and are several since the stages were files."""
+    """Warn of layers that were one before a split, and are several after loading its stages."""
     seen: dict[tuple[str, str], dict[int, tuple[str, Any]]] = {}
     for stage in stages:
         name = _STAGE.fullmatch(stage.name)
@@ -143,7 +143,7 @@ def _say_shared(graph: Graph, stages: Sequence[Graph]) -> None:
     rows, calls = [], []
     for (_, name), found in seen.items():
         layers = [layer for _, layer in found.values()]
-        # The same stage twice was never one with itself.
+        # Two layers from the same stage, joined twice, were never one layer.
         if len({stage for stage, _ in found.values()}) < len(layers) or len(layers) < 2:
             continue
         if not _alike(layers):

@@ -1,4 +1,4 @@
-"""The verb `unshare`: a layer of its own for some calls."""
+"""`unshare`: give some calls of a shared layer their own copy of it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from keras_graft.model.verb import verb
 
 @verb
 def unshare(graph: Graph, target: Any, weights: Weights = "copy") -> Graph:
-    """Give calls of a shared layer a layer of their own.
+    """Give calls of a shared layer their own layers.
 
     Args:
         model: A Keras model or a `Graph`.
-        target: A selector of calls: `"shared#1"`. Each gets a layer of its own, called `shared_1`,
-            `shared_2` and so on; of all calls of a layer, the first keeps it.
-        weights: `"copy"`: the new layer begins with the same values. `"fresh"`: with new ones. A
-            weight that is tied to another layer's stays tied to it.
+        target: A selector of calls: `"shared#1"`. Each gets its own layer, named `shared_1`,
+            `shared_2` and so on. If all calls of a layer are selected, the first keeps it.
+        weights: `"copy"`: the new layer starts with the same values. `"fresh"`: with new ones. A
+            weight that is tied to a weight of another layer stays tied to it.
 
     Raises:
-        WeightsError: If the layer is called once; if it cannot be made again.
+        WeightsError: If the layer is called only once, or cannot be copied.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")

@@ -1,4 +1,4 @@
-"""The verb `untie`: a weight of its own again."""
+"""`untie`: give a tied weight its own variable again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_graft.weights.find import find_weight
 
 @verb
 def untie(graph: Graph, target: Any) -> Graph:
-    """Give a tied weight a variable of its own, with the value that it has.
+    """Give a tied weight its own variable, with the value that the weight has now.
 
     Args:
         model: A Keras model or a `Graph`.

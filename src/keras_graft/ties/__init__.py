@@ -1,7 +1,7 @@
-"""What a tie is: one variable that two layers use, perhaps through a transform.
+"""Tied weights: one variable that two layers use, directly or through a transform.
 
-The record on a layer, the layer that works with another's variable, how a tie is applied, and the
-model that finds both ends again when it is loaded.
+Here are the record of a tie, the class of a tied layer, the code that applies a tie, and the model
+class that restores ties when a file is loaded.
 """
 
 from keras_graft.graph.index import all_ties, ties_of

@@ -1,4 +1,4 @@
-"""Ties carried out on layers, and taken back: other variables in the places of some."""
+"""Apply ties to layers, or undo them: replace variables of a layer by different ones."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from keras_graft.ties.layer import (
 
 
 def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
-    """Let a layer, of which nobody else makes use, work with the variable of another.
+    """Make a layer use the variable of another layer. No other model may use the first layer.
 
-    The layers inside that use the variable are tied too. Uses `Layer._tracker` and the attributes
-    of layers (3.12 - 3.15): an assignment would count the variable twice, or is refused.
+    The layers inside that use the weight are tied too. Uses `Layer._tracker` and the attributes
+    of layers (3.12 - 3.15): Keras would count an assigned variable twice, or refuse it.
 
     Args:
         layer: The layer.
-        tie: What to do. What came of it is set on it.
+        tie: The tie to apply. Its attributes `source`, `seen`, `own` and `inside` are set.
         source: The variable.
-        owner: The layer that it belongs to: the tied layer follows its LoRA adapters.
+        owner: The layer that the variable belongs to: its LoRA adapters apply to the tied layer.
     """
     old = named_weights(layer)[tie.weight]
     transform = _keras.AS_IT_IS if tie.transform is None else _keras.TRANSFORMS[tie.transform]
@@ -59,10 +59,10 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
 
 
 def take_back(layer: Any, tie: Tie, variable: Any) -> None:
-    """Give a layer, of which nobody else makes use, a variable of its own in the place of a tie.
+    """Replace a tie of a layer by its own variable. No other model may use the layer.
 
     Args:
-        layer: The layer, made again of a plain class: see `plain_class`.
+        layer: The layer, as a copy of the plain class: see `shared_copy` and `plain_class`.
         tie: The tie, among those of the layer.
         variable: The variable.
     """
@@ -81,9 +81,9 @@ def take_back(layer: Any, tie: Tie, variable: Any) -> None:
 
 
 def look_again(layer: Any) -> None:
-    """Let the views that a layer has of the variables of one inside be of those it has now."""
+    """Update the views in a wrapper: the layer inside may have different variables now."""
     views = [v for store in _keras.tracked(layer) for v in store if isinstance(v, _keras.View)]
-    # A `layers.Renamed` has none: it has the variables themselves, by way of the layer inside.
+    # A `layers.Renamed` has no views: its variables are those of the layer inside.
     for old, now in zip(views, layer.keras_graft_inside.weights if views else (), strict=True):
         if old.source is not now:
             new = _keras.view(now)
@@ -92,13 +92,13 @@ def look_again(layer: Any) -> None:
 
 
 def own_variable(tie: Tie) -> Any:
-    """Return a variable like the one that a tie took away, with the value of the source."""
-    # In the order of its own axes, as a file gives it back: PyTorch's sums differ with the order.
+    """Return a variable like the one that a tie replaced, with the value the tie gives it."""
+    # Contiguous, as when loaded from a file: on PyTorch, sums depend on the memory layout.
     new = _keras.variable_like(
         tie.source, np.array(keras.ops.convert_to_numpy(tie.seen), order="C")
     )
     new.__dict__.update(tie.own)
-    if tie.seen.adapters:  # they learned in its place
+    if tie.seen.adapters:  # the adapters were trained in its place
         new.trainable = any(adapter.trainable for adapter in tie.seen.adapters)
     return new
 
@@ -108,8 +108,8 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
 
     Args:
         layer: The layer.
-        plain: Whether it is to be of a class that knows no ties; `take_back` goes on from there.
-        instead: Other variables in the places of some, by the identities of those.
+        plain: Whether its class must be the plain one, without ties, as `take_back` needs it.
+        instead: For the `id` of a variable, the variable to use instead.
     """
     instead = instead or {}
     inside = {id(x) for x in _keras.layers_inside(layer)}
@@ -127,7 +127,7 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     copier = _keras.Copier(variable, class_of=plain_class if plain else lambda cls: cls)
     own = [name for user in _keras.layers_inside(layer) for name in getattr(user, "graft_own", ())]
     for name in own:
-        around = layer.__dict__.get(name)  # a layer of the model around this one
+        around = layer.__dict__.get(name)  # not copied: a layer of the model around this one
         copier.put(around, around)
     try:
         new = copier(layer)
@@ -150,7 +150,7 @@ def _track_all(layer: Any) -> None:
 
 
 def _exchange(layer: Any, old: Any, old_seen: Any, new: Any, seen: Any) -> bool:
-    """Put other variables in the places of one, and say whether it was there."""
+    """Replace a variable: `new` in Keras's tracking, `seen` elsewhere; say if it was tracked."""
     found = _keras.put_in_place_of(layer, old, new)
     stores = set(map(id, _keras.tracked(layer)))
 

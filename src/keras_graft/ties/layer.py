@@ -1,7 +1,7 @@
-"""A layer that works with the variable of another layer.
+"""`Tie`, the record of a tie, and `TiedLayer`, a layer that uses the variable of another layer.
 
-A tied layer is an ordinary layer of its class in whose place for a variable stands that of
-another layer. Its class is a subclass made for it, which knows what to write to a file.
+A tied layer is an ordinary layer with one variable replaced by that of another layer. Its class is
+a subclass made for this purpose, which decides what is saved to a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keras_graft.printable import quoted
 
 @dataclass(eq=False)
 class Tie:
-    """One tie of a layer, as a file says it, and, once the source is found, carried out.
+    """One tie of a layer: as saved in a file, and, once the source is found, as applied.
 
     Attributes:
         weight: The name of the variable within the layer, such as `"kernel"`.
@@ -31,12 +31,12 @@ class Tie:
         source_layer: The path of the layer that the variable belongs to.
         source_weight: The name of the variable within that layer.
         source: The variable; None as long as it is not found.
-        seen: What the layer works with: a `Tied` of the source.
-        own: The name, path, regularizer and constraint of the variable that is gone.
-        tentative: Whether `source` is of a layer out of a file, which the model may have too.
+        seen: The variable that the layer uses: a `Tied` of the source.
+        own: The name, path, regularizer and constraint of the variable that was replaced.
+        tentative: Whether `source` is of a layer loaded with this one; the model may have its own.
         inside: Whether the source belongs to a layer inside the tied one.
-        apart: Whether the source is not found and must not be, but by `join`: this end has a weight
-            of its own since it was in a file without the other end.
+        apart: Whether only `join` may restore the tie: this end has its own weight since it was
+            saved in a file without the other end.
     """
 
     weight: str
@@ -53,16 +53,16 @@ class Tie:
 
     @property
     def source_name(self) -> str:
-        """The source, as a user writes it."""
+        """The address of the source, as a user writes it."""
         return f"{self.source_layer}/{self.source_weight}"
 
     @property
     def target_name(self) -> str:
-        """The target, as a user writes it."""
+        """The address of the target, as a user writes it."""
         return f"{self.target}/{self.weight}"
 
     def to_config(self) -> dict[str, Any]:
-        """Return what a file says."""
+        """Return what is saved in a file."""
         written = {key: value for key, value in vars(self).items() if key in _WRITTEN}
         return {**written, "apart": True} if self.apart else written
 
@@ -72,11 +72,11 @@ OWN = ("_name", "_path", "_regularizer", "_constraint")
 
 
 def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
-    """Return the weights of a layer by their paths after its own name: `"query/kernel"`.
+    """Return the weights of a layer by their paths below its own name: `"query/kernel"`.
 
     Args:
         layer: The layer.
-        tied: Whether the weights are named that it has from another layer.
+        tied: Whether to include the weights that it has from another layer.
     """
     ties: dict[int, list[str]] = {}
     for tie in ties_of(layer):
@@ -92,7 +92,7 @@ def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
         for name in names:
             number = 1
             unique = name
-            while unique in found:  # two layers inside of one name
+            while unique in found:  # two inner layers have the same name
                 number += 1
                 unique = f"{name}#{number}"
             found[unique] = weight
@@ -100,22 +100,22 @@ def named_weights(layer: Any, tied: bool = True) -> dict[str, Any]:
 
 
 def owns(layer: Any, variable: Any) -> bool:
-    """Whether a variable belongs to a layer, or to one inside, and not by a tie alone."""
+    """Whether a variable belongs to a layer, or to one inside, and not only by a tie."""
     return owner_of(layer, variable) is not None
 
 
 def uses(layer: Any) -> list[Tie]:
-    """Return the ties whose variables a layer works with itself; those of a layer around too."""
+    """Return the ties whose variables a layer uses itself, also ties of a layer around it."""
     return layer.__dict__.get("_keras_graft_uses", [])
 
 
 def hidden(layer: Any) -> list[Any]:
-    """Return what a layer works with and another one writes to a file."""
+    """Return the variables that a layer uses and another layer saves to a file."""
     return [item for tie in uses(layer) for item in (tie.seen, tie.source)]
 
 
 def followed(layer: Any) -> list[Any]:
-    """Return the LoRA adapters of other layers that a layer, and those inside, compute with."""
+    """Return the LoRA adapters of other layers that a layer, or one inside it, uses."""
     ties = [tie for user in _keras.layers_inside(layer) for tie in uses(user)]
     return list({id(v): v for tie in ties for v in tie.seen.adapters}.values())
 
@@ -128,7 +128,7 @@ def _inner_name(path: str, layer: Any) -> str:
 
 
 def owner_of(layer: Any, variable: Any) -> Any:
-    """Return the layer inside `layer` that a variable belongs to directly, and not by a tie."""
+    """Return the layer, `layer` or one inside it, that owns a variable directly, not by a tie."""
     return next((user for user in _keras.layers_inside(layer) if _has(user, variable)), None)
 
 
@@ -139,7 +139,7 @@ def _has(layer: Any, variable: Any) -> bool:
 
 
 class TiedLayer:
-    """What a tied layer does in its own way, before its class proper: see `tied_class`."""
+    """A mixin: the methods of a layer class that tied layers override. See `tied_class`."""
 
     graft_base: type
     graft_own: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class TiedLayer:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Return the layer with variables of its own, to be tied by the model around it."""
+        """Return the layer with its own variables; the model around it applies the ties."""
         config = dict(config)
         tied = config.pop("keras_graft_tied", None)
         if tied is None:
@@ -170,7 +170,7 @@ class TiedLayer:
         return layer
 
     def save_own_variables(self, store: Any) -> None:
-        """Write what is the layer's own; the rest is in the file of the model around it."""
+        """Save the layer's own variables; the model around it saves the tied ones elsewhere."""
         known = self.__dict__.get("_keras_graft_known")
         if self.saved_elsewhere(store):
             store = _Without(store, hidden(self))
@@ -184,7 +184,7 @@ class TiedLayer:
         super().save_own_variables(store)  # type: ignore[misc]
 
     def load_own_variables(self, store: Any) -> None:
-        """Read what is the layer's own. An array that the file holds for a tied weight is left."""
+        """Load the layer's own variables; ignore a tied weight if the file has its source."""
         tied = hidden(self)
         places: dict[str, Any] = {}
         super().save_own_variables(places)  # type: ignore[misc]
@@ -203,21 +203,21 @@ class TiedLayer:
         super().load_own_variables(store)  # type: ignore[misc]
 
     def saved_elsewhere(self, store: Any) -> bool:
-        """Whether the source is in the same file: of a model that holds both ends."""
+        """Whether the source is saved in the same file: that of a model with both ends."""
         store_told = self.__dict__.get("_keras_graft_store")
         return store_told is not None and store_told() is store
 
     def source_found(self, layer: Any) -> None:
-        """Hear which layer the source belongs to."""
+        """Called with the layer that the source belongs to, once it is found."""
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """Refuse: the source would have to be quantized with it."""
         raise NotYetError(f"{told(self)}: a tied layer is not quantized. {way_out(self)}")
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse for a weight of another layer, whose adapters this one follows."""
+        """Refuse for a tied weight: the adapters of the source's layer apply to it."""
         ties = [tie for tie in uses(self) if tie.seen.name in ("kernel", "embeddings")]
-        if not ties:  # a bias is tied, of which adapters know nothing
+        if not ties:  # only a bias is tied, and adapters do not change a bias
             super().enable_lora(*args, **kwargs)  # type: ignore[misc]
             return
         raise NotYetError(
@@ -228,17 +228,17 @@ class TiedLayer:
 
     @property
     def variables(self) -> list[Any]:
-        """All variables, with the adapters of other layers that it computes with."""
+        """All variables, also the adapters of other layers that this one uses."""
         return _together(super().variables, self)  # type: ignore[misc]
 
     @property
     def weights(self) -> list[Any]:
-        """All weights, with the adapters of other layers that it computes with."""
+        """All weights, also the adapters of other layers that this one uses."""
         return _together(super().weights, self)  # type: ignore[misc]
 
 
 def _together(own: list[Any], layer: Any) -> list[Any]:
-    """Return variables with those that are followed: a compiled function must know them."""
+    """Return the variables and the adapters used: a compiled function must know both."""
     more = [v for tie in uses(layer) for v in tie.seen.adapters]
     return list({id(v): v for v in (*own, *more)}.values()) if more else own
 
@@ -255,21 +255,21 @@ def way_out(layer: Any) -> str:
 
 @functools.cache
 def tied_class(base: type) -> type:
-    """Return the subclass of a layer's class for layers that are tied."""
+    """Return the subclass of a layer's class for tied layers."""
     if issubclass(base, TiedLayer):
         return base
     cls = type(base.__name__, (TiedLayer, base), {"__module__": __name__, "graft_base": base})
-    # All of them have one name in files: which class it was is in the configuration.
+    # All are registered under one name: the configuration says which class it was.
     return keras.saving.register_keras_serializable("keras_graft", "Tied")(cls)
 
 
 def plain_class(cls: type) -> type:
-    """Return the class of which a tied layer's class is made; any other class itself."""
+    """Return the class that a tied layer's class was made from; any other class unchanged."""
     return cls.__dict__.get("graft_base", cls)
 
 
 def same_tie(tie: Tie, new: Any) -> Tie:
-    """Return a tie for `new` like that of another layer: the one it has of this weight, if any."""
+    """Return a tie like `tie` for the layer `new`: the one it has for this weight, if any."""
     for known in all_ties(new):
         if known.weight == tie.weight:
             known.tentative, known.transform = False, tie.transform
@@ -291,16 +291,16 @@ def plain_config(layer: Any) -> tuple[type, dict[str, Any]]:
 
 
 def become_tied(layer: Any) -> None:
-    """Let a layer be of the class for tied layers."""
+    """Change the class of a layer to its class for tied layers."""
     layer.__class__ = tied_class(type(layer))
-    layer.__dict__.pop("quantize", None)  # `Layer.__new__` put that of the plain class there
+    layer.__dict__.pop("quantize", None)  # `Layer.__new__` put the plain class's method there
 
 
-tied_class(keras.layers.Layer)  # type: ignore[arg-type] # a file may be read before anything was tied
+tied_class(keras.layers.Layer)  # type: ignore[arg-type] # a file may be loaded before any tie
 
 
 class _Without:
-    """A place in a file that takes all but some variables."""
+    """A store of a file that ignores some variables when saving."""
 
     def __init__(self, store: Any, hidden: list[Any]) -> None:
         self._store, self._hidden = store, hidden
@@ -311,7 +311,7 @@ class _Without:
 
 
 class _With(Mapping):
-    """A place in a file that seems to hold some arrays more."""
+    """A store of a file with more arrays than the file has, for loading."""
 
     def __init__(self, store: Any, more: Mapping[str, Any]) -> None:
         self._store, self._more = store, more

@@ -1,4 +1,4 @@
-"""A model that holds ties: it finds their ends again when it comes out of a file."""
+"""`TiedModel`: a Functional model that restores its ties when it is loaded from a file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _TIED_ALREADY = ContextVar("tied_already", default=False)
 
 @keras.saving.register_keras_serializable("keras_graft")
 class TiedModel(_keras.LaterOutputs):
-    """A Functional model in which layers are tied, or one is in several models inside.
+    """A Functional model in which layers are tied, or one layer is in several nested models.
 
-    Keras writes a layer that is in two models inside once, and reads it twice: such a file does not
-    load. This one says so in its configuration, and once loaded, the second layer is tied to the
-    first in all weights. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
+    Keras saves a layer that is in two nested models once, but loads it twice: such a file does not
+    load. This class records it in its configuration. After loading, all weights of the second layer
+    are tied to the first. Uses `Functional` and the key `"shared_object_id"` (3.12 - 3.15).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,12 +43,12 @@ class TiedModel(_keras.LaterOutputs):
 
     @classmethod
     def of(cls, inputs: Any, outputs: Any, name: str | None = None) -> Any:
-        """Make a model of layers that are tied already, as far as they shall be.
+        """Make a model of layers whose ties are already complete: search for no sources.
 
-        A layer out of the file of a stage that did not hold its source goes its own way since: it
-        is not to be tied to what stands where the source stood.
+        A layer that was loaded from a stage without its source is independent: it must not be
+        tied to whatever layer is now at the path of the source.
         """
-        # Not an argument: Keras wants those of the constructor to be Functional's.
+        # Not an argument: Keras requires the arguments of Functional's constructor.
         token = _TIED_ALREADY.set(True)
         try:
             return cls(inputs, outputs, name=name)
@@ -56,7 +56,7 @@ class TiedModel(_keras.LaterOutputs):
             _TIED_ALREADY.reset(token)
 
     def _find_sources(self) -> None:
-        """Carry out the ties of layers that come out of a file, or of `clone_model`."""
+        """Apply the ties of layers that come from a file or from `clone_model`."""
         layers = dict(layers_of(self))
         changed = False
         for path, layer in layers.items():
@@ -83,7 +83,7 @@ class TiedModel(_keras.LaterOutputs):
             _keras.track_on_torch(self)
 
     def _address(self) -> list[Any]:
-        """Tell the tied layers where the sources are, and return those whose source is here."""
+        """Set the paths in the ties of all layers; return the layers whose source is here."""
         owners = {}
         layers = list(layers_of(self))
         for path, layer in layers:
@@ -91,7 +91,7 @@ class TiedModel(_keras.LaterOutputs):
                 owners.setdefault(id(weight), (path, name))
         here: dict[int, Any] = {}
         for path, layer in layers:
-            if id(layer) in here:  # in another model too: its file has it here
+            if id(layer) in here:  # also in a second nested model: it is saved at the first path
                 continue
             found = [tie for tie in ties_of(layer) if id(tie.source) in owners]
             for tie in found:
@@ -110,7 +110,7 @@ class TiedModel(_keras.LaterOutputs):
                 user.__dict__["_keras_graft_known"] = weakref.ref(store)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration; the tied layers say where their sources are."""
+        """Return the configuration, in which tied layers have the paths of their sources."""
         for _, layer in layers_of(self):
             for tie in all_ties(layer):
                 tie.apart = tie.source is None or tie.tentative
@@ -118,7 +118,7 @@ class TiedModel(_keras.LaterOutputs):
         config = self._plain_config()
         shared = _in_several(self)
         if shared:
-            # Else Keras would take one layer for both, with calls in models that are not there yet.
+            # Otherwise Keras would use one layer for both, with calls in models not yet made.
             _forget(config, {id(layer) for _, _, layer in shared})
             config["keras_graft_shared"] = [
                 _as_first(layer, name, first, path, id(layer) in here).to_config()
@@ -132,7 +132,7 @@ class TiedModel(_keras.LaterOutputs):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Make the model, and share again what it shared."""
+        """Make the model, and share the layers again that it shared."""
         config = dict(config)
         shared = [Tie(**tie) for tie in config.pop("keras_graft_shared", [])]
         model: Any = super().from_config(config, custom_objects)
@@ -147,21 +147,21 @@ class TiedModel(_keras.LaterOutputs):
         return model
 
     def save_own_variables(self, store: Any) -> None:
-        """Begin to write a file: the tied layers write nothing that their sources write."""
-        if hasattr(type(store), "close"):  # the whole file, not a place in it
+        """Start to save: tied layers then skip the weights that their sources save."""
+        if hasattr(type(store), "close"):  # the whole file, not a part of it
             self._tell(store)
         super().save_own_variables(store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Begin to read a file."""
+        """Start to load: tied layers then skip the weights that their sources load."""
         if hasattr(type(store), "close"):
             self._tell(store)
         super().load_own_variables(store)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Refuse an optimizer of another model: on JAX, Keras would lose the weights with it.
+        """Refuse an optimizer of another model: on JAX, Keras would lose the weights.
 
-        Not in `compile`: a model that has one of its own is not compiled when it is loaded.
+        Not in `compile`: Keras does not compile a loaded model whose class overrides `compile`.
         """
         optimizer = self.optimizer
         if getattr(optimizer, "built", False):
@@ -187,7 +187,7 @@ class TiedModel(_keras.LaterOutputs):
 
 
 def _around(model: Any) -> Iterator[Any]:
-    """Yield the layers of a model, at any depth, that stand for one inside: those of `kg.freeze`."""
+    """Yield the wrappers of layers in a model, at any depth, such as those of `kg.freeze`."""
     for layer in model.layers:
         if _keras.is_model(layer):
             yield from _around(layer)
@@ -196,7 +196,7 @@ def _around(model: Any) -> Iterator[Any]:
 
 
 def _fits(layer: Any, tie: Tie, weight: Any) -> bool:
-    """Whether a layer can work with a variable in the place of one that it has."""
+    """Whether a layer can use this weight in place of the one that a tie names."""
     shape, old = tuple(weight.shape), tie.source
     if old is None:
         old = named_weights(layer).get(tie.weight)
@@ -206,7 +206,7 @@ def _fits(layer: Any, tie: Tie, weight: Any) -> bool:
 
 
 def _as_first(layer: Any, name: str, first: str, path: str, tied: bool) -> Tie:
-    """Return what makes a weight of a layer at one path what it is at another."""
+    """Return the tie that makes a weight of the layer at `path` that of the layer at `first`."""
     for tie in ties_of(layer) if tied else []:
         if tie.weight == name:
             return Tie(name, tie.transform, path, tie.source_layer, tie.source_weight)
@@ -214,7 +214,7 @@ def _as_first(layer: Any, name: str, first: str, path: str, tied: bool) -> Tie:
 
 
 def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the layers of a model with their paths, and instead of models what is inside."""
+    """Yield layers with their paths, also those in nested models; these models too if `models`."""
     for layer in model.layers:
         path = prefix + layer.name
         if _keras.is_model(layer):
@@ -226,7 +226,7 @@ def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tu
 
 
 def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
-    """Yield the layers that were called to make symbolic tensors, and those in models among them."""
+    """Yield the layers whose calls made symbolic tensors, also layers inside nested models."""
     seen: set[int] = set()
     stack = [_keras.node_of(tensor) for tensor in tensors]
     while stack:
@@ -243,7 +243,7 @@ def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
 
 
 def _in_several(model: Any) -> list[tuple[str, str, Any]]:
-    """Return the layers that are in several models: first path, other path, layer."""
+    """Return the layers in several nested models: first path, other path, layer."""
     first: dict[int, str] = {}
     return [
         (first[id(layer)], path, layer)
@@ -254,7 +254,7 @@ def _in_several(model: Any) -> list[tuple[str, str, Any]]:
 
 
 def _forget(config: Any, layers: set[int]) -> None:
-    """Take the marks of shared objects off the configurations of some layers."""
+    """Remove the ids of shared objects from the configurations of some layers."""
     stack = [config]
     while stack:
         item = stack.pop()
@@ -267,7 +267,7 @@ def _forget(config: Any, layers: set[int]) -> None:
 
 
 def model_class(operations: Any) -> Any:
-    """Return what makes a model of these operations, None for Keras's own choice."""
+    """Return the function that makes a model of these operations; None: Keras's own class."""
     seen: set[int] = set()
     above: set[int] = set()
     for operation in {id(operation): operation for operation in operations}.values():
@@ -280,7 +280,7 @@ def model_class(operations: Any) -> Any:
         if any(all_ties(layer) or id(layer) in seen for layer in inside):
             return TiedModel.of
         if nested and any(id(layer) in above for layer in inside):
-            # Not even a ReLU that is called here first and then inside is loaded by Keras.
+            # Keras cannot even load a ReLU that is called here first and then inside a model.
             return TiedModel.of
         seen |= {id(layer) for layer in inside if getattr(layer, "weights", None)}
         if not nested:
