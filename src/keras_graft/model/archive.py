@@ -80,7 +80,7 @@ def opened(path: Path) -> Iterator[Archive]:
     """Open a `.keras` file, and check all of it except the values of the weights.
 
     Raises:
-        FileError: If it is damaged, refers to other files, or would unpack to far more than its size.
+        FileError: If it is damaged, refers to other files, or would unpack to far more than it is.
     """
     with contextlib.ExitStack() as stack:
         try:

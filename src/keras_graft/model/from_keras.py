@@ -76,7 +76,7 @@ class Level:
                 self._values[id(value.origin)] = value.replace(mask=mask)
         for step in self._in_call_order(steps, inputs):
             self._step(step)
-        # The mask of an input may be known only now: it may be a later input of a stage.
+        # Only now are all masks of inputs known: in a stage, a mask is another input.
         self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
     def traced(self, outputs: Any, name: str) -> Traced:
