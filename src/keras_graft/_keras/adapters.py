@@ -1,4 +1,4 @@
-"""LoRA adapters of a layer: what it adds to one of its weights."""
+"""LoRA adapters of a layer: two factors whose product it adds to one of its weights."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def adapters_of(layer: Any, variable: Any) -> tuple[Any, ...]:
 
 
 def is_adapter(variable: Any) -> bool:
-    """Whether a weight is one of the two factors."""
+    """Whether a weight is one of the two factors of a LoRA adapter."""
     return variable.name.startswith("lora_")
 
 
 def scale_of(layer: Any) -> float:
-    """Return what the product is multiplied by (`lora_alpha`, `lora_rank`; 3.12 - 3.15)."""
+    """Return the number that scales the product (`lora_alpha`, `lora_rank`; 3.12 - 3.15)."""
     return layer.lora_alpha / layer.lora_rank
 
 
 def with_adapters(
     layer: Any, variable: Any, value: Callable[[Any], Any] = lambda variable: variable.value
 ) -> Any:
-    """Return the value of a weight, with what the adapters of its layer add, as Keras adds it.
+    """Return the value of a weight plus what the adapters of its layer add, as Keras adds it.
 
     Args:
         layer: The layer that the weight belongs to.
         variable: The weight.
-        value: Gives the value of a variable.
+        value: Returns the value of a variable.
     """
     factors = adapters_of(layer, variable)
     if not factors:
         return value(variable)
-    with private.AutocastScope(None):  # the sum is cast, not what is added
+    with private.AutocastScope(None):  # the sum is cast, not its terms
         a, b = map(value, factors)
         added: Any = keras.ops.matmul(a, b)
         total = keras.ops.add(value(variable), scale_of(layer) * added)

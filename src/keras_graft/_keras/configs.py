@@ -1,4 +1,4 @@
-"""Private state of Keras for configurations: written without importing TensorFlow."""
+"""Read and write Keras configurations without importing TensorFlow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from keras_graft._keras import private
 
 @contextlib.contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """Let Keras write configurations without importing TensorFlow, on another backend.
+    """Let Keras write configurations without importing TensorFlow, on other backends.
 
-    Keras asks of whatever it writes whether it is a type of TensorFlow's, and imports TensorFlow
-    to ask: two to four seconds and 460 MB. Before it is imported, nothing can be of its types.
+    Keras checks whether what it writes has a TensorFlow type, and imports TensorFlow to check: two
+    to four seconds and 460 MB. Before TensorFlow is imported, nothing can have its types.
     Uses `LazyModule._available`, which is None until Keras has asked (3.12 - 3.15).
     """
     tensorflow = private.tensorflow

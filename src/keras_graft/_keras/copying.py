@@ -1,8 +1,8 @@
-"""Private state of Keras where a layer is made a second time, object by object.
+"""Copy Keras layers and models object by object, with their private state.
 
-A layer's configuration says how it was first made, not what became of it since: adapters that
-were put in, weights that were quantized, attributes that were changed, states, seeds, and who
-shares what with whom. So a copy is made of what there is.
+A layer's configuration says how it was first made, not how it has changed since: added adapters,
+quantized weights, changed attributes, states, seeds, and what it shares with other layers. So the
+objects themselves are copied.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from keras_graft._keras.private import guarded
 
 @functools.cache
 def _kind(cls: type) -> str:
-    """Return how values of a class are copied: asked for each of the hundred attributes of a layer."""
+    """Return how values of a class are copied. Cached: a layer has about a hundred attributes."""
     kind = next((kind for classes, kind in _kinds() if issubclass(cls, classes)), "_other")
     plain = cls is OrderedDict or cls.__module__.startswith(_wrappers())
     if kind in ("_dict", "_list") and not plain:
-        return "_reduced"  # a defaultdict: more than its items
+        return "_reduced"  # a defaultdict holds more than its items
     return "_module" if kind == "_other" and is_torch_module(cls) else kind
 
 
 @functools.cache
 def _wrappers() -> tuple[str, ...]:
-    """Return where the containers are from that hold their items and no more (3.12 - 3.15)."""
+    """Return the modules whose containers hold only their items (3.12 - 3.15)."""
     return ("builtins", private.Tracker.__module__, "tensorflow.")
 
 
 def plain_container(value: Any) -> Any:
-    """Return the class of a container that holds its items and no more; None for all else.
+    """Return the class of a container that holds only its items; None for all else.
 
-    Also for those in which Keras and TensorFlow keep the attributes of layers.
+    The containers in which Keras and TensorFlow keep the attributes of layers count too.
     """
-    cls = value.__class__  # TensorFlow's dicts only say that they are dicts
+    cls = value.__class__  # TensorFlow's dicts are dicts only by `__class__`
     if cls is not OrderedDict and not cls.__module__.startswith(_wrappers()):
         return None
     if hasattr(cls, "_fields"):
@@ -56,23 +56,23 @@ COMPILED = {
     "_eval_epoch_iterator", "stop_training", "stop_evaluating", "stop_predicting",
     "train_function", "test_function", "predict_function",
 }  # fmt: skip
-"""What `compile` and `fit` make of a model (3.12 - 3.15)."""
+"""Attributes that `compile` and `fit` set on a model (3.12 - 3.15)."""
 
 CACHED = {"generate_function"}
-"""What a model of keras_hub makes when it first needs it, and keeps (0.32)."""
+"""Attributes that a keras_hub model makes on first use, and keeps (0.32)."""
 
 
 class Copier:
-    """Makes layers again, with everything in them, and keeps who shares what.
+    """Copies layers with everything in them; what they share stays shared.
 
     Uses `Layer.__dict__` as a whole, `Tracker.config`, `Tracker.stored_ids`,
-    `TorchLayer._track_variables`, `Variable._value`, the attributes that `Trainer.__init__` makes, and
-    those in which TensorFlow keeps all others once more, for its checkpoints (3.12 - 3.15).
+    `TorchLayer._track_variables`, `Variable._value`, the attributes that `Trainer.__init__` makes,
+    and those in which TensorFlow lists all the others for its checkpoints (3.12 - 3.15).
 
     Args:
-        variable: Gives the variable that a copy has instead of one of the original.
-        model: Gives a Functional or Sequential model again: its graph is no plain state.
-        class_of: Gives the class of a copy for that of the original.
+        variable: Returns the variable of a copy for a variable of the original.
+        model: Returns a copy of a Functional or Sequential model: its graph is not plain state.
+        class_of: Returns the class of a copy for the class of the original.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Copier:
         self._class_of = class_of
         self._variable_for = variable
         self._model = model
-        # The originals are kept, so that no identity is given to another object meanwhile.
+        # The originals are kept, so that Python does not reuse their ids meanwhile.
         self._made: dict[int, tuple[Any, Any]] = {}
         self._holders: dict[int, tuple[Any, bool]] = {}
 
     def keep(self, value: Any) -> None:
-        """Have `value` stand for itself in every copy, with all that it holds."""
+        """Share `value`, with all that it holds, with every copy."""
         stack = [value]
         while stack:
             item = stack.pop()
@@ -99,29 +99,29 @@ class Copier:
             stack += parts(item)
 
     def new(self, value: Any) -> bool:
-        """Whether nothing stands for `value` yet."""
+        """Whether `value` has no copy yet."""
         return id(value) not in self._made
 
     def put(self, old: Any, new: Any) -> None:
-        """Have `new` stand for `old` in every copy."""
+        """Use `new` in place of `old` in every copy."""
         self._made[id(old)] = old, new
 
     def __call__(self, value: Any) -> Any:
-        """Return `value` again: a copy if it holds layers or variables, else itself."""
+        """Return a copy of `value` if it holds layers or variables, else `value` itself."""
         if id(value) in self._made:
             return self._made[id(value)][1]
-        kind = _kind(value.__class__)  # TensorFlow's dicts only say that they are dicts
+        kind = _kind(value.__class__)  # TensorFlow's dicts are dicts only by `__class__`
         return value if kind in ("plain", "shared") else getattr(self, kind)(value)
 
     def _variable(self, value: Any) -> Any:
         new = self._variable_for(value)
         self.put(value, new)
-        if type(value._value).__name__ == "Parameter":  # of PyTorch, whose modules hold it too
+        if type(value._value).__name__ == "Parameter":  # on PyTorch, whose modules hold it too
             self.put(value._value, new._value)
         return new
 
     def _module(self, value: Any) -> Any:
-        """Copy a module of PyTorch, of which the layer around it made variables."""
+        """Copy a PyTorch module; the layer around it made its parameters into variables."""
         made = {id(p): self._made[id(p)] for p in value.parameters() if id(p) in self._made}
         if made and all(old is new for old, new in made.values()):
             return value
@@ -153,11 +153,11 @@ class Copier:
         return self._reduced(value) if self._holds(value) else value
 
     def _reduced(self, old: Any) -> Any:
-        """Copy an object of any class as `copy.deepcopy` does, by what it says it is made of."""
+        """Copy an object of any class as `copy.deepcopy` does, by its `__reduce_ex__`."""
         if type(old) is not old.__class__:
-            old = old.__wrapped__  # of a dict that TensorFlow watches
+            old = old.__wrapped__  # the dict inside a wrapper of TensorFlow
         parts: Any = old.__reduce_ex__(4)
-        if isinstance(parts, str):  # the name of what there is once
+        if isinstance(parts, str):  # the name of a global object
             return old
         rest: list[Any] = [*parts, None, None, None]
         make, args, state, items, pairs = rest[:5]
@@ -167,9 +167,9 @@ class Copier:
         if state is not None and hasattr(new, "__setstate__"):
             new.__setstate__(self(state))
         else:
-            for values in both:  # those of its dict, those of its slots
+            for values in both:  # of its __dict__, of its slots
                 for name, value in (values or {}).items():
-                    object.__setattr__(new, name, self(value))  # a frozen dataclass too
+                    object.__setattr__(new, name, self(value))  # also in a frozen dataclass
         for item in items or ():
             new.append(self(item))
         for key, value in pairs or ():
@@ -181,14 +181,14 @@ class Copier:
         """Return an object of the same class with a copy of each attribute."""
         layer = isinstance(old, keras.Layer)
         cls = self._class_of(type(old))
-        # Not by `Layer.__new__`: what it makes is in the attributes, and it asks Python for the
-        # signature of the constructor, which takes longer than all the rest.
+        # Not by `Layer.__new__`: what it makes is in the attributes, and it inspects the signature
+        # of the constructor, which takes longer than all the rest.
         new = object.__new__(cls)
         self.put(old, new)
         left = NOT_TAKEN | COMPILED if isinstance(old, keras.Model) else NOT_TAKEN
         if layer:
-            self(old._tracker)  # its variables, before what else holds their memory
-            # PyTorch's list of them is made anew, below.
+            self(old._tracker)  # its variables first: other attributes hold their memory too
+            # PyTorch's list of them is made again below.
             self.put(vars(old).get("_modules", {}).get("_torch_params", old), new)
         for name, value in list(vars(old).items()):
             if name in CACHED and isinstance(old, keras.Model):
@@ -204,13 +204,13 @@ class Copier:
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
         if isinstance(old, keras.Model):
-            keras.Model.__bases__[0].__init__(new)  # the Trainer of the backend begins anew
+            keras.Model.__bases__[0].__init__(new)  # reset the Trainer of the backend
         if layer and old.built:
             track_on_torch(new)
         return new
 
     def _optimizer(self, old: Any) -> Any:
-        """Copy an optimizer that a layer or a model has: it finds variables by their identities.
+        """Copy an optimizer that a layer or a model holds: it finds variables by their identities.
 
         Uses `Optimizer._trainable_variables_indices`, `_var_key` (3.12 - 3.15).
         """
@@ -236,9 +236,9 @@ class Copier:
         return self._wrapper(old, new)
 
     def _wrapper(self, old: Any, new: Any) -> Any:
-        """Give a container of a class of its own the attributes of the original.
+        """Give a container of a special class the attributes of the original.
 
-        TensorFlow's dicts only say that they are dicts: such a copy is one.
+        TensorFlow's dicts are dicts only by `__class__`; their copies are real dicts.
         """
         if type(new) is not type(old):
             return new
@@ -286,9 +286,9 @@ class Copier:
 
 @functools.cache
 def _kinds() -> tuple[tuple[Any, str], ...]:
-    """Return how values are copied: by which method of `Copier`. The first that fits."""
+    """Return how values are copied: the `Copier` method for each class. The first match counts."""
     return (
-        (keras.KerasTensor, "shared"),  # unless one of the copy stands for it
+        (keras.KerasTensor, "shared"),  # unless `put` was given a copy
         (SHARED, "plain"),
         (keras.Variable, "_variable"),
         ((keras.Sequential, private.Functional), "_functional"),
@@ -306,7 +306,7 @@ def _kinds() -> tuple[tuple[Any, str], ...]:
 
 
 def _rebound(wrapper: Any, method: Any, layer: Any) -> Any:
-    """Return what `Layer.__new__` put around a method of one layer, around that of another."""
+    """Return the wrapper of `Layer.__new__` around a method, for the method of another layer."""
     cells = [
         types.CellType(method if name.startswith("original_") else layer)
         for name in wrapper.__code__.co_freevars
@@ -318,7 +318,7 @@ def _rebound(wrapper: Any, method: Any, layer: Any) -> Any:
 
 
 def track_on_torch(layer: Any) -> None:
-    """Tell PyTorch anew which parameters a layer has; nothing elsewhere."""
+    """Tell PyTorch again which parameters a layer has; do nothing on other backends."""
     if hasattr(layer, "_track_variables"):
         layer._modules.pop("_torch_params", None)
         layer._track_variables()
@@ -331,16 +331,16 @@ def variable_like(old: Any, value: Any = None, path: str | None = None) -> Any:
 
     Args:
         old: The variable.
-        value: What the new one holds, of the same shape; what the old one holds if None.
-        path: The path of the new one; that of the old one if None.
+        value: The value of the new variable, of the same shape; that of the old one if None.
+        path: The path of the new variable; that of the old one if None.
     """
     if value is None:
-        # On JAX a training step gives away the memory of what it updates, so never the donor's.
+        # On JAX a training step frees the memory of what it updates: it must not be the donor's.
         value = old.value
         if getattr(value, "requires_grad", False):  # on PyTorch
             value = keras.ops.stop_gradient(value)
         value = keras.ops.copy(value)
-    layout = {"layout": old._layout} if hasattr(old, "_layout") else {}  # in 3.12 on JAX alone
+    layout = {"layout": old._layout} if hasattr(old, "_layout") else {}  # in 3.12 only on JAX
     new = keras.Variable(
         value, dtype=old._dtype, trainable=old._trainable, autocast=old._autocast,
         aggregation=old._aggregation, synchronization=old._synchronization, name=old._name,
@@ -353,7 +353,7 @@ def variable_like(old: Any, value: Any = None, path: str | None = None) -> Any:
 
 
 def with_body_of(functional: Any, cls: type) -> Any:
-    """Return a model of a subclass of Functional that is in all else what `functional` is."""
+    """Return a model of a subclass of Functional that is otherwise the same as `functional`."""
     model: Any = cls.__new__(cls)  # type: ignore[call-overload]
     for name, value in vars(functional).items():
         if name not in ("build", "quantize"):
@@ -362,9 +362,9 @@ def with_body_of(functional: Any, cls: type) -> Any:
 
 
 def attributes(model: Any) -> dict[str, Any]:
-    """Return the attributes of a model, those included that PyTorch keeps elsewhere.
+    """Return the attributes of a model, including those that PyTorch keeps in `_modules`.
 
-    Without what `compile` and `fit` make, and nothing of what is made when it is needed.
+    Those that `compile` and `fit` set are left out; those that are made on first use are None.
     """
     found = vars(model) | vars(model).get("_modules", {})
     left = COMPILED | {"_torch_params"}
@@ -372,7 +372,7 @@ def attributes(model: Any) -> dict[str, Any]:
 
 
 def order_layers(model: Any, like: Any, copy: Callable[[Any], Any]) -> None:
-    """Let a model list its layers, and so its weights, in the order of the one it is a copy of.
+    """Put the layers of a copied model, and so its weights, in the order of the original.
 
     Uses `Layer._layers` (3.12 - 3.15): a subclass may have named its layers before it called them.
     """

@@ -1,10 +1,10 @@
-"""Private state of Keras for training flags: who sets one for the layers that are called later.
+"""Training flags in Keras: which layers set the flag for layers that are called later.
 
 Up to Keras 3.15 a call without a flag takes the default of the layer's `call`, records it, and
-hands it on to every layer that is called later in the same call of a model. `Resizing`,
+passes it on to every layer that is called later in the same call of a model. `Resizing`,
 `CenterCrop` and all random preprocessing layers have `training=True` as their default: behind them
 a model that is called without a flag runs in training mode. From 3.16 on a default stays with its
-layer, and a flag that is recorded wins under `fit`: there nothing must be recorded.
+layer, and a recorded flag wins under `fit`, so no flag may be recorded there.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from keras_graft._keras.views import call_context, sublayers
 
 
 class _Unsaid(int):
-    """The flag of a call to which nobody gave one; false for whoever asks."""
+    """The flag of a call that was given none; it counts as false."""
 
 
 UNSAID = _Unsaid(0)
 
 
 class _Context:
-    """A call context that says no flag and takes none (`CallContext`, 3.12 - 3.16)."""
+    """A call context with a fixed flag; it only notes what is set (`CallContext`, 3.12 - 3.16)."""
 
     entry_layer = None
 
@@ -45,7 +45,7 @@ class _Context:
 
 @functools.cache
 def defaults_leak() -> bool:
-    """Whether this Keras hands the default of one layer on to the layers that are called later."""
+    """Whether this Keras passes the default of one layer on to layers that are called later."""
 
     class Default(keras.layers.Layer):
         def call(self, inputs: Any, training: bool = True) -> Any:
@@ -65,10 +65,10 @@ def flags_apart() -> Iterator[None]:
 
 
 def settle_flags(steps: Sequence[Any]) -> None:
-    """Say which flags the Keras nodes of calls made under `flags_apart` record.
+    """Set the recorded flags in the Keras nodes of calls made under `flags_apart`.
 
-    A flag that was given stays. Where none was, and the layer would set one for all that is
-    called later, that is `False`: under `fit` Keras puts its own in that place. Uses
+    A flag that was given stays. If none was given, and the layer would set one for all later
+    calls, `False` is recorded: under `fit` Keras replaces it with its own flag. Uses
     `Node.arguments` (3.12 - 3.16).
     """
     for step in steps:
@@ -82,7 +82,7 @@ def settle_flags(steps: Sequence[Any]) -> None:
 
 
 def default_flag(operation: Any) -> Any:
-    """Return the default for `training` of a layer's `call` (`Layer._call_signature`, 3.12 - 3.16)."""
+    """Return the `training` default of a layer's `call` (`Layer._call_signature`, 3.12 - 3.16)."""
     signature = getattr(operation, "_call_signature", None)
     parameter = None if signature is None else signature.parameters.get("training")
     default = None if parameter is None else parameter.default
@@ -90,14 +90,14 @@ def default_flag(operation: Any) -> Any:
 
 
 def leaves_flag(operation: Any) -> bool:
-    """Whether a layer that is called without a flag sets one for what is called later."""
+    """Whether a layer that is called without a flag sets one for layers that are called later."""
     return defaults_leak() and _flags_inside(operation)[0]
 
 
 def needs_flag(operation: Any) -> bool:
-    """Whether a layer must be called with a flag, or else sets one for what is called later.
+    """Whether a layer must be called with a flag, as it would set one for later calls otherwise.
 
-    Not if one inside was told to run in training mode on purpose: it is to go on doing so.
+    False if a layer inside was put into training mode on purpose: it must stay in it.
     """
     found, told = _flags_inside(operation)
     return found and not told

@@ -1,4 +1,4 @@
-"""Inputs that tell when a model is made of them and of what belongs to another model."""
+"""Model inputs with a clear error for `keras.Model(inputs, outputs)` with foreign outputs."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from keras_graft.printable import quoted
 
 
 class _Input(base("Node")):
-    """The node of a model's input, as Keras makes it, but for one question of Keras's."""
+    """The node of a model's input, as Keras makes it, with a check when Keras reads `is_input`."""
 
     @property
     def is_input(self) -> bool:  # type: ignore[override]
-        """Yes. Keras asks this of an input from which no output is computed, too."""
+        """True. Keras reads this also for an input that no output depends on."""
         _check(sys._getframe(1))
         return True
 
 
 def watch(tensor: Any) -> None:
-    """Let an input tell what is wrong where somebody makes a model of it and of a donor's tensor.
+    """Raise a clear error if somebody makes a model from an input and a donor's tensor.
 
-    Layers are shared, and `layer.output` is that of the model that called the layer first. All
-    that Keras says of `keras.Model(result.input, layer.output)` is that the name of the input is
-    used twice, or that "Output with path `` is not connected". Uses `KerasTensor._keras_history`,
-    `Operation._inbound_nodes` and the variables of `map_graph` (3.14 - 3.15; where they are others,
+    Layers are shared, and `layer.output` belongs to the model that called the layer first. For
+    `keras.Model(result.input, layer.output)` Keras only says that the name of the input is used
+    twice, or that "Output with path `` is not connected". Uses `KerasTensor._keras_history`,
+    `Operation._inbound_nodes` and the variables of `map_graph` (3.14 - 3.15; if they differ,
     Keras's own errors remain).
     """
     operation, index, _ = tensor._keras_history

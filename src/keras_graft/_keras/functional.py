@@ -1,4 +1,4 @@
-"""Functional models made of nodes: long ones, and such as Keras itself would miscount."""
+"""Make Functional models from nodes: also deep ones, and ones whose outputs Keras miscounts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from keras_graft._keras import private
 from keras_graft._keras.private import base
 
 _READ = object()
-"""What stands on the `_outbound_nodes` of an input for whatever reads it."""
+"""Placeholder in the `_outbound_nodes` of an input for the nodes that read it."""
 
 
 def make_functional(
     inputs: Any, outputs: Any, name: str, steps: int, cls: Any = keras.Model,
     nodes: Sequence[Any] = (),
 ) -> Any:  # fmt: skip
-    """Call the constructor of Functional, or of a subclass; it recurses once for a node in a row.
+    """Call the constructor of Functional, or of a subclass; it recurses for each node in a chain.
 
-    Only here is Python's recursion limit lifted; no frame of C lies between the recursions.
+    Python's recursion limit is raised only here; no frame of C lies between the recursions.
 
     Args:
         inputs: The symbolic inputs, nested.
         outputs: The symbolic outputs, nested.
         name: The name of the model.
-        steps: How many nodes it has, or more.
-        cls: What makes it.
-        nodes: Its Keras nodes, in call order; none if each layer gives as much at every call.
+        steps: The number of its nodes, or a larger number.
+        cls: The class to call.
+        nodes: Its Keras nodes, in call order; empty if no layer changes its number of outputs.
     """
     if private.VERSION < (3, 14):
         for tensor in keras.tree.flatten(inputs):
@@ -41,7 +41,7 @@ def make_functional(
                 readers.append(_READ)
     first, asked = _outputs_of_first_calls(nodes), _asked_outputs(nodes, outputs)
     if cls is keras.Model and any(count > first[key] for key, count in asked.items()):
-        cls = LaterOutputs  # Keras's own would not load
+        cls = LaterOutputs  # a file of Keras's own class would not load
     with _recursion_limit(4 * steps + 1000):
         if cls is not keras.Model or not asked:
             return cls(inputs=inputs, outputs=outputs, name=name)
@@ -54,14 +54,14 @@ def make_functional(
 
 @keras.saving.register_keras_serializable("keras_graft")
 class LaterOutputs(base("Functional")):
-    """A Functional model in which a layer gives more at a later call than at its first.
+    """A Functional model in which a layer has more outputs at a later call than at its first.
 
-    Keras counts what a layer gives by its first call, and then says of what a later one gives
-    besides that it "is not connected", also when it loads a file.
+    Keras counts a layer's outputs by its first call, and then says that an additional output of a
+    later call "is not connected", also when it loads a file.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The one signature that Keras 3.12 to 3.16 take for that of Functional, so that they write
+        # The only signature that Keras 3.12 to 3.16 accept as that of Functional: they then save
         # the network.
         with _counting_all_calls(self):
             super().__init__(*args, **kwargs)
@@ -69,9 +69,9 @@ class LaterOutputs(base("Functional")):
 
 @contextlib.contextmanager
 def _counting_all_calls(model: Any) -> Iterator[None]:
-    """Let Keras count what each layer gives by its calls in `model`, while that is made.
+    """Let Keras count each layer's outputs by its calls in `model`, while the model is made.
 
-    The first call of a layer may also be a donor's. Uses `Function._run_through_graph` and its
+    The first call of a layer may also be in a donor. Uses `Function._run_through_graph` and its
     argument `call_fn`, `Function._nodes_by_depth` (3.14 - 3.15; before, Keras does not count).
     """
     run = type(model)._run_through_graph
@@ -103,7 +103,7 @@ def _outputs_of_first_calls(nodes: Sequence[Any]) -> dict[int, int]:
 
 
 def _asked_outputs(nodes: Sequence[Any], outputs: Any) -> dict[int, int]:
-    """Return up to which of its outputs each operation is made use of, by its identity."""
+    """Return how many outputs of each operation are needed (up to the last used), by identity."""
     used = {id(tensor) for node in nodes for tensor in node.arguments.keras_tensors}
     used |= {id(tensor) for tensor in keras.tree.flatten(outputs)}
     asked: dict[int, int] = {}
@@ -135,6 +135,6 @@ def uses_functional_config(cls: Any) -> bool:
 
 
 def takes_functional_arguments(names: list[str]) -> bool:
-    """Whether a constructor takes what that of Functional takes (3.15; before it names none)."""
+    """Whether a constructor has the arguments of Functional's (3.15; before, it names none)."""
     own = inspect.getfullargspec(private.Functional.__init__).args[1:]
     return bool(own) and own == names

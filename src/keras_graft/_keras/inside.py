@@ -1,4 +1,4 @@
-"""What an object is made of, as far as a copy of it has to look."""
+"""The objects that an object refers to, as far as a copy of it must look."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SHARED = (
     keras.regularizers.Regularizer, keras.constraints.Constraint, keras.KerasTensor,
     keras.layers.InputSpec, inspect.Signature,
 )  # fmt: skip
-"""What a copy shares with its original: nothing of it ever changes."""
+"""Types of values that a copy shares with its original: they are never changed."""
 
 
 WRAPPED = ("build", "quantize")
-"""Methods that `Layer.__new__` keeps on each layer in a function that works with it (3.12 - 3.15;
-from 3.16 on `build` alone)."""
+"""Methods that `Layer.__new__` wraps in a function on each layer (3.12 - 3.15; from 3.16 on only
+`build`)."""
 
 NOT_TAKEN = {*WRAPPED, "_inbound_nodes", "_outbound_nodes", "_torch_params"}
-"""Attributes of one layer that a copy has of its own."""
+"""Attributes of a layer that are not copied: a copy has its own."""
 
 
 def parts(item: Any) -> list[Any]:
-    """Return what is found by one step into an object."""
+    """Return the objects that an object refers to directly."""
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
     if isinstance(item, (list, tuple, set, frozenset, deque)):
@@ -49,16 +49,16 @@ def parts(item: Any) -> list[Any]:
         return around(item)
     if isinstance(item, SHARED):
         return []
-    # Not through the nodes of a layer: they lead to whatever else was called behind it.
+    # Not through the nodes of a layer: they lead to everything that was called behind it.
     inside = [v for k, v in getattr(item, "__dict__", {}).items() if k not in NOT_TAKEN]
     names = [s for cls in type(item).__mro__ for s in _slots(cls)]
     return inside + [getattr(item, name) for name in names if hasattr(item, name)]
 
 
 def first_held(value: Any, test: Callable[[Any], bool]) -> Any:
-    """Return the first thing that an object works with and that a test holds for, None if none.
+    """Return the first object that passes a test among all that `value` refers to, or None.
 
-    Not what is inside layers: these stay what they are.
+    It does not look inside layers: they stay what they are.
     """
     seen: dict[int, Any] = {}
     stack = [value]
@@ -83,12 +83,12 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 def around(function: Any) -> list[Any]:
-    """Return what a function works with besides its arguments."""
+    """Return what a function uses besides its arguments: defaults, closure, globals."""
     found = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         try:
             found.append(cell.cell_contents)
-        except ValueError:  # a name that was never given a value
+        except ValueError:  # a variable that was never assigned
             continue
     if not (function.__module__ or "").startswith(("keras.", "tensorflow.", "jax.", "torch.")):
         known = function.__globals__

@@ -1,4 +1,4 @@
-"""Private state of Keras for layers: what is inside them, and where they keep variables."""
+"""Keras's private state of layers: the layers inside, and where they keep variables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from keras_graft._keras import private
 
 
 def is_model(operation: Any) -> bool:
-    """Whether an operation is a model of known layers: `Functional` or `Sequential` (3.12 - 3.15)."""
+    """Whether an operation is a model of known layers: Functional or Sequential (3.12 - 3.15)."""
     return isinstance(operation, (private.Functional, keras.Sequential))
 
 
@@ -32,7 +32,7 @@ def tracked(layer: Any) -> list[list[Any]]:
 
 
 def put_in_place_of(layer: Any, old: Any, new: Any) -> bool:
-    """Track one variable in the place of another; say whether the other one was tracked.
+    """Track a new variable in place of an old one; return whether the old one was tracked.
 
     Uses `Layer._tracker` with `config` and `stored_ids` (3.12 - 3.15).
     """

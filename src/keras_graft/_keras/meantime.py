@@ -1,4 +1,4 @@
-"""What came to be in the meantime: Keras names layers, ops and tensors by counters of its own."""
+"""Find layers, ops and tensors made since a moment, by the counters in Keras's automatic names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _counts() -> Mapping[str, int]:
 
 
 def named_since(item: Any, given: Mapping[str, int]) -> str:
-    """Return of what kind a layer, an op or a tensor is that Keras named after `names_given`.
+    """Return the kind of a layer, an op or a tensor that Keras named after `names_given`.
 
-    That is `"dense"` for `dense_3`, and nothing for any other. Keras counts the names that it makes
-    up, and no others: `dense_3` is one of them only if it counted up to there in the meantime. Where
-    somebody gave that name to another layer, as a file does, what that layer was called on is older.
+    That is `"dense"` for `dense_3`, and empty for all others. Keras counts only the names that it
+    makes up: `dense_3` is one of them only if the count passed it in the meantime. If somebody gave
+    that name to another layer, as a file does, the outputs of that layer's calls are older.
     Uses `Operation._inbound_nodes` (3.12 - 3.15).
     """
     name = str(item.name)
@@ -40,10 +40,10 @@ def named_since(item: Any, given: Mapping[str, int]) -> str:
 
 
 def forget_readers(tensors: Iterable[Any], given: Mapping[str, int]) -> None:
-    """Take what reads these tensors since `names_given` off the operations that gave them.
+    """Remove the nodes that read these tensors since `names_given` from their producers.
 
-    Uses `KerasTensor._keras_history`, `Operation._outbound_nodes` (3.12 - 3.15). Keras itself asks
-    only whether that list is empty.
+    Uses `KerasTensor._keras_history`, `Operation._outbound_nodes` (3.12 - 3.15). Keras itself only
+    checks whether that list is empty.
     """
     for tensor in tensors:
         history = getattr(tensor, "_keras_history", None)

@@ -1,11 +1,11 @@
-"""Keras's private state where models are read as nodes and made of nodes.
+"""Keras nodes: read the nodes of a model, and make nodes for new models.
 
 Keras links a model's layers in both directions: a tensor knows its node by an index into its
-layer's `_inbound_nodes`, and that list holds the node, which holds the tensors. Whatever is made
-from a donor's layers thereby stays on the donor for good, also when it failed or was thrown
-away. The nodes made here are held from the other side only: by the tensors that they give. The
-layer's list gets a `_Entry`, which forgets its node as soon as nobody uses the tensors; its
-place is then taken away, or, between others, used again.
+layer's `_inbound_nodes`, and that list holds the node, which holds the tensors. So everything made
+from a donor's layers stays on the donor permanently, even if it failed or was deleted. The nodes
+made here are held only by their output tensors. The layer's list gets a `_Entry`, which forgets its
+node as soon as nobody uses the tensors; its place is then removed or, between other entries, used
+again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def functional(model: Any) -> Any:
 
 
 def is_functional_subclass(model: Any) -> bool:
-    """Whether `model` is Functional at heart, but with a `call` of its own."""
+    """Whether `model` is a Functional with its own `call`."""
     return isinstance(model, private.Functional) and type(model).call is not private.Functional.call
 
 
@@ -67,7 +67,7 @@ def structures(model: Any) -> tuple[Any, Any]:
 
 
 def node_of(tensor: Any) -> Any:
-    """Return the Keras node that gave `tensor`; None for an input, or a tensor from nowhere.
+    """Return the Keras node that gave `tensor`; None for an input, or a tensor that no call gave.
 
     Uses `KerasTensor._keras_history`, `Operation._inbound_nodes` (3.12 - 3.15).
     """
@@ -81,7 +81,7 @@ def node_of(tensor: Any) -> Any:
 def steps_behind(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
     """Return the Keras nodes that depend on `inputs` and that `outputs` need.
 
-    Masks that are handed on unseen count. Uses `Node.arguments` (3.12 - 3.15).
+    Masks that Keras passes along count too. Uses `Node.arguments` (3.12 - 3.15).
     """
     seen = {id(tensor) for tensor in inputs}
     found: dict[int, Any] = {}
@@ -111,7 +111,7 @@ def steps_behind(outputs: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
 
 
 def release(steps: Sequence[Any]) -> None:
-    """Take Keras nodes off their operations again, for calls that were only made to be read.
+    """Remove Keras nodes from their operations, for calls that were only made to be read.
 
     Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
     """
@@ -129,10 +129,10 @@ def release(steps: Sequence[Any]) -> None:
 
 
 def name_plainly(steps: Sequence[Any]) -> None:
-    """Take Keras's running number off the names of ops that were made for these calls.
+    """Remove Keras's running number from the names of ops that were made for these calls.
 
-    Else the same model would be read with other names every time. An op that was there before
-    has another node besides. Uses `Operation._inbound_nodes` (3.12 - 3.15).
+    Otherwise the same model would be read with different names every time. An op that existed
+    before has more than one node. Uses `Operation._inbound_nodes` (3.12 - 3.15).
     """
     for step in steps:
         operation = step.operation
@@ -146,15 +146,15 @@ def call_index(node: Any) -> int:
 
 
 def mask_of(tensor: Any) -> Any:
-    """Return the mask that Keras hands along with a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
+    """Return the mask that Keras attached to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def reads_masks(operation: Any) -> bool:
-    """Whether an operation may read the masks of its inputs, or pass them on, unseen.
+    """Whether an operation may read or pass on the masks of its inputs without an argument.
 
     Uses `Layer._call_has_mask_arg`, `Layer._layers` (3.12 - 3.15). A layer that contains layers
-    may hand its input, mask and all, to one of them.
+    may pass its input, with the mask, to one of them.
     """
     return isinstance(operation, keras.Layer) and bool(
         operation.supports_masking
@@ -175,13 +175,13 @@ def takes_training(operation: Any) -> bool:
 def recorded_flag_stays() -> bool:
     """Whether a training flag recorded at a call wins over that of a model around it: from 3.16 on.
 
-    `operation_fn` was what put the other one in its place (3.12 - 3.15).
+    Before, `operation_fn` replaces the recorded flag (3.12 - 3.15).
     """
     return not private.has("operation_fn")
 
 
 def input_layer(tensor: Any) -> Any:
-    """Return the InputLayer of a model's input tensor, None for a tensor from nowhere.
+    """Return the InputLayer of a model's input tensor, None for a tensor without history.
 
     Uses `KerasTensor._keras_history` (3.12 - 3.15).
     """
@@ -194,7 +194,7 @@ def run_under_masks(
     """Run a Functional on symbolic tensors that carry masks, as its `call` does.
 
     Uses `Function._run_through_graph`, `operation_fn` (3.12 - 3.15). `call` itself would first
-    convert the tensors, which for symbolic ones puts another node into the graph.
+    convert the tensors, which for symbolic ones adds a node to the graph.
     """
     for tensor, mask in zip(tensors, masks, strict=True):
         if mask is not None:
@@ -209,12 +209,12 @@ def run_under_masks(
 
 
 class _Real(base("Node")):
-    """A node as Keras wants it, kept alive by its output tensors alone."""
+    """A node as Keras needs it, kept alive only by its output tensors."""
 
     def __init__(
         self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Sequence[Any]
     ) -> None:
-        # Node.__init__ would hang the node on the layers for good.
+        # Node.__init__ would attach the node to the layers permanently.
         self.operation = operation
         self.arguments = private.SymbolicArguments(*args, **kwargs)
         self.outputs = list(outputs)
@@ -222,7 +222,7 @@ class _Real(base("Node")):
 
 
 class _Entry(base("Node")):
-    """What stands on a layer's `_inbound_nodes` for a `_Real`: it does not keep it alive."""
+    """The entry in a layer's `_inbound_nodes` for a `_Real`; it does not keep the node alive."""
 
     def __init__(self, real: _Real, index: int) -> None:
         operation = self.operation = real.operation
@@ -240,10 +240,10 @@ class _Entry(base("Node")):
 
     @property
     def _node(self) -> Any:
-        """The node; once it is gone, the first that is left.
+        """The node; once it is gone, the first node that is left.
 
         `layer.output` is that of the first entry, and Keras counts a layer's outputs by it when it
-        makes any model: a layer that was put into a model must not lose it with that model.
+        makes any model: a layer must not lose it when a model that used the layer is deleted.
         """
         left = (getattr(e, "_ref", lambda e=e: e)() for e in self.operation._inbound_nodes)
         return self._ref() or next((node for node in left if node is not None), None)
@@ -278,11 +278,11 @@ def _place(entries: list[Any], start: int) -> int:
 
 
 class Builder:
-    """Makes Keras nodes that vanish with the tensors they give.
+    """Makes Keras nodes that are deleted with their output tensors.
 
     Uses `Operation._inbound_nodes`, `KerasTensor._keras_history` (3.12 - 3.15). Nothing is
     written to `_outbound_nodes`, through which a trunk would keep the head's weights in memory:
-    Keras only asks (3.12, 3.13) whether that of a model's input is empty.
+    Keras only checks (3.12, 3.13) whether the list of a model's input is empty.
     """
 
     def __init__(self) -> None:
@@ -323,7 +323,7 @@ class Builder:
         return [entry._ref() for _, entry in self._made]
 
     def undo(self) -> None:
-        """Take every node away again: for a build that failed."""
+        """Remove every node again, after a build that failed."""
         for operation, entry in reversed(self._made):
             real = entry._ref()
             if real is not None:
@@ -375,7 +375,7 @@ def mark(model: Any, role: str, payload: Any) -> None:
 
 
 def marked(model: Any, role: str) -> Any:
-    """Return what `mark` was told, or None."""
+    """Return what `mark` stored, or None."""
     return getattr(model, "__dict__", {}).get("_keras_graft_" + role)
 
 
@@ -383,7 +383,7 @@ def marked(model: Any, role: str) -> Any:
 
 
 def donor_nodes(model: Any) -> int:
-    """Return how many Keras nodes hang on the operations of a model: for tests and benchmarks."""
+    """Return how many Keras nodes the operations of a model have: for tests and benchmarks."""
     return sum(
         len(operation._inbound_nodes) + len(operation._outbound_nodes)
         for operation in model._operations

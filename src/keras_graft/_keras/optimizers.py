@@ -1,4 +1,4 @@
-"""Private state of Keras for optimizers: which slots belong to which variable, how it was made."""
+"""Keras's private state of optimizers: the slots of each variable, how a model was compiled."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def trained_by(optimizer: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Slots:
-    """What one optimizer holds; one that wraps others is several of these.
+    """The state of one optimizer; an optimizer that wraps others has several of these.
 
     Attributes:
         optimizer: The optimizer.
         variables: The variables it was built for, in order.
-        single: What it holds once, by attribute: the number of steps, a loss scale.
-        lists: What it holds for each variable, by attribute, in their order; None where it needs
-            nothing.
+        single: The variables it has once, by attribute: the number of steps, a loss scale.
+        lists: Its slots for each variable, by attribute, in their order; None where it needs
+            none.
     """
 
     optimizer: Any
@@ -41,7 +41,7 @@ _NO_SLOTS = ("_variables", "_trainable_variables")
 
 
 def slots(optimizer: Any, path: str = "") -> dict[str, Slots]:
-    """Return what a built optimizer and those inside it hold, by the path of attributes to each.
+    """Return the state of a built optimizer and of those inside it, by the attribute path to each.
 
     Keras's optimizers, and those written as its guide says, hold lists in the order of the
     variables they were built for. Uses `BaseOptimizer._trainable_variables` (3.12 - 3.15).
@@ -77,7 +77,7 @@ def moves_averages(name: str) -> bool:
 def batches_seen(optimizer: Any) -> Any:
     """Return the variable that counts batches, not steps (`_iterations`, 3.12 - 3.15).
 
-    With `gradient_accumulation_steps`, a step takes several.
+    With `gradient_accumulation_steps`, a step takes several batches.
     """
     return optimizer._iterations
 
@@ -96,9 +96,9 @@ def is_learning_rate(optimizer: Any, variable: Any) -> bool:
 
 
 def same_optimizer(optimizer: Any) -> Any:
-    """Return an optimizer of the same configuration that is not built.
+    """Return an optimizer with the same configuration that is not built.
 
-    Of the same learning rate as now, and the very schedule or function where it is one: uses
+    It has the present learning rate, or the same schedule or function object. Uses
     `_learning_rate`, `inner_optimizer` (3.12 - 3.15).
     """
     config = get_config(optimizer)
@@ -113,7 +113,7 @@ def same_optimizer(optimizer: Any) -> Any:
 def not_decayed(optimizer: Any) -> tuple[set[int], list[str]]:
     """Return what is excluded from weight decay: identities of variables, patterns of names.
 
-    It is not in the configuration. Uses `_exclude_from_weight_decay`,
+    The configuration does not contain it. Uses `_exclude_from_weight_decay`,
     `_exclude_from_weight_decay_pattern` (3.12 - 3.15).
     """
     pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
@@ -122,15 +122,15 @@ def not_decayed(optimizer: Any) -> tuple[set[int], list[str]]:
 
 
 def key_of(optimizer: Any, variable: Any) -> Any:
-    """Return what an optimizer knows a variable by (`_var_key`, 3.12 - 3.15)."""
+    """Return the key by which an optimizer knows a variable (`_var_key`, 3.12 - 3.15)."""
     return optimizer._var_key(variable)
 
 
 def compilation(model: Any, metrics_again: bool = True) -> dict[str, Any]:
     """Return the arguments with which a model was compiled, without the optimizer.
 
-    For another model, the metrics are new ones of the same configuration: they count. Uses `Trainer._compile_config`
-    (3.12 - 3.15); its public form is serialized, which not every loss can be.
+    With `metrics_again`, for another model, metrics are made again: they hold state. Uses
+    `Trainer._compile_config` (3.12 - 3.15): its public form is serialized; not every loss can be.
     """
     config = dict(model._compile_config.config)
     config.pop("optimizer", None)

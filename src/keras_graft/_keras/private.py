@@ -1,12 +1,12 @@
-"""Keras's private names: each is looked up when it is used, and what is said when one is gone.
+"""Keras's private names: looked up on first use, with a clear error if one is gone.
 
 `private.Functional` is the class that Keras keeps in a private module, looked up once. A name that
-moved is found by other means where there are any. Else whoever needs it gets a `KerasVersionError`,
+moved is found in another way, where there is one. Otherwise its use raises a `KerasVersionError`,
 with the verb that was called and the version of Keras. Importing never fails because of one.
 
 To use another private name: add it to `NAMES`, and write `private.NAME` where it is used; a class
-to inherit from is `base("NAME")`. Private attributes need no entry: what leaves a function that is
-`guarded`, as all that `_keras` exports are, says the same of them.
+to inherit from is `base("NAME")`. Private attributes need no entry: a `guarded` function raises the
+same error for them, and all functions that `_keras` exports are guarded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import keras
 from keras_graft.errors import GraftError, KerasVersionError
 
 RUN_ON = (3, 12), (3, 16)
-"""The oldest and the newest minor version of Keras that this was run on, the last as a preview."""
+"""The oldest and newest minor versions of Keras that this was run on; the newest as a preview."""
 
 VERSION = tuple(int(number) for number in keras.__version__.split(".")[:2])
 """The minor version of Keras that is installed."""
@@ -47,7 +47,7 @@ def _model() -> Any:
 
 
 def _operation_fn() -> Any:
-    """Return what runs an operation of a Functional as Keras 3.16 does: a recorded flag stays."""
+    """Return an `operation_fn` that runs operations as Keras 3.16 does: a recorded flag stays."""
 
     def operation_fn(operation: Any, training: bool | None = None) -> Callable[..., Any]:
         if training is None or not getattr(operation, "_call_has_training_arg", False):
@@ -71,7 +71,7 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
         lambda: next(c for c in keras.Layer.__mro__ if c.__name__ == "KerasSaveable"),
     ),
     "Tracker": ("keras.src.utils.tracking.Tracker", lambda: type(keras.Layer()._tracker)),
-    # Without it, what runs on abstract tensors clears the losses of a donor's last call.
+    # Without it, a run on abstract tensors clears the losses of a donor's last call.
     "CallContext": ("keras.src.layers.layer.CallContext", lambda: None),
     "global_state": (
         "keras.src.backend.common.global_state",
@@ -82,14 +82,14 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "save_state": ("keras.src.saving.saving_lib._save_state", None),
     "retrieve_class": ("keras.src.saving.serialization_lib._retrieve_class_or_fn", None),
     "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
-    # Without it, Keras imports TensorFlow to write a configuration: slow, and right.
+    # Without it, Keras imports TensorFlow to write a configuration: slow, but correct.
     "tensorflow": ("keras.src.utils.module_utils.tensorflow", lambda: None),
 }
-"""For each private name: where Keras has it, and what else finds it."""
+"""For each private name: its place in Keras, and another way to find it, if any."""
 
 
 def has(name: str) -> bool:
-    """Return whether this Keras has a private name where it was."""
+    """Return whether this Keras has a private name at its usual place."""
     try:
         pkgutil.resolve_name(NAMES[name][0])
     except (ImportError, AttributeError):
@@ -110,12 +110,12 @@ def __getattr__(name: str) -> Any:
             found = otherwise()
         except (ImportError, AttributeError, KeyError, StopIteration):
             raise _moved(place) from error
-    globals()[name] = found  # the next time nothing is looked up
+    globals()[name] = found  # looked up only once
     return found
 
 
 def base(name: str) -> Any:
-    """Return a class of Keras to inherit from; where it is gone, one that cannot be made."""
+    """Return a class of Keras to inherit from; if it is gone, one that cannot be instantiated."""
     try:
         return __getattr__(name)
     except KerasVersionError:
@@ -127,7 +127,7 @@ def base(name: str) -> Any:
 
 
 def guarded(function: _T) -> _T:
-    """Let a function that finds a private attribute or argument of Keras gone say so."""
+    """Let a function raise KerasVersionError if a private attribute or argument is gone."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -142,7 +142,7 @@ def guarded(function: _T) -> _T:
 
 
 def _gone(error: AttributeError | TypeError) -> str | None:
-    """Return the private name that `_keras` found missing, None if the error is another one."""
+    """Return the private name that `_keras` found missing; None for any other error."""
     if not _from_here(error.__traceback__):
         return None
     if isinstance(error, TypeError):
@@ -155,11 +155,11 @@ def _gone(error: AttributeError | TypeError) -> str | None:
 
 
 def _from_here(traceback: TracebackType | None) -> bool:
-    """Whether an error was raised by code of this folder, not by what that called."""
+    """Whether an error was raised by code in this folder, not by code that it called."""
     names = []
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code.co_name != "__getattr__":  # PyTorch's modules answer by that
+        if frame.f_code.co_name != "__getattr__":  # PyTorch's modules raise there
             names.append(frame.f_globals.get("__name__", ""))
         traceback = traceback.tb_next
     return bool(names) and names[-1].startswith(__package__ or "")

@@ -1,4 +1,4 @@
-"""Private state of Keras for addresses of weights: what a layer owns, and where a file keeps it."""
+"""Keras's private state for saving: the weights that a layer owns, and their paths in a file."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def own_weights(layer: Any) -> list[Any]:
 
 
 def has_value(variable: Any) -> bool:
-    """Return whether a variable holds anything (`Variable._value`, 3.12 - 3.15).
+    """Return whether a variable holds a value (`Variable._value`, 3.12 - 3.15).
 
-    On JAX a training step that fails has taken the values of what it was to update.
+    On JAX a training step that fails has deleted the values that it should have updated.
     """
     value = variable._value
-    deleted = getattr(value, "is_deleted", None)  # of JAX alone
+    deleted = getattr(value, "is_deleted", None)  # only on JAX
     return value is not None and not (callable(deleted) and deleted())
 
 
 class _Paths(base("H5IOStore")):
-    """A store that writes nothing: it keeps what Keras hands it, and where."""
+    """A store that writes nothing: it keeps the values that Keras stores, by their paths."""
 
     def __init__(self) -> None:
         self.contents: dict[str, dict[str, Any]] = {}
@@ -55,10 +55,10 @@ class _Paths(base("H5IOStore")):
 
 
 def saving_paths(model: Any) -> dict[str, Any]:
-    """Return where a file of the model keeps each variable: `"layers/dense/vars/0"`.
+    """Return each variable of a model by its path in a file: `"layers/dense/vars/0"`.
 
-    Uses `saving_lib._save_state`, `H5IOStore` (3.12 - 3.15). What a layer makes only to save it
-    (a kernel merged with its LoRA) comes as that.
+    Uses `saving_lib._save_state`, `H5IOStore` (3.12 - 3.15). Where a layer makes a value only
+    to save it (a kernel merged with its LoRA), that value is returned.
     """
     store = _Paths()
     private.save_state(
@@ -76,7 +76,7 @@ class TooLargeError(Exception):
 
 
 class _Allowed(threading.local):
-    """How many bytes of weights this thread's layers may still be given; None without a limit."""
+    """How many bytes of weights this thread's layers may still get; None if there is no limit."""
 
     left: int | None = None
     error: TooLargeError | None = None
@@ -85,7 +85,7 @@ class _Allowed(threading.local):
 _ALLOWED = _Allowed()
 _LOCK = threading.Lock()
 _REPLACED: list[Any] = []
-"""`Layer.add_weight` itself, once for each that has a limit now."""
+"""The original `Layer.add_weight`, once for each limit that is active now."""
 
 
 def _limited(add_weight: Any) -> Any:
@@ -107,11 +107,11 @@ def _limited(add_weight: Any) -> Any:
 
 @contextlib.contextmanager
 def weights_up_to(size: int) -> Iterator[None]:
-    """Raise TooLargeError where layers made inside would be given more bytes of weights than that.
+    """Raise TooLargeError if layers made inside would get more than `size` bytes of weights.
 
     Keras does not say how large a model is before it has made the weights (3.12 - 3.15), so
-    `Layer.add_weight` is replaced meanwhile; other threads are not limited. Keras makes errors of
-    its own of what is raised there, so the TooLargeError comes at the end.
+    `Layer.add_weight` is replaced meanwhile; other threads are not limited. Keras replaces errors
+    raised there with its own, so the TooLargeError is raised at the end.
     """
     with _LOCK:
         _REPLACED.append(_REPLACED[0] if _REPLACED else keras.Layer.add_weight)
@@ -135,7 +135,7 @@ def weights_up_to(size: int) -> Iterator[None]:
 def class_of_config(config: dict[str, Any], custom_objects: Any = None) -> type:
     """Return the class that a configuration names, found as Keras finds it.
 
-    So nothing is imported that Keras would not import. Uses
+    It imports nothing that Keras would not import. Uses
     `serialization_lib._retrieve_class_or_fn` (3.12 - 3.16).
     """
     return private.retrieve_class(

@@ -1,4 +1,4 @@
-"""A variable whose value is computed from that of another: what a tie with a transform is."""
+"""Tied variables: a variable whose value is computed from another, as by a transpose."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Transform:
     """How a weight is computed from another.
 
     Attributes:
-        name: What a file says.
+        name: The name in a file.
         forward: From the source's value to the target's. Gradients pass through it.
-        inverse: From a value of the target to one of the source, for files that hold the former.
+        inverse: From the target's value to the source's, for files that hold the target's.
         shape: From the source's shape to the target's; raises ValueError for one it cannot take.
     """
 
@@ -40,16 +40,16 @@ def _turn(value: Any) -> Any:
 
 
 AS_IT_IS = Transform("", lambda value: value, lambda value: value, tuple)
-"""What a tie without a transform is."""
+"""The transform of a tie that has none."""
 
 TRANSFORMS = {"transpose": Transform("transpose", _turn, _turn, _turned)}
 
 
 class Tied(keras.Variable):
-    """A variable whose value is computed from that of another, whatever that becomes.
+    """A variable whose value is always computed from the present value of another.
 
-    A model knows the other one alone: it trains, counts and saves that. If the layer of the other
-    one has LoRA adapters, or gets them later, they are part of what this variable is. Uses
+    A model knows only the other one: it trains, counts and saves that. If the layer of the other
+    one has LoRA adapters, or gets them later, they are part of this variable's value. Uses
     `Variable._value`, `_shape`, `_ndim`, `_name`, `_path`, `_maybe_autocast` (3.12 - 3.15).
 
     Args:
@@ -71,7 +71,7 @@ class Tied(keras.Variable):
         )  # fmt: skip
 
     def over(self, source: Any, owner: Any) -> Tied:
-        """Return the same of another source."""
+        """Return the same variable for another source."""
         new = object.__new__(Tied)
         new.__dict__.update(vars(self), source=source, owner=owner)
         return new
@@ -93,7 +93,7 @@ class Tied(keras.Variable):
         return self.transform.forward(found)
 
     def assign(self, value: Any) -> Any:
-        """Give the source what makes this variable `value`. Adapters begin again, at nothing."""
+        """Set the source so that this variable is `value`. What adapters add is reset to zero."""
         if value is self:
             return value.value
         value = keras.ops.convert_to_tensor(value, dtype=self._dtype)
@@ -106,7 +106,7 @@ class Tied(keras.Variable):
 
     @property
     def trainable(self) -> bool:  # type: ignore[override]
-        """That of the source."""
+        """The flag of the source."""
         return self.source.trainable
 
     @trainable.setter

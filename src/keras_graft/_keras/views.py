@@ -1,4 +1,4 @@
-"""Private state of Keras for frozen layers: a variable that is another one, and calls apart."""
+"""Keras's private state for frozen layers: views of variables, and separate call contexts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keras_graft._keras import private
 
 
 class View(keras.Variable):
-    """A variable that is never trained and whose value is that of another, whatever that becomes.
+    """A variable that is never trained and always has the present value of another.
 
     The flag `trainable` belongs to a variable, and a model collects its variables by that flag.
     A model in which a layer is frozen, and the donor in which it is not, need two variables for
@@ -39,21 +39,21 @@ class View(keras.Variable):
 
     @property
     def trainable(self) -> bool:  # type: ignore[override]
-        """Never."""
+        """Always False."""
         return False
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Nothing: on PyTorch the flag would reach the donor's parameter."""
+        """Do nothing: on PyTorch the flag would reach the donor's parameter."""
 
 
 _made: weakref.WeakValueDictionary[int, View] = weakref.WeakValueDictionary()
 
 
 def view(variable: Any) -> View:
-    """Return the view of a variable, always the same one: models know variables by identity.
+    """Return the view of a variable, always the same object: models know variables by identity.
 
-    JAX refuses a training step to which one value is handed twice.
+    JAX refuses a training step that gets one value twice.
     """
     if isinstance(variable, View):
         return variable
@@ -65,9 +65,9 @@ def view(variable: Any) -> View:
 
 @contextlib.contextmanager
 def own_call_context() -> Iterator[None]:
-    """Call a layer as if from outside: the flags it is given stay with it.
+    """Call a layer as if from outside a model: its flags are not passed on.
 
-    Keras hands a flag on to all layers that are called later in the same call of a model. Uses
+    Keras passes a flag on to all layers that are called later in the same call of a model. Uses
     the global attribute `"current_call_ctx"` (3.12 - 3.15).
     """
     with call_context(None):
@@ -76,7 +76,7 @@ def own_call_context() -> Iterator[None]:
 
 @contextlib.contextmanager
 def call_context(context: Any) -> Iterator[None]:
-    """Let Keras find this call context, and afterwards the one that was there."""
+    """Set Keras's current call context, and restore the previous one afterwards."""
     global_state = private.global_state
     before = global_state.get_global_attribute("current_call_ctx")
     global_state.set_global_attribute("current_call_ctx", context)
@@ -102,9 +102,9 @@ def inner_call() -> Iterator[None]:
 def call_as(layer: Any, inside: Any) -> None:
     """Let Keras bind the arguments of a layer's calls as those of the layer inside it.
 
-    Else it takes all that comes as `*args` and `**kwargs` for one structure each, in which it
-    refuses tensors beside other things. Masks that Keras would fill in are left to the call of the
-    layer inside. Uses `Layer._call_signature` (3.12 - 3.15).
+    Otherwise Keras treats `*args` and `**kwargs` as one structure each, and refuses tensors mixed
+    with other values there. Masks that Keras would fill in are left to the call of the layer
+    inside. Uses `Layer._call_signature` (3.12 - 3.15).
     """
     own = inspect.signature(inside.call).parameters
     filled = {"mask", "training", *(f"{name}_mask" for name in own)}
@@ -115,7 +115,7 @@ def call_as(layer: Any, inside: Any) -> None:
 
 
 def call_like(layer: Any, inside: Any) -> None:
-    """Let Keras take a layer's calls as it takes those of the layer inside: flags and masks too.
+    """Let Keras treat a layer's calls like those of the layer inside: flags and masks too.
 
     Uses what `Layer.__init__` keeps of the signature of `call`, `_convert_input_args` and
     `_allow_non_tensor_positional_args` (3.12 - 3.15).
@@ -130,10 +130,10 @@ def call_like(layer: Any, inside: Any) -> None:
 
 
 def takes_masks_off(operation: Any) -> bool:
-    """Whether an operation takes the masks off the tensors that it reads.
+    """Whether an operation removes the masks from the tensors that it reads.
 
-    `MultiHeadAttention.call` does (3.12 - 3.16), so that what runs later on the same tensor sees
-    none; a layer that has one inside may hand its input to it.
+    `MultiHeadAttention.call` does (3.12 - 3.16), so layers that run later on the same tensor see
+    none; a layer that has one inside may pass its input to it.
     """
     if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
         return False
@@ -148,7 +148,7 @@ _ELEMENTWISE = (
 
 
 def is_elementwise(layer: Any) -> bool:
-    """Whether a layer of Keras's changes each number for itself (by its module, 3.12 - 3.16)."""
+    """Whether a Keras layer works on each number separately (by its module, 3.12 - 3.16)."""
     return type(layer).__module__.startswith(_ELEMENTWISE)
 
 

@@ -1,1 +1,1 @@
-"""A Keras model: read as a graph, built from one, made again, saved."""
+"""Keras models: read as a graph, built from a graph, cloned, saved."""

@@ -1,4 +1,4 @@
-"""Calls on abstract tensors: they run in turn, without data, on what those before them gave."""
+"""Run calls on abstract tensors, without data: each call runs on the outputs of earlier calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_graft.printable import words_of
 Shape = tuple[int, ...]
 
 SIZES = (8, 64, 256)
-"""What is tried for a dimension that may vary and of which no size was ever known."""
+"""The sizes that are tried for a variable dimension whose size was never known."""
 
 _NOISE = re.compile(
     r"\x1b\[\d*m|Exception encountered when calling .*|\n+Arguments received by[\s\S]*"
@@ -29,13 +29,13 @@ _NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that does not do what the graph says of it.
+    """A call that does not do what the graph says.
 
     Attributes:
         node: The call.
-        given: The shapes from which the run began.
-        reason: What the backend says, or what the call gave instead.
-        inside: For a nested model, the labels that lead to the call inside that fails.
+        given: The shapes that the run started from.
+        reason: The error of the backend, or what the call gave instead.
+        inside: For a nested model, the labels that lead to the failing call inside it.
     """
 
     node: Node
@@ -45,18 +45,18 @@ class Failure:
 
 
 class Impossible(EditError):
-    """No tensor of a backend stands for what a run begins with."""
+    """The backend has no tensors like those that the run starts from."""
 
 
 class _Other(ValueError):
-    """A call ran, and gave something else than it says."""
+    """A call ran, but its output is not what its spec says."""
 
 
 class Walk:
-    """Calls that run in turn, each on what those before it gave.
+    """Calls that run in turn, each on the outputs of earlier calls.
 
     Attributes:
-        unsure: Whether something could not run, here or ever.
+        unsure: Whether some call could not run, and so tells nothing.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Walk:
             failure = self._judged(steps[run.count], error)
             if failure is not None:
                 return failure
-            # What stopped the run is done: the others go on from what it gave.
+            # The call that stopped the run is done: continue behind it, from its outputs.
             steps = steps[run.count + 1 :]
         return None
 
     def _judged(self, node: Node, error: Exception) -> Failure | None:
-        """Say whether a call that failed is at fault; if not, what it gives is known afterwards."""
+        """Decide whether a failed call is at fault; if not, store the outputs it should give."""
         if node.untried is None or not isinstance(error, _Other):
             found = self._alone(node, self._reads(node))
             if isinstance(found, dict):
@@ -119,13 +119,13 @@ class Walk:
         return [self._known[v] for v in node.inputs]
 
     def _alone(self, node: Node, tensors: Sequence[Any]) -> dict[Value, Any] | Exception:
-        """Run one call on zeros, and return what it gives, or why it gives nothing."""
+        """Run one call on zeros; return its outputs, or the error."""
         run = _Run([node], dict(zip(node.inputs, tensors, strict=True)), self._announced)
         error = run.attempt(data=True)
         return {v: run.known[v] for v in node.outputs} if error is None else error
 
     def _never_ran(self, node: Node) -> bool:
-        """Whether a call did not run on what it read before either: then it tells nothing."""
+        """Whether a call also fails on what it read before the edit: then it tells nothing."""
         if not node.untried or any(is_odd(spec) for spec in node.untried):
             return False
         if any(
@@ -134,16 +134,16 @@ class Walk:
             if spec is not None and value.spec is not None
             for old, now in zip(spec.shape[1:], value.spec.shape[1:], strict=False)
         ):
-            return False  # of which size it ran on before, nothing is known
+            return False  # unknown which sizes it ran on before
         tried = self._old(node)
-        # Of its own each: what it reads twice now may have been two things before.
+        # A new value for each input: what it reads twice now may have been two values before.
         inputs = tuple(Value(spec) for spec in node.untried)
         outputs = tuple(value.with_spec(None) for value in node.outputs)
         node = node.replace(inputs=inputs, outputs=outputs)
         return all(isinstance(self._alone(node, tensors), Exception) for tensors in tried)
 
     def _old(self, node: Node) -> Iterator[list[Any]]:
-        """Yield tensors of the specs that a call read before, sizes that may vary like now first."""
+        """Yield tensors of the specs that a call read before; present variable sizes come first."""
         now = [tuple(tensor.shape) for tensor in self._reads(node)]
         for size in (None, *SIZES[:-1]):
             tensors = []
@@ -170,7 +170,7 @@ class Walk:
         )
 
     def _announced(self, node: Node) -> dict[Value, Any]:
-        """Return what stands for the outputs of a call that cannot run, where that is known."""
+        """Return tensors made from the specs of a call that cannot run, where these are known."""
         found = {}
         for value in node.outputs:
             spec = value.spec
@@ -181,7 +181,7 @@ class Walk:
         return found
 
     def _inside(self, node: Node, error: Exception) -> tuple[tuple[str, ...], Exception]:
-        """Find which call within a nested model it is that fails."""
+        """Find the call inside a nested model that fails."""
         nested = node.nested
         if nested is None or isinstance(error, _Other) or any(e.adapt for e in node.entries):
             return (), error
@@ -205,8 +205,8 @@ class _Run(keras.Operation):
     """Some calls as one operation, which the backend can trace.
 
     Attributes:
-        known: The shape and dtype of each value, as far as it came.
-        count: How many calls it did.
+        known: The shape and dtype of each value that was computed.
+        count: How many calls ran.
     """
 
     def __init__(
@@ -224,26 +224,26 @@ class _Run(keras.Operation):
         self._error: Exception | None = None
 
     def attempt(self, data: bool = False) -> Exception | None:
-        """Run the calls; return the error with which one stops, and which is number `count`."""
+        """Run the calls; return the error of the first that fails: call number `count`."""
         tensors = list(self.starts.values())
         try:
             if data:
-                with keras.StatelessScope():  # no state moves
+                with keras.StatelessScope():  # no variable changes
                     self.call(*(keras.ops.zeros(_whole(t), t.dtype) for t in tensors))
             elif tensors:
                 self.compute_output_spec(*tensors)
         except Exception as error:
             if self._error is None and not data:
-                raise  # no call did: there are no such tensors
+                raise  # not from a call: the backend has no such tensors
             return self._error or error
         return None
 
     def call(self, *tensors: Any) -> Any:
-        self.count, self._error, self.known = 0, None, {}  # PyTorch tries twice
+        self.count, self._error, self.known = 0, None, {}  # Keras may call it twice on PyTorch
         values = dict(zip(self.starts, tensors, strict=True))
         for node in self._steps:
             if any(value not in values for value in node.inputs):
-                # It reads what cannot run; or computes a mask that a closed model hands on unseen.
+                # It reads the output of a call that cannot run, or a mask hidden in a closed model.
                 made = self._announced(node)
                 found = [(v, keras.ops.zeros(t.shape, t.dtype)) for v, t in made.items()]
             else:
@@ -282,7 +282,7 @@ class _Run(keras.Operation):
 
 
 def _held_as(dtype: str) -> str:
-    """Return the dtype that the backend uses for it: JAX has no 64 bits unless it is told to."""
+    """Return the dtype that the backend uses for it: JAX has no 64 bits unless they are enabled."""
     if not dtype.endswith(("64", "128")):
         return dtype
     tensor: Any = keras.ops.convert_to_tensor(np.zeros((), dtype))
@@ -290,7 +290,7 @@ def _held_as(dtype: str) -> str:
 
 
 def _reads_another_dtype(node: Node) -> bool:
-    """Whether a call is new, or reads other dtypes than it was recorded with."""
+    """Whether a call is new, or reads dtypes that differ from the recorded ones."""
     if node.untried is None:
         return False
     now = [None if v.spec is None else v.spec.dtype for v in node.inputs]
@@ -298,7 +298,7 @@ def _reads_another_dtype(node: Node) -> bool:
 
 
 def _refuse_mixing(node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Refuse a call that would make another number of rows of a sample than it did before."""
+    """Refuse a call that would change how many rows it makes from one sample."""
     if not (node.untried and inputs and outputs):
         return
     read, given = (tuple(t.shape)[:1] for t in (inputs[0], outputs[0]))
@@ -310,7 +310,7 @@ def _refuse_mixing(node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) ->
 
 
 def rows_of(node: Node, specs: Sequence[Spec | None], batch: int) -> int | None:
-    """Return how many rows a call says that it gives for so many samples, where specs tell."""
+    """Return how many rows a call announces for a batch of samples, None if specs do not tell."""
     shapes = [None if spec is None else spec.shape for spec in specs]
     if any(shape is None or not shape or shape[0] is not None for shape in shapes):
         return None
@@ -318,16 +318,16 @@ def rows_of(node: Node, specs: Sequence[Spec | None], batch: int) -> int | None:
     args, kwargs = filled(node.template, tensors)
     try:
         given = keras.tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
-    except Exception:  # that it does not fit at all is found, and told better, elsewhere
+    except Exception:  # a call that does not fit is reported elsewhere, with a better message
         return None
     return given[0].shape[0] if given and given[0].shape else None
 
 
 def _needs_data(node: Node) -> bool:
-    """Whether tracing takes what cannot run, so that only data tell.
+    """Whether tracing accepts calls that cannot run, so that a run on data is needed.
 
-    That of TensorFlow takes a slice beyond the end of a table, that of PyTorch whole numbers where
-    the weights are none.
+    TensorFlow's tracing accepts a slice beyond the end of a table; PyTorch's accepts integers where
+    the weights are floats.
     """
     if node.untried is None:
         return False
@@ -346,13 +346,13 @@ def _may_slice(node: Node) -> bool:
 
 
 def is_odd(spec: Spec | None, sparse: bool = True, text: bool = True) -> bool:
-    """Whether nothing stands for such a tensor on every backend.
+    """Whether no abstract tensor has this spec: ragged, sparse, or strings outside TensorFlow.
 
     Args:
         spec: The spec.
-        sparse: Whether there are sparse tensors. On JAX Keras calls what `x * 2.0` gives sparse
-            (3.15), also where no input is.
-        text: Whether text counts, which only TensorFlow has.
+        sparse: Whether sparse specs count. On JAX, Keras 3.15 marks the output of `x * 2.0` as
+            sparse, even if no input is.
+        text: Whether string specs count; only TensorFlow has string tensors.
     """
     if spec is None or spec.ragged or (spec.sparse and sparse):
         return True
@@ -360,7 +360,7 @@ def is_odd(spec: Spec | None, sparse: bool = True, text: bool = True) -> bool:
 
 
 def alike(said: Sequence[int | None], given: Sequence[int | None]) -> bool:
-    """Whether two shapes may be the same."""
+    """Whether two shapes can be the same."""
     pairs = zip(said, given, strict=False)
     return len(said) == len(given) and all(None in (a, b) or a == b for a, b in pairs)
 
@@ -378,5 +378,5 @@ def _whole(tensor: Any) -> Shape:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error says, without what Keras adds to it."""
+    """Return the message of an error, without the text that Keras adds."""
     return words_of(_NOISE.sub("", str(error)).strip()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""`.keras` files that a stranger may have made: a zip of which all is checked before Keras reads it."""
+"""Open `.keras` files that are not trusted: the whole zip is checked before Keras reads it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Archive:
 
     @contextlib.contextmanager
     def weights(self) -> Iterator[Any]:
-        """Give the HDF5 file of weights in it, checked as `hdf5.opened` does."""
+        """Open the HDF5 file of weights in it, checked by `hdf5.opened`."""
         info = self._zipped.getinfo(_WEIGHTS)
         with contextlib.ExitStack() as stack:
             if info.compress_type == zipfile.ZIP_STORED:
@@ -45,10 +45,10 @@ class Archive:
             yield stack.enter_context(hdf5.opened(data, self._path.name, self._size))
 
     def check(self) -> None:
-        """Read all once, and see that it is as long as it says, whole, and what Keras writes.
+        """Read everything once; check sizes, checksums, and that the files of Keras are there.
 
         Raises:
-            FileError: If it is not.
+            FileError: If a check fails.
         """
         infos = self._zipped.infolist()
         names = Counter(info.filename for info in infos)
@@ -77,10 +77,10 @@ class Archive:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Archive]:
-    """Give a `.keras` file of which all is checked, its weights included, but not what they are.
+    """Open a `.keras` file, and check all of it except the values of the weights.
 
     Raises:
-        FileError: If it is damaged, leads out of itself, or would unpack to much more than it is.
+        FileError: If it is damaged, refers to other files, or would unpack to far more than it is.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -90,7 +90,7 @@ def opened(path: Path) -> Iterator[Archive]:
                 pass
         except FileError:
             raise
-        except Exception as error:  # of zipfile, zlib, json, and whatever these come upon
+        except Exception as error:  # from zipfile, zlib, json and what they call
             kind = type(error).__name__
             raise FileError(
                 f"{path.name!r} is damaged ({kind}: {words_of(error)[:200]})."
@@ -99,7 +99,7 @@ def opened(path: Path) -> Iterator[Archive]:
 
 
 class _Window(io.RawIOBase):
-    """A member of a zip that is not packed, read where it lies."""
+    """An uncompressed member of a zip, read in place."""
 
     def __init__(self, path: Path, info: zipfile.ZipInfo) -> None:
         self._file = path.open("rb")

@@ -1,9 +1,9 @@
-"""What a model is besides its graph: its class and its attributes, carried over to an edited one.
+"""Copy the class and the attributes of a model to the model made from its edited graph.
 
 An attribute may hold layers, symbolic tensors and the model itself, alone or in containers. Those
-that the edited graph still has stay; for one in whose place a single other layer stands now, that
-one does; a layer that was removed leaves a list that it was in. An attribute that cannot be made
-so any more says, when it is accessed, what became of it.
+that the edited graph still has stay. A layer that one other layer replaced becomes that layer, and
+a removed layer is dropped from its container. An attribute that cannot be copied this way says why
+when it is accessed.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from keras_graft.printable import words_of
 
 @dataclass(frozen=True)
 class Body:
-    """What stands for the model that a graph was read from, once its layers were copied.
+    """The class and the attributes of the donor, for a graph whose layers were copied.
 
     Attributes:
         cls: The class of the model.
         attributes: Its attributes, with a `Value` for each symbolic tensor, and `ITSELF`.
-        gone: What an attribute says that could not be carried over.
+        gone: For each attribute that could not be copied, the reason.
     """
 
     cls: type
@@ -42,7 +42,7 @@ class Body:
 
 
 class _Itself:
-    """Stands for the model in its own attributes."""
+    """Placeholder for the model in its own attributes."""
 
 
 ITSELF = _Itself()
@@ -50,18 +50,18 @@ ITSELF = _Itself()
 
 @dataclass(frozen=True)
 class _Method:
-    """Stands for a method of something that is another object in the new model."""
+    """Placeholder for a method whose owner is a different object in the new model."""
 
     function: Any
     owner: Any
 
 
 def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any, str | None]:
-    """Give a model that was made of a graph the class and the attributes of the donor.
+    """Give a model that was made from a graph the class and the attributes of the donor.
 
     Returns:
-        The model, which may be another object than the one given; and why the class could not be
-        kept, if so.
+        The model, which may be a new object, and the reason if the class could not be kept, else
+        None.
     """
     if graph.past is None:
         return model, None
@@ -96,7 +96,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
 def _tell_what_is_in_no_list(
     graph: Graph, carried: Mapping[str, Any], model: Any, cls: type
 ) -> None:
-    """Warn of what was inserted between layers that methods of the class may call one by one."""
+    """Warn of inserted layers: methods of the class that call layers one by one skip them."""
     past = graph.past
     assert past is not None
     lists = {name: value for name, value in carried.items() if _layers_in(value)}
@@ -124,7 +124,7 @@ def _tell_what_is_in_no_list(
 
 
 def _layers_in(value: Any, one: bool = False) -> list[Any]:
-    """Return the layers that a list or a dict holds, and with `one` a layer itself."""
+    """Return the layers in a list or dict; with `one`, also for a single layer."""
     if isinstance(value, keras.layers.Layer):
         return [value] if one else []
     kind = _keras.plain_container(value)
@@ -135,7 +135,7 @@ def _layers_in(value: Any, one: bool = False) -> list[Any]:
 
 
 def copied(graph: Graph, copier: Callable[[Any], Any]) -> Body | None:
-    """Return the body for a graph of the same values whose layers are those that `copier` makes."""
+    """Return the body for a copy of a graph whose layers `copier` makes."""
     if graph.past is None:
         return None
     cls, attributes, gone = _parts(graph.past.body)
@@ -147,7 +147,7 @@ def copied(graph: Graph, copier: Callable[[Any], Any]) -> Body | None:
 
 
 def class_of(graph: Graph) -> str:
-    """Return the name of the class of the model that a graph was read from, or is to become."""
+    """Return the name of the class of the model that a graph was read from, or will become."""
     cls = _keras.Functional if graph.past is None else _class(graph.past.body)
     if issubclass(cls, keras.Sequential) and graph.origin is None:
         cls = _keras.Functional
@@ -168,7 +168,7 @@ def _parts(body: Any) -> tuple[type, Mapping[str, Any], dict[str, str]]:
         return body.cls, body.attributes, dict(body.gone)
     attributes = dict(_keras.attributes(body))
     gone = attributes.pop("_keras_graft_gone", {})
-    for name in ("_keras_graft_carried", "_manual_input_spec"):  # the second is of the old inputs
+    for name in ("_keras_graft_carried", "_manual_input_spec"):  # the second: of old inputs
         attributes.pop(name, None)
     return _class(body), attributes, dict(gone)
 
@@ -177,7 +177,7 @@ def _carried(
     graph: Graph, attributes: Mapping[str, Any], gone: dict[str, str],
     tensor: Callable[[Value], Any],
 ) -> tuple[dict[str, Any], dict[str, str]]:  # fmt: skip
-    """Return the attributes that can be copied, and for the others the reason."""
+    """Return the attributes that can be copied, and the reason for each that cannot."""
     carry, carried = _Carry(graph, tensor), {}
     for name, value in attributes.items():
         try:
@@ -202,7 +202,7 @@ def _with_itself(value: Any, model: Any) -> Any:
 
 
 class _Carry:
-    """Returns what stands for a value among the attributes of an edited model."""
+    """Returns the value of an attribute of the edited model for that of the donor."""
 
     def __init__(self, graph: Graph, tensor: Callable[[Value], Any]) -> None:
         self._graph = graph
@@ -275,7 +275,7 @@ class _Carry:
             return {key: item for key, (item, there) in pairs if there}
         if kind is not None:
             return kind(self._present(value))
-        if isinstance(value, tuple):  # a named one has a place for each
+        if isinstance(value, tuple):  # a named tuple needs every field
             return type(value)(*map(self, value))
         held = _keras.first_held(value, self._is_lost)
         if held is not None:
@@ -295,7 +295,7 @@ class _Carry:
             return None, False
 
     def _is_lost(self, item: Any) -> bool:
-        """Whether something that cannot be taken apart holds what the new model does not have."""
+        """Whether an item is the donor, or a layer that is not the same in the new model."""
         if item is self._model:
             return True
         if not isinstance(item, keras.layers.Layer):

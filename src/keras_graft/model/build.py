@@ -1,4 +1,4 @@
-"""From a `Graph` to a Keras model, with the donor's layers or with layers of its own."""
+"""Build a Keras model from a `Graph`, with the donor's layers or with its own."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ def build(
     weights: Literal["share", "copy", "fresh"] = "share",
     name: str | None = None,
 ) -> keras.Model:
-    """Make a Keras model of a graph.
+    """Make a Keras model from a graph.
 
-    The model uses the very layers that the graph refers to, so its weights are theirs. Keras's
+    The model uses the layer objects that the graph refers to, so it shares their weights. Keras's
     shape inference runs only where the spec of an input differs from the recorded one. What the
-    model adds to the layers it shares goes away with it.
+    model adds to shared layers is removed when the model is deleted.
 
     Args:
         graph: The graph.
-        weights: `"share"`: use the donor's layers. `"copy"`: layers of its own with the same
-            values; `"fresh"`: with newly drawn ones, as `kg.clone` does.
+        weights: `"share"`: use the donor's layers. `"copy"`: use new layers with the same values;
+            `"fresh"`: with newly drawn values, as `kg.clone` does.
         name: The name of the model; the graph's if None.
 
     Returns:
-        A Functional model with the structure of inputs and outputs that the graph says. Where the
-        graph was read from a model with a class of its own, such as a keras_hub backbone, and is
-        not a part of it alone, a model of that class: attributes that hold layers hold those of
-        the new model, and one whose layer is gone says so when it is accessed. Its file says what
-        network it is, and loads once `import keras_graft` was run. Methods that call layers one by
-        one, as those do with which keras_hub generates text, know only layers that attributes hold,
-        not what an edit put between them.
+        A Functional model with the graph's structure of inputs and outputs. If the graph was read
+        from a model with its own class, such as a keras_hub backbone, and is not only a part of it,
+        a model of that class. Attributes that hold layers then hold those of the new model, and an
+        attribute whose layer is gone says so when it is accessed. The model's file stores its
+        network, and loads after `import keras_graft`. Methods that call layers one by one, such as
+        those that generate text in keras_hub, use only the layers that attributes hold, and skip
+        layers that an edit put between them.
 
     Warns:
         GraftWarning: If the class cannot be kept.
 
     Raises:
         GraphError: If the graph is not well formed.
-        BuildError: If an operation does not take its inputs: the message names it, what gives
-            them, and the specs.
+        BuildError: If an operation does not take its inputs. The message names it, the producers
+            of its inputs, and the specs.
         WeightsError: If a layer cannot be cloned.
 
     >>> import keras, keras_graft as kg
@@ -76,5 +76,5 @@ def build(
 
 
 def like(model: Any, graph: Graph) -> Any:
-    """Return what a verb gives back for `model`: the graph for a graph, else a model of it."""
+    """Return what a verb returns for `model`: the graph for a graph, else a model built from it."""
     return graph if isinstance(model, Graph) else build(graph)

@@ -1,4 +1,4 @@
-"""Recorded calls: their arguments, filled with tensors again."""
+"""Fill the recorded arguments of a call with tensors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LEAVES = (Slot, keras.KerasTensor)
 
 
 def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
-    """Return recorded arguments with each leaf changed; scalars of Python's own stay.
+    """Return recorded arguments with each leaf changed; plain Python scalars stay.
 
-    The plain containers are gone through here: `keras.tree` costs many times as much on some
-    backends, and a large model has thousands of these. Everything else is left to it.
+    Plain containers are handled here: `keras.tree` is many times slower on some backends, and a
+    large model has thousands of them. `keras.tree` handles everything else.
     """
     kind = type(structure)
     if kind in _SCALARS:
@@ -34,12 +34,12 @@ def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def fill(structure: Any, get: Callable[[int], Any]) -> Any:
-    """Return a structure with `get(index)` in the place of each slot."""
+    """Return a structure with `get(index)` in place of each slot."""
     return mapped(structure, lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf)
 
 
 def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with these tensors in the place of its inputs."""
+    """Return the arguments of a call with these tensors as its inputs."""
     get = tensors.__getitem__
     return fill(template.args, get), fill(dict(template.kwargs), get)
 

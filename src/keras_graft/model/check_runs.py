@@ -1,10 +1,10 @@
-"""Run calls on abstract tensors: do they do what their specs say?
+"""Check calls on abstract tensors: do they run, and give the shapes and dtypes in their specs?
 
-Keras's own inference believes the layers. Many say of themselves what shape they give without
-looking at their weights: a `LayerNormalization` or an LSTM takes any number of features then, and
-fails when it runs, or, where sizes of one meet others, gives a shape that it did not announce.
-Here every call runs as it would with data, without any: the backend traces it. Where that does not
-tell, the one call runs on zeros.
+Keras's shape inference trusts the layers, and many compute their output shape without looking at
+their weights. A `LayerNormalization` or an LSTM then accepts any number of features and fails when
+it runs, or, where a size of one is broadcast, gives a shape that it did not announce. Here the
+backend traces every call as it would run, without data. Where tracing is not enough, the call runs
+on zeros.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from keras_graft.model.abstract import (
 )
 
 _FACTORS = (2, 0.5)
-"""By what a known size is multiplied for a dimension that may vary from now on."""
+"""Factors to try on the known size of a dimension that may vary from now on."""
 
 
 def needs_trial(node: Node) -> bool:
-    """Whether a call that was just traced may give something else than it says.
+    """Whether the outputs of a call that was just traced may differ from its specs.
 
-    Keras knows what some of its own layers and ops give: a layer that was built for what it reads,
-    one that changes each number for itself, an op that gives what it reads.
+    Some of Keras's own layers and ops can be trusted: a layer that was built for what it reads, an
+    elementwise layer, an op whose outputs have the spec of its inputs.
     """
     operation, kind = node.operation, type(node.operation).__module__
     specs = [value.spec for value in node.inputs]
     if node.nested is not None:
         return specs != [value.spec for value in node.nested.inputs]
     if not kind.startswith("keras.") or any(s is None or "float" not in s.dtype for s in specs):
-        return True  # of numbers that are whole, and of flags, Keras's own layers say too much
+        return True  # with integers and booleans, even Keras's own layers can be wrong
     if not isinstance(operation, keras.Layer):
         return any(out.spec not in specs for out in node.outputs) or len(set(specs)) != 1
     if len(specs) != 1 or specs[0] is None or _keras.sublayers(operation):
@@ -59,21 +59,21 @@ def trial(
     nodes: Sequence[Node] | None = None,
     before: Mapping[Value, Sequence[int | None] | None] | None = None,
 ) -> Failure | None:
-    """Run calls of a graph on abstract tensors of whole shapes.
+    """Run calls of a graph on abstract tensors with complete shapes.
 
-    A dimension that may vary must fit at some size: if it was fixed before, at another one. Only
-    calls that are `untried` can fail; what could not run before either is taken at its word.
+    A dimension that may vary must work at some size; if it was fixed before, at a different size.
+    Only `untried` calls can fail; a call that could not run before either is trusted.
 
     Args:
         graph: The graph, its specs inferred.
-        nodes: The calls to run; all if None. Where sizes are unknown, those before them run too.
-        before: The shapes that the inputs had, where they were others.
+        nodes: The calls to run; all if None. Where sizes are unknown, earlier calls run too.
+        before: The old shapes of the inputs, where they changed.
 
     Returns:
-        The first call that fails, if there is one at every size that was tried.
+        The first call that fails, if some call fails at every size that was tried.
 
     Raises:
-        Impossible: If the backend has no such tensors as the inputs are to be.
+        Impossible: If the backend has no tensors like these inputs.
     """
     if nodes is None:
         return _first(graph, graph.steps, before or {}, text=False)
@@ -81,7 +81,7 @@ def trial(
     try:
         failure = _first(graph, steps, {})
         if failure is not None:
-            # What it began with may not go together: only the inputs surely do.
+            # The sizes it started from may not fit together: only those of the inputs surely do.
             ran = {node.key for node in (*needed(graph, failure.node.inputs), *steps)}
             failure = _first(graph, [node for node in graph.steps if node.key in ran], {})
     except Impossible:
@@ -95,7 +95,7 @@ def _first(
     before: Mapping[Value, Sequence[int | None] | None],
     text: bool = True,
 ) -> Failure | None:
-    """Return the first call that fails, if there is one at every size that is tried."""
+    """Return the first call that fails, if some call fails at every size that is tried."""
     sparse = any(v.spec is None or v.spec.sparse for v in graph.inputs)
     starts = [v for v in _outside(graph, steps) if not is_odd(v.spec, sparse, text)]
     failure = None
@@ -133,16 +133,16 @@ def told(graph: Graph, failure: Failure) -> str:
 def rows(node: Node, inputs: Sequence[Value]) -> int | None:
     """Return how many rows a call gives for two samples, where its specs tell.
 
-    An op such as `ops.reshape(x, (-1, 50))` makes several rows of one sample, or one of several,
-    when the size of a sample is another; its spec says that the batch may vary, as before.
+    When the size of a sample changes, an op such as `ops.reshape(x, (-1, 50))` makes several rows
+    from one sample, or one row from several; its spec still says only that the batch may vary.
     """
     return rows_of(node, [value.spec for value in inputs], 2)
 
 
 def _with_sizes(graph: Graph, nodes: Sequence[Node]) -> Sequence[Node]:
-    """Return calls in order, and those before them where sizes are unknown.
+    """Return calls in order; where sizes are unknown, with the calls before them.
 
-    Sizes that go together come from the inputs alone.
+    Only sizes that come from the inputs surely fit together.
     """
     free = [
         v
@@ -163,7 +163,7 @@ def _outside(graph: Graph, steps: Sequence[Node]) -> list[Value]:
 
 
 def _known_before(steps: Sequence[Node]) -> list[int]:
-    """Return sizes that calls were known to read, and that may vary now."""
+    """Return sizes that calls read before, in dimensions that may vary now."""
     found = {
         was
         for node in steps
@@ -180,7 +180,7 @@ def _shapes(
     before: Mapping[Value, Sequence[int | None] | None],
     sizes: Sequence[int],
 ) -> Iterator[list[Shape]]:
-    """Yield what shapes to try."""
+    """Yield the shapes to try."""
     shapes = [tuple(v.spec.shape) for v in starts]  # type: ignore[union-attr]
     old = [before.get(v.within(None)) or () for v in starts]
     batches = [s[0] for s in shapes if s and s[0]] or [s[0] + 1 for s in old if s and s[0]] or [2]

@@ -1,4 +1,4 @@
-"""Clones: the same network with weights of its own."""
+"""Clone a model or a graph: the same network with its own layers and weights."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ def clone(
     seed: int | None = None,
     compile: bool = False,
 ) -> Any:
-    """Return the same network with layers and weights of its own.
+    """Return the same network with its own layers and weights.
 
-    Nothing is made from configurations: each layer is copied as it is now, with its adapters,
-    quantized weights, statistics, states, seeds and flags; no initializer runs and each array is
-    made once. What is shared or tied inside the model is shared and tied inside the clone, between
-    nested models too. The class of the model is kept, with the attributes of its own.
+    Each layer is copied as it is now, not made from its configuration: with its adapters, quantized
+    weights, statistics, states, seeds and flags. No initializer runs, and each array is made once.
+    Weights that are shared or tied inside the model are shared or tied inside the clone, also
+    between nested models. The clone has the class and the attributes of the model.
 
     Args:
-        model: A Keras model or a `Graph`. A model whose `call` is its own is copied too, if it is
+        model: A Keras model or a `Graph`. A model with its own `call` is copied too, if it is
             built.
-        weights: `"copy"`: the values of the donor. `"fresh"`: new ones, drawn by each layer's own
-            initializers.
-        share: A selector of layers that the clone is to share with the donor: `share="trunk"`.
+        weights: `"copy"`: the values of the donor. `"fresh"`: new values, drawn by each layer's
+            own initializers.
+        share: A selector of the layers that the clone shares with the donor: `share="trunk"`.
         name: The name of the clone; that of the donor if None.
         seed: For `weights="fresh"`: the same seed gives the same values.
-        compile: Whether the clone is compiled as the donor is. Its optimizer starts anew.
+        compile: Whether the clone is compiled as the donor is, with a new optimizer.
 
     Raises:
-        WeightsError: If a layer cannot be made again, or its fresh values cannot be drawn: the
-            message names it. If `compile` is asked for and cannot be done.
+        WeightsError: If a layer cannot be copied, or its fresh values cannot be drawn; the message
+            names the layer. If `compile=True` and the clone cannot be compiled.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
@@ -93,7 +93,7 @@ def clone(
 
 
 def check_weights(weights: Any, seed: Any = None) -> None:
-    """Refuse what `weights=` cannot be."""
+    """Refuse a wrong `weights=` or `seed=`."""
     if not is_one_of(weights, "copy", "fresh"):
         raise WeightsError(f'weights must be "copy" or "fresh", got {shown(weights)}.')
     if seed is not None and weights != "fresh":
@@ -102,7 +102,7 @@ def check_weights(weights: Any, seed: Any = None) -> None:
 
 @contextlib.contextmanager
 def _naming(thing: Any, way_out: str = "", done: str = "cloned") -> Iterator[None]:
-    """Say what cannot be made again: what users put into layers raises all kinds of errors."""
+    """Raise a WeightsError that names the thing: code in users' layers can raise any error."""
     try:
         yield
     except GraftError:
@@ -114,7 +114,7 @@ def _naming(thing: Any, way_out: str = "", done: str = "cloned") -> Iterator[Non
 
 
 class Clone:
-    """One cloning: what was made is made once, whoever asks for it again.
+    """One run of cloning: each object is copied once, and later requests get the same copy.
 
     Args:
         weights: As for `clone`.
@@ -131,23 +131,23 @@ class Clone:
 
     @contextlib.contextmanager
     def drawing(self) -> Iterator[None]:
-        """Draw fresh values from the seed, if there is one; Python's generator stays as it was."""
+        """Draw fresh values from the seed, if there is one; Python's random state is restored."""
         if self._seed is None:
             yield
             return
         before = random.getstate()
-        random.seed(self._seed)  # of which Keras takes the seeds of its initializers
+        random.seed(self._seed)  # Keras draws the seeds of its initializers from it
         try:
             yield
         finally:
             random.setstate(before)
 
     def graph(self, graph: Graph, body_of: Callable[..., Any] | None = None) -> Graph:
-        """Return the same calls of other operations. Values keep their identities.
+        """Return a graph of the same calls with copied operations. Values keep their identities.
 
         Args:
             graph: The graph.
-            body_of: Gives the body of the new graph, from the old graph and the copier.
+            body_of: Returns the body of the new graph, from the old graph and the copier.
         """
         if id(graph) not in self._graphs:
             steps = [self._step(node) for node in graph.steps]
@@ -170,7 +170,7 @@ class Clone:
         )
 
     def operation(self, node: Node) -> Any:
-        """Return the operation of a call again."""
+        """Return the copy of a call's operation."""
         operation = node.operation
         if self._fresh and node.nested is None and self.copier.new(operation):
             self._draw(operation)
@@ -179,7 +179,7 @@ class Clone:
             return self.copier(operation)
 
     def _template(self, template: Template) -> Template:
-        """Return recorded arguments with variables of the clone's own among them."""
+        """Return recorded arguments with the clone's variables in place of the donor's."""
 
         def own(leaf: Any) -> Any:
             return self.copier(leaf) if isinstance(leaf, keras.Variable) else leaf
@@ -187,7 +187,7 @@ class Clone:
         return Template(mapped(template.args, own), mapped(template.kwargs, own))
 
     def renamed(self, node: Node, name: str) -> Any:
-        """Return the operation of a call again, under another name."""
+        """Return a copy of a call's operation under another name."""
         old = f"{node.operation.name}/"
         self._path = lambda of: f"{name}/{of[len(old) :] if of.startswith(old) else of}"
         new = self.operation(node)
@@ -195,7 +195,7 @@ class Clone:
         return new
 
     def model(self, model: Any) -> Any:
-        """Return a model again, of the same class."""
+        """Return the copy of a model, of the same class."""
         with _naming(model):
             return self._model(model) if self.copier.new(model) else self.copier(model)
 
@@ -221,7 +221,7 @@ class Clone:
         self.copier.put(model, new)
         own = _keras.attributes(new)
         if self._fresh:
-            self._draw(model)  # layers that it has and does not call here
+            self._draw(model)  # layers in its attributes that its graph does not call
         for name, value in _keras.attributes(model).items():
             if name not in own:
                 setattr(new, name, self.copier(value))
@@ -237,7 +237,7 @@ class Clone:
         return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
 
     def _draw(self, operation: Any) -> None:
-        """Draw the values of a layer as its own initializers do: with it all that is inside."""
+        """Draw values for a layer and all layers inside it, with their own initializers."""
         operation = getattr(operation, "keras_graft_inside", operation)
         if not isinstance(operation, keras.Layer):
             return
@@ -271,7 +271,7 @@ class Clone:
             )
 
     def _undrawn(self, layer: Any) -> dict[int, Any]:
-        """Return the weights of a layer that nothing was drawn for."""
+        """Return the weights of a layer that still need fresh values."""
         tied = {id(t.source) for x in _keras.layers_inside(layer) for t in _ties.ties_of(x)}
         tied |= {id(v) for v in _ties.followed(layer) if not _ties.owns(layer, v)}
         return {
@@ -285,20 +285,20 @@ class Clone:
 def duplicates(
     nodes: Sequence[Node], name: Callable[[Node], str], weights: Weights = "copy"
 ) -> dict[int, Any]:
-    """Return the operations of some calls again, by the identities of the old ones.
+    """Return copies of the operations of some calls, by the identities of the originals.
 
-    What they share among themselves, or are tied to among themselves, the new ones share. A layer
-    that is tied to one that is not among them stays so: the new one is tied to the same.
+    What the originals share or tie among themselves is shared or tied among the copies. If a layer
+    is tied to a layer that is not copied, its copy is tied to the same layer.
 
-    PyTorch tells parameters apart by their paths, so these begin with the new names.
+    PyTorch tells parameters apart by their paths, so the paths begin with the new names.
 
     Args:
         nodes: The calls. An operation may be a model.
-        name: Gives the name of the new operation of a call; asked once for each operation.
+        name: Returns the name of the copy of a call's operation; called once for each operation.
         weights: As for `clone`.
 
     Raises:
-        WeightsError: If one cannot be made again.
+        WeightsError: If an operation cannot be copied.
     """
     inside = [layer for node in nodes for layer in _keras.layers_inside(node.operation)]
     ties = [(layer, tie) for layer in inside for tie in _ties.ties_of(layer)]
@@ -310,7 +310,7 @@ def duplicates(
                 work.copier.put(around, around)
     tied = {id(layer) for layer, _ in ties}
     result: dict[int, Any] = {}
-    # Those that own what is tied come first: a variable's path is that of its owner.
+    # Owners of tied weights are copied first: a variable's path starts with its owner's.
     for node in sorted(nodes, key=lambda node: id(node.operation) in tied):
         if id(node.operation) not in result:
             new = work.renamed(node, name(node))
@@ -319,5 +319,5 @@ def duplicates(
 
 
 def duplicate(node: Node, name: str, weights: Weights = "copy") -> Any:
-    """Return the operation of one call again, under another name: see `duplicates`."""
+    """Return a copy of one call's operation under another name: see `duplicates`."""
     return duplicates([node], lambda node: name, weights)[id(node.operation)]

@@ -1,4 +1,4 @@
-"""Models from files and back, for the command: said plainly what is wrong, nothing left half done."""
+"""Load, check and save model files for the command line, with plain error messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_graft.printable import words_of
 def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
     """Return the model of a `.keras` or `.h5` file, or of `app:NAME` with fresh weights.
 
-    Files are loaded in Keras's safe mode, without the compilation.
+    Files are loaded in Keras's safe mode, and not compiled.
 
     Raises:
         FileError: If there is no such file or architecture, or if it cannot be loaded.
@@ -51,10 +51,10 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that is damaged, leads out of itself, or unpacks to far more than it is.
+    """Refuse a file that is damaged, refers to other files, or unpacks to far more than its size.
 
     Raises:
-        FileError: If it is such a file.
+        FileError: If the file is refused.
     """
     if path.suffix != ".keras":
         with hdf5.opened(path, path.name, path.stat().st_size):
@@ -107,11 +107,11 @@ def _application(name: str, input_shape: tuple[int, ...] | None) -> Any:
 
 
 def check_free(paths: Mapping[str, Path], force: bool) -> None:
-    """Refuse to write over files, before anything is computed.
+    """Check that files can be written, before anything is computed.
 
     Raises:
-        FileError: If one is there and `force` is not set, if its folder is not, or if it is no
-            `.keras` file. If what a dead process began to write cannot be finished.
+        FileError: If a file exists and `force` is not set, if it has no folder, or if it is not a
+            `.keras` file. If a file that a dead process began to write cannot be finished.
     """
     for path in paths.values():
         settle(path.parent)

@@ -1,4 +1,4 @@
-"""One level of one model, turned from Keras nodes into nodes and values."""
+"""Turn the Keras nodes of one level of a model into graph nodes and values."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ tree = keras.tree
 
 
 class Reader(Protocol):
-    """What reads the models inside: see `read.py`."""
+    """Reads the nested models: see `read.py`."""
 
     def inside(self, operation: Any) -> Graph | None:
-        """Return the graph of a nested model, None for anything that stays closed."""
+        """Return the graph of a nested model; None for an operation that cannot be opened."""
         ...
 
     def under_masks(
@@ -36,16 +36,16 @@ class Reader(Protocol):
     def trace(
         self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
     ) -> Traced:
-        """Run a function on symbolic tensors and return what it did."""
+        """Run a function on symbolic tensors and return its calls."""
         ...
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What a function did with symbolic tensors: the calls, in order, and what it got and gave.
+    """What a function did with symbolic tensors: its calls in order, its inputs and outputs.
 
-    `kinds` says for an operation, by its identity, which name Keras made up for it in the meantime,
-    without its number; nothing where it made up none.
+    `kinds` has, by the identity of an operation, the name that Keras made up for it during the run,
+    without its number; empty if Keras made up none.
     """
 
     steps: tuple[Node, ...]
@@ -76,11 +76,11 @@ class Level:
                 self._values[id(value.origin)] = value.replace(mask=mask)
         for step in self._in_call_order(steps, inputs):
             self._step(step)
-        # The mask of an input may be known only now: a stage takes it as another input.
+        # Only now are all masks of inputs known: in a stage, a mask is another input.
         self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
     def traced(self, outputs: Any, name: str) -> Traced:
-        """Return what is behind `outputs`, as nodes and values."""
+        """Return the calls, inputs and `outputs` as nodes and values."""
         flat = tree.flatten(outputs)
         for tensor in flat:
             if id(tensor) not in self._values:
@@ -108,9 +108,9 @@ class Level:
         return value
 
     def _in_call_order(self, steps: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
-        """Order Keras nodes so that they can run, each layer's calls as they were made.
+        """Yield Keras nodes in an order that can run, with each layer's calls as they were made.
 
-        The nodes that only compute masks come along: what Keras hands on unseen is an edge too.
+        Nodes that only compute masks are included: a mask that Keras passes on is an edge too.
         """
         known = {id(tensor) for tensor in inputs}
         calls: dict[int, list[Any]] = {}
@@ -163,7 +163,7 @@ class Level:
     def _step(self, step: Any) -> None:
         operation = step.operation
         if any(id(t) not in self._values for t in step.input_tensors):
-            return  # a mask computed from what this model does not have: it is not followed
+            return  # it computes a mask from a tensor that this model does not have
         if _keras.marked(operation, "mask") is not None:
             return self._alias(step)
         inner = _keras.marked(operation, "alias")
@@ -230,7 +230,7 @@ class Level:
         return self._masking(node.replace(nested=nested, entries=entries), nested)
 
     def _masking(self, node: Node, nested: Graph) -> Node:
-        """Say which masks come out of a nested model, since symbolic tensors do not."""
+        """Record which masks a nested model gives: its symbolic outputs do not carry them."""
         stands: dict[Value, Value] = {}
         outputs = []
         given = {value.within(None): i for i, value in enumerate(nested.inputs)}
@@ -248,7 +248,7 @@ class Level:
         return node.replace(outputs=tuple(outputs), unseen=unseen)
 
     def _under_masks(self, node: Node) -> Node:
-        """Find out what Keras makes of masks that it did not know when this call was recorded."""
+        """Find the masks that Keras computes from masks not known when the call was recorded."""
         masks = {i: v.mask for i, v in enumerate(node.inputs) if v.mask is not None}
 
         def run(*tensors: Any) -> Any:
@@ -280,7 +280,7 @@ class Level:
         return value
 
     def _alias(self, step: Any) -> None:
-        """Read a node that only attaches a mask as what it stands for: that mask, on its input."""
+        """Read a node that only attaches a mask: its output is its input with that mask."""
         args, kwargs = _keras.arguments(step)
         value, mask = self._values[id(args[0])], self._values[id(kwargs["mask"])]
         with_mask = value.replace(mask=mask)
@@ -288,7 +288,7 @@ class Level:
 
 
 def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
-    """Return which inputs of a nested model get a mask, and from which input of the call."""
+    """Return which inputs of a nested model get a mask, and which input of the call it is."""
     mask = template.kwargs.get("mask")
     flat = [] if mask is None else tree.flatten(mask)
     return {
@@ -299,13 +299,13 @@ def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
 
 
 def _entering(node: Node, entry: Entry) -> Spec | None:
-    """Return the spec of what enters a nested model, casts and changes of rank included."""
+    """Return the spec of a tensor that enters a nested model, after casts and changes of rank."""
     assert entry.source is not None
     return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
 
 
 def _slots(structure: Any) -> Any:
-    # By identity, not by counting: on PyTorch Keras maps a dict in another order than it flattens.
+    # By identity, not by counting: on PyTorch Keras maps and flattens a dict in different orders.
     place = {id(tensor): i for i, tensor in enumerate(tree.flatten(structure))}
     return tree.map_structure(lambda tensor: Slot(place[id(tensor)]), structure)
 
@@ -317,7 +317,7 @@ def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
 
 
 def _entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:
-    """Say which tensor of a call enters a nested model where, as Functional itself matches them."""
+    """Match the tensors of a call to the inputs of a nested model, as Functional does."""
     given = template.args[0] if template.args else template.kwargs["inputs"]
     structure = nested.input_template
     if isinstance(given, dict) and not isinstance(structure, dict):

@@ -1,7 +1,7 @@
-"""HDF5 files that a stranger may have made: checked as a whole before any value is read.
+"""Open HDF5 weight files that are not trusted: all is checked before any value is read.
 
-HDF5 can lead to other files (external links, external storage, virtual datasets), come back to
-itself, and announce far more than it holds. A file of weights needs none of that.
+HDF5 can refer to other files (external links, external storage, virtual datasets), contain itself,
+and announce far more data than it holds. A file of weights needs none of that.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def allowance(size: int) -> int:
 
 @contextlib.contextmanager
 def opened(source: Any, name: str, size: int) -> Iterator[Any]:
-    """Give an HDF5 file, open for reading, of which all is checked but the values themselves.
+    """Open an HDF5 file for reading, and check all of it except the values.
 
     Args:
         source: A path, or an open binary file.
-        name: How errors call it.
-        size: How many bytes it has on the disk.
+        name: What error messages call it.
+        size: Its size on the disk in bytes.
 
     Raises:
-        FileError: If it is damaged, leads out of itself, or would unpack to much more than it is.
+        FileError: If it is damaged, refers to other files, or would unpack to far more than `size`.
     """
     import h5py
 
@@ -49,7 +49,7 @@ def opened(source: Any, name: str, size: int) -> Iterator[Any]:
             _Check(name, allowance(size)).run(file)
         except FileError:
             raise
-        except Exception as error:  # h5py raises whatever a damaged place leads to
+        except Exception as error:  # a damaged file makes h5py raise anything
             raise FileError(
                 f"{name!r} is damaged: {words_of(error)[:300] or type(error).__name__}"
             ) from error
@@ -57,7 +57,7 @@ def opened(source: Any, name: str, size: int) -> Iterator[Any]:
 
 
 class _Check:
-    """Walks through a file without recursion, and counts what reading it would take."""
+    """Walks through a file without recursion, and counts the bytes that reading it would take."""
 
     def __init__(self, name: str, limit: int) -> None:
         self._name = name
@@ -140,14 +140,14 @@ class _Check:
             raise self._refusal(path, f"has the shape {data.shape}, and no values were written")
 
     def _numbers(self, dtype: Any, shape: Any, path: str, what: str) -> int:
-        """Refuse what is neither numbers nor text, and count what it takes."""
+        """Refuse data that is neither numbers nor text, and count its bytes."""
         import h5py
 
         if shape is None:
             raise self._refusal(path, f"{what} holds nothing".strip())
         size = math.prod(shape)
         if h5py.check_string_dtype(dtype) is not None and dtype.kind == "O":
-            # Each text is somewhere in the file, and several may be in one place.
+            # Texts are stored elsewhere in the file, and several entries may share one.
             self._count(max(size - 1, 0) * (self._limit - _SLACK) // _RATIO, path)
             return 0
         if dtype.kind not in "biufcSV" or dtype.fields or dtype.subdtype or dtype.hasobject:

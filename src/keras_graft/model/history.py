@@ -1,4 +1,4 @@
-"""What became of the operations and values that a graph had when it was read."""
+"""Edit history: which layers and tensors took the place of the donor's."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from keras_graft.graph.select import everything
 
 
 class Gone(Exception):
-    """An attribute cannot be carried over; the words go on behind its name."""
+    """An attribute cannot be copied; the message continues a sentence that names the attribute."""
 
 
 class Removed(Gone):
-    """It held a layer in whose place nothing stands."""
+    """The attribute holds a layer that was removed and that nothing replaced."""
 
 
 class History:
-    """What became of the operations and values that a graph had when it was read."""
+    """Finds what edits made of the operations and values that a graph had when it was read."""
 
     def __init__(self, graph: Graph, base: Graph) -> None:
         self._here: set[int] = set()
@@ -56,17 +56,17 @@ class History:
                 self._around.setdefault(id(layer), node.operation)
 
     def now(self, value: Value) -> Value:
-        """Return what is read today where `value` was read."""
+        """Return the value that the edited graph reads in place of `value`."""
         for _, new, _ in self._moves(value):
             value = new
         return value.within(None)
 
     def _moves(self, value: Value, taken: bool = False) -> Iterator[Move]:
-        """Yield what edits made of a value, one after another.
+        """Yield the moves of a value, in the order of the edits.
 
         Args:
             value: The value.
-            taken: Whether only edits count that took away what gave it.
+            taken: Whether to count only edits that removed the producer of the value.
         """
         for edit in self._edits:
             move = next((edit[key] for key in _keys(value) if key in edit), None)
@@ -75,14 +75,14 @@ class History:
                 value = move[1]
 
     def reads_inside(self, tensor: Any) -> bool:
-        """Whether a tensor is one of a nested model of the donor."""
+        """Whether a tensor lies inside a nested model of the donor."""
         return id(tensor) in self._inside
 
     def layer(self, layer: Any) -> Any:
-        """Return the layer that stands in the place of one of the donor.
+        """Return the layer that stands in place of a layer of the donor.
 
         Raises:
-            Gone: If none does, or several.
+            Gone: If there is no such layer, or more than one.
         """
         if id(layer) in self._here or not (id(layer) in self._calls or id(layer) in self._around):
             return layer
@@ -114,7 +114,7 @@ class History:
         return one
 
     def _instead(self, value: Value) -> list[Any]:
-        """Return the operations in the place of the one that gave a value; none if it was removed."""
+        """Return the operations in place of the producer of a value; empty if it was removed."""
         for _, new, put in self._moves(value, taken=True):
             if not put or len({id(operation) for operation in put}) > 1:
                 return list(put or ())
@@ -123,6 +123,6 @@ class History:
 
 
 def _keys(value: Value) -> list[Any]:
-    """Return what finds a value again: itself, and in another reading what it was read from."""
+    """Return the keys that find a value: itself and, in another reading, its Keras tensor."""
     value = value.within(None)
     return [value] if value.origin is None else [value, id(value.origin)]

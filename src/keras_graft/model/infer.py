@@ -1,4 +1,4 @@
-"""Specs and masks after an edit: inferred again where they changed, and nowhere else."""
+"""Shape inference after an edit: specs and masks are computed again only where they change."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from keras_graft.model.read import trace
 from keras_graft.printable import quoted
 
 WayOut = Callable[[Graph, Node, str], str]
-"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
+"""Returns advice for a call that cannot run, from the graph, the node and the specs it takes."""
 
 Fit = Callable[[Graph, Node, Sequence[Value]], Node]
-"""Gives a node another operation for what it reads now, where it needs one."""
+"""Returns a node, with another operation if its present inputs need one."""
 
 
 def infer(
@@ -31,24 +31,24 @@ def infer(
     run: bool = True,
     way_out: WayOut | None = None,
 ) -> Graph:
-    """Return the graph with the specs of all its values known, true, and the masks that go along.
+    """Return the graph with correct specs and masks for all its values.
 
-    A node whose inputs have the specs and masks that it was recorded with gives what it gave;
-    the others are called on symbolic tensors, as Keras would. An edit says which nodes it made,
-    so that in a large graph only they and what changes behind them are looked at. As Keras takes
-    much that cannot run, they are then run on abstract tensors, all together.
+    A node whose inputs have the recorded specs and masks keeps its outputs; other nodes are called
+    on symbolic tensors, as Keras does. An edit says which nodes it made, so in a large graph only
+    these and the changed nodes behind them are checked. Keras accepts many calls that cannot run,
+    so all of them are then run together on abstract tensors.
 
     Args:
         graph: The graph.
-        fit: Asked for every node before it is called again.
-        until: A position in the graph: nodes from there on wait for another time. What is about to
-            be replaced need not take what it would read now. Nothing runs yet.
-        run: Whether to run on abstract tensors what reads other specs than before.
-        way_out: Says what can be done instead; something general if None.
+        fit: Called for every node before the node is called again.
+        until: A position in the graph: nodes from there on are inferred later, and nothing runs
+            yet. A node that will be replaced need not accept its present inputs.
+        run: Whether calls whose input specs changed are run on abstract tensors.
+        way_out: Returns the advice in an error message; general advice if None.
 
     Raises:
-        BuildError: If an operation does not take its inputs, or would not run, or not give what it
-            says: the message names it, what gives its inputs, the specs, and a way out.
+        BuildError: If an operation does not take its inputs, cannot run, or would not give what it
+            says. The message names it, what gives its inputs, the specs, and a way out.
     """
     graph = _inferred(graph, fit, until, way_out or _way_out)
     untried = [n for n in graph.steps if n.untried is not None] if run and until is None else []
@@ -62,9 +62,9 @@ def infer(
 
 
 def _check_masks(graph: Graph, nodes: Sequence[Node]) -> None:
-    """Refuse masks that were computed again and fit no longer what they are handed on with.
+    """Refuse a mask that was computed again and no longer fits its tensor.
 
-    Not every backend says so when it runs without data.
+    Not every backend finds this when it runs without data.
     """
     for node in nodes:
         for mask in map(graph.known, node.outputs):
@@ -96,7 +96,7 @@ def _inferred(graph: Graph, fit: Fit | None, until: Position | None, way_out: Wa
     last = None
 
     def known(mask: Value) -> Value | None:
-        # It may be one that was made anew on the way, of which the graph knows nothing yet.
+        # It may be a mask that was made in this loop: the graph does not know it yet.
         return now.get(mask) or (graph.known(mask) if mask in graph else None)
 
     while waiting and (until is None or waiting[0][0] < until):
@@ -125,7 +125,7 @@ def _inferred(graph: Graph, fit: Fit | None, until: Position | None, way_out: Wa
 
 
 def _renewed(node: Node, inputs: Sequence[Value], fitted: Node | None) -> Node:
-    """Return a node that is to be called again, with what it was last known to run on."""
+    """Return a node that must be called again, with the specs it was last known to run on."""
     if fitted is not None and fitted.operation is not node.operation:
         return fitted.replace(untried=())
     node = fitted or node
@@ -136,7 +136,7 @@ def _renewed(node: Node, inputs: Sequence[Value], fitted: Node | None) -> Node:
 
 
 def _holds(node: Node, inputs: Sequence[Value]) -> bool:
-    """Whether a node gives what it was recorded to give."""
+    """Whether the recorded outputs of a node are still right."""
     if any(value.spec is None for value in node.outputs):
         return False
     for old, new in zip(node.inputs, inputs, strict=True):
@@ -151,7 +151,7 @@ def _called(
     graph: Graph, node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None],
     way_out: WayOut,
 ) -> list[Node]:  # fmt: skip
-    """Call a node again on what it reads now; return it with the nodes that compute its masks."""
+    """Call a node on its present inputs; return it with the nodes that compute its masks."""
     template, inputs = with_masks_of(node, inputs, known)
     found = {i: known(v.mask) for i, v in enumerate(inputs) if v.mask is not None}
     masks = {i: mask for i, mask in found.items() if mask is not None}
@@ -181,7 +181,7 @@ def _called(
         step = step.reading(mapping)
         untried = node.untried
         if untried and len(step.inputs) != len(untried):
-            # A mask may be read that was not before, or no longer.
+            # It may now read a mask that it did not read before, or the reverse.
             before = dict(zip(inputs, untried, strict=True))
             untried = tuple(before.get(v, v.spec) for v in step.inputs)
         result.append(
@@ -193,9 +193,9 @@ def _called(
 
 
 def _inside(node: Node, step: Node) -> Graph | None:
-    """Return the graph inside a nested model: the known one, whose nodes others may refer to.
+    """Return the graph inside a nested model: the known one, as others may refer to its nodes.
 
-    Unless this call runs it under masks: what happens then is another graph.
+    If this call runs the model under masks, it is a different graph.
     """
     known, now = node.nested, step.nested
     if known is None or now is None or step.unseen or len(known.inputs) != len(now.inputs):
@@ -206,16 +206,16 @@ def _inside(node: Node, step: Node) -> Graph | None:
 def with_masks_of(
     node: Node, inputs: Sequence[Value], known: Callable[[Value], Value | None]
 ) -> tuple[Template, tuple[Value, ...]]:
-    """Return the recorded call of a node, and what it reads, with the masks of today.
+    """Return the recorded call of a node, and its inputs, with the present masks.
 
-    A mask among the arguments that is the very one that came along with an input was filled in by
-    Keras; what comes along now stands in its place. Not left for Keras to fill in: it then records
-    none, and looks for it at each run, where `MultiHeadAttention` may have taken it off.
+    If a mask argument is the mask of an input, Keras filled it in; the present mask of that input
+    replaces it. It is not left for Keras to fill in: Keras would record none and look for it at
+    each run, where `MultiHeadAttention` may have removed it.
 
     Args:
         node: The node, with what it read when it was recorded.
         inputs: What it reads now.
-        known: Gives a mask as the graph knows it, None if it does not.
+        known: Returns a mask as the graph knows it, None if it does not.
     """
     masks = {
         was.mask: value.mask
@@ -263,7 +263,7 @@ def _cannot_run(graph: Graph, failure: Failure, way_out: WayOut) -> str:
 
 
 def _wanted(specs: Sequence[Spec | None]) -> str:
-    """Return what a call takes, in words."""
+    """Return the specs that a call takes, as text."""
     return " and ".join(str(spec) for spec in dict.fromkeys(specs) if spec is not None)
 
 

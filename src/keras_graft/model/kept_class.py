@@ -1,7 +1,7 @@
-"""A model that keeps the class of its donor, although its network is another one.
+"""A model that keeps the class of its donor although its network is different.
 
-Keras makes a model of such a class again by its constructor, which would make the donor's network.
-So the file says which network there is, which class, and what the attributes hold.
+Keras loads a model of such a class by its constructor, which would make the donor's network.
+So the file stores the network, the class and the values of the attributes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from keras_graft.ties.model import TiedModel
 
 
 def is_plain(cls: type) -> bool:
-    """Whether a class is Functional, or one of this package's that is so in all a user sees."""
+    """Whether a class is Functional, or a class of this package that looks the same to users."""
     return cls in (_keras.Functional, _keras.LaterOutputs, TiedModel)
 
 
@@ -34,13 +34,13 @@ def plain_attributes() -> frozenset[str]:
 
 @keras.saving.register_keras_serializable("keras_graft")
 class KeptModel(TiedModel):
-    """What a model adds to the class of its donor: see `kept`."""
+    """What `kept` adds to the class of a donor: its models are saved with their own network."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make what a model of the donor's class is made of: this one is made by `of_class`.
+        """Return an empty object for `of_class`; with arguments, call the donor's own class.
 
         `keras.models.clone_model` calls the class with tensors, and gets a Functional, as it does
-        of the donor.
+        for the donor.
         """
         if not args and not kwargs:
             return super().__new__(cls)
@@ -50,8 +50,8 @@ class KeptModel(TiedModel):
         return class_kept(cls)(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Say of an attribute of the donor why it is not there."""
-        above = getattr(super(), "__getattr__", None)  # on PyTorch, which keeps layers elsewhere
+        """Explain why an attribute of the donor is missing."""
+        above = getattr(super(), "__getattr__", None)  # PyTorch keeps layers outside __dict__
         try:
             if above is not None:
                 return above(name)
@@ -66,7 +66,7 @@ class KeptModel(TiedModel):
             ) from error
 
     def __reduce__(self) -> Any:
-        """Pickle as Keras does, by what a file would hold; no module has a name for this class."""
+        """Pickle the content of a file, as Keras does: this class is in no module by its name."""
         return KeptModel._unpickle_model, super().__reduce__()[1]
 
     def get_config(self) -> dict[str, Any]:
@@ -94,11 +94,11 @@ class KeptModel(TiedModel):
         return config
 
     def _plain_config(self) -> dict[str, Any]:
-        return _keras.functional_config(self)  # not that of the donor's class
+        return _keras.functional_config(self)  # not the configuration of the donor's class
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Make the network that the file says, and give it class and attributes."""
+        """Make the network in the file, then set its class and attributes."""
         config = dict(config)
         body = config.pop("keras_graft_class")
         own = _keras.class_of_config(body, custom_objects)
@@ -117,11 +117,11 @@ class KeptModel(TiedModel):
 
 
 _NOT_WRITTEN = {"_functional_layer_ids"}
-"""What keras_hub remembers for itself: addresses in memory (0.32)."""
+"""Attributes in which keras_hub keeps memory addresses (0.32): useless in a file."""
 
 
 def _no_preset(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Refuse, and write nothing: keras_hub would not load it."""
+    """Refuse to write a preset: keras_hub could not load it."""
     raise NotYetError(
         f"save_to_preset: {self.name!r} was edited, and keras_hub makes the model of a preset again "
         f"by the constructor of {type(self).__name__}, which makes another network. Write it as a "
@@ -131,7 +131,7 @@ def _no_preset(self: Any, *args: Any, **kwargs: Any) -> None:
 
 @functools.cache
 def kept(cls: type) -> type:
-    """Return a class that is `cls` in all but how its models are written and loaded."""
+    """Return a class that differs from `cls` only in how its models are saved and loaded."""
     if issubclass(cls, KeptModel):
         return cls
     names: dict[str, Any] = {
@@ -143,33 +143,33 @@ def kept(cls: type) -> type:
         names["save_to_preset"] = _no_preset
     made = type(cls.__name__, (KeptModel, cls), names | {"_keras_graft_kept": cls})
     register = keras.saving.register_keras_serializable("keras_graft", "KeptModel")
-    register(made)  # it is written under this name, and who loads it finds:
+    register(made)  # it is saved under this name, which must load KeptModel:
     register(KeptModel)
     return made
 
 
 def class_kept(cls: type) -> type:
-    """Return the class of the donor for one that `kept` made."""
+    """Return the donor's class for a class that `kept` made."""
     return getattr(cls, "_keras_graft_kept", cls)
 
 
 def of_class(model: Any, cls: type, special: bool) -> Any:
-    """Return a model of this class that is in all else what a Functional model is.
+    """Return a model of this class that is otherwise the same as a Functional model.
 
     Args:
         model: The Functional model.
         cls: The class.
-        special: Whether the model is one that Keras's own way of writing models does not do for.
+        special: Whether Keras's own way of saving is not enough for this model.
     """
     return _keras.with_body_of(model, kept(cls) if special or not _writes_graph(cls) else cls)
 
 
 def _writes_graph(cls: Any) -> bool:
-    """Whether Keras writes the network of a model of a class, and makes the same again.
+    """Whether Keras saves the network of a model of a class, and loads the same network.
 
-    It does for one whose constructor takes what that of Functional takes; a subclass that has a
-    `get_config` of its own besides says itself what it takes. One with a constructor of its own
-    makes its own network.
+    It does if the constructor has the arguments of Functional's, even with another `get_config`, or
+    if it takes `*args, **kwargs` and the class has no `get_config` or `from_config` of its own. Any
+    other constructor makes its own network.
     """
     arguments = inspect.getfullargspec(cls.__init__)
     if _keras.takes_functional_arguments(arguments.args[1:]):

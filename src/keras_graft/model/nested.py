@@ -1,9 +1,9 @@
-"""Edits inside nested models: made at the level they belong to, and the models around it rebuilt.
+"""Edit inside nested models: change the level where something lies, rebuild the models around it.
 
-A nested model is one operation of the model around it. To change it is to make another model of
-what is inside and to put that in the place of every call; the layers that did not change are the
-very same. Where only some calls of a nested model are to change, all its calls are opened: two
-models that share layers would build, but Keras cannot load them from the file that it saved.
+A nested model is one operation of the model around it. To change it, a new model is built from its
+edited graph and replaces the old one in every call; layers that did not change are shared. If only
+some calls of a nested model must change, all its calls are opened: two models that share layers can
+be built, but Keras cannot load them from the file that it saved.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from keras_graft.printable import quoted, shown
 
 Item = Node | Value
 Place = tuple[Item, ...]
-"""What one change is about: nodes and values of one level."""
+"""The nodes and values that one change is about, all of one level."""
 
 Edit = Callable[[Graph, list[Any]], Graph]
-"""Makes the changes at places that are all of this graph's own level.
+"""Makes the changes at places that are all on this graph's own level.
 
-Where models inside changed, specs are not inferred yet: what stands behind may be about to go.
+If nested models changed, specs are not inferred yet: this edit may remove the nodes behind them.
 """
 
 _Step = tuple[int, int]  # an operation, by its identity, and which of its calls
 _Mark = tuple[tuple[_Step, ...], _Step | None, int | None]
-"""The calls to go through, the node (None: an input), and which output or input, for a value."""
+"""The calls that lead to it, the node (None: an input), and for a value which output or input."""
 
 
 def at_depth(graph: Graph, places: Sequence[Place], edit: Edit) -> Graph:
-    """Return the graph with `edit` made at every level on which a place lies.
+    """Return the graph with `edit` applied at every level that has places.
 
     Args:
         graph: The outermost graph.
-        places: Of one place, all items lie on one level.
+        places: The items of one place are all on one level.
         edit: Gets the graph of a level and the places on it.
 
     Raises:
-        EditError: If something is asked at one call of a nested model that can be said only of
-            all of them.
+        EditError: If a change is asked for at one call of a nested model, but can only be made
+            for all its calls.
     """
     return _Descent(edit).run(graph, places)
 
 
 def _by_level(*groups: Sequence[Item]) -> list[tuple[list[Any], ...]]:
-    """Sort items by the level they lie on: one tuple for each level that has any, a list a group."""
+    """Sort items by level: for each level that has any, a tuple with one list for each group."""
     levels: dict[tuple[Node, ...], tuple[list[Any], ...]] = {}
     for number, items in enumerate(groups):
         for item in items:
@@ -62,7 +62,7 @@ def _by_level(*groups: Sequence[Item]) -> list[tuple[list[Any], ...]]:
 
 
 def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) -> list[Place]:
-    """Pair two selectors of one thing each, at every level where both are."""
+    """Pair two selectors at every level; on a level, each must select exactly one thing."""
     places = []
     for values, others in _by_level(select(graph, start).values, stops):
         if len(values) != 1 or len(others) != 1:
@@ -77,7 +77,7 @@ def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) 
 class _Descent:
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
-        # A model that stands in several others is edited once and stays shared.
+        # A model inside several other models is edited once and stays shared.
         self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph]] = {}
 
     def run(self, graph: Graph, places: Sequence[Place]) -> Graph:
@@ -85,7 +85,7 @@ class _Descent:
         instead: dict[Node, list[Node]] = {}
         for call, inside in _by_call(graph, places).items():
             model, nested = self._rebuilt(call, inside)
-            # What it gives may have changed: it is to be inferred again.
+            # Its output specs may have changed: they must be inferred again.
             outputs = tuple(value.with_spec(None) for value in call.outputs)
             again = call.replace(operation=model, nested=nested, outputs=outputs)
             if not _keeps_specs(call.nested, nested):
@@ -104,13 +104,13 @@ class _Descent:
             nested = call.nested
             assert nested is not None
             if len(nested.inputs) != len(model.inputs):
-                # This is how the model runs under the masks of one call; the model itself knows
-                # no mask from outside, and gets them from Keras again.
+                # This graph is how the model runs under the masks of one call. The model itself
+                # has no inputs for masks: Keras passes them in again.
                 nested = read(model)
             found = [tuple(_find(nested, mark) for mark in place) for place in marks]
             edited = self.run(nested, found)
             if _hands_on(edited) and not _hands_on(nested):
-                # Keras takes what such a model gives for what it reads, and closes a circle.
+                # Keras would take such a model's output for its input, and make a cycle.
                 raise EditError(
                     f"The model {model.name!r} inside would give its own input, and have nothing to "
                     f"compute it with. Remove the whole model: kg.remove(model, {quoted(call.name)})."
@@ -120,12 +120,12 @@ class _Descent:
 
 
 def _hands_on(graph: Graph) -> bool:
-    """Whether an output of a graph is an input of it."""
+    """Whether an output of a graph is one of its inputs."""
     return any(value in graph.inputs for value in graph.outputs)
 
 
 def _keeps_specs(old: Graph | None, new: Graph) -> bool:
-    """Whether what is in both graphs has the same specs, and what is new gives what it reads."""
+    """Whether values in both graphs have the same specs, and new nodes keep the specs they read."""
     for node in new.steps:
         read = [value.spec for value in node.inputs]
         for value in node.outputs:
@@ -136,7 +136,7 @@ def _keeps_specs(old: Graph | None, new: Graph) -> bool:
 
 
 def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place]]:
-    """Open the nested models of which only some calls are to change."""
+    """Open the nested models of which only some calls must change."""
     while True:
         partly = _partly(graph, places)
         if partly is None:
@@ -168,7 +168,7 @@ def _moved(graph: Graph, item: Item, value: Value) -> Item:
 
 
 def _partly(graph: Graph, places: Sequence[Place]) -> Node | None:
-    """Return a call of a nested model of which other calls are to change in another way."""
+    """Return a call of a nested model whose other calls must change in a different way."""
     inside = _by_call(graph, places)
     for call, own in inside.items():
         wanted = {tuple(_mark(item, 1) for item in place) for place in own}
@@ -188,7 +188,7 @@ def _by_call(graph: Graph, places: Sequence[Place]) -> dict[Node, list[Place]]:
 
 
 def _mark(item: Item, depth: int) -> _Mark:
-    """Return what finds an item in every reading of the model that it lies in."""
+    """Return a mark that finds an item in every reading of the model that it lies in."""
     scope = tuple(_step(node) for node in item.scope[depth:])
     if isinstance(item, Node):
         return scope, _step(item), None

@@ -1,9 +1,9 @@
 """`copy.deepcopy` and `pickle` of a graph, and of the nodes and values in it.
 
-A copy holds layers of its own, made as `kg.clone` makes them: what is shared or tied in one call
-of `deepcopy` is so in the copy, between graphs too. A pickle holds the model that `kg.build` makes,
-as Keras pickles it: what cannot be saved cannot be pickled, and two graphs that are pickled
-together share nothing afterwards. A node or value goes with its graph, and is found there again.
+A copy has its own layers, made as `kg.clone` makes them. What is shared or tied stays so within one
+call of `deepcopy`, also between graphs. A pickle holds the model that `kg.build` makes, as Keras
+pickles it: a model that cannot be saved cannot be pickled, and two graphs that are pickled together
+share nothing afterwards. A node or value is copied with its graph, and found again in the copy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _Step = tuple[str, int]  # the name of an operation, and which of its calls
 
 
 def deep_copied(thing: Any, memo: dict[Any, Any]) -> Any:
-    """Return a graph, node or value again; identities stay, as in every other edit."""
+    """Return a copy of a graph, node or value; identities stay, as in every edit."""
     if isinstance(thing, Graph):
         return _copied_graph(thing, memo)
     if thing.graph is None:
-        return thing  # no more than an identity: it goes with no graph
+        return thing  # it is in no graph: there is nothing to copy
     return _copied_item(thing, memo)
 
 
 def reduced(thing: Any) -> tuple[Any, ...]:
-    """Return what makes a graph, node or value again, for `pickle`.
+    """Return what `pickle` needs to make a graph, node or value again.
 
     Raises:
         GraphError: If a model cannot be saved, or a node or value was taken out of its graph.

@@ -1,4 +1,4 @@
-"""From Keras to a `Graph`: a whole model, or a function traced on symbolic tensors."""
+"""Read a Keras model as a `Graph`, or trace a function on symbolic tensors."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ tree = keras.tree
 def read(model: Any) -> Graph:
     """Read a Keras model as a graph of layer calls.
 
-    The layers are referred to, not copied, and neither they nor the model are changed.
+    The graph refers to the layers and does not copy them. Layers and model are not changed.
 
     Args:
         model: A Functional model, a subclass of it that keeps its `call` (such as a keras_hub
             backbone), a built Sequential, or a `Graph`, which is returned as it is.
 
     Returns:
-        The graph. Models inside it are single nodes, whose `nested` is their graph.
+        The graph. A nested model is a single node; its `nested` is the graph inside.
 
     Raises:
         ReadError: If there is no graph to read: a Sequential that was never built, a model
-            with a `call` of its own, or no model at all.
+            with its own `call`, or no model at all.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -55,20 +55,20 @@ def trace(
     foreign: Callable[[Any], Value | None] = lambda tensor: None,
     apart: bool = False,
 ) -> Traced:
-    """Run a function on symbolic tensors and return what it did as nodes and values.
+    """Run a function on symbolic tensors and return its calls as nodes and values.
 
-    Keras keeps nothing of it: the calls are taken off the layers again.
+    Keras keeps no trace of it: the calls are removed from the layers again.
 
     Args:
         function: Takes one KerasTensor for each input, and returns KerasTensors.
         inputs: Values whose specs the tensors get.
-        masks: By position in `inputs`, the mask that comes along with an input.
-        foreign: Gives the value for a KerasTensor that the function took from elsewhere.
-        apart: Whether a call records no training flag but the one it is given, and hands none on
-            to those that are made later.
+        masks: By position in `inputs`, the mask that an input carries.
+        foreign: Returns the value for a KerasTensor that the function took from elsewhere.
+        apart: Whether a call records only the training flag it is given, and passes none on to
+            later calls.
 
     Returns:
-        What it did; the inputs stand for `inputs`, then for the masks.
+        The calls; the result's inputs stand for `inputs`, then for the masks.
 
     Raises:
         ReadError: If an output does not come from the inputs, or is no tensor.
@@ -100,7 +100,7 @@ class _Reader:
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
         apart: bool = False,
     ) -> Traced:
-        # Plain tensors, from nowhere: an InputLayer for each costs more than the call itself.
+        # Plain tensors: an InputLayer for each would cost more than the call itself.
         tensors = [tensor_of(value.spec) for value in inputs]
         known = dict(zip(inputs, tensors, strict=True))  # a mask may be an argument too
         mask_tensors = {
@@ -131,7 +131,7 @@ class _Reader:
             _keras.release(steps)
 
     def inside(self, operation: Any) -> Graph | None:
-        """Return the graph of a nested model, None for anything that stays closed."""
+        """Return the graph of a nested model; None for an operation that cannot be opened."""
         if not isinstance(operation, keras.Model):
             return None
         if id(operation) not in self._nested:
@@ -145,7 +145,7 @@ class _Reader:
     ) -> Graph:  # fmt: skip
         """Return the graph of a nested model as it runs when its inputs carry masks.
 
-        Which layers then read which mask stands nowhere: Keras decides it at every run.
+        Which layer then reads which mask is recorded nowhere: Keras decides it at every run.
         """
         functional = _keras.functional(operation)
 
@@ -160,7 +160,7 @@ class _Reader:
         traced = Graph(
             found.steps, found.inputs, found.outputs, flat_slots(len(found.inputs))
         ).settled()
-        # A tensor of the model itself is to select here too: calls are matched by their number.
+        # Tensors of the model itself must select here too: calls are matched by their number.
         origins = {
             (id(node.operation), plain.call_of(node), i): value.origin
             for node in plain.steps

@@ -1,4 +1,4 @@
-"""Layers made again from their configuration, and values that are copied to them."""
+"""Create layers again from their configuration, and copy weight values to them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_graft.printable import words_of
 
 
 def again(operation: Any, name: str, **changes: Any) -> Any:
-    """Return a layer of the same configuration under another name, not built yet, and not tied.
+    """Return a layer of the same configuration with another name, not built and not tied.
 
     Args:
         operation: A layer or a model.
-        name: The name of the new one.
+        name: The name of the new layer.
         changes: Entries of the configuration that differ.
     """
     try:
@@ -31,8 +31,8 @@ def again(operation: Any, name: str, **changes: Any) -> Any:
 
 
 def assign(target: Any, source: Any) -> None:
-    """Set a variable to a value or to that of another variable, and share no memory with it."""
-    # On JAX a training step gives away the memory of what it updates, so never the donor's.
+    """Set a variable to a value or to the value of another variable, without sharing memory."""
+    # On JAX a training step frees the memory of what it updates: it must not be the donor's.
     target.assign(np.array(keras.ops.convert_to_numpy(source)))
 
 
@@ -40,7 +40,7 @@ def pair_weights(old: Any, new: Any) -> list[tuple[Any, Any]]:
     """Pair the variables of a layer with those of one that was made from its configuration.
 
     Returns:
-        Pairs (old variable, new variable); those that the layer does not own are left out.
+        Pairs (old variable, new variable), without variables that the layer does not own.
     """
     tied = {id(tie.source) for tie in _ties.ties_of(old)}
     before, now = list(old.variables), list(new.variables)

@@ -1,10 +1,10 @@
-"""Models written to files, for the command: all of them or none, and never half of one.
+"""Save models to `.keras` files, for the command line: all or none, and never half a file.
 
-A file is written beside its place under a name of its own, brought to the disk, and renamed. One
-rename is atomic, several are not: where several files become others at once, a journal beside them
-says first which is to become which. From then on they count as written: if the process is killed
-between two renames, the next one that reads or writes in the folder makes the others. What dead
-processes have left without a journal is removed.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed. One
+rename is atomic, several are not. Several files in one folder therefore get a journal first, which
+lists the renames. From then on they count as written: if the process is killed between two renames,
+the next process that reads or writes in the folder does the rest. Files that dead processes left
+without a journal are removed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from keras_graft.errors import FileError, GraftError
 from keras_graft.printable import words_of
 
 _OWN = re.compile(r"\.keras-graft-([0-9a-f]{8})-([0-9]{1,10})-[0-9a-f]{8}\.(keras|journal|part)")
-"""Names that nothing but this module gives: the machine, the process, and a number of its own."""
+"""Names that only this module gives: the machine, the process, and a random number."""
 
 
 def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
-    """Save models all or none. A folder that is not there is made.
+    """Save all models or none. A missing folder is created.
 
-    A file that is there keeps its mode; a new one gets that of a file which the user makes.
+    An existing file keeps its mode; a new file gets the user's default mode (umask).
 
     Raises:
         FileError: If a file cannot be written; the message names it.
@@ -43,7 +43,7 @@ def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
                 path.parent.mkdir(exist_ok=True)
                 settle(path.parent)
                 temporary = _own(path.parent, "keras")
-                # Nobody else reads it before it has its mode.
+                # Private until it is complete and gets its mode.
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
                 made[path] = temporary
                 with _keras.without_tensorflow():
@@ -52,20 +52,20 @@ def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
                 _to_disk(temporary)
         _rename(made)
     finally:
-        for temporary in made.values():  # none is there any more once all went well
+        for temporary in made.values():  # after a success none of them exists
             temporary.unlink(missing_ok=True)
 
 
 def settle(folder: Path) -> None:
-    """Finish what processes that are dead began to write in a folder, and remove what they left.
+    """Finish the writes that dead processes began in a folder, and remove the files they left.
 
     Raises:
-        FileError: If a file cannot be renamed, so that old files stand beside new ones.
+        FileError: If a file cannot be renamed. Old and new files are then mixed.
     """
     try:
         names = [name for name in os.listdir(folder or ".") if _OWN.fullmatch(name)]
     except OSError:
-        return  # no folder, or none that can be looked into
+        return  # no folder, or not readable
     left = [name for name in names if _dead(name)]
     for name in sorted(left, key=lambda name: not name.endswith(".journal")):
         if name.endswith(".journal"):
@@ -76,7 +76,7 @@ def settle(folder: Path) -> None:
 
 
 def _rename(made: dict[Path, Path]) -> None:
-    """Give files their names: of several, either all or, by the next process, all."""
+    """Rename files. In one folder, the next process finishes the renames if this one dies."""
     folders = {path.parent for path in made}
     if len(made) == 1 or len(folders) > 1:
         for path, temporary in made.items():
@@ -91,14 +91,14 @@ def _rename(made: dict[Path, Path]) -> None:
             _to_disk(part)
             os.replace(part, journal)
             _names_to_disk(folder)
-        made.clear()  # they stay where they are until they are renamed
+        made.clear()  # `save` must not delete them: the journal needs them
         _finish(journal)
     for folder in folders:
         _names_to_disk(folder)
 
 
 def _finish(journal: Path) -> None:
-    """Rename what a journal lists, and remove it. It may come from anywhere: it names no path."""
+    """Do the renames in a journal, and remove it. It is not trusted: names only, no paths."""
     pairs: dict[str, str] = {}
     try:
         pairs = json.loads(journal.read_text())
@@ -120,12 +120,12 @@ def _finish(journal: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Say which file could not be written: a full disk does not."""
+    """Raise a FileError that names the file: the error of a full disk does not."""
     try:
         yield
     except GraftError:
         raise
-    except Exception as error:  # h5py has errors of its own
+    except Exception as error:  # h5py raises its own errors
         raise FileError(f"{str(path)!r} cannot be written: {words_of(error)}") from error
 
 
@@ -139,7 +139,7 @@ def _machine() -> str:
 
 
 def _dead(name: str) -> bool:
-    """Whether the process that wrote a file runs no more; of another machine nobody knows."""
+    """Whether the process that wrote a file has ended; False if it ran on another machine."""
     match = _OWN.fullmatch(name)
     if match is None or match[1] != _machine() or os.name == "nt":
         return False
@@ -161,7 +161,7 @@ def _mode(path: Path) -> int:
 
 
 def _to_disk(path: Path) -> None:
-    """Bring a file to the disk."""
+    """Flush a file to the disk."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -170,7 +170,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _names_to_disk(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can do that."""
+    """Flush the file names in a folder to the disk, where the system can do that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

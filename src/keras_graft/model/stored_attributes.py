@@ -1,4 +1,4 @@
-"""The attributes of a model in its configuration: layers and tensors of the model by their places."""
+"""Store a model's attributes in its configuration: layers and tensors by their places."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _KEY = "keras_graft"
 
 
 class Unwritable(Exception):
-    """A value that no configuration can hold; the words say which."""
+    """A value that a configuration cannot hold; the message says which."""
 
 
 def _inside(layer: Any) -> list[Any]:
-    """Return the layers in one that is no model, always in the same order."""
+    """Return the layers inside a layer, always in the same order; none for a model."""
     return [] if isinstance(layer, keras.Model) else _keras.layers_inside(layer)[1:]
 
 
 def _tensors(model: Any) -> list[tuple[list[Any], Any]]:
-    """Return the symbolic tensors of a model: operation, which call, which output."""
+    """Return a model's tensors with their places: operation, which call, which output."""
     found: list[tuple[list[Any], Any]] = [([i], t) for i, t in enumerate(model.inputs)]
     calls: dict[str, list[Any]] = {}
     for node in _keras.nodes(model):
@@ -35,7 +35,7 @@ def _tensors(model: Any) -> list[tuple[list[Any], Any]]:
 
 
 class Writer:
-    """Returns what stands for a value in a configuration."""
+    """Returns the form in which a configuration stores a value."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -78,7 +78,7 @@ class Writer:
 
 
 class Reader:
-    """Returns the value that stands for something in a configuration."""
+    """Returns the value for its form in a configuration."""
 
     def __init__(self, model: Any, custom_objects: Any = None) -> None:
         self._model = model

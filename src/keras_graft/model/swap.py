@@ -1,4 +1,4 @@
-"""Other operations in the places of some: the calls stay as they are."""
+"""Swap the operations of some nodes and keep how they are called."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from keras_graft.model.nested import Place, at_depth
 def exchanged(
     graph: Graph, nodes: Iterable[Node], new: Callable[[Node], Any], alike: bool = True
 ) -> Graph:
-    """Return the graph with other operations at the places of some.
+    """Return the graph with new operations for some nodes.
 
     Args:
         graph: The graph.
-        nodes: The places, at any depth.
-        new: Gives the operation that is to be called there.
-        alike: Whether they are known to take and give the same specs; else they are called.
+        nodes: The nodes, at any depth.
+        new: Returns the new operation for a node.
+        alike: Whether the specs are known to stay the same; if not, the new operations are called.
     """
 
     def edit(level: Graph, places: list[Place]) -> Graph:
@@ -42,7 +42,7 @@ def exchanged(
 
 
 def called_anew(node: Node, operation: Any) -> Node:
-    """Return a call with another operation, what is inside and what it gives to be found out."""
+    """Return a call with another operation; its nested graph and output specs are not known yet."""
     outputs = tuple(value.with_spec(None) for value in node.outputs)
     return node.replace(operation=operation, nested=None, entries=(), outputs=outputs)
 

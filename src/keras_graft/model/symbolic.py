@@ -1,4 +1,4 @@
-"""Specs, and the symbolic tensors that stand for them."""
+"""Specs of symbolic tensors, and KerasTensors and inputs made from specs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_graft.model.calls import filled
 
 
 def spec_of(tensor: Any, sparse: bool | None = None) -> Spec:
-    """Return what a KerasTensor says of itself.
+    """Return the spec of a KerasTensor.
 
     Args:
         tensor: The tensor.
-        sparse: Whether it is sparse, where that is known better: see `are_sparse`.
+        sparse: Whether it really is sparse (see `are_sparse`); what the tensor says if None.
     """
     sparse = bool(tensor.sparse if sparse is None else sparse)
     if not (sparse or tensor.ragged):
@@ -33,14 +33,14 @@ def are_sparse(
 ) -> list[bool]:
     """Return which outputs of a call are sparse.
 
-    Keras announces that of `x * 2.0` for any `x` (3.15), and layers such as `Flatten` hand it on.
-    An operation makes a sparse tensor of a sparse one, or because it was told to: `sparse=True`.
+    Keras 3.15 marks `x * 2.0` as sparse for any `x`, and layers like `Flatten` pass the flag on.
+    In fact an output is sparse only if an input is, or if the operation was given `sparse=True`.
 
     Args:
         outputs: The symbolic tensors that Keras recorded.
         operation: What was called.
         template: How it was called.
-        specs: What it read, known to be true.
+        specs: The specs of its inputs, known to be true.
     """
     said = [bool(tensor.sparse) for tensor in outputs]
     given = any(spec is not None and spec.sparse for spec in specs)
@@ -50,7 +50,7 @@ def are_sparse(
     if not given and not layer:
         return [False] * len(said)
     args, kwargs = filled(template, [tensor_of(spec) for spec in specs])
-    # A layer believes what it reads; what an op makes of it, only a run on abstract tensors tells.
+    # A layer follows the flags of its inputs; an op must be run on abstract tensors to know.
     ask = operation.compute_output_spec if layer else _run_abstractly(operation)
     try:
         return [bool(tensor.sparse) for tensor in keras.tree.flatten(ask(*args, **kwargs))]
@@ -72,7 +72,7 @@ def input_of(spec: Spec | None, name: str | None = None, optional: bool = False)
 
 
 def tensor_of(spec: Spec | None, name: str = "") -> Any:
-    """Return a KerasTensor that says `spec` of itself."""
+    """Return a KerasTensor with this spec."""
     assert spec is not None
     if not (spec.sparse or spec.ragged):
         return keras.KerasTensor(spec.shape, spec.dtype, name=name)

@@ -1,4 +1,4 @@
-"""From a `Graph` to a Keras model of the very operations that it refers to."""
+"""Make a Keras model from a `Graph`, with the same layer objects that the graph refers to."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_graft.model.symbolic import input_of, tensor_of
 
 
 def assemble(graph: Graph, name: str | None = None) -> Assembly:
-    """Make a Keras model of a graph, and keep which tensor each value became."""
+    """Make a Keras model from a graph, and remember the tensor of each value."""
     return Assembly(infer(graph.validate()), name or graph.name)
 
 
 class Assembly:
-    """A model that was made of a graph.
+    """A model that was made from a graph.
 
     Attributes:
         model: The model.
@@ -73,9 +73,9 @@ class Assembly:
         return fill(self._graph.input_template, tensors.__getitem__)
 
     def _with_masks(self, node: Node) -> None:
-        """Put masks that came into the graph unseen back on the inputs they belong to.
+        """Attach masks again that entered the graph together with its inputs.
 
-        A stock way to do that: a model that hands its input on, called with `mask=`.
+        Plain Keras can do that: a model that passes its input on, called with `mask=`.
         """
         for value, mask in node.hidden:
             if value not in self._graph.inputs or value in self._masked or mask in self._unseen:
@@ -86,7 +86,7 @@ class Assembly:
             attach = keras.Model(
                 inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
             )
-            attach.supports_masking = True  # else Keras warns of a mask it does hand on
+            attach.supports_masking = True  # else Keras warns, though the mask is passed on
             _keras.mark(attach, "mask", True)
             output = tensor_of(value.spec, tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
@@ -97,10 +97,10 @@ class Assembly:
         self._unseen.update(mask for mask, _ in node.unseen)
         lost = {v for v in node.inputs if v in self._unseen}
         if lost and lost <= {v.mask for v in node.inputs}:
-            # Masks of its other inputs, handed on by name: Keras finds them at these.
+            # They are masks of its other inputs, given by name: Keras finds them on these.
             self.tensors.update(dict.fromkeys(lost))
         elif lost:
-            # It computes a mask of one that a closed model makes: Keras will do so unseen.
+            # It computes a mask from one that a closed model makes: Keras does that by itself.
             self._unseen.update(node.outputs)
             return
         self._with_masks(node)
@@ -108,10 +108,10 @@ class Assembly:
         outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
         self._builder.node(operation, args, kwargs, outputs)
         for value, tensor in zip(node.outputs, outputs, strict=True):
-            self.tensors.setdefault(value, tensor)  # a cut value is an input, not what is made
+            self.tensors.setdefault(value, tensor)  # a value that was cut stays an input
 
     def _set_masks(self) -> None:
-        """Attach the masks that values carry: once all are there, as one may be made later."""
+        """Attach masks after all nodes are made: a mask may be made later than its value."""
         for node in self._graph.steps:
             for value in node.outputs:
                 mask = None if value.mask is None else self.tensors.get(value.mask)
@@ -119,12 +119,12 @@ class Assembly:
                     _keras.set_mask(self.tensors[value], mask)
 
     def _call(self, node: Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        """Return what stands for the operation in this model, and how it is called."""
+        """Return the operation, or what stands for it in this model, and its arguments."""
         operation, key = node.operation, id(node.operation)
         name = self._graph.name_of(node)
         if operation.name == name:
             return operation, *arguments(node, self.tensors)
-        # Another operation of this name is there, and a donor's layer is not renamed.
+        # Another operation has this name, and a donor's layer must not be renamed.
         if key not in self._stand_ins:
             self._stand_ins[key] = self._stand_in(node, name)
         stand_in = self._stand_ins[key]
@@ -133,17 +133,17 @@ class Assembly:
         return stand_in, *arguments(node, self.tensors)
 
     def _stand_in(self, node: Node, name: str) -> Any:
-        """Return what stands for the operation of a node, and takes each of its calls."""
+        """Return a stand-in with a free name for a node's operation; it takes all its calls."""
         operation = node.operation
         if not isinstance(operation, keras.Layer):
             return _keras.renamed_op(operation, name)
         forms = {form_of(call) for call in self._graph.calls(operation)}
-        # A model of Keras's own loads where this package is not known; it takes one kind of call.
+        # A plain Keras model loads without this package, but takes only one kind of call.
         return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
 
 
 def _one_or_list(tensors: list[Any]) -> Any:
-    """Return one tensor as itself: a file keeps the form, and a later edit calls with it."""
+    """Return one tensor without a list: a file keeps this form, and later edits call with it."""
     return tensors[0] if len(tensors) == 1 else tensors
 
 

@@ -1,4 +1,4 @@
-"""`@verb`: a function of a graph takes a Keras model too, and then gives Keras models."""
+"""`@verb`: let a function of a graph take a Keras model too; it then returns Keras models."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from keras_graft.model.read import read
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
-"""A graph or a model. Not said so: to mypy, which does not know Keras, all would be `Any`."""
+"""A graph or a model. It has no bound: mypy does not know Keras, and would see only `Any`."""
 
 
 class Verb(Protocol[_P]):
-    """What `verb` makes: a model gives a model, and a graph gives a graph."""
+    """A function made by `verb`: it returns a model for a model, and a graph for a graph."""
 
     def __call__(self, model: _M, *args: _P.args, **kwargs: _P.kwargs) -> _M: ...
 
 
 class Splitting(Protocol[_P]):
-    """What `verb` makes of a function that gives several graphs."""
+    """What `verb` makes from a function that returns several graphs."""
 
     def __call__(self, model: _M, *args: _P.args, **kwargs: _P.kwargs) -> tuple[_M, ...]: ...
 
@@ -52,7 +52,7 @@ def verb(function: Callable[..., Any]) -> Any:
 
 
 def question(function: Callable[Concatenate[Graph, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
-    """Let a function that says something of a `Graph` take a Keras model too."""
+    """Let a function that answers a question about a `Graph` take a Keras model too."""
 
     @functools.wraps(function)
     def run(model: Any, *args: _P.args, **kwargs: _P.kwargs) -> _R:
