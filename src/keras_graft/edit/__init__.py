@@ -1,1 +1,1 @@
-"""Changes: one verb per file, and the few mechanisms below them."""
+"""Edits of a graph: one verb per file, and the mechanisms they share."""

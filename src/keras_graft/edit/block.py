@@ -1,6 +1,6 @@
-"""A block of a graph, from some values to others: folded into one node, or repeated.
+"""A block of a graph, between input and output values: fold it into one node, or repeat it.
 
-What goes in needs Keras (a model of the block, copies of its layers) and is made elsewhere.
+The new nodes need Keras (a model of the block, copies of its layers) and are made elsewhere.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from keras_graft.printable import quoted
 
 @dataclass(frozen=True)
 class Block:
-    """The nodes between some values and others.
+    """The nodes between some input values and some output values.
 
     Attributes:
         nodes: In graph order.
-        inputs: What enters; masks that come along with a value stand at the end.
-        outputs: What leaves; the same.
+        inputs: The values that enter, then the masks that accompany them.
+        outputs: The values that leave, then the masks that accompany them.
     """
 
     nodes: tuple[Node, ...]
@@ -36,9 +36,9 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
     """Find the block between two ends, and check that it can stand as one node.
 
     Raises:
-        CutError: If it reads other values from outside; each is named with what needs it.
+        CutError: If it reads other values from outside; the message names each and its readers.
         EditError: If an output does not depend on the inputs, if something outside reads a value
-            from within, or if the way from output to input leads through the outside.
+            from within, if a layer is called outside too, or if an input depends on the block.
     """
     ends = _plain(inputs), _plain(outputs)
     nodes = _between(graph, *ends, verb)
@@ -98,10 +98,10 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
 
 
 def folded(graph: Graph, found: Block, node: Node) -> Graph:
-    """Return the graph with one node, which gives the block's outputs, in the block's place."""
+    """Return the graph with the block replaced by one node that gives the block's outputs."""
     instead: dict[Node, list[Node]] = {n: [] for n in found.nodes}
     instead[found.nodes[-1]] = [node]
-    # What stood between the nodes of the block may read what only its end gives now.
+    # Nodes that stood among the block's nodes may read values that now come only at its end.
     users = {n: [n] for value in found.outputs for n in graph.consumers(value) if n not in instead}
     result = graph.spliced(instead, {})
     return in_order(result, {**users, node: [node]})
@@ -114,19 +114,19 @@ def repeated(
     times: int,
     change: Callable[[Sequence[Node], int], Callable[[Node], Node]],
 ) -> Graph:
-    """Return the graph with the block between two values `times` times in a row.
+    """Return the graph in which the block between two values runs `times` times in a row.
 
     Args:
         graph: The graph.
-        start: What enters the block; other values that it reads are read by each repetition.
-        stop: What leaves it, of the same spec.
-        times: How often the block runs in all.
-        change: For each repetition, gets the nodes of the block and the number, from 1, and gives
-            what is applied to each new node.
+        start: The value that enters the block. Every repetition reads the same other inputs.
+        stop: The value that leaves it, of the same spec.
+        times: How often the block runs in total.
+        change: Called for each repetition with the nodes of the block and the number, from 1;
+            returns the function that is applied to each new node.
 
     Raises:
-        EditError: If the block does not give what it takes, or if something outside reads a value
-            from within.
+        EditError: If the specs of the block's input and output differ, or if something outside
+            reads a value from within.
     """
     label, end = graph.label(start), graph.label(stop)
     verb = f"repeat {label!r} to {end!r}"
@@ -148,7 +148,7 @@ def repeated(
         )
     value, made = stop, []
     for number in range(1, times):
-        # The mask that comes along now is another: specs are inferred anew for what reads it.
+        # The mask differs now: specs are inferred again for the nodes that read it.
         new, mapping = copied(nodes, {start: value}, change(nodes, number))
         made += new
         value = mapping[stop]
@@ -174,7 +174,7 @@ def _between(
 ) -> list[Node]:
     given = set(inputs)
     behind = after(graph, given | {v.mask for v in inputs if v.mask is not None})
-    # What computes the mask of an output belongs to the block as much as what computes the output.
+    # The nodes that compute an output's mask belong to the block too.
     masks = [v.mask for v in map(graph.known, outputs) if v.mask is not None and v.mask in graph]
     nodes = [n for n in needed(graph, [*outputs, *masks], given) if n in behind]
     made = {v for node in nodes for v in node.gives}
@@ -188,7 +188,7 @@ def _between(
 
 
 def _read_outside(graph: Graph, nodes: Sequence[Node], ends: Sequence[Value | None]) -> list[Value]:
-    """Return what `nodes` make and others read, or the graph gives out, beside the ends."""
+    """Return the values of `nodes`, except the ends, that other nodes or the graph outputs use."""
     inner, outputs = set(nodes), set(graph.outputs)
     return [
         v

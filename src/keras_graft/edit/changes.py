@@ -1,8 +1,8 @@
 """Change a graph: replace, insert, remove, rewire.
 
-Every edit is a number of places, and at each place some nodes that stand there instead and some
-values that are read instead of others. What goes in is traced elsewhere (it needs Keras) and
-comes here as nodes; so do the specs, which are inferred again where they changed.
+Every edit is a list of places. At each place new nodes replace old ones, and some values are read
+instead of others. The new nodes are traced elsewhere (that needs Keras). So are the specs, which
+are inferred again where they changed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from keras_graft.printable import quoted, words_of
 
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
-"""Gives what goes in at a place: from the graph, what is read there, and the node concerned."""
+"""Makes the new nodes at a place, from the graph, the values read there, and the node concerned."""
 
 WayOut = Callable[[Graph, Node, str], str]
-"""Says what to do instead, of a call that cannot run and of the specs that it takes."""
+"""Returns advice on a call that cannot run, from the graph, the node and the specs it takes."""
 
 Infer = Callable[..., Graph]
-"""Infers the specs of a graph anew where they changed, up to a position if one is given."""
+"""Infers the specs of a graph again where they changed, up to a position if one is given."""
 
 
 class _Patch:
-    """Changes that are gathered and made at once, as long as no spec changes on the way.
+    """Collects changes and applies them at once, as long as no spec changes in between.
 
-    Where one does, specs are inferred up to the next place and no further: what stands there may
-    be about to go, and would not take what it reads now.
+    If a spec changes, specs are inferred only up to the next place: the node there may be replaced
+    next, and may not take what it reads now.
     """
 
     def __init__(self, graph: Graph, infer: Infer, way_out: WayOut) -> None:
@@ -41,29 +41,29 @@ class _Patch:
         self._infer = functools.partial(infer, way_out=way_out)
         self._instead: dict[Node, list[Node]] = {}
         self._reads: dict[Value, Value] = {}
-        self._read_as: dict[Value, list[Value]] = {}  # the other way round
+        self._read_as: dict[Value, list[Value]] = {}  # the inverse of _reads
         self._first: list[Node] = []
         self._dropped: list[Value] = []
 
     def node(self, node: Node) -> Node:
-        """Return the handle of a node in the graph as it is now, what it reads being known."""
+        """Return the handle of a node in the current graph, with the specs of its inputs known."""
         self.graph = self._infer(self.graph, until=self.graph.position(node))
         return self.graph.node(node)
 
     def value(self, value: Value) -> Value:
-        """Return the handle of a value in the graph as it is now, with its spec known."""
+        """Return the handle of a value in the current graph, with its spec known."""
         producer = self.graph.producer(value)
         if producer is not None:
-            # The producer's own, too: nothing else can stand behind it and before this.
+            # (position, 0) lies right behind the producer, so its outputs are inferred too.
             self.graph = self._infer(self.graph, until=(*self.graph.position(producer), 0))
         return self.graph.value(value)
 
     def now(self, value: Value) -> Value:
-        """Return what is read now where `value` was read."""
+        """Return the value that is now read where `value` was read."""
         return self._reads.get(value.within(None)) or self.graph.known(value)
 
     def put(self, node: Node, instead: Sequence[Node], reads: Mapping[Value, Value]) -> None:
-        """Put nodes in the place of one."""
+        """Replace one node by others."""
         gone = [] if any(n.key is node.key for n in instead) else list(node.reads)
         self._dropped += gone
         self._instead[node] = list(instead)
@@ -81,7 +81,7 @@ class _Patch:
     def before(
         self, node: Node, nodes: Sequence[Node], places: Sequence[int], value: Value
     ) -> None:
-        """Put nodes before one, which reads `value` at these places."""
+        """Put nodes before another, and let that read `value` at these places."""
         *others, current = self._instead.get(node, [node.within(None)])
         old = current.inputs[places[0]]
         for place in places:
@@ -103,7 +103,7 @@ class _Patch:
             _check_mask(self.graph, old, new)
             was = self.graph.known(old)
             if was.spec != new.spec or was.mask != new.mask:
-                return self._flush()  # what comes next is traced under the specs that hold then
+                return self._flush()  # the next trace needs the new specs
 
     def _flush(self) -> None:
         graph = self.graph.spliced(self._instead, self._reads, self._first)
@@ -111,14 +111,14 @@ class _Patch:
         self._instead, self._reads, self._read_as, self._first = {}, {}, {}, []
 
     def done(self) -> Graph:
-        """Make what is gathered, and return the graph."""
+        """Apply the collected changes, and return the graph."""
         if self._instead or self._reads or self._first:
             self._flush()
         return self._infer(swept(self.graph, self._dropped))
 
 
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
-    """Put something else in the places of nodes."""
+    """Replace each node by what `put` makes for it."""
     old_labels = [graph.label(node) for node in nodes]
     patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too, in one step"))
     for old in sorted(nodes, key=graph.position):
@@ -136,11 +136,11 @@ def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Grap
 
 
 def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) -> Graph:
-    """Put something behind values: all that read one of them read what comes out."""
+    """Put something behind values: the consumers of each value read its output instead."""
     patch = _Patch(graph, infer, _in_its_place)
     for old in values:
         value = patch.value(old)
-        # It reads the value itself, so that an insertion never feeds itself.
+        # The new nodes read the value itself, so that an insertion never feeds itself.
         steps, outputs = put(patch.graph, [patch.graph.known(value)], value.producer)
         (output,) = _one(outputs, "insert after", value)
         patch.behind(value, steps, {value: output})
@@ -150,7 +150,7 @@ def insert_after(graph: Graph, values: Sequence[Value], put: Put, infer: Infer) 
 def insert_before(
     graph: Graph, edges: Sequence[tuple[Node, Sequence[int]]], put: Put, infer: Infer
 ) -> Graph:
-    """Put something before nodes, at one of their inputs each (at several places of one value)."""
+    """Put something before one input of each node (at several places if they read one value)."""
     patch = _Patch(graph, infer, _in_its_place)
     for old, places in edges:
         node = patch.node(old)
@@ -162,12 +162,11 @@ def insert_before(
 
 
 def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infer: Infer) -> Graph:
-    """Let the consumers of nodes read what these read, at the input that `keep` names.
+    """Remove nodes: their consumers read the node's input instead, the one that `keep` names.
 
     Raises:
-        EditError: If several inputs have the spec of the output, or none of several, and `keep`
-            does not say which one passes through; if the specs of that input
-            and of the output differ and `keep` does not say that this is meant.
+        EditError: If several outputs are used; or if `keep` names no input, and not exactly one
+            input has the spec of the output.
     """
     way_out = _with_it(
         [graph.label(node) for node in nodes],
@@ -197,10 +196,10 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
 
 
 def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
-    """Let the consumers of some values read others.
+    """Let the consumers of some values read other values.
 
     Raises:
-        EditError: If that would close a cycle; the message shows its path.
+        EditError: If this closes a cycle; the message shows its path.
     """
     reads = {old: new for old, new in reads.items() if old != new}
     for old, new in reads.items():
@@ -218,7 +217,7 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
 
 
 def _check_mask(graph: Graph, old: Value, new: Value) -> None:
-    """Refuse to hand on as a mask what is none: no layer says that it reads one."""
+    """Refuse to replace a mask by a value of another spec: layers do not say that they read one."""
     was, now = graph.known(old).spec, new.spec
     handing = list(graph.consumers(old, as_mask=True))
     handing += [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
@@ -260,7 +259,7 @@ def _reading(labels: Sequence[str]) -> WayOut:
 
 
 def _either(node: Node, wanted: str, new: str) -> str:
-    """Return the ways out: another operation there, or one that reads what it did before."""
+    """Return the ways out: a new operation there, or the same specs as before for the old one."""
     if not wanted:
         return (
             f"The way out: put in a {node.kind} that was not called before: it is built for what it "
@@ -275,12 +274,12 @@ def _either(node: Node, wanted: str, new: str) -> str:
 def passing(
     node: Node, output: Value, inputs: Sequence[Value], now: Callable[[Value], Value]
 ) -> Value:
-    """Return the input of a node that an output of it stands for, as it would be without the node.
+    """Return the input that replaces an output of a node when the node is removed.
 
-    It is the only one, or the only one of the output's shape and dtype: not a padding mask.
+    It is the only input, or the only one of the output's shape and dtype: not a padding mask.
 
     Raises:
-        EditError: If there are several; the message says how to name one.
+        EditError: If it is not clear which one; the message says how to name it.
     """
     alike = [v for v in inputs if _alike(now(v), output)]
     if len(inputs) > 1 and len(alike) != 1:

@@ -1,4 +1,4 @@
-"""What is put in at a place: what was given, or what a function gives that is asked for it."""
+"""What an edit puts in at a place: the layer, model or function given, or a factory's result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_graft.printable import shown, words_of
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a function gave, or raised, when it was called with a node."""
+    """What a function returned, or raised, when it was called with a node."""
 
     asked: Node | Value
     given: Any = None
@@ -31,21 +31,20 @@ class _Answer:
 def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value], Any]:
     """Trace `new` at a place.
 
-    What a function is, is decided by what it gives: it is called with the node first, as a
-    factory. If that raises, or gives nothing that can be put in, it is a function of tensors.
+    A function is first called with the node, as a factory. If that raises, or returns nothing that
+    can be put in, it is treated as a function of tensors.
 
     Args:
         new: A layer, a model, a function of tensors or a factory.
-        place: Where it goes.
-        names: The names that were given at other places of the same graph; those given here are
-            added.
+        place: Where it is put in.
+        names: The names given at other places of the same graph; names given here are added.
 
     Returns:
         The nodes that it makes, in terms of the graph's values; the values that it gives; and
         the layer or model, if it is one.
 
     Raises:
-        EditError: If it is nothing that can be called, or does not take what is read there.
+        EditError: If it cannot be called, or does not take what is read there.
     """
     if isinstance(new, type):
         raise EditError(
@@ -75,7 +74,7 @@ def _can_go_in(new: Any) -> bool:
 
 
 def _name_there(kind: str, place: At, names: set[str]) -> str:
-    """Return a free name that tells the place and what was made for it: `"b0_add_dropout"`."""
+    """Return a free name made of the place and the kind of the new layer: `"b0_add_dropout"`."""
     graph = place.graph
     inputs = {value.name for value in graph.inputs}
     name = free = f"{safe(graph.label(place.item))}_{kind}"
@@ -87,7 +86,7 @@ def _name_there(kind: str, place: At, names: set[str]) -> str:
 
 
 def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Traced]:
-    """Return what a function puts in, and what that did: what it gives, or the function itself."""
+    """Return what a function puts in (its result, or the function itself), and the trace of it."""
     answer = _called(new, place)
     if _can_go_in(answer.given):
         return answer.given, traced(answer.given, place, before)
@@ -98,7 +97,7 @@ def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Trace
 
 
 def _called(new: Any, place: At) -> _Answer:
-    """Call a function with the node. As a function of tensors it would raise, or give no layer."""
+    """Call a function with the node. A function of tensors then raises, or returns no layer."""
     asked = place.asked
     try:
         return _Answer(asked, new(asked))
@@ -107,14 +106,14 @@ def _called(new: Any, place: At) -> _Answer:
 
 
 def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftError:
-    """Return the error of a function that is neither a factory nor one of tensors there.
+    """Return the error for a function that works neither as a factory nor on tensors.
 
-    What it was more likely meant to be comes first.
+    The message begins with what the function was more likely meant to be.
 
     Args:
         new: The function.
-        place: Where it was to go.
-        answer: What it gave or raised when it was called with the node.
+        place: Where it should be put in.
+        answer: What it returned or raised when it was called with the node.
         error: What is wrong with it as a function of tensors; its cause is what it raised then.
     """
     raised, cause = answer.error, error.__cause__
@@ -156,11 +155,11 @@ def _told(error: BaseException | None) -> str:
 
 
 def _is_meant_as_factory(asked: Node | Value, raised: Exception, cause: Any) -> bool:
-    """Whether a function that raised for a node looks more like a factory than one of tensors.
+    """Whether a function that raised for a node is more likely a factory than one of tensors.
 
-    Where a node stands in the place of a tensor, Keras and Python say that the type, the value or
-    an attribute is wrong. A function that makes no tensors of tensors, or asks a tensor for what it
-    does not have and a node may have, was written for a node.
+    If a node is passed instead of a tensor, Keras and Python complain about the type, the value or
+    an attribute. A function was written for a node if it makes no tensors of tensors, or if it asks
+    a tensor for an attribute that a tensor does not have and a node may have.
     """
     kinds = TypeError, ValueError, AttributeError
     if isinstance(cause, ReadError) or not isinstance(raised, kinds):
@@ -171,7 +170,7 @@ def _is_meant_as_factory(asked: Node | Value, raised: Exception, cause: Any) -> 
 
 
 def _way_out(asked: Node | Value, raised: Exception) -> str:
-    """Say where a node has what a tensor has."""
+    """Say where a node has the attribute that a tensor has."""
     if not isinstance(raised, AttributeError) or raised.obj is not asked:
         return ""
     if raised.name not in Spec.__dataclass_fields__:

@@ -1,4 +1,4 @@
-"""Layers in inference mode for good."""
+"""The verb `freeze`: layers permanently in inference mode."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from keras_graft.printable import quoted
 
 @verb
 def freeze(graph: Graph, selector: Any = "**") -> Graph:
-    """Return the model with layers in inference mode for good, under `fit` too.
+    """Return the model with layers permanently in inference mode, under `fit` too.
 
-    Dropout, noise and augmentation do nothing, BatchNormalization keeps its averages, no weight
-    is trained; gradients pass. Keras has no such mode: `trainable=False` reaches BatchNormalization
-    alone. A recorded `training=False` is overridden under `fit` up to Keras 3.15; from 3.16 on it
-    stays, but weights are trained, and layers called later go without training too. Each layer that has weights
-    or knows a training mode is put into a `kg.layers.Frozen` of its name, which shares its weights.
-    The donor's layers keep their flags: another model may train them. A file of the result loads
-    once `import keras_graft` was run. Outputs are those of the donor at inference, to the bit; on
-    PyTorch's CPU, recurrent layers differ in the last ones, as they do with `trainable=False`.
+    Dropout, noise and augmentation do nothing, BatchNormalization keeps its averages, no weight is
+    trained; gradients pass. Keras has no such mode: `trainable=False` acts only on
+    BatchNormalization. A recorded `training=False` is overridden under `fit` up to Keras 3.15; from
+    3.16 on it stays, but weights are trained, and later layers run without training too. Each layer
+    with weights or a training mode is wrapped in a `kg.layers.Frozen` of its name, which shares its
+    weights. The donor's layers keep their flags: another model may train them. To load a file of
+    the result, import `keras_graft` first. Outputs are bit-identical to the donor's at inference;
+    on PyTorch's CPU, recurrent layers differ in the last bits, as with `trainable=False`.
 
     To thaw: `kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)`.
 
@@ -40,8 +40,8 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
             inside a nested model that is selected.
 
     Raises:
-        EditError: If a variable of a layer is used by another that is not frozen, or if a layer
-            keeps a state from batch to batch, which inference moves too.
+        EditError: If a variable of a layer is also used by a layer that is not frozen, or if a
+            layer keeps a state from batch to batch, which inference changes too.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
@@ -55,7 +55,7 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     for node in wanted.values():
         _check_stateless(node)
     _check_variables(wanted, everywhere)
-    frozen: dict[int, Frozen] = {}  # a layer that is called on several levels stays one
+    frozen: dict[int, Frozen] = {}  # one for each layer, also if it is called on several levels
 
     def edit(level: Graph, places: list[Place]) -> Graph:
         instead = {}
@@ -79,7 +79,7 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
 
 
 def _leaves(nodes: Iterable[Node]) -> Iterator[Node]:
-    """Yield nodes, and instead of a nested model what is inside."""
+    """Yield nodes; instead of a nested model, the nodes inside it."""
     for node in nodes:
         if node.nested is None:
             yield node

@@ -1,4 +1,4 @@
-"""What an edit puts in: a layer, a model or a function, traced at its place."""
+"""Trace what an edit puts in at its place: a layer, a model or a function."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class At:
     """Where something is put in.
 
     Attributes:
-        graph: The graph, as it is when it comes to this place.
-        inputs: What is read there, with specs and masks.
-        node: The node that is replaced, or that stands before or behind. None at an input of the
-            graph.
+        graph: The graph, as it is when the edit reaches this place.
+        inputs: The values read there, with specs and masks.
+        node: The node that is replaced, or before or behind which something is inserted. None at
+            an input of the graph.
         verb: What is done: `"insert after"`.
-        item: What it is done to.
+        item: The node or value it is done to.
     """
 
     graph: Graph
@@ -50,24 +50,24 @@ class At:
 
     @property
     def asked(self) -> Node | Value:
-        """What a factory gets: the node, or the input where there is none."""
+        """What a factory is called with: the node, or the input if there is no node."""
         return self.graph.value(self.inputs[0]) if self.node is None else self.node
 
 
 def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
-    """Return what a layer, a model or a function of tensors does at a place.
+    """Return the trace of a layer, a model or a function of tensors at a place.
 
     Args:
         new: What is put in.
-        place: Where it goes.
-        before: The names that Keras had given before the user's code ran: what was made since then
-            is taken off the layers of the model again.
+        place: Where it is put in.
+        before: The names that Keras had given before the user's code ran: calls made since then
+            are removed from the layers of the model again.
 
     Returns:
         The calls and what they give, in terms of the graph's values.
 
     Raises:
-        EditError: If it does not take what is read there; its cause is what was raised.
+        EditError: If it does not take what is read there; its cause is the original exception.
     """
     graph = place.graph
     place, template = _call_of(new, place)
@@ -77,7 +77,7 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
     taken: list[Any] = []
 
     def here(tensor: Any) -> Value | None:
-        """Return the value that a function took from the model around it."""
+        """Return the value of a tensor that a function took from the model around it."""
         taken.append(tensor)
         found = find_tensor(graph, tensor)
         return None if found is None or found.scope else found.within(None)
@@ -85,7 +85,7 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
     try:
         did = trace(_caller(new, template), place.inputs, masks, here, True)
     except Exception as error:
-        # What it took from the model around it, before it raised, is not known.
+        # It is not known which tensors of the model it read before it raised: all are checked.
         _keras.forget_readers([value.origin for value in graph.all_values()], before)
         if isinstance(error, GraftError):
             raise EditError(f"{place.edit}: {_hint(new, error)}") from error
@@ -103,7 +103,7 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
 
 
 def _runs(graph: Graph, step: Node) -> bool:
-    """Whether an operation is called elsewhere on what it would read here."""
+    """Whether the operation already runs elsewhere on the specs that it would read here."""
     specs = [value.spec for value in step.inputs]
     return any(
         call.untried is None and [value.spec for value in call.inputs] == specs
@@ -112,7 +112,7 @@ def _runs(graph: Graph, step: Node) -> bool:
 
 
 def _call_of(new: Any, place: At) -> tuple[At, Template]:
-    """Return what is read at a place by what comes in, and how that is called."""
+    """Return the place with the values that `new` reads there, and the arguments of its call."""
     graph, node, inputs = place.graph, place.node, place.inputs
     if node is not None and place.verb == "replace":
         if isinstance(new, keras.Layer) and isinstance(node.operation, keras.Layer):
@@ -120,7 +120,7 @@ def _call_of(new: Any, place: At) -> tuple[At, Template]:
                 node, inputs, lambda mask: graph.known(mask) if mask in graph else None
             )
             return dataclasses.replace(place, inputs=inputs), _taken(new, recorded, node.operation)
-        # A mask comes along with what it is of; it is no input that a function would expect.
+        # A mask accompanies its value; a function does not expect it as an input.
         inputs = tuple(inputs[i] for i in read_places(node))
     count = len(inputs)
     template = Template((Slot(0) if count == 1 else [Slot(i) for i in range(count)],))
@@ -145,13 +145,13 @@ def _caller(new: Any, template: Template) -> Callable[..., Any]:
 
 
 def _taken(new: Any, recorded: Template, old: Any) -> Template:
-    """Return a recorded call with the arguments that `new` takes.
+    """Return a recorded call with only the arguments that `new` takes.
 
-    A `training=True` that is the old layer's default was recorded by Keras, not given by anybody.
+    A `training=True` that is the old layer's default was recorded by Keras, not given by the user.
     """
     parameters = inspect.signature(new.call).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    # `mask` and `training` are Keras's own to fill in where they were not given.
+    # Keras itself fills in `mask` and `training` where they were not given.
     kwargs = {
         name: value
         for name, value in recorded.kwargs.items()
@@ -160,7 +160,7 @@ def _taken(new: Any, recorded: Template, old: Any) -> Template:
     }
     args = recorded.args
     if isinstance(old, keras.Model) and not isinstance(new, keras.Model):
-        # A model takes a list of one as the one tensor that it is; a layer does not.
+        # A model takes a list of one tensor for that tensor; a layer does not.
         args = tuple(map(_without_list, args))
         kwargs = {name: _without_list(value) for name, value in kwargs.items()}
     return Template(args, kwargs)

@@ -1,4 +1,4 @@
-"""The verb `inline`: the layers of nested models in the places of their calls."""
+"""The verb `inline`: replace calls of nested models by the layers inside."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from keras_graft.printable import shown
 
 @verb
 def inline(graph: Graph, target: Any = "**") -> Graph:
-    """Put the layers of nested models in the places of their calls.
+    """Replace the calls of nested models by the layers inside.
 
     Args:
         model: A Keras model or a `Graph`.
-        target: A selector of nested models. By default all, at every depth; a model inside one
-            that is selected stays a model unless it is selected too. All calls of one are opened.
+        target: A selector of nested models; by default all, at every depth. A model inside a
+            selected one stays a model unless it is selected too. All calls of a model are opened.
 
     Raises:
         EditError: If the selector names no nested model.

@@ -1,4 +1,4 @@
-"""The verb `insert`: something between a value and what reads it."""
+"""The verb `insert`: put a layer, a model or a function between a value and its consumers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def insert(
     before: Any = None,
     between: tuple[Any, Any] | None = None,
 ) -> Graph:
-    """Put something between a value and what reads it.
+    """Put a layer, a model or a function between a value and its consumers.
 
-    What a function makes and gives no name gets one that tells the place, as for `replace`.
+    A layer that a function makes without a name is named after its place, as for `replace`.
 
     Args:
         model: A Keras model or a `Graph`.
         new: A layer, a model, a function of one tensor or a factory, as for `replace`. A factory
-            gets the node behind which, or before which, it goes; behind an input of the model,
-            where there is none, the `Value`.
-        after: A selector of values: all that read one of them read what comes out. Of a node
-            with several outputs, those that are used; by its name, the only one that is used.
-        before: A selector of nodes with one input; `"add:1"` names one of several.
-        between: A value and a node: only this reading of it.
+            gets the node behind which, or before which, something is inserted; behind an input of
+            the model, which has no node, it gets the `Value`.
+        after: A selector of values: all consumers of each value read the new output instead. Of a
+            node with several outputs, those that are used; by its name, the only one that is used.
+        before: A selector of nodes with one input; `"add:1"` names one of several inputs.
+        between: A value and a node: only this node reads the new output.
 
     Raises:
         EditError: If not exactly one of `after`, `before` and `between` is given; if it is not
@@ -98,7 +98,7 @@ def insert(
 
 
 def _behind(graph: Graph, selector: Any) -> list[Place]:
-    """Return the values that are meant: of a node with several outputs, those that are used."""
+    """Return the selected values: of a node with several outputs, those that are used."""
     exact = is_exact(graph, selector)
     values: list[Place] = []
     for item in select(graph, selector).items:
@@ -119,7 +119,7 @@ def _behind(graph: Graph, selector: Any) -> list[Place]:
 
 
 def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[int]]:
-    """Return a node and the numbers of its inputs that are to read something else."""
+    """Return a node, and the numbers of its inputs that must read something else."""
     *values, end = place
     node = graph.node(end)  # type: ignore[arg-type]
     own = read_places(node)

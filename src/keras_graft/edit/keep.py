@@ -1,4 +1,4 @@
-"""Trained values that stay when a layer is replaced: `weights="keep"`."""
+"""Keep trained values when a layer is replaced: `weights="keep"`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
     """Pair the weights of two layers: in order if they are alike, else by name within the layer.
 
     Returns:
-        What is kept, for the report; and the pairs (new variable, old variable).
+        The report of what is kept; and the pairs (new variable, old variable).
 
     Raises:
         EditError: If a pair differs in shape, or if there is none.
@@ -28,11 +28,11 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
     before, now = _ties.named_weights(old), _ties.named_weights(new)
     unlike = not before.keys() & now.keys()
     if _plainly(before) == _plainly(now) or (unlike and _inmost(before) == _inmost(now)):
-        # The same weights in the same order. Keras numbers the layers inside one that have no
-        # names: the second of the old layer may have the name of the first of the new one. And
-        # of what is inside wrappers, the names around depend on how it was built.
+        # The same weights in the same order. Keras numbers unnamed layers inside a layer: the
+        # second one in the old layer may have the name of the first one in the new layer. And
+        # the names of enclosing wrappers depend on how the layer was built.
         now = dict(zip(before, now.values(), strict=True))
-    tied = [tie.weight for tie in _ties.ties_of(old)]  # they have their value elsewhere
+    tied = [tie.weight for tie in _ties.ties_of(old)]  # their values belong to another layer
     before = {name: weight for name, weight in before.items() if name not in tied}
     pairs = [(name, now[name], before[name]) for name in now if name in before]
     if not pairs and not tied:
@@ -64,17 +64,17 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
 
 
 def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
-    """Let the trained values go over, and remember on the layer what it got."""
+    """Copy the trained values, and record on the layer what it got."""
     for target, source in pairs:
         assign(target, source)
     _keras.mark(new, "kept", report)
 
 
 def _plainly(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
-    """Return names without the numbers that Keras gives, and shapes."""
+    """Return names without the numbers that Keras adds, and shapes."""
     return [(re.sub(r"_\d+(?=/|$)", "", name), tuple(w.shape)) for name, w in weights.items()]
 
 
 def _inmost(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
-    """Return the same without the names of the layers around."""
+    """Return the same without the names of the enclosing layers."""
     return [(name.rpartition("/")[2], shape) for name, shape in _plainly(weights)]

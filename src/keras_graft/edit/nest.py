@@ -1,4 +1,4 @@
-"""The verb `nest`: a block becomes a model of its own."""
+"""The verb `nest`: turn a block into a nested model."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from keras_graft.printable import quoted, shown
 
 @verb
 def nest(graph: Graph, inputs: Any, outputs: Any, name: str) -> Graph:
-    """Fold the block between values into a model of its own; the inverse of `inline`.
+    """Fold the block between values into a nested model; the inverse of `inline`.
 
-    The layers are the same; the block becomes one node, called once, with a name of its own. A
-    mask that comes along with a value and crosses an end of the block is an input or output of
-    the new model too.
+    The layers are the same; the block becomes one node, called once, with its own name. A mask
+    that accompanies a value and crosses an end of the block is an input or output of the new
+    model too.
 
     Args:
         model: A Keras model or a `Graph`.
         inputs: What enters the block: a selector of one value, or a list or dict of selectors;
             None for the inputs of the model.
         outputs: What leaves it; None for the outputs of the model.
-        name: The name of the new model, which no other operation may have.
+        name: The name of the new model; no other operation may have it.
 
     Raises:
-        CutError: If the block reads other values too; each is named with what needs it.
+        CutError: If the block reads other values too; the message names each and its readers.
         EditError: If something outside reads a value from within, if the ends lie in different
-            models or lie the wrong way round, or if the name is taken.
+            models or are exchanged, or if the name is taken.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -100,7 +100,7 @@ def _folded(
     inside = renewed(part(graph, taking, given, giving, gives, found.nodes, name))
     folded = build(inside)
     if any(value.mask is not None for value in taking):
-        folded.supports_masking = True  # else Keras warns of masks that it does hand on
+        folded.supports_masking = True  # else Keras warns about masks, though it hands them on
     node = Node(
         folded,
         Template((given,)),
@@ -118,15 +118,15 @@ def _flat(template: Any, values: Sequence[Value], plain: int) -> tuple[tuple[Val
     """Return the values of a block's end as Keras orders them, and their structure.
 
     Args:
-        template: The structure that was asked for.
-        values: Its values, and behind them the masks that cross with them.
-        plain: How many of `values` are no masks.
+        template: The requested structure.
+        values: Its values, followed by the masks that cross with them.
+        plain: How many of `values` are not masks.
     """
     masks = [Slot(i) for i in range(plain, len(values))]
     if masks and isinstance(template, dict):
         template = {**template, **{f"mask_{i}": mask for i, mask in enumerate(masks)}}
     elif masks:
         template = [Slot(i) for i in range(plain)] + masks
-    order = [slot.index for slot in keras.tree.flatten(template)]  # of a dict: by its keys
+    order = [slot.index for slot in keras.tree.flatten(template)]  # a dict is ordered by its keys
     place = {index: i for i, index in enumerate(order)}
     return tuple(values[i] for i in order), fill(template, lambda index: Slot(place[index]))

@@ -1,4 +1,4 @@
-"""Carry other inputs through a graph: into nested models, and into the first kernels."""
+"""Propagate other input specs through a graph: into nested models, and into the first kernels."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Specs = tuple[Spec, ...]
 _Shape = tuple[int | None, ...]
 
 _SHAPES = ("Flatten", "Reshape")
-"""What only lays numbers out anew: the way out of a refusal begins before it."""
+"""Layers that only change the shape: an error message suggests an edit before them."""
 
 
 class Refit:
-    """A graph whose inputs get other specs, once.
+    """Gives the inputs of a graph other specs; used once.
 
-    A nested model is made anew if its own inputs no longer take what enters, as little changed as
-    possible: once for all its calls, which may differ, in what they have in common. Which calls
-    there are to please shows only as the shapes are carried on; it is gone through again until
-    they agree. A dimension only ever becomes free on the way, so it ends.
+    A nested model is built again if its own inputs no longer take what enters, changed as little
+    as possible: once for all its calls, with the dimensions free in which they differ. The shapes
+    every call needs are known only after propagation, so it repeats until they are stable. A
+    dimension only ever becomes free, so the loop ends.
     """
 
     def __init__(self, rule: Rule | None, graph: Graph, specs: Sequence[Spec]) -> None:
@@ -56,7 +56,7 @@ class Refit:
         """Return the graph with the new inputs.
 
         Raises:
-            EditError: If something in it does not take what reaches it then.
+            EditError: If something in it does not take its new inputs.
         """
         while True:
             self._agreed = True
@@ -81,7 +81,7 @@ class Refit:
         return graph
 
     def _level(self, graph: Graph, specs: Specs, path: tuple[str, ...]) -> Graph:
-        """Return a graph, of the outermost model or a nested one, with other specs of its inputs."""
+        """Return a graph, of the outermost model or a nested one, with other input specs."""
         inputs = [
             value if value.spec == spec else value.replace(spec=spec, origin=None)
             for value, spec in zip(graph.inputs, specs, strict=True)
@@ -99,13 +99,13 @@ class Refit:
         result = graph.replace(inputs=inputs)
         try:
             result = infer(result, fit, run=False, way_out=lambda *_: "")
-            # The calls that nothing new reached are to call the same model as the others.
+            # Calls that read nothing new must call the same new model as the other calls.
             while left := [n for n in result.steps if id(n.operation) in self._wanted]:
                 instead = {n: [self._nested(n, n.inputs, path)] for n in left}
                 result = infer(result.spliced(instead, {}), fit, run=False, way_out=lambda *_: "")
         except BuildError as error:
             raise EditError(self._refusal(*at[0], str(error), path)) from error
-        # Masks may have been made anew, and names are free again that the old models had.
+        # Masks may have been made again, and the names of the old models are free now.
         result = result.replace(nodes=pruned(result).steps).settled()
         try:
             failure = trial(result, before=known)
@@ -113,7 +113,7 @@ class Refit:
             kinds = [[v.spec and v.spec.dtype for v in level.inputs] for level in (graph, result)]
             if kinds[0] != kinds[1]:
                 raise EditError(f"reinput: {words_of(error)}") from error
-            failure = None  # such as text, where only TensorFlow has any
+            failure = None  # such as text, which only TensorFlow has
         if failure is not None:
             raise EditError(self._refusal(result, failure.node, told(result, failure), path))
         return tried(result, [node for node in result.steps if node.untried is not None])
@@ -161,7 +161,7 @@ class Refit:
         return node.replace(operation=made[1])
 
     def _entering(self, node: Node, inputs: Sequence[Value]) -> list[Spec | None]:
-        """Return the specs that a nested model's inputs need for a call, little changed."""
+        """Return the input specs that a nested model needs for a call, changed only as needed."""
         reads = [*inputs, *node.reads[len(inputs) :]]
         result = []
         for value, entry in zip(_own(node).inputs, node.entries, strict=False):
@@ -182,7 +182,7 @@ class Refit:
         return result
 
     def _nested(self, node: Node, inputs: Sequence[Value], path: tuple[str, ...]) -> Node:
-        """Return a call of a nested model that calls one with other inputs instead."""
+        """Return the call with its nested model replaced by one with other inputs."""
         model, key = node.operation, id(node.operation)
         specs: Specs = tuple(self._entering(node, inputs))  # type: ignore[arg-type]
         before = self._wanted.get(key)
@@ -236,7 +236,7 @@ class Refit:
 
 
 def _own(node: Node) -> Graph:
-    """Return the graph of a nested model as it is without masks from outside."""
+    """Return the graph of a nested model without inputs for masks from outside."""
     nested = node.nested
     assert nested is not None
     if len(nested.inputs) != len(node.operation.inputs):
@@ -245,14 +245,14 @@ def _own(node: Node) -> Graph:
 
 
 def _ranked(shape: _Shape, rank: int) -> _Shape:
-    """Return the shape that enters a model of this rank: Keras adds or drops a last 1."""
+    """Return a shape as a model of this rank takes it: Keras adds or drops a last axis of 1."""
     if len(shape) == rank + 1:
         return shape[:-1]
     return (*shape, 1) if len(shape) == rank - 1 else shape
 
 
 def _both(one: Spec, other: Spec) -> Spec:
-    """Return the spec that takes both."""
+    """Return the spec that accepts both: dimensions that differ become free."""
     shape = tuple(a if a == b else None for a, b in zip(one.shape, other.shape, strict=True))
     return Spec(shape, one.dtype, one.sparse, one.ragged, one.ragged_rank, one.row_splits_dtype)
 

@@ -1,4 +1,4 @@
-"""Where an edit takes place, and what comes in there."""
+"""The places of an edit, and what it puts in there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_graft.printable import quoted
 
 
 class WhatComesIn:
-    """What goes in, at one place or at several."""
+    """What an edit puts in, at one place or at several."""
 
     def __init__(self, new: Any, verb: str) -> None:
         self._new = new
@@ -27,7 +27,7 @@ class WhatComesIn:
         self._names: set[str] = set()
 
     def begin(self, places: Iterable[Node | Value]) -> None:
-        """Start with the places of one level; refuse one layer for several."""
+        """Add the places of one level; refuse one layer for several places."""
         self._names = set()
         self._places += places
         if len(self._places) > 1 and isinstance(self._new, keras.Layer):
@@ -43,13 +43,13 @@ class WhatComesIn:
 
 
 def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
-    """Return the nodes that a selector names; refuse one that names an input."""
+    """Return the nodes that a selector names; refuse a selector of an input."""
     several = isinstance(selector, list | tuple) and selector
     nodes: dict[Node, None] = {}
     for part in selector if several else [selector]:
         found = select(graph, part)
         inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
-        # What a pattern fits besides does not matter.
+        # A pattern may match inputs too, if it also matches nodes.
         if inputs and (is_exact(graph, part) or len(inputs) == len(found)):
             label = inputs[0].path
             raise EditError(

@@ -1,4 +1,4 @@
-"""The verb `reinput`: a model with other inputs, on the same layers."""
+"""The verb `reinput`: give a model another input shape, dtype or number of channels."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ def reinput(
     """Give a model another image size, sequence length, batch shape, dtype or number of channels.
 
     The layers are the donor's own, with their weights. Nested models whose own inputs no longer
-    fit are made anew around their layers. Every call is then traced as it would run, so that what
-    Keras takes and cannot run is refused.
+    fit are built again around their layers. Every call is then traced as it would run, to refuse
+    what Keras accepts but cannot run.
 
-    With `channels`, the layers that meet the new channels first get new weights by that rule, in
+    With `channels`, the first layers that read the new channels get new weights by that rule, in
     new layers of the same names; the donor's stay as they are. These may be convolutions, `Dense`
     layers on the channel axis, and the normalizations and `Rescaling` layers in front. The rules:
 
     - `"mean"`: the new model gives what the old one gave for the mean over the new channels.
     - `"repeat"`: fewer channels count as if repeated in turn; more share the old weights in turn.
-    - `"pad"`: new channels get zeros; of fewer, the first ones are kept.
+    - `"pad"`: new channels get zeros; if there are fewer, the weights of the first ones are kept.
     - a function of the kernel, as an array `(..., old channels, filters)`, and the new number of
       channels, that returns `(..., new channels, filters)`.
 
-    `"mean"` and `"repeat"` let one channel give what a grey image gave in three, unless the
-    channels are normalized each in its own way in front. The idea is that of `adapt_input_conv` in
-    timm (https://github.com/huggingface/pytorch-image-models).
+    With `"mean"` and `"repeat"`, one channel gives what a grey image gave in three, unless each
+    channel is normalized differently in front. The idea comes from `adapt_input_conv` in timm
+    (https://github.com/huggingface/pytorch-image-models).
 
     Args:
         model: A Keras model or a `Graph`.
         shape: The new shape of the input without the batch, None for a dimension that may vary;
             for a model of several inputs, or to leave some as they are, a dict by input name.
-        batch_shape: The same with the batch.
+        batch_shape: The same, including the batch.
         dtype: The new dtype, or a dict by input name.
         channels: What becomes of the first weights where the number of channels changes.
 
     Returns:
-        What `model` is.
+        A Keras model or a `Graph`, as `model` is.
 
     Raises:
-        EditError: If something does not fit: the layer, what it reads, the expected and the found
-            shape are named. Nothing was changed then.
+        EditError: If something does not fit. The message names the layer, what it reads, and the
+            expected and found shapes. Nothing is changed then.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((64, 64, 3), name="image")
@@ -116,7 +116,7 @@ def _specs(graph: Graph, shape: Any, batch_shape: Any, dtype: Any) -> list[Spec]
 
 
 def _by_input(names: Sequence[str], given: Any, what: str) -> Iterator[tuple[int, Any]]:
-    """Yield what is given for which input."""
+    """Yield the number of each input for which something is given, and what."""
     if given is None:
         return
     if not isinstance(given, Mapping):

@@ -1,4 +1,4 @@
-"""The verb `remove`: what reads a node reads what the node read."""
+"""The verb `remove`: remove nodes; their consumers read the node's input instead."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from keras_graft.shared.kept import edited
 
 @verb
 def remove(graph: Graph, target: Any, keep: Any = None) -> Graph:
-    """Let what reads a node read what the node read.
+    """Remove nodes: the consumers of a node read its input instead.
 
     Args:
         model: A Keras model or a `Graph`.
         target: A selector of nodes.
-        keep: Which input passes through, for nodes with several, or where the shape changes and
-            that is meant: a selector, for several nodes a list with one input of each, or the
-            number of the input, from 0. By default the only input, or the only one of the
-            output's shape and dtype: of a transformer block, not its padding mask.
+        keep: Which input passes through, for nodes with several inputs, or if the shape should
+            change: a selector, for several nodes a list with one input of each, or the number of
+            the input, from 0. By default the only input, or the only one of the output's shape
+            and dtype: of a transformer block, not its padding mask.
 
     Raises:
         EditError: If it is not clear which input passes through, or if the shape changes.

@@ -1,4 +1,4 @@
-"""The verb `repeat`: a block runs several times."""
+"""The verb `repeat`: run a block several times in a row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown
 
 _MOST = 10_000
-"""Repetitions, so that a slip of the pen does not fill the memory."""
+"""The most repetitions allowed, so that a typo does not fill the memory."""
 
 
 @verb
@@ -36,25 +36,24 @@ def repeat(
 ) -> Graph:
     """Run a block several times in a row.
 
-    With shared weights this is recurrence in depth. With copies it is how a deeper transformer is
-    made of a trained one: `repeat(model, "layer_1", "layer_3", 2, weights="copy")` runs layers 2
-    and 3 twice, as `layer_replication=[[0, 4], [2, 5]]` does in PEFT.
+    With shared weights this is recurrence in depth. With copies it makes a trained transformer
+    deeper: `repeat(model, "layer_1", "layer_3", 2, weights="copy")` runs layers 2 and 3 twice, as
+    `layer_replication=[[0, 4], [2, 5]]` does in PEFT.
 
     Args:
         model: A Keras model or a `Graph`.
-        start: A selector of the value that enters the block; the same as `stop` for one node
-            alone. Other values that the block reads,
-            such as a padding mask, are read by each repetition.
+        start: A selector of the value that enters the block; the same as `stop` for a single
+            node. Every repetition reads the same other inputs, such as a padding mask.
         stop: A selector of the value that leaves it, of the same shape and dtype.
-        times: How often the block runs in all; 1 changes nothing.
-        weights: `"share"`: each repetition calls the same layers. `"copy"`: it has layers of its
-            own with the same values. `"fresh"`: of its own, newly initialized. New layers are
-            called `name_repeat`, `name_repeat_1` and so on. What is tied within the block is tied
-            within each repetition; a tie to something outside stays a tie to that.
+        times: How often the block runs in total; 1 changes nothing.
+        weights: `"share"`: each repetition calls the same layers. `"copy"`: it has its own layers
+            with the same values. `"fresh"`: it has its own layers, newly initialized. New layers
+            are called `name_repeat`, `name_repeat_1` and so on. Weights that are tied within the
+            block are tied within each repetition; a tie to a weight outside is kept.
 
     Raises:
-        EditError: If the block does not give what it takes, if something outside reads a value
-            from within, or if `times` is no positive number.
+        EditError: If input and output of the block differ in shape or dtype, if something outside
+            reads a value from within, or if `times` is not a positive integer.
         WeightsError: If a layer cannot be made again.
 
     >>> import keras, keras_graft as kg
@@ -79,7 +78,7 @@ def repeat(
     def edit(level: Graph, places: list[Place]) -> Graph:
         level = infer(level)
         for start, stop in places:
-            if start == stop:  # this node
+            if start == stop:  # a single node
                 start = _entering(level, level.value(stop))  # type: ignore[arg-type]
             level = _repeated(level, level.value(start), level.value(stop), times, weights)  # type: ignore[arg-type]
         return level
@@ -89,7 +88,7 @@ def repeat(
 
 
 def _entering(graph: Graph, value: Value) -> Value:
-    """Return what enters the one node that gives a value: where its repetition reads."""
+    """Return the input at which a single node, which gives `value`, is repeated."""
     node = graph.producer(value)
     label = graph.label(value)
     if node is None:
@@ -119,9 +118,9 @@ def _repeated(graph: Graph, start: Value, stop: Value, times: int, weights: str)
         )
 
         def change(node: Node) -> Node:
-            if id(node.operation) not in made:  # an op holds nothing
+            if id(node.operation) not in made:  # an op has no weights
                 return node
-            if node.nested is not None:  # to be read again: the new model has values of its own
+            if node.nested is not None:  # it must be read again: the new model has its own values
                 return called_anew(node, made[id(node.operation)])
             return node.replace(operation=made[id(node.operation)])
 

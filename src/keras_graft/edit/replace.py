@@ -1,4 +1,4 @@
-"""The verb `replace`: something else in the places of nodes."""
+"""The verb `replace`: replace nodes by a layer, a model or a function."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from keras_graft.shared.kept import edited, retied, tied_again
 
 @verb
 def replace(old: Graph, target: Any, new: Any, weights: Literal["keep"] | None = None) -> Graph:
-    """Put something else in the places of nodes.
+    """Replace nodes by a layer, a model or a function.
 
-    The recorded arguments of a call go along where the new layer takes them. What a function makes
-    and gives no name gets one that tells the place: `"act_dropout"` for a `Dropout` in the place of
-    `"act"`. A layer that is given as it is keeps its name.
+    The new layer is called with the recorded arguments that it takes. A layer that a function makes
+    without a name is named after its place: `"act_dropout"` for a `Dropout` in the place of
+    `"act"`. A layer that is given directly keeps its name.
 
     Args:
         model: A Keras model or a `Graph`.
         target: A selector of nodes: all calls of a layer, or one (`"shared#1"`).
         new: A layer, a model or a function of tensors; or a factory, a function that gets the node
-            and returns one of these. What a function is, is decided by what it returns: it is
-            called with the node first, and as a function of tensors if that raises or gives nothing
-            to put in. One layer for several places is refused, unless a factory returns it.
-        weights: `"keep"`: trained values go over from the weights of the old layer to those of the
-            same names in the new one. None: the new layer's values are its own. `kg.diff` says
-            what was kept.
+            and returns one of these. A function is first called with the node; if that raises, or
+            returns nothing that can be put in, it is called as a function of tensors. One layer
+            for several places is refused, unless a factory returns it.
+        weights: `"keep"`: trained values are copied from the weights of the old layer to those of
+            the same names in the new one. None: the new layer keeps its own values. `kg.diff`
+            shows what was kept.
 
     Returns:
-        What `model` is, with all other layers shared.
+        A Keras model or a `Graph`, as `model` is, with all other layers shared.
 
     Raises:
-        EditError: If what comes in does not take what is read there, gives another number of
-            values, or is one layer for several places; if `weights="keep"` finds no weight of the
-            same name, or one of another shape.
-        BuildError: If what stands behind does not take what it gives.
+        EditError: If `new` does not take what is read there, gives another number of values, or is
+            one layer for several places; if `weights="keep"` finds no weight of the same name, or
+            one of another shape.
+        BuildError: If a node behind it does not take what it gives.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")

@@ -1,4 +1,4 @@
-"""The verb `rewire`: consumers read other values."""
+"""The verb `rewire`: let consumers read other values."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from keras_graft.shared.kept import edited
 
 @verb
 def rewire(graph: Graph, reads: Mapping[Any, Any]) -> Graph:
-    """Let the consumers of values read others: `{old value: new value}`.
+    """Let the consumers of values read other values: `{old value: new value}`.
 
     Raises:
-        EditError: If that would close a cycle; its path is named.
+        EditError: If this closes a cycle; the message shows its path.
         BuildError: If a consumer does not take what it would read.
 
     >>> import keras, keras_graft as kg

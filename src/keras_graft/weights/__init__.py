@@ -1,1 +1,1 @@
-"""Which weight is which: addresses, rules for other shapes, files, transplants."""
+"""Copy weights and optimizer state: addresses, matching, resize rules, files, transplants."""

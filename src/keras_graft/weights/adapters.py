@@ -1,4 +1,4 @@
-"""LoRA adapters where weights are copied: merged where the target has none, and never dropped."""
+"""LoRA adapters when weights are copied: merged if the target has none, and never dropped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Found = tuple[Weight, Any, list[Weight]]
 
 
 def without_adapters(place: Place) -> Place:
-    """Leave the adapters out of a model that was loaded: its file holds the products with them."""
+    """Leave the adapters out of a model loaded from a file: the file holds merged weights."""
     for _, _, factors in list(_found(place)):
         _leave_out(place, factors)
     return place
 
 
 def merge(origin: Place, into: Place) -> None:
-    """Let the weights of a source be what they are with its adapters, if the target has none.
+    """Merge the adapters of a source into its weights, if the target has no adapters.
 
-    A weight that both share stays as it is: it cannot be both.
+    A weight that both models share stays as it is: it cannot have both values.
     """
     shared = {id(w.variable) for w in into.weights() if w.variable is not None}
     if any(_keras.is_adapter(w.variable) for w in into.weights() if w.variable is not None):
@@ -39,7 +39,7 @@ def merge(origin: Place, into: Place) -> None:
 
 
 def settled(origin: Place, into: Place, pairs: Pairs) -> Pairs:
-    """Return which weight goes where, with adapters merged that do not go to others like them."""
+    """Return the pairs, with adapters merged unless the target has equal ones (shape and scale)."""
     there = {id(weight): (owner, factors) for weight, owner, factors in _found(into)}
     target = {id(its): weight for weight, its in pairs.items()}
     for weight, owner, factors in list(_found(origin)):
@@ -59,7 +59,7 @@ def settled(origin: Place, into: Place, pairs: Pairs) -> Pairs:
 
 
 def idle(into: Place) -> set[int]:
-    """Return the adapters of a target that add nothing, as those that were never trained."""
+    """Return the adapters of a target that add nothing, such as those that were never trained."""
     return {
         id(factor)
         for _, _, factors in _found(into)
@@ -69,10 +69,10 @@ def idle(into: Place) -> set[int]:
 
 
 def check_not_lost(left: Weight, origin: Place, used: set[Weight]) -> None:
-    """Refuse to copy a weight without the adapters that it has, whatever else may be left over.
+    """Refuse to copy a weight without its adapters, even if other weights may be left over.
 
     Raises:
-        WeightsError: If what is left over are adapters of a weight that is copied.
+        WeightsError: If the weight left over is an adapter of a weight that is copied.
     """
     for weight, owner, factors in _found(origin):
         if weight in used and any(left is factor for factor in factors):
@@ -100,7 +100,7 @@ def _found(place: Place) -> Iterator[Found]:
 
 def _merge(place: Place, weight: Weight, owner: Any, factors: list[Weight]) -> bool:
     if not weight.dtype.startswith(("float", "bfloat")):
-        return False  # a sum with whole numbers means nothing: the adapters stay, and are left over
+        return False  # adding to integers means nothing: the adapters stay, and are left over
     weight.read = lambda: np.array(
         keras.ops.convert_to_numpy(_keras.with_adapters(owner, weight.variable))
     )

@@ -1,7 +1,7 @@
-"""Where a weight is in a model: the path of its layer through the model's own layers, and its name.
+"""Addresses of weights: the path of the layer through the model's own layers, and a weight's name.
 
-Keras's `variable.path` does not say it: it lacks the nested models around a layer, is not unique,
-and keeps the names of old. An address is made from the layers as the model holds them now.
+Keras's `variable.path` is not enough: it lacks the nested models around a layer, is not unique,
+and keeps old names. An address is made from the layers as the model holds them now.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from keras_graft.layers.frozen import Frozen
 from keras_graft.layers.renamed import Renamed
 
 _UNNAMED = "variable"
-"""What Keras names a variable that was given no name, before the number."""
+"""What Keras calls a variable without a name, before the number."""
 
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Weight:
-    """One weight, of a model or a file.
+    """One weight of a model or a file.
 
     Attributes:
-        address: `"encoder/attention/query/kernel"`. A second weight of the same address has `#1`.
+        address: `"encoder/attention/query/kernel"`. A second weight of the same address gets `#1`.
         name: Its name within the layer; a number in files that hold no names.
         shape: Its shape.
         dtype: Its dtype, as Keras names it.
-        read: Gives its values, as an array.
+        read: Returns its values as an array.
         layer: The layer that owns it; None in a file.
         variable: The variable; None in a file.
-        path: Where a file of Keras keeps it; None elsewhere.
-        again: Whether a file holds it as one more copy of a weight that has gone over.
-        merged: Whether its values are those with the LoRA adapters of its layer.
+        path: Where a Keras file keeps it; None elsewhere.
+        again: Whether a file holds it as one more copy of a weight that has a partner.
+        merged: Whether its values include the LoRA adapters of its layer.
     """
 
     address: str
@@ -56,7 +56,7 @@ class Weight:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of its elements."""
         return int(np.prod(self.shape))
 
     @property
@@ -67,18 +67,18 @@ class Weight:
 
 @dataclass(eq=False)
 class Place:
-    """A layer, model or group of a file: its own weights, and the places inside.
+    """A layer, a model, or a group in a file: its own weights, and the places inside.
 
     Attributes:
         name: The layer's name.
         layer: The layer; None in a file.
-        automatic: The name that Keras gives to such a layer, before the number.
-        keyed: Whether its weights have numbers for names, as in files of Keras.
+        automatic: The name that Keras gives to a layer of its class, before the number.
+        keyed: Whether its weights have numbers as names, as in Keras files.
         named: Whether the name is the layer's; old files do not hold it.
         own: Its own weights.
-        inside: The places inside, those that hold no weights of their own left out.
-        tied: What it has by ties, the places left out included: its address, and the variable.
-        format: What a file says that wrote it, on its outermost place.
+        inside: The places inside, except those without any weights.
+        tied: Its tied weights, and those of the places left out: (address, variable).
+        format: The format that a file says it has; only on its outermost place.
     """
 
     name: str
@@ -102,20 +102,20 @@ class Place:
         return list({id(w): w for place in self.walk() for w in place.own}.values())
 
     def ties(self) -> dict[str, str]:
-        """Return the address of what is tied, and the address of the weight it is tied to."""
+        """Return the address of each tied weight, and of the weight that it is tied to."""
         known = {id(weight.variable): weight.address for weight in self.weights()}
         tied = [pair for place in self.walk() for pair in place.tied]
         return {address: known[id(v)] for address, v in tied if id(v) in known}
 
 
 class Addresses:
-    """Gives out addresses, each once."""
+    """Makes unique addresses."""
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
 
     def take(self, path: Iterable[str], name: str) -> str:
-        """Return the address of a weight; the second of the same gets a number."""
+        """Return the address of a weight; a second weight of the same address gets a number."""
         address = "/".join([*path, name])
         number = self._taken[address] = self._taken.get(address, -1) + 1
         return f"{address}#{number}" if number else address
@@ -124,8 +124,8 @@ class Addresses:
 def places(layer: Any) -> Place:
     """Return the places of a built layer or model.
 
-    A layer that is in several places is in the result as often, with the same weights. A weight
-    that a layer has by a tie is the other layer's, if that is here too.
+    A layer in several places appears several times in the result, with the same weights. A tied
+    weight belongs to the layer that it is tied to, if that layer is here too.
     """
     weights: dict[int, Weight] = {}
     addresses = Addresses()
@@ -148,7 +148,7 @@ def places(layer: Any) -> Place:
     def place(layer: Any, path: tuple[str, ...]) -> Place:
         name = layer.name
         while isinstance(layer, Frozen | Renamed):
-            layer = layer.layer  # a view of whose variables it has, or the variables themselves
+            layer = layer.layer  # the wrapper has this layer's variables, or views of them
         mine = {id(v) for v in _own_proper(layer)}
         own = [
             weight(v, layer, path)
@@ -173,10 +173,10 @@ def _own_proper(layer: Any) -> list[Any]:
 
 
 def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
-    """Yield (weight of the target, weight of the source) for what has the same address.
+    """Yield (weight of the target, weight of the source) for each address that both have.
 
     Layers are matched level by level, by their names. Names that Keras gave (`conv2d_7`) depend on
-    what was made before: see `_rows`. Two of one name go by their order.
+    what was made before: see `_rows`. Layers of the same name are matched in order.
     """
     yield from _own(source, target)
     for mine, its in _children(source.inside, target.inside):
@@ -201,17 +201,17 @@ def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
 
 
 def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
-    """Pair the weights of a layer of a file, which has numbers for names.
+    """Pair the weights of a layer in a Keras file, which have numbers as names.
 
-    With another count the numbers may mean other weights (a BatchNormalization without `scale`),
-    unless the shapes tell them apart: a kernel and a bias.
+    If the counts differ, the numbers may mean different weights (a BatchNormalization without
+    `scale`), unless the shapes tell the weights apart: a kernel and a bias.
     """
     store: dict[str, Any] = {}
     if target.own:
         target.layer.save_own_variables(store)
     mine = {id(w.variable): w for w in target.own}
     known = {id(value) for value in store.values()}
-    for value in store.values():  # of a kernel with LoRA, a file holds the product with it
+    for value in store.values():  # a file holds a kernel with LoRA as the merged values
         if id(value) not in mine:
             fits = [w for w in target.own if id(w.variable) not in known
                     and w.shape == tuple(value.shape) and not w.name.startswith("lora_")]  # fmt: skip
@@ -221,13 +221,13 @@ def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
         return
     found = [(mine.get(id(store.get(weight.name))), weight) for weight in source.own]
     unlike = [pair for pair in found if pair[0] and _whole(pair[0]) != _whole(pair[1])]
-    # One side is quantized: what has the number of a scale there may be a bias here.
+    # One side is quantized: the number of a scale there may be the number of a bias here.
     for its, weight in unlike or found:
         if its is not None:
             yield its, weight
         elif len(weight.shape) == 1 and getattr(target.layer, "bias", weight) is None:
             weight.address = weight.address.removesuffix(weight.name) + "bias"
-            weight.name = "bias"  # what else a layer of that class could have
+            weight.name = "bias"  # the other weight that a layer of that class can have
 
 
 def _whole(weight: Weight) -> bool:
@@ -254,20 +254,20 @@ def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place,
 
 
 def _unclear(places: list[Place]) -> list[Place]:
-    """Return the places of a file that their names do not tell apart: a file holds no order."""
+    """Return the places of a file that names do not tell apart: a file holds no order."""
     names = Counter(p.name for p in places)
     return [p for p in places if not p.named or (p.keyed and names[p.name] > 1)]
 
 
 def unclear(place: Place) -> list[Weight]:
-    """Return the weights of a file that are in a place no name leads to."""
+    """Return the weights of a file in places that no name identifies."""
     found = _unclear(place.inside)
     result = [w for p in found for w in p.weights()]
     return result + [w for p in place.inside if p not in found for w in unclear(p)]
 
 
 def _automatic(place: Place) -> tuple[str | None, int]:
-    """Return the base and the number of a name that Keras gave; (None, 0) of another."""
+    """Return the base and the number of a name that Keras gave; (None, 0) for other names."""
     # Bidirectional names its two layers after the one it was given.
     for base in (place.automatic, f"forward_{place.automatic}", f"backward_{place.automatic}"):
         number = _number(place.name, str(base))
@@ -284,9 +284,9 @@ def _number(name: str, base: str) -> int | None:
 def _rows(source: list[tuple[int, T]], target: list[tuple[int, T]]) -> Iterator[tuple[T, T]]:
     """Pair layers (or variables) of one automatic name, given with their numbers.
 
-    - If both are as many and have no number in common, in their order: a model made again.
-    - Else by name: the same model, or a part of it, or edited. Where a model made again has some
-      of the numbers too, others are left over on both sides, and so it is noticed.
+    - If both sides have the same count and no number in common, in order: a model made again.
+    - Otherwise by name: the same model, a part of it, or an edited one. If a model made again has
+      some numbers in common, weights are left over on both sides, so the mismatch is noticed.
     """
     source, target = (sorted(row, key=lambda x: x[0]) for row in (source, target))
     ours, theirs = [n for n, _ in source], [n for n, _ in target]

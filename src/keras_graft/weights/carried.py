@@ -1,4 +1,4 @@
-"""The report of `carry_optimizer`: which weights took their slots along."""
+"""The report of `carry_optimizer`: which weights kept their optimizer slots."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Carried(Tabular):
     Attributes:
         optimizer: The class of the optimizer.
         steps: How many steps it has made.
-        slots: What went over for each variable: `("momentum", "velocity")`.
-        begins: What the old optimizer did not hold: it begins for all.
-        gone: What the new one does not hold.
-        taken: Weights of the new model that took slots, and the weights of the old one they
-            were for.
-        new: Weights of the new model whose slots begin.
-        dropped: Weights of the old model whose slots are gone.
+        slots: What was copied for each variable: `("momentum", "velocity")`.
+        begins: What the old optimizer did not hold: it starts fresh for all weights.
+        gone: What the new optimizer does not hold.
+        taken: Weights of the new model that got slots, each with the weight of the old model
+            that had them.
+        new: Weights of the new model whose slots start fresh.
+        dropped: Weights of the old model whose slots are dropped.
     """
 
     optimizer: str
@@ -34,7 +34,7 @@ class Carried(Tabular):
     dropped: tuple[str, ...]
 
     def tables(self) -> list[Table]:
-        """Return a summary, and the weights whose slots begin, are gone, or changed names."""
+        """Return a summary, and the weights that are new, dropped, or have other names."""
         title = (
             f"{self.optimizer} after {self.steps:,} steps; for each weight: "
             f"{', '.join(self.slots) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""The verb `carry_optimizer`: training goes on after an edit, with the state it had."""
+"""The verb `carry_optimizer`: continue training after an edit, with the optimizer's state."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Pairs = Iterable[tuple[Any, Any]]
 def carry_optimizer(
     old: Any, new: Any, pairs: Pairs | None = None, match: str | None = None
 ) -> Carried:
-    """Let training go on where it was: of an edited model, or of one in which layers were unfrozen.
+    """Continue training where it stopped, after an edit or after layers were unfrozen.
 
-    `new` gets an optimizer of its own: same class, configuration, learning rate or schedule, number
+    `new` gets its own optimizer: same class, configuration, learning rate or schedule, and number
     of steps; and for each trainable variable that was trained before, its slots (momenta,
-    moments, moving averages). A model that was not edited then trains as the old one would have
-    trained on, to the bit. (A `Dropout` without a seed draws from one generator for all models on
-    PyTorch: then the numbers differ.) The old model and its optimizer are left as they were.
+    moments, moving averages). A model that was not edited then trains exactly as the old one would
+    have, to the bit. (On PyTorch, all models share one generator for `Dropout` without a seed:
+    then the numbers differ.) The old model and its optimizer are not changed.
 
-    The slots of a new variable are those of a first step, at zero mostly. The number of steps is one
-    for all: Adam's correction of its first steps is over, and a new variable makes up to three
-    times the usual steps at first.
+    A new variable gets the slots of a first step, mostly zeros. The number of steps is shared by
+    all variables: Adam's correction of its first steps is over, so a new variable makes up to
+    three times the usual steps at first.
 
     To unfreeze layers and train on, set their flags and call `carry_optimizer(model, model)`: the
     model is compiled again as it was. To compile it yourself, keep the optimizer that it had:
@@ -45,20 +45,20 @@ def carry_optimizer(
 
     Args:
         old: A model that was compiled and trained, or the optimizer that it had.
-        new: The edited model. If it is not compiled, it is, with the loss, metrics and options of
-            the old one; if it is, its own optimizer is filled, and its learning rate stays. The
-            old model itself is compiled again, with a new optimizer.
-        pairs: For models that share no variables: pairs of a variable of the old model and one of
-            the new.
-        match: `"name"`: the variables of the same address belong together, as in `transplant`.
-            Without it, a variable belongs to itself alone.
+        new: The edited model. If it is not compiled, it is compiled with the loss, metrics and
+            options of the old one. If it is, its own optimizer is filled and keeps its learning
+            rate. The old model itself is compiled again, with a new optimizer.
+        pairs: For models that share no variables: pairs (variable of the old model, variable of
+            the new one).
+        match: `"name"`: variables of the same address are matched, as in `transplant`. Without
+            it, a variable is matched only with itself.
 
     Returns:
         The report: prints as tables, has `to_dict()`.
 
     Raises:
-        WeightsError: If there is nothing to carry, or if it cannot be: another optimizer, slots of
-            another shape, an optimizer made for other variables. Nothing was changed then.
+        WeightsError: If there is nothing to copy, or if it does not fit: another optimizer, slots
+            of another shape, an optimizer made for other variables. Nothing is changed then.
 
     >>> import keras, numpy as np, keras_graft as kg
     >>> layers = [keras.layers.Dense(3, name="a"), keras.layers.Dense(1, name="b")]
@@ -112,13 +112,13 @@ def carry_optimizer(
     for variable, value in steps:
         assign(variable, value)
     if not filled:
-        # The loss is scaled by the optimizer's own class already, or is not.
+        # The optimizer is of a class that scales the loss, or is not: compile() must not wrap it.
         new.compile(optimizer=optimizer, auto_scale_loss=False, **options)
     return report
 
 
 def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None) -> dict[int, Any]:
-    """Return the old variable of each new one that is another, by identity."""
+    """Return the old variable of each new variable that is a different object, by its id."""
     if match not in (None, "name"):
         raise WeightsError(f'carry_optimizer: match={shown(match)} is neither "name" nor None.')
     found: dict[int, Any] = {}
@@ -132,7 +132,7 @@ def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None)
         mine = {id(v) for v in old.variables}
         kept = {id(v) for v in new.variables}
         for weight, its in matched(places(old), places(new), "name").items():
-            survives = id(its.variable) in kept  # its slots are its own still
+            survives = id(its.variable) in kept  # it keeps its own slots
             if id(weight.variable) not in mine and weight.shape == its.shape and not survives:
                 found[id(weight.variable)] = its.variable
     olds = {id(v) for v in before.variables()}
@@ -190,7 +190,7 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
 
 
 def _fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
-    """Return an optimizer for the new model that is like the old one's."""
+    """Return an optimizer for the new model that is like the old model's."""
     if type(new).compile is not keras.Model.compile:
         kind = type(before.optimizer).__name__
         raise WeightsError(
@@ -211,7 +211,7 @@ def _fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
         ) from error
     donors, now = _keras.slots(before.optimizer), _keras.slots(made)
     for path, part in now.items():
-        if path not in donors:  # the others inside are compared by whoever asked
+        if path not in donors:  # the caller compares the optimizers inside
             continue
         donor = donors[path].optimizer
         ids, names = _keras.not_decayed(donor)
@@ -232,7 +232,7 @@ def _plan(
     target: dict[str, _keras.Slots],
     partners: dict[int, Any],
 ) -> tuple[Carried, list[tuple[Any, Any]]]:
-    """Return the report, and what is to be assigned to which variable of the new optimizer."""
+    """Return the report, and the pairs (variable of the new optimizer, its new value)."""
     steps: list[tuple[Any, Any]] = []
     taken: dict[int, Any] = {}
     kinds: dict[str, None] = {}
@@ -240,14 +240,14 @@ def _plan(
     gone = {name: None for path in target for name in donor[path].lists}
     for path, part in target.items():
         source = donor[path]
-        # One that only holds others knows their variables too.
+        # An optimizer that only wraps others lists their variables too.
         wraps = any(other.startswith(f"{path}.") for other in target)
         for name, variable in part.single.items():
             its = source.single.get(name)
             if its is None or _keras.is_learning_rate(part.optimizer, variable):
                 continue
             if variable is _keras.batches_seen(part.optimizer) and not _same_pace(part, source):
-                # Counted in batches, of which a step takes another number here.
+                # Counted in batches, and a step takes a different number of batches here.
                 its = _steps(source.optimizer) * _batches(part.optimizer)
             steps.append((variable, its))
         places_of = source.index()
@@ -259,7 +259,7 @@ def _plan(
             for name, row in part.lists.items():
                 gone.pop(name, None)
                 goes = name in source.lists
-                if _keras.is_accumulated(name):  # they wait for a step of so many batches
+                if _keras.is_accumulated(name):  # summed for one step of that many batches
                     goes = goes and _same_pace(part, source)
                 (kinds if goes else begins)[name] = None
                 its = None if place is None or not goes else source.lists[name][place]
@@ -273,7 +273,7 @@ def _plan(
                         )
                     steps.append((row[i], its))
                 elif _keras.moves_averages(name):
-                    steps.append((row[i], variable))  # the average of what has not moved yet
+                    steps.append((row[i], variable))  # a moving average starts at the value itself
     olds, news = (
         {id(w.variable): w.address for w in places(m).weights()} for m in (before.model or new, new)
     )
@@ -299,7 +299,7 @@ def _plan(
 
 
 def _batches(optimizer: Any) -> int:
-    """Return how many batches a step takes."""
+    """Return the number of batches in a step."""
     return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
@@ -321,7 +321,7 @@ def _kind(optimizer: Any) -> str:
 
 
 def _plain(attribute: str) -> str:
-    """Return a list of slots as one is called: `_velocities` is a velocity each."""
+    """Return the name of one slot from the name of their list: `_velocities` becomes `velocity`."""
     name = attribute.strip("_").replace("_", " ")
     for plural, one in (("velocities", "velocity"), ("model variables moving average", "average")):
         name = name.replace(plural, one)

@@ -1,24 +1,24 @@
-"""Another number of input channels: what becomes of the weights that meet them first.
+"""Change the number of input channels: rules for the weights that read them first.
 
 The named rules are defined by what the new model computes. Let the old input have `C` channels
 and the new one `N`:
 
-- `"mean"`: the new model gives for `x` what the old one gave for the mean of `x` over its
-  channels, in all `C` channels.
+- `"mean"`: the new model gives for `x` what the old one gave for an input with `C` equal channels,
+  each of them the mean of `x` over the channels of `x`.
 - `"repeat"`: with fewer channels than before, it gives what the old one gave for the new channels
   repeated in turn until there are `C`. With more, it gives for the old channels repeated in turn
   what the old one gave for the old channels.
-- `"pad"`: with more channels, the new ones count nothing. With fewer, it gives what the old one
-  gave for zeros in the missing channels, the last ones.
+- `"pad"`: with more channels, the new ones have no effect. With fewer, it gives what the old one
+  gave with zeros in the missing last channels.
 
 With one channel, `"mean"` and `"repeat"` both sum the kernel over its input channels: a grey image
-gives what its repetition in three channels gave. That a kernel may be summed for one channel and
-repeated for more is known from `adapt_input_conv` in timm; the scales here keep the sums of the
-kernel exactly.
+gives what it gave when repeated in three channels. Summing a kernel for one channel and repeating
+it for more is known from `adapt_input_conv` in timm; the scales here keep the sums of the kernel
+exactly.
 
 A normalization in front has one statistic for each channel, and cannot do all that: it takes the
-mean of the statistics that meet in one channel, and is neutral in a channel that was not there.
-The definitions hold for the kernel behind it.
+mean of the statistics that are combined in one channel, and is neutral in a new channel. The
+definitions hold for the kernel behind it.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
     """Return a new layer that does what `layer` does, for an input of this shape.
 
     Raises:
-        EditError: If the rule gives a kernel of another shape, or is a function and the layer has
-            statistics instead of a kernel; if the layer cannot be made from its configuration.
+        EditError: If the rule returns a kernel of another shape, or is a function and the layer has
+            statistics, not a kernel; if the layer is tied or cannot be made from its configuration.
     """
     axis = channel_axis(layer, len(shape))
     assert axis is not None
@@ -104,7 +104,7 @@ def adapted(
     """Return what the weight `name` of a layer of this kind becomes for `count` channels.
 
     Raises:
-        EditError: If the rule is a function and gives a kernel of another shape.
+        EditError: If the rule is a function and returns a kernel of another shape.
     """
     if name == "kernel":
         place = -1 if isinstance(layer, _TRANSPOSED) else -2

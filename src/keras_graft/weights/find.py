@@ -1,4 +1,4 @@
-"""Names for weights: from what a user writes to a layer and one of its variables."""
+"""Find a weight by its address or variable: its layer, and its name within the layer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Weight:
 
     @property
     def owner(self) -> Any:
-        """The layer inside that one to which the variable belongs directly."""
+        """The layer inside `layer` to which the variable directly belongs."""
         return _ties.owner_of(self.layer, self.variable) or self.layer
 
     @property
@@ -62,13 +62,13 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     Raises:
         WeightsError: If there is no such weight, or if it is not clear which is meant.
     """
-    if isinstance(wanted, _keras.Tied):  # what a layer has through a transform
+    if isinstance(wanted, _keras.Tied):  # a variable seen through a transform
         for node in tied(graph):
             for tie in _ties.ties_of(node.operation):
                 if tie.seen is wanted:
                     return Weight(node, tie.weight, tie.source)
     if isinstance(wanted, keras.Variable):
-        for by_tie in (False, True):  # first the layer that it belongs to
+        for by_tie in (False, True):  # the layer that owns it first
             for node in everything(graph):
                 if node.nested is None:
                     for name, variable in _named(node, by_tie).items():
@@ -91,16 +91,16 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
             return _weight_of(graph, path, name, verb)
         except (SelectionError, WeightsError) as error:
             if refusal is None or isinstance(refusal, SelectionError):
-                refusal = error  # a layer that was found says more than one that was not
+                refusal = error  # an error about a layer that was found says more
     assert refusal is not None
     raise refusal
 
 
 def _splits(address: str) -> list[tuple[str, str]]:
-    """Return the ways to take an address apart, into a layer and a weight: longest layer first."""
+    """Return the ways to split an address into a layer and a weight, longest layer first."""
     places = [place for place, letter in enumerate(address) if letter == "/"][::-1]
     dot = address.rfind(".")
-    # The layer may be closed, with the weight inside: "attn.query/kernel". Names may hold dots.
+    # A dot may part layer and weight: layer "attn", weight "query/kernel". Names may hold dots too.
     places += [dot] if dot > 0 else []
     return [(address[:i], address[i + 1 :]) for i in places if address[:i] and address[i + 1 :]]
 

@@ -1,4 +1,4 @@
-"""Weights in files: `.keras`, `.weights.h5`, `.safetensors`, as places with addresses."""
+"""Read weights from `.keras`, `.weights.h5` and `.safetensors` files, as places with addresses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from keras_graft.weights.adapters import without_adapters
 from keras_graft.weights.address import Addresses, Place, Weight, places
 
 _FROZEN = {"layer", "keras_graft_inside"}
-"""The attributes of a Frozen by which Keras comes to the layer inside."""
+"""The attributes of a Frozen through which Keras finds the layer inside."""
 
 _DEPTH = 100
-"""How many parts the name of a tensor may have."""
+"""The most parts that the name of a tensor may have."""
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
@@ -34,10 +34,10 @@ _DTYPES = {
 
 @contextlib.contextmanager
 def stored(path: Path) -> Iterator[tuple[Place, str]]:
-    """Give the places of a file, and what is to be said of it.
+    """Yield the outermost place of a file, and what reports call the file.
 
     Raises:
-        WeightsError: If it is no file of a kind that is known, or damaged.
+        WeightsError: If the file is missing, of an unknown kind, or damaged.
     """
     name = path.name
     try:
@@ -84,7 +84,7 @@ def _keras_file(path: Path, stack: contextlib.ExitStack) -> tuple[Place, str]:
     except FileError as error:
         if isinstance(error.__cause__, _keras.TooLargeError):
             raise
-        # Its code is not there, or Keras cannot load what it wrote: the weights are, by names.
+        # The model's code is missing, or Keras cannot load its own file: read the weights by name.
         opened = stack.enter_context(archive.opened(path))
         place = _root(stack.enter_context(opened.weights()), path.name)
         return place, f"{path.name!r}, read without its model"
@@ -95,14 +95,14 @@ def _root(file: Any, name: str) -> Place:
         return _group(file, "", (), Addresses(), name)[0]
     except FileError:
         raise
-    except Exception as error:  # h5py raises whatever a damaged place leads to
+    except Exception as error:  # h5py raises many kinds of errors for damage
         raise FileError(f"{name!r} is damaged: {words_of(error)}") from error
 
 
 def _group(
     group: Any, path: str, names: tuple[str, ...], addresses: Addresses, file: str
 ) -> list[Place]:
-    """Return the place of a group of an h5 file; of a mere container, those inside."""
+    """Return the place of a group in an h5 file; for a mere container, the places inside."""
     import h5py
 
     own = group.get("vars", {})
@@ -111,7 +111,7 @@ def _group(
     name = _text(getattr(own, "attrs", {}).get("name"))
     named = bool(name) or not own
     label = name or (path.rsplit("/", 1)[-1] if own else "")
-    if path == "optimizer":  # of a model that was compiled
+    if path == "optimizer":  # a compiled model has one
         return []
     if path and label:
         names = (*names, label)
@@ -132,7 +132,7 @@ def _group(
 
 
 def _text(name: Any) -> str:
-    """Return a name of a file, "" for what is not one."""
+    """Return a name from a file, "" if it is not a text."""
     if not isinstance(name, str):
         return ""
     return name.encode(errors="replace").decode()
@@ -165,7 +165,7 @@ def _weight(
 def _checked(
     read: Callable[[], np.ndarray], shape: tuple[int, ...], dtype: str, what: str
 ) -> Callable[[], np.ndarray]:
-    """Return a reader that gives what was announced, or says which weight it is."""
+    """Return a reader that checks shape and dtype, and names the weight in its errors."""
 
     def checked() -> np.ndarray:
         try:
@@ -183,7 +183,7 @@ def _checked(
 
 
 def _natural(key: str) -> list[Any]:
-    """Return what sorts names by the numbers in them; these may have any number of digits."""
+    """Return a sort key that orders names by the numbers in them, of any number of digits."""
     parts = [(p, p.lstrip("0")) for p in re.split(r"([0-9]+)", key)]
     return [
         (0, len(short), short, p) if p.isascii() and p.isdigit() else (1, 0, "", p)
@@ -206,7 +206,7 @@ def _safetensors(path: Path) -> Iterator[Place]:
             root = _by_paths(file, path.name)
         except FileError:
             raise
-        except Exception as error:  # SafetensorError, and what damaged names and shapes lead to
+        except Exception as error:  # SafetensorError, and errors from damaged names and shapes
             raise FileError(f"{path.name!r} is damaged: {words_of(error)}") from error
         yield root
 

@@ -1,4 +1,4 @@
-"""In which order PyTorch keeps the axes of kernels, and how a file shows that it is PyTorch's."""
+"""The axis order of PyTorch's kernels, and how to tell that a file comes from PyTorch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _KERNEL = re.compile(r"(.*_)?kernel")
 
 
 def as_torch(its: Weight, mine: Weight, written: str | None, turned: str | None) -> str | None:
-    """Return why the kernel of a file is taken for one of PyTorch, whose axes are in another order.
+    """Return why a file's kernel is taken for PyTorch's, with axes in another order; else None.
 
     Args:
         its: The weight of the source.
         mine: The weight of the target.
-        written: What format the file says it has.
-        turned: What `shapes_are_turned` says of all pairs.
+        written: The format that the file says it has.
+        turned: What `shapes_are_turned` returned for all pairs.
     """
     if not _may_differ(its, mine):
         return None
@@ -45,7 +45,7 @@ def _may_differ(its: Weight, mine: Weight) -> bool:
 
 
 def axes_from_torch(weight: Weight) -> tuple[int, ...] | None:
-    """Return in which order the axes of PyTorch's are Keras's; None for a kernel that differs more."""
+    """Return PyTorch's axes in Keras's order; None for a kernel that differs in more than that."""
     rank, layer = len(weight.shape), weight.layer
     if not _KERNEL.fullmatch(weight.name) or isinstance(layer, _RECURRENT):
         return None
@@ -61,7 +61,7 @@ def axes_from_torch(weight: Weight) -> tuple[int, ...] | None:
 
 
 def shapes_are_turned(pairs: Mapping[Weight, Weight]) -> str | None:
-    """Return a pair that shows that the matrices of a file are transposed: all that can show it are.
+    """Return a text if all matrices of a file that are not square are transposed, else None.
 
     Args:
         pairs: The source of each weight of the target.

@@ -1,4 +1,4 @@
-"""Which words the ids stand for that a weight is looked up by: the lookup layers in front of it."""
+"""Which words the ids of an embedding or kernel stand for: the lookup layers in front of it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Found = dict[int, tuple[Any, ...]]
 
 
 def is_lookup(layer: Any) -> bool:
-    """Whether a layer turns what it gets into ids."""
+    """Whether a layer turns its input into ids."""
     return isinstance(layer, (*_WORDS, *_OTHERS)) and not getattr(layer, "invert", False)
 
 
 def lookups_in_front(layer: Any) -> Found:
-    """Return the lookup layers whose ids a layer takes, by the id of that layer.
+    """Return the lookup layers whose ids each layer takes, by the `id()` of that layer.
 
-    Of a layer or model whose calls cannot be read, each embedding inside may take each of them.
+    If the calls of a layer or model cannot be read, any embedding inside may take ids from any.
     """
     found: Found = {}
     if any(is_lookup(x) for x in _keras.layers_inside(layer)):
@@ -80,7 +80,7 @@ def _union(groups: Any) -> tuple[Any, ...]:
 
 
 def difference(source: Sequence[Any], target: Sequence[Any]) -> str | None:
-    """Return what is different in what ids mean on two sides; None if they mean the same."""
+    """Return how the meaning of ids differs between two sides; None if it is the same."""
     if not source or not target or sorted(map(_meaning, source)) == sorted(map(_meaning, target)):
         return None
     its, mine = source[0], target[0]
@@ -115,16 +115,16 @@ def _vocabulary(layer: Any) -> list[Any]:
 
 
 def has_words(layer: Any) -> bool:
-    """Whether a layer has a vocabulary, by which ids can be told apart."""
+    """Whether a layer has a vocabulary, which says what its ids mean."""
     return isinstance(layer, _WORDS)
 
 
 def ids_by_token(old: Any, new: Any) -> list[int]:
-    """Return for each id of a new vocabulary the old id of the same token, -1 without one.
+    """Return, for each id of a new vocabulary, the old id of the same token; -1 if there is none.
 
     Args:
         old: A lookup layer, or the tokens in the order of their ids.
-        new: Another.
+        new: The same for the new vocabulary.
     """
     tokens = []
     for given in (old, new):
@@ -138,7 +138,7 @@ def ids_by_token(old: Any, new: Any) -> list[int]:
         found = _vocabulary(given) if hasattr(given, "get_vocabulary") else list(given)
         seen: Counter[Any] = Counter()
         numbered = []
-        for token in found:  # several ids may be for what is in no vocabulary
+        for token in found:  # several ids may stand for unknown tokens
             numbered.append((token, seen[token]))
             seen[token] += 1
         tokens.append(numbered)

@@ -1,4 +1,4 @@
-"""Which weight of a source goes to which of a target."""
+"""Match the weights of a source with those of a target: by name, shape, order or a function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def matched(source: Place, target: Place, match: Match) -> Pairs:
     """Return the source of each weight of the target that has one.
 
     Raises:
-        WeightsError: If `match` is none, or names a source that is not there.
+        WeightsError: If `match` is invalid, needs an order that a file does not hold, or names a
+            weight that the source does not have.
     """
     if callable(match):
         return _by_function(source, target, match)
@@ -55,8 +56,8 @@ def _by_name(source: Place, target: Place) -> Pairs:
         for weight, its in paired(source, target):
             first = pairs.setdefault(weight, its)
             if first is not its and its.variable is None and _alike(first, its):
-                its.again = True  # of a variable that two layers have, a file holds two copies
-        # A name around all of one side: of the outermost model, or of a model around one other.
+                its.again = True  # a file holds a variable of two layers twice
+        # Ignore a wrapper around the whole source: the outermost model, or one around one other.
         if pairs or source.own or len(source.inside) != 1:
             break
         source = source.inside[0]
@@ -66,7 +67,7 @@ def _by_name(source: Place, target: Place) -> Pairs:
     if any(w.path is not None for w in left):
         _by_saving_path(source, target, pairs)
     elif left and left[0].variable is None:
-        # Tensors by the paths that Keras gives to variables, as far as each is the only one.
+        # Tensors may be named by the paths that Keras gives to variables, if the path is unique.
         paths: dict[str, list[Weight]] = defaultdict(list)
         for weight in rest:
             paths[weight.variable.path].append(weight)
@@ -82,7 +83,7 @@ def _alike(a: Weight, b: Weight) -> bool:
 
 
 def _by_saving_path(source: Place, target: Place, pairs: Pairs) -> None:
-    """Pair what names do not lead to as Keras does when it loads: by class and position."""
+    """Pair weights that no name identifies as Keras does when it loads: by class and position."""
     left = {w.path: w for w in unclear(source)}
     if not left:
         return

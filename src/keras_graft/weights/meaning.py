@@ -1,4 +1,4 @@
-"""Values that have the right shape and mean something else: other words, other axes."""
+"""Values of the right shape that mean something else: another vocabulary, another axis order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keras_graft.weights.suggest import suggestions, turned
 
 
 class Meaning:
-    """What the weights of two sides mean, beyond their shapes.
+    """Compares what the weights of two sides mean, beyond their shapes.
 
     Args:
         origin: The source.
@@ -28,7 +28,7 @@ class Meaning:
         self._lookups = ({} if not mine else lookups_in_front(origin.layer), mine)
 
     def wrong(self, its: Weight, weight: Weight) -> tuple[str | None, str | None]:
-        """Return what values of the right shape do not mean, for rules that know, and why.
+        """Return which meaning differs ("ids" or "axes", for rules), and why; else (None, None).
 
         Args:
             its: The weight of the source.
@@ -50,7 +50,7 @@ class Meaning:
         Args:
             its: The weight of the source.
             weight: The weight of the target.
-            wrong: What is wrong besides the shape.
+            wrong: What else is wrong: "ids", "axes" or None.
         """
         if wrong == "axes":
             return turned(its.shape, weight)

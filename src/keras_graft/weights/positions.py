@@ -1,4 +1,4 @@
-"""The rule for another number of positions: `kg.resize.positions`."""
+"""`kg.resize.positions`: resize position embeddings by interpolation."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from keras_graft.weights.rule import Rule, Shape, changed_axes
 def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int | tuple[int, int] = 0) -> Rule:
     """Another number of positions: their embeddings are interpolated linearly.
 
-    As images are resized: a position stands for the middle of its share of the length. An integer
-    table, of the numbers of the positions, stays as the target has it. Given for all weights, it
-    takes those with `pos` in their address.
+    As when images are resized, a position stands for the middle of its share of the length. An
+    integer table of position numbers stays as the target has it. If the rule is given for all
+    weights, it applies to those with `pos` in their address.
 
     Args:
-        grid: True for a square of patches, row by row; ((rows, columns) of the source, of the
-            target) for another rectangle.
-        prefix: How many first positions are none, such as a class token: they are copied as they
-            are. (1, 0) if only the source has one, which is left out then; (0, 1) if only the
+        grid: True for a square of patches, row by row; for another rectangle, (rows, columns) of
+            the source and of the target: ((rows, columns), (rows, columns)).
+        prefix: How many first rows are not positions, such as a class token: they are copied as
+            they are. (1, 0) if only the source has one, which is left out; (0, 1) if only the
             target has one, which stays as it is.
 
     >>> import numpy as np, keras_graft as kg
@@ -70,7 +70,7 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int | tuple[int,
 
 
 def _both(prefix: Any) -> tuple[int, int] | None:
-    """Return how many first positions are none in the source and in the target."""
+    """Return how many first rows are not positions, in the source and in the target."""
     given = (prefix, prefix) if isinstance(prefix, Integral) else prefix
     pair = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
     whole = [isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 0 for n in pair]
@@ -78,7 +78,7 @@ def _both(prefix: Any) -> tuple[int, int] | None:
 
 
 def _first(rows: np.ndarray, before: tuple[int, int], axis: int, weight: Weight) -> np.ndarray:
-    """Return the first positions of the target: those of the source, then its own."""
+    """Return the first rows of the target: those of the source, then its own."""
     first = rows[: min(before)]
     if before[1] <= before[0]:
         return first
@@ -87,7 +87,7 @@ def _first(rows: np.ndarray, before: tuple[int, int], axis: int, weight: Weight)
 
 
 def is_of_positions(weight: Weight) -> bool:
-    """Whether a weight is of positions, by its address."""
+    """Whether a weight holds positions, judged by its address."""
     return (
         re.search(r"(?<![a-z])pos(?:ition(?:s|al)?)?(?:_?emb|(?![a-z]))", weight.address)
         is not None

@@ -1,4 +1,4 @@
-"""The report of `transplant`: what went over, how, and what did not."""
+"""The report of `transplant`: what was copied, how, and what was not."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from keras_graft.tables import Table, Tabular
 
 @dataclass(frozen=True)
 class Moved:
-    """One weight that went over.
+    """One weight that was copied.
 
     Attributes:
         target: Its address in the target.
-        source: Its address in the source; None where a rule made it of nothing.
+        source: Its address in the source; None if a rule made it without a source.
         shape: Its shape in the target.
         source_shape: Its shape in the source.
-        rule: The rule that resized it, as it was written; None if it went over as it is.
+        rule: The rule that resized it, as it was written; None if it was copied unchanged.
         cast: `"float32 -> bfloat16"`, None if the dtypes are the same.
-        parameters: How many numbers the target has of it.
+        parameters: The number of its elements in the target.
     """
 
     target: str
@@ -36,7 +36,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Two weights of which one does not go over to the other.
+    """A weight of the target, and its partner in the source that cannot be copied to it.
 
     Attributes:
         target: The address in the target.
@@ -60,15 +60,15 @@ class Transplanted(Tabular):
     """The report of `transplant`; prints as tables.
 
     Attributes:
-        source: What the weights came from.
-        target: The name of the model they went to.
-        moved: The weights that went over, in the order of the target.
-        shared: Weights that both have: the same variables.
+        source: The model or file that the weights came from.
+        target: The name of the model that got them.
+        moved: The weights that were copied, in the order of the target.
+        shared: Weights that are the same variable in both.
         missing: Weights of the target that have no source; they stay as they were.
-        unused: Weights of the source that went nowhere.
-        mismatched: Pairs of which one does not go over to the other; the target's stay.
+        unused: Weights of the source that were not copied.
+        mismatched: Pairs that do not fit; the target's weights stay as they were.
         kept: Weights of the target that `keep=` names.
-        dropped: Weights of the source that a rule lets drop.
+        dropped: Weights of the source that a rule drops.
         idle: LoRA adapters of the target that have no source and add nothing; they stay.
     """
 
@@ -84,7 +84,7 @@ class Transplanted(Tabular):
     idle: tuple[str, ...] = ()
 
     def tables(self) -> list[Table]:
-        """Return the summary, what did not go over as it is, and what stayed."""
+        """Return the summary, what was changed or does not fit, and what stayed."""
         summary = [("went over", len(self.moved))]
         parts = {
             "the same variable": self.shared, "kept by keep=": self.kept,
@@ -133,13 +133,13 @@ def refusal(
     theirs: Mapping[str, str],
     mine: Mapping[str, str],
 ) -> str:
-    """Return why not all goes over, and what to do.
+    """Return why not everything is copied, and what to do.
 
     Args:
-        report: What would go over, and what would not.
+        report: What would be copied, and what would not.
         fits: For each missing address, the rules of `kg.resize` that would make it.
-        theirs: What is tied in the source, and to what.
-        mine: What is tied in the target, and to what.
+        theirs: The tied weights of the source, and what each is tied to.
+        mine: The tied weights of the target, and what each is tied to.
     """
     nothing = not (report.moved or report.shared)
     what = "nothing is copied" if nothing else "not all is copied"

@@ -1,9 +1,9 @@
-"""Rules for weights that go over to another shape: `kg.transplant(..., resize=...)`.
+"""Rules that resize weights to another shape: `kg.transplant(..., resize=...)`.
 
-A rule is called with the values, the shape that is wanted, and the weight of the target they are
-for (`.address`, `.name`, `.layer`, `.read()`), and returns an array of that shape, or None for a
-weight that is not its business. The values are None for a weight that the source does not have.
-Any such function is a rule.
+A rule is called with the values, the wanted shape, and the weight of the target (`.address`,
+`.name`, `.layer`, `.read()`). It returns an array of that shape, or None if the rule does not
+apply to this weight. The values are None for a weight that the source does not have. Any function
+like this is a rule.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def channels(rule: Any) -> Rule:
 
 
 def vocabulary(keep: Sequence[int | None], new: str = "own") -> Rule:
-    """Another vocabulary: which old row is in which new place.
+    """Another vocabulary, given by the old id of each new row.
 
     For the rows of an embedding, and the axis of the same size of a head, tied or not.
 
     Args:
-        keep: For each new row the old id; None or -1 for a row that was not there.
-        new: What such a row becomes: `"own"`, what the target has; `"mean"` of the old rows;
-            `"zeros"`.
+        keep: For each new row the old id; None or -1 for a row that has no old one.
+        new: What a row without an old one becomes: `"own"`, what the target has; `"mean"` of the
+            old rows; `"zeros"`.
 
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.vocabulary([2, 0, None], new="zeros")(
@@ -98,16 +98,16 @@ def vocabulary(keep: Sequence[int | None], new: str = "own") -> Rule:
 
 
 def tokens(old: Any, new: Any, fresh: str = "own") -> Rule:
-    """Another vocabulary: each row goes to where its token is now.
+    """Another vocabulary: each row moves to the new id of its token.
 
     For the rows of an embedding behind a lookup layer, and of a kernel behind one that counts.
 
     Args:
         old: The lookup layer (StringLookup, IntegerLookup, TextVectorization) of the source, or its
             tokens in the order of their ids.
-        new: That of the target.
-        fresh: What the row of a token becomes that was not there: `"own"`, what the target has;
-            `"mean"` of the old rows; `"zeros"`.
+        new: The same for the target.
+        fresh: What the row of a new token becomes: `"own"`, what the target has; `"mean"` of the
+            old rows; `"zeros"`.
 
     >>> import numpy as np, keras_graft as kg
     >>> rule = kg.resize.tokens(["a", "b", "c"], ["c", "a", "d"], fresh="zeros")
@@ -122,18 +122,18 @@ def tokens(old: Any, new: Any, fresh: str = "own") -> Rule:
             return None
         if shape[rows] < len(ids):
             return None
-        behind = np.full(shape[rows] - len(ids), -1)  # rows for more tokens than there are
+        behind = np.full(shape[rows] - len(ids), -1)  # the table has more rows than tokens
         return _taken(value, shape, weight, np.concatenate([ids, behind]), rows, fresh)
 
     return Rule(f"tokens({_short(ids, fresh)})", fill, exact=_picks(ids, fresh), knows="ids")
 
 
 def transpose(axes: Sequence[int] | None = None) -> Rule:
-    """Axes in another order: as PyTorch keeps the kernels of Dense layers and convolutions.
+    """Another order of axes: for PyTorch's kernels of Dense layers and convolutions.
 
     Args:
-        axes: The order, as `numpy.transpose` takes it. Without it the two axes of a matrix change
-            places, and of a convolution's kernel the channels go from the front to the end.
+        axes: The order, as `numpy.transpose` takes it. Without it, the two axes of a matrix are
+            swapped, and the channels of a convolution's kernel move from the front to the end.
 
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.transpose()(np.array([[1.0, 2.0, 3.0]]), (3, 1), None).tolist()
@@ -160,10 +160,10 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
     """Another number of classes: the last axis of a head and its bias.
 
     Args:
-        keep: For each new class the old one; None or -1 for a class that was not there. Without it
-            the head stays as the target has it.
-        new: What such a class becomes: `"own"`, what the target has; `"mean"` of the old ones;
-            `"zeros"`.
+        keep: For each new class the old one; None or -1 for a class that has no old one. Without
+            `keep` the head stays as the target has it.
+        new: What a class without an old one becomes: `"own"`, what the target has; `"mean"` of
+            the old ones; `"zeros"`.
 
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.classes([3, 1])(np.arange(4.0), (2,), None).tolist()
@@ -185,9 +185,9 @@ def classes(keep: Sequence[int | None] | None = None, new: str = "own") -> Rule:
 
 
 def bias() -> Rule:
-    """A bias that only one side has: zeros in the target; one of the source is dropped.
+    """A bias that only one side has: zeros in the target; a bias of the source is dropped.
 
-    Of a layer whose other weights have a source: a new layer's bias is its own.
+    Only in layers whose other weights have a source: a new layer keeps its own bias.
 
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.bias()
@@ -204,7 +204,7 @@ def bias() -> Rule:
 
 
 def crop_or_pad(fill: float = 0.0) -> Rule:
-    """The first part along each axis that is shorter now; `fill` behind it where it is longer.
+    """Keep the first part of each axis that is shorter now; add `fill` at the end of longer ones.
 
     >>> import numpy as np, keras_graft as kg
     >>> kg.resize.crop_or_pad()(np.ones((2, 3)), (3, 2), None).tolist()
@@ -226,7 +226,7 @@ def crop_or_pad(fill: float = 0.0) -> Rule:
 
 
 def input_axis(weight: Weight) -> int | None:
-    """Return the axis of a weight that counts its layer's input channels."""
+    """Return the axis of a weight that runs over its layer's input channels."""
     rank = len(weight.shape)
     if isinstance(weight.layer, _NORMS):
         return 0 if rank == 1 else None
@@ -236,14 +236,14 @@ def input_axis(weight: Weight) -> int | None:
 
 
 def _vocabulary_axis(weight: Weight, shape: Shape) -> int:
-    # Of as many rows as before, the shape does not tell.
+    # If the number of rows is the same as before, the shape does not show the axis.
     return 0 if weight is None or weight.name == "embeddings" else len(shape) - 1
 
 
 def _picks(ids: np.ndarray, new: str) -> Callable[[str], bool]:
-    """Return whether entries are but picked, and so are right as quantized values too.
+    """Return a check whether entries are only picked, which is correct for quantized values too.
 
-    Those of int4 are packed, several in a byte.
+    Not for int4: several entries are packed in a byte.
     """
     return lambda mode: mode != "int4" and (new == "own" or bool((ids >= 0).all()))
 
@@ -275,7 +275,7 @@ def _taken(
     fresh = np.nonzero(ids < 0)[0]
     if len(fresh):
         if new == "own":
-            own = weight.read()  # perhaps of a wider dtype than the source
+            own = weight.read()  # its dtype may be wider than the source's
             result = result.astype(_wider(result.dtype, own.dtype))
             rows = np.moveaxis(result, axis, 0)
             rows[fresh] = np.moveaxis(own, axis, 0)[fresh]

@@ -1,4 +1,4 @@
-"""What a rule for weights of another shape is: see `kg.resize`."""
+"""The class of the rules in `kg.resize`, for weights of another shape."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Rule:
 
     Args:
         text: How it was written.
-        fill: What it does.
-        drops: Whether a weight of the source, by its name, may stay without a place in the target.
-        seeks: Whether a weight is its business if it was given for all, and not for some addresses.
-        exact: Whether it is right for what a layer quantized in this mode holds.
-        beside: Whether it is only for a weight of whose layer others have a source.
-        knows: What values mean that have the right shape, and are wrong as they are: "ids" for
-            rows that stand for other words, "axes" for axes in another order.
+        fill: The function that makes the values.
+        drops: Whether a weight of the source, by its name, may have no place in the target.
+        seeks: Whether it applies to a weight if it is given for all weights, not for addresses.
+        exact: Whether it is correct for the values of a layer quantized in this mode.
+        beside: Whether it is only for layers in which another weight has a source.
+        knows: What it corrects in values of the right shape: "ids" if rows stand for other words,
+            "axes" if axes are in another order.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Rule:
 
 
 def changed_axes(old: Sequence[int], new: Sequence[int]) -> list[int]:
-    """Return the axes that differ; all if there are more or fewer."""
+    """Return the axes whose sizes differ; if the ranks differ, more than one."""
     if len(old) != len(new):
         return list(range(max(len(old), len(new)) + 1))
     return [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]

@@ -1,4 +1,4 @@
-"""Which rule for another shape is for which weight, and which globs name it."""
+"""Which resize rule applies to which weight: the `resize=` argument and its globs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SMALL_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 
 
 class Rules:
-    """Which rules are for which weight."""
+    """The rules of `resize=`, and which of them apply to which weight."""
 
     def __init__(self, resize: Resize | None, into: Place) -> None:
         self._globs = isinstance(resize, Mapping)
@@ -62,11 +62,11 @@ class Rules:
 
         Args:
             weight: The weight of the target.
-            value: Gives the values of the source.
+            value: Returns the values of the source.
             fits: Whether they fit as they are.
             beside: Whether another weight of the same layer has a source.
-            wrong: What values of the right shape do not mean here, for rules that know: "ids" or
-                "axes"; None if they mean the same.
+            wrong: Which meaning differs between source and target: "ids" or "axes"; None if they
+                mean the same.
         """
         for i, (glob, rule) in enumerate(self._rules):
             if not names(glob, weight.address) or (getattr(rule, "beside", False) and not beside):
@@ -74,7 +74,7 @@ class Rules:
             if not self._globs and (fits or not getattr(rule, "seeks", lambda w: True)(weight)):
                 continue
             if not self._globs and wrong and getattr(rule, "knows", None) != wrong:
-                continue  # it is for shapes, and the shape does not say what is wrong
+                continue  # a rule for shapes does not correct the meaning
             made = rule(value(), weight.shape, weight)
             if made is None:
                 continue
@@ -95,7 +95,7 @@ class Rules:
         return None, None
 
     def drops(self, weight: Weight) -> bool:
-        """Return whether a rule lets a weight of the source go nowhere."""
+        """Return whether a rule drops a weight of the source."""
         for i, (glob, rule) in enumerate(self._rules):
             if names(glob, weight.address) and getattr(rule, "drops", lambda n: False)(weight.name):
                 self._used.add(i)
@@ -103,7 +103,7 @@ class Rules:
         return False
 
     def check_used(self) -> None:
-        """Refuse a rule that was for nothing.
+        """Refuse a rule that was not used.
 
         Raises:
             WeightsError: If there is one.
@@ -119,7 +119,7 @@ class Rules:
 
 
 def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
-    """Return what a rule gave as an array that every backend takes."""
+    """Return a rule's result as an array that every backend takes."""
     try:
         made = np.asarray(made)
     except ValueError as error:  # rows of different lengths
@@ -137,10 +137,10 @@ def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
 
 
 def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
-    """Refuse a glob that fits no address.
+    """Refuse a glob that matches no address.
 
     Raises:
-        WeightsError: If it does not.
+        WeightsError: If it matches none.
     """
     if not any(names(glob, address) for address in addresses):
         near = nearest(glob, [*dict.fromkeys(a.rpartition("/")[0] for a in addresses), *addresses])
@@ -149,8 +149,8 @@ def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
 
 
 def names(glob: str, address: str) -> bool:
-    """Return whether a glob fits an address, or that of a layer or model around it."""
-    parted = "/" if "/" in address else "."  # as a .safetensors file may have it
+    """Return whether a glob matches an address, or the address of a layer or model around it."""
+    parted = "/" if "/" in address else "."  # a .safetensors file may use dots
     parts = address.split(parted)
     paths = [parted.join(parts[:n]) for n in range(1, len(parts) + 1)]
     layer, dot, name = glob.rpartition(".")

@@ -1,4 +1,4 @@
-"""Which rules of `kg.resize` may fit a weight whose source has another shape."""
+"""Suggest rules of `kg.resize` for a weight whose source has another shape."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from keras_graft.weights.rule import Shape, changed_axes
 
 
 def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
-    """Return the rules that may fit a weight of the target, whose source has this shape.
+    """Return the rules that may fit a weight of the target whose source has this shape.
 
-    Only such as keep what the source has: none that cuts a part away that nobody named.
+    Only rules that keep all of the source, or drop only a part that the user names.
     """
     if shape is None:
         return ["bias()"] if weight.name == "bias" or weight.name.endswith("_bias") else []
@@ -38,14 +38,14 @@ def suggestions(shape: Shape | None, weight: Weight) -> list[str]:
 
 
 def turned(shape: Shape, weight: Weight) -> list[str]:
-    """Return the rule that turns axes, if there is but one way to."""
+    """Return the rule that transposes, if PyTorch's order of axes gives the target's shape."""
     axes = axes_from_torch(weight) or ((1, 0) if len(shape) == 2 else ())
     fits = len(axes) == len(shape) and tuple(shape[i] for i in axes) == weight.shape
     return ["transpose()"] if fits else []
 
 
 def _positions(old: int, new: int) -> list[str]:
-    """Return the rules for so many positions: of a line, or of squares with a class token or not."""
+    """Return the rules for these numbers of positions: a line, or squares, perhaps with a token."""
     tokens = [(n - 1) > 0 and _is_square(n - 1) for n in (old, new)]
     squares = [_is_square(n) for n in (old, new)]
     if all(tokens):

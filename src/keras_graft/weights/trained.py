@@ -1,4 +1,4 @@
-"""What `carry_optimizer` takes from: a model that was trained, or its optimizer."""
+"""The source of `carry_optimizer`: a trained model, or its optimizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_graft.printable import shown, words_of
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained: an optimizer, and its model if that was given."""
+    """A used optimizer, and its model if that was given."""
 
     optimizer: Any
     model: Any = None
@@ -28,7 +28,7 @@ class Trained:
 
 
 def trained(old: Any, new: Any) -> Trained:
-    """Return what a user gives as old: a model or an optimizer, perhaps that of new."""
+    """Return what the user gave as `old`: a model or an optimizer, possibly that of `new`."""
     if not isinstance(old, keras.optimizers.Optimizer):
         optimizer = getattr(old, "optimizer", None)
         if not isinstance(old, keras.Model) or optimizer is None:
@@ -59,7 +59,7 @@ def options_of(before: Trained, new: Any) -> dict[str, Any]:
 
 
 def slots_of(before: Trained, new: Any) -> dict[str, _keras.Slots]:
-    """Return what the old optimizer holds."""
+    """Return the slots and other variables of the old optimizer."""
     optimizer = before.optimizer
     if not optimizer.built:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""The verb `transplant`: weights of one model, or of a file, into another model."""
+"""The verb `transplant`: copy weights from a model or a file into another model."""
 
 from __future__ import annotations
 
@@ -34,40 +34,41 @@ def transplant(
     keep: str | Sequence[str] | None = None,
     strict: bool = True,
 ) -> Transplanted:
-    """Fill a model with the weights of another one, or of a file.
+    """Copy the weights of a model or a file into another model.
 
-    The target's variables are assigned; the source is left as it was. All is checked and resized
-    before the first assignment. Statistics (BatchNormalization) go over too, the states of random
-    generators do not. A variable that several layers use is filled once.
+    The target's variables are assigned; the source is not changed. Everything is checked and
+    resized before the first assignment. Statistics (BatchNormalization) are copied too;
+    random-generator states are not. A variable that several layers use is filled once.
 
-    LoRA adapters go to adapters of the same rank and scale. To a layer without such, the weight goes
-    with what its adapters add, as files of Keras hold it. Adapters of the target that add nothing
-    need no source.
+    LoRA adapters are copied to adapters of the same rank and scale. If the target layer has none
+    like that, they are merged into the weight, as in Keras files. Adapters of the target that add
+    nothing need no source.
 
     A weight has an address: the path of its layer through the model's own layers, and its name,
-    `"encoder/attention/query/kernel"`. By `match="name"` the same address is the same weight. Names
-    that Keras gave (`conv2d_7`) depend on what was made before: if both sides have as many, all
-    different, they go by their order, else they count as names. A name around the whole source
-    counts nothing.
+    `"encoder/attention/query/kernel"`. `match="name"` matches weights of the same address. Names
+    that Keras gave (`conv2d_7`) depend on what was made before: if both models have the same number
+    of such layers and no number in common, they are matched in order; otherwise by name. A wrapper
+    around the whole source is ignored.
 
-    A `.keras` file is loaded as a model; if its code is not there, it is read like a `.weights.h5`
-    file. In those a layer is found by its name, and its weights by their places in it; what has no
-    name there (files of before Keras 3.12 wrote them) or shares it goes by class and position, as
-    Keras itself loads. The names of a `.safetensors` file may be parted by `/` or `.`; they are
+    A `.keras` file is loaded as a model; if its code is missing, it is read like a `.weights.h5`
+    file. There a layer is found by its name, and its weights by their positions in it. A layer
+    without a name (in files from before Keras 3.12) or with a shared name is matched by class and
+    position, as Keras itself does. The names in a `.safetensors` file may use `/` or `.`; they are
     addresses, or paths of variables.
 
     Args:
         source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file.
         target: A built model or layer.
-        match: `"name"`; `"shape"`: each takes the first of its shape that is left; `"order"`: the
-            i-th the i-th; or a function of the target's address and variable that gives an address
-            of the source, or None.
+        match: `"name"`; `"shape"`: each weight takes the first unused one of its shape; `"order"`:
+            the i-th weight takes the i-th; or a function of the target's address and variable that
+            returns an address of the source, or None.
         resize: What becomes of weights of another shape: a rule of `kg.resize`, several of them, or
-            `{glob of addresses or of layers: rules}`. Without globs, rules are for those weights
-            that do not fit; with one, for all that it names.
-        keep: Globs of addresses or layers that keep what they have, on both sides.
-        strict: Whether to refuse if anything on either side is left over or does not fit. If not,
-            it stays as it is, and stands in the report; that nothing at all is copied is refused.
+            `{glob of addresses or of layers: rules}`. Without globs, rules apply to the weights
+            that do not fit; with a glob, to all weights that it names.
+        keep: Globs of addresses or layers, on both sides: the target's weights keep their values,
+            the source's are left out.
+        strict: Whether to refuse if anything on either side is left over or does not fit. If False,
+            it stays as it is and is listed in the report; to copy nothing at all is still refused.
 
     Returns:
         The report: prints as tables, has `to_dict()`.
@@ -75,8 +76,8 @@ def transplant(
     Raises:
         WeightsError: If something is left over, with `strict`; if a rule, a glob or `match` fits
             nothing; if a file cannot be read; if a number is too large for the target's dtype.
-            Nothing was assigned then.
-        EditError: If a function given to `resize.channels` makes another shape.
+            Nothing is assigned then.
+        EditError: If a function given to `resize.channels` returns another shape.
 
     >>> import keras, keras_graft as kg
     >>> def model(classes):
@@ -112,7 +113,7 @@ _ENDS = {
     **{name: (np.iinfo(name).min, np.iinfo(name).max)
        for name in ("int8", "uint8", "int16", "uint16", "int32", "uint32")},
 }  # fmt: skip
-"""The first and last number of dtypes that do not hold all that another one does."""
+"""The lowest and highest number of each dtype that cannot hold all numbers of other dtypes."""
 
 _HELD = {
     *_ENDS,
@@ -129,7 +130,7 @@ _HELD = {
 
 
 class _Plan:
-    """What is to be assigned, and what is left over."""
+    """What will be assigned, and what is left over."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class _Plan:
         pairs = adapted.settled(origin, into, matched(origin, into, match))
         idle = adapted.idle(into)
         self._meaning = Meaning(origin, into, pairs)
-        keep = _globs(keep, origin, into)  # now that what a file has numbers for has names
+        keep = _globs(keep, origin, into)  # only now do the numbered weights of a file have names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
         self._sourced = {id(weight.layer) for weight in pairs}
         used = set()
@@ -217,7 +218,7 @@ class _Plan:
         )
 
     def report(self, source: str, target: str) -> Transplanted:
-        """Return what will have been done."""
+        """Return the report of what the plan does."""
         parts: dict[str, Any] = {name: tuple(part) for name, part in self._parts.items()}
         return Transplanted(source, target, **parts)
 
@@ -234,7 +235,7 @@ class _Plan:
         self._steps = steps
 
     def check_range(self) -> None:
-        """Refuse numbers that are beyond the target's dtype.
+        """Refuse numbers beyond the range of the target's dtype.
 
         Raises:
             WeightsError: If there are any.
@@ -261,7 +262,7 @@ class _Plan:
             layers[id(weight.layer)] = weight.layer
         for layer in layers.values():
             if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()  # it computes with what it made of its weights
+                layer.finalize_state()  # it computes with values derived from its weights
 
 
 def _rule(rule: Any, its: Weight | None) -> str | None:
@@ -270,7 +271,7 @@ def _rule(rule: Any, its: Weight | None) -> str | None:
 
 
 def _unlike(its: Weight, mine: Weight) -> str | None:
-    """Return why the values of one weight mean nothing to the other; None if they do."""
+    """Return why the values of one weight make no sense in the other; None if they do."""
     if its.variable is not None and its.mode != mine.mode:
         modes = [f"quantized ({w.mode})" if w.mode else "not quantized" for w in (its, mine)]
         return f"{modes[0]} in the source, {modes[1]} in the target"
@@ -281,7 +282,7 @@ def _unlike(its: Weight, mine: Weight) -> str | None:
 
 
 def _kind(dtype: str) -> str | None:
-    """Return whether a dtype is of whole numbers or of others; None for what no variable holds."""
+    """Return "float" or "whole" for a dtype; None for a dtype that no variable has."""
     if dtype not in _HELD:
         return None
     return "float" if dtype.startswith(("float", "bfloat")) else "whole"
