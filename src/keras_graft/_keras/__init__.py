@@ -1,8 +1,9 @@
-"""The only module that touches Keras's private state.
+"""The only folder that touches Keras's private state.
 
-Each function names what it uses and the Keras versions it was run on. `tests/test_keras_private.py`
-holds every assumption made here, so that a Keras that moved is found there first. Names of private
-modules are in `private.py` alone; what is gone there, or on an object, is a `KerasVersionError`.
+Each function names what it uses and the Keras versions it was run on.
+`tests/_keras/test_keras_private.py` holds every assumption made here, so that a Keras that moved is
+found there first. Names of private modules are in `private.py` alone; what is gone there, or on an
+object, is a `KerasVersionError`.
 """
 
 import inspect

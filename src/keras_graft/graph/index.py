@@ -161,7 +161,7 @@ def works_with_another(node: Node) -> bool:
 
 
 def all_ties(operation: Any) -> list[Any]:
-    """Return the ties of a layer, as `_keras/tied_layer.py` keeps them on it.
+    """Return the ties of a layer, as `ties/layer.py` keeps them on it.
 
     Those too whose source is not found, and for a `layers.Frozen` those of the layer inside.
     """

@@ -132,7 +132,7 @@ def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
 
 
 def select(graph: Graph, selector: Any) -> Selection:
-    """Find what a selector names; see the design page for its forms.
+    """Find what a selector names; `docs/select.md` lists its forms.
 
     Raises:
         NothingSelectedError: If nothing matches; the nearest names are given.
