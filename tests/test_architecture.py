@@ -1,4 +1,4 @@
-"""What DESIGN says of the rooms, held by reading the imports."""
+"""The order of the folders, and what each may import: held by reading the imports."""
 
 import ast
 import itertools

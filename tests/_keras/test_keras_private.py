@@ -300,7 +300,7 @@ def test_where_a_file_keeps_a_variable(small, tmp_path):
     assert found["layers/dense/vars/0"] is small.get_layer("dense").kernel, "see saving_paths()"
     with h5py.File(tmp_path / "a.weights.h5") as file:
         assert all(path in file for path in found), "see saving_paths()"
-        assert file["layers/dense/vars"].attrs["name"] == "dense", "see keras_graft/stored.py"
+        assert file["layers/dense/vars"].attrs["name"] == "dense", "see weights/from_files.py"
 
 
 def test_whether_a_variable_holds_anything(small):
