@@ -17,6 +17,9 @@ from keras_graft.weights.match import Pairs
 Found = tuple[Weight, Any, list[Weight]]
 """A weight with adapters, the layer that has them, and the adapters themselves."""
 
+Owners = dict[int, tuple[Weight, Any]]
+"""By the identity of an adapter: the weight it is for, and the layer of that."""
+
 
 def without_adapters(place: Place) -> Place:
     """Leave the adapters out of a model loaded from a file: the file holds merged weights."""
@@ -68,21 +71,33 @@ def idle(into: Place) -> set[int]:
     }
 
 
-def check_not_lost(left: Weight, origin: Place, used: set[Weight]) -> None:
+def owners(origin: Place) -> Owners:
+    """Return what the adapters of a source belong to; a file has none, as it merges them."""
+    return {id(f): (weight, owner) for weight, owner, factors in _found(origin) for f in factors}
+
+
+def check_not_lost(left: Weight, owned: Owners, used: set[Weight]) -> None:
     """Refuse to copy a weight without its adapters, even if other weights may be left over.
+
+    Args:
+        left: A weight that is left over.
+        owned: What `owners` returns for the source.
+        used: The weights that are copied.
 
     Raises:
         WeightsError: If the weight left over is an adapter of a weight that is copied.
     """
-    for weight, owner, factors in _found(origin):
-        if weight in used and any(left is factor for factor in factors):
-            raise WeightsError(
-                f"transplant: {weight.address!r} of the source has LoRA adapters "
-                f"({left.address!r}) that have no place in the target, and as a weight of "
-                f"{weight.dtype} in a quantized layer ({owner.quantization_mode}) it is not merged "
-                "with them here. Save the source and give the file: Keras merges them there. Or "
-                "name them in keep=, to leave them out."
-            )
+    if id(left) not in owned:
+        return
+    weight, owner = owned[id(left)]
+    if weight in used:
+        raise WeightsError(
+            f"transplant: {weight.address!r} of the source has LoRA adapters "
+            f"({left.address!r}) that have no place in the target, and as a weight of "
+            f"{weight.dtype} in a quantized layer ({owner.quantization_mode}) it is not merged "
+            "with them here. Save the source and give the file: Keras merges them there. Or "
+            "name them in keep=, to leave them out."
+        )
 
 
 def _found(place: Place) -> Iterator[Found]:

@@ -167,11 +167,12 @@ class _Plan:
                 self._parts["idle"].append(weight.address)
             else:
                 self._add(weight, its, rules)
+        owned = adapted.owners(origin)
         for weight in origin.weights():
             if weight in used or weight.again:
                 continue
             if not _kept(keep, weight.address):
-                adapted.check_not_lost(weight, origin, used)
+                adapted.check_not_lost(weight, owned, used)
                 part = "dropped" if rules.drops(weight) else "unused"
                 self._parts[part].append(weight.address)
         rules.check_used()
