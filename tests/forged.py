@@ -627,7 +627,7 @@ def renamed(header, rng):
     name = rng.choice(list(header))
     other = rng.choice(["", ".", "/", "a" + ".b" * 3000, "a" + "/b" * 3000, "²", "9" * 5000,
                         "hidden/²", "hidden/" + "9" * 5000, "\x1b[31m\n", "out/kernel", "__metadata__",
-                        "hidden/kernel", "a/../b", "\u0000", "hidden"])  # fmt: skip
+                        "hidden.kernel", "a/../b", "\u0000", "hidden"])  # fmt: skip
     header[other] = header.pop(name)
 
 

@@ -96,9 +96,13 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     raise refusal
 
 
+_DEEPEST = 16
+"""How many names of layers inside a layer, and that of the weight, an address has at most."""
+
+
 def _splits(address: str) -> list[tuple[str, str]]:
     """Return the ways to split an address into a layer and a weight, longest layer first."""
-    places = [place for place, letter in enumerate(address) if letter == "/"][::-1]
+    places = [place for place, letter in enumerate(address) if letter == "/"][: -_DEEPEST - 1 : -1]
     dot = address.rfind(".")
     # A dot may part layer and weight: layer "attn", weight "query/kernel". Names may hold dots too.
     places += [dot] if dot > 0 else []
@@ -122,7 +126,7 @@ def _weight_of(graph: Graph, path: str, name: str, verb: str) -> Weight:
     if len(found) != 1:
         raise WeightsError(
             f"{verb}: {node.path!r} ({node.kind}) has {'no' if not found else len(found)} weights "
-            f"named {name!r}; it has {listed(known)}."
+            f"named {shown(name)}; it has {listed(known)}."
         )
     return Weight(node, found[0], known[found[0]])
 
