@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 import keras  # noqa: E402
 import pytest  # noqa: E402
 
-collect_ignore = ["distributed.py"]  # a script, which needs four devices
+collect_ignore = ["distributed.py", "data"]  # a script for four devices, and files that are read
 
 
 _collection = {"start": 0.0, "took": 1.0}
