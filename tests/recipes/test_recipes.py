@@ -680,7 +680,7 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
         ),
         (
             lambda m: recipes.unet(m, taps=["pool"]), kg.EditError,
-            "the tap 'pool' is to be one map (batch, height, width, channels)",
+            "the tap 'pool' must be one map (batch, height, width, channels)",
         ),
         (lambda m: recipes.unet(m, filters=()), kg.EditError, "filters is empty"),
         (

@@ -58,7 +58,7 @@ def owned(layer) -> list[int]:
 
 @seed(SEED)
 class Ties(RuleBasedStateMachine):
-    """A model, and what is to be true of it after each step."""
+    """A model, and what must be true of it after each step."""
 
     seen: Counter = Counter()
 

@@ -419,11 +419,11 @@ def test_what_both_have_is_left_and_a_source_never_changes():
 
 def test_what_is_no_model_is_refused():
     with pytest.raises(
-        kg.WeightsError, match="the source is to be a Keras model or layer, or the path"
+        kg.WeightsError, match="the source must be a Keras model or layer, or the path"
     ):
         kg.transplant(3, small())
     with pytest.raises(
-        kg.WeightsError, match="the target is to be a Keras model or layer, got str"
+        kg.WeightsError, match="the target must be a Keras model or layer, got str"
     ):
         kg.transplant(small(), "small.keras")
     with pytest.raises(kg.WeightsError, match="the target 'd' is not built"):

@@ -119,6 +119,6 @@ def _check_variables(wanted: dict[int, Node], everywhere: list[Node]) -> None:
                 one = users[id(weight)].path
                 raise EditError(
                     f"freeze: {one!r} and {node.path!r} use one variable, {weight.path!r}, and "
-                    f"only the first is to be frozen: training would move it through the other. "
+                    f"only the first would be frozen: training would change it through the other. "
                     f"Freeze both: kg.freeze(model, [{listed([one, node.path])}])."
                 )

@@ -144,7 +144,7 @@ def _shape(
         for d in wanted
     ):
         raise EditError(
-            f"reinput: {what}= of input {name!r} is to be a tuple of positive numbers and None, "
+            f"reinput: {what}= of input {name!r} must be a tuple of positive numbers and None, "
             f"got {shown(wanted)}."
         )
     if len(wanted) != len(old):

@@ -42,7 +42,7 @@ def unet(
 
     Raises:
         EditError: If the input is no image of a fixed size, or no pyramid is found, or if another
-            argument is not what it is to be.
+            argument is not what it must be.
 
     >>> import keras, keras_graft as kg
     >>> x = y = keras.Input((15, 15, 3), name="image")
@@ -125,7 +125,7 @@ def _one(graph: kg.Graph, tap: Any) -> Any:
     shapes = [v.spec.shape for v in found if v.spec]
     if len(found) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
         raise kg.EditError(
-            f"unet: the tap {tap!r} is to be one map (batch, height, width, channels); it is "
+            f"unet: the tap {tap!r} must be one map (batch, height, width, channels); it is "
             + ", ".join(repr(v) for v in found)
         )
     return found[0]

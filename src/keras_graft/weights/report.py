@@ -85,7 +85,7 @@ class Transplanted(Tabular):
 
     def tables(self) -> list[Table]:
         """Return the summary, what was changed or does not fit, and what stayed."""
-        summary = [("went over", len(self.moved))]
+        summary = [("copied", len(self.moved))]
         parts = {
             "the same variable": self.shared, "kept by keep=": self.kept,
             "adapters that add nothing": self.idle, "no source": self.missing, "does not fit": self.mismatched,

@@ -85,8 +85,8 @@ def transplant(
     ...     return keras.Sequential([keras.Input((4,)), *layers], name="model")
     >>> print(kg.transplant(model(3), model(2), resize=kg.resize.classes(keep=[2, 0])))
     'model' from 'model': 58 parameters
-               weights
-    went over        4
+            weights
+    copied        4
     <BLANKLINE>
     changed      from         shape   now     rule                    cast
     head/kernel  head/kernel  (8, 3)  (8, 2)  classes(2 kept, 0 new)
@@ -301,7 +301,7 @@ def _source(source: Any) -> Iterator[tuple[Place, str]]:
 def _places(layer: Any, what: str) -> Place:
     if not isinstance(layer, keras.Layer):
         raise WeightsError(
-            f"transplant: the {what} is to be a Keras model or layer"
+            f"transplant: the {what} must be a Keras model or layer"
             + (", or the path of a file" if what == "source" else "")
             + f", got {type(layer).__name__}."
         )
