@@ -317,7 +317,9 @@ def test_errors_of_what_users_put_into_models_name_the_model():
         kg.clone(model)
     model = one_layer(layers.Dense(4))
     model.compile("sgd", lambda y, p: keras.ops.mean(y - p))
-    with pytest.raises(kg.WeightsError, match="'one' cannot be compiled again.*as you compiled the"):
+    with pytest.raises(
+        kg.WeightsError, match="'one' cannot be compiled again.*as you compiled the"
+    ):
         kg.clone(model, compile=True)
 
 

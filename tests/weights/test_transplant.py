@@ -422,9 +422,7 @@ def test_what_is_no_model_is_refused():
         kg.WeightsError, match="the source must be a Keras model or layer, or the path"
     ):
         kg.transplant(3, small())
-    with pytest.raises(
-        kg.WeightsError, match="the target must be a Keras model or layer, got str"
-    ):
+    with pytest.raises(kg.WeightsError, match="the target must be a Keras model or layer, got str"):
         kg.transplant(small(), "small.keras")
     with pytest.raises(kg.WeightsError, match="the target 'd' is not built"):
         kg.transplant(small(), layers.Dense(2, name="d"))
