@@ -56,7 +56,7 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
     Args:
         graph: The graph.
         wanted: Its address: the path of the layer, then that of the weight within it, such as
-            `"encoder/attn/query/kernel"` (`"lm_head/kernel"` too); or a variable.
+            `"encoder/attn/query/kernel"` (`"lm_head.kernel"` too); or a variable.
         verb: For messages.
 
     Raises:
@@ -104,7 +104,7 @@ def _splits(address: str) -> list[tuple[str, str]]:
     """Return the ways to split an address into a layer and a weight, longest layer first."""
     places = [place for place, letter in enumerate(address) if letter == "/"][: -_DEEPEST - 1 : -1]
     dot = address.rfind(".")
-    # A dot may part layer and weight: layer "attn", weight "query/kernel". Names may hold dots too.
+    # A dot may separate them too: "attn.query/kernel". Names may hold dots as well.
     places += [dot] if dot > 0 else []
     return [(address[:i], address[i + 1 :]) for i in places if address[:i] and address[i + 1 :]]
 
