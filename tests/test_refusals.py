@@ -102,7 +102,7 @@ REFUSALS = [
         residual, lambda m: kg.select(m, layers.Dense(3)), kg.NothingSelectedError, "fits <Dense",
     ),
     # no cuts
-    (residual, lambda m: kg.split(m, "conv0"), kg.CutError, "is no cut of 'residual': 1 other"),
+    (residual, lambda m: kg.split(m, "conv0"), kg.CutError, "is not a cut of 'residual': 1 other"),
     (residual, lambda m: kg.split(m, ["add1", "add0"]), kg.CutError, "in which data passes"),
     (residual, lambda m: kg.submodel(m, "add1", "add0"), kg.CutError, "exchanged"),
     (residual, lambda m: kg.submodel(m, "conv1"), kg.CutError, 'submodel(model, inputs=["conv1"'),

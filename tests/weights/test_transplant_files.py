@@ -234,7 +234,7 @@ def test_files_that_cannot_be_read(tmp_path):
     for name in ("a.keras", "a.weights.h5", "a.safetensors"):
         (tmp_path / name).write_bytes(b"nothing" * 9)
         text = refused(tmp_path / name, target)
-        assert name in text and ("damaged" in text or "no readable .keras file" in text), text
+        assert name in text and ("damaged" in text or "not a readable .keras file" in text), text
     (tmp_path / "a.pt").write_bytes(b"")
     assert "'a.pt' is none of .keras, .weights.h5, .safetensors" in refused(
         tmp_path / "a.pt", target

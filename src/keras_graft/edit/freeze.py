@@ -103,7 +103,7 @@ def _check_stateless(node: Node) -> None:
         if getattr(layer, "stateful", False):
             raise EditError(
                 f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
-                "batch, which inference moves too. Make it with stateful=False, and replace it: "
+                "batch, which inference changes too. Make it with stateful=False, and replace it: "
                 f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
             )
         stack += _keras.sublayers(layer)
