@@ -575,7 +575,7 @@ REFUSALS = [
     (image_net, {"shape": (48, 48, 1)},
      "Conv2D 'stem' has weights for 3. Say .*channels='mean' or channels='repeat' or channels='pad'"),
     (image_net, {"shape": (48, 48, 1), "channels": lambda k, n: k}, "a kernel of shape \\(7, 7, 3, 4\\).*\\(7, 7, 1, 4\\) is needed"),
-    (_norm, {"shape": (8, 8, 1), "channels": lambda k, n: k}, "'bn' has numbers for each channel and no kernel"),
+    (_norm, {"shape": (8, 8, 1), "channels": lambda k, n: k}, "'bn' has numbers for each channel but no kernel"),
     (vgg, {"shape": (24, 24, 3)},
      "Dense 'fc1' in graph 'vgg' does not take its inputs:\n  'flatten' from node 'flatten': "
      "expected \\(\\?, 900\\) float32, found \\(\\?, 484\\) float32.*" + WAY_OUT.format("")),
