@@ -13,6 +13,7 @@ from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import Batch
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
+from keras_graft.graph.record import unwrapped
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.read import read
 
@@ -122,7 +123,7 @@ def _may_draw(trunk: Any) -> list[str]:
     inside = {
         path: layer
         for outer, frozen in _layers(trunk)
-        for path, layer in _inside(outer, getattr(frozen, "keras_graft_inside", frozen), set())
+        for path, layer in _inside(outer, unwrapped(frozen), set())
     }
     return [
         path
@@ -146,7 +147,7 @@ def draws(layer: Any) -> bool:
 def inner_layers(model: Any) -> Iterator[Any]:
     """Yield every layer once, those inside others and frozen ones too."""
     for outer, layer in _layers(model):
-        for _, inside in _inside(outer, getattr(layer, "keras_graft_inside", layer), set()):
+        for _, inside in _inside(outer, unwrapped(layer), set()):
             yield inside
 
 
