@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_graft._keras import private
 from keras_graft._keras.adapters import adapters_of, is_adapter, scale_of, with_adapters
-from keras_graft._keras.configs import get_config, without_tensorflow
+from keras_graft._keras.configs import compile_like, get_config, save, serialize
 from keras_graft._keras.copying import (
     Copier,
     attributes,
@@ -98,8 +98,10 @@ from keras_graft._keras.views import (
 )
 
 __all__ = [
+    "compile_like",
     "get_config",
-    "without_tensorflow",
+    "save",
+    "serialize",
     "Copier",
     "attributes",
     "first_held",

@@ -310,8 +310,7 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.keras"
-        with _keras.without_tensorflow():
-            trunk.save(path)
+        _keras.save(trunk, path)
         file = path.read_bytes()
         config = zipfile.ZipFile(path).read("config.json").decode()
     # Only registered code that the trunk needs: actors may not be able to import the rest.
