@@ -11,7 +11,7 @@ from keras_graft._keras import leaves_flag
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.parameters import weights_of
-from keras_graft.graph.same import comparable
+from keras_graft.graph.same import comparable, numbered
 from keras_graft.graph.select import everything
 from keras_graft.look.sharing import sharing
 from keras_graft.model.attributes import class_of
@@ -282,36 +282,31 @@ def _computed(
 ) -> dict[Value, int]:
     """Number the values: equal numbers mean the same calls on the same inputs.
 
-    This is value numbering, by which compilers find common subexpressions. The calls inside a
-    nested model are numbered, not the call of the model, so inlining or nesting changes no number.
-    `training` is the flag of the call of that model: every layer inside gets it.
+    The calls inside a nested model are numbered, not the call of the model, so inlining or nesting
+    changes no number. `training` is the flag of the call of that model: every layer inside gets it.
     """
 
     def number(key: Any) -> int:
         return numbers.setdefault(key, len(numbers))
 
-    if given is None:
-        given = [number(("input", name)) for name in graph.input_names]
-    found = dict(zip(graph.inputs, given, strict=True))
-    for node in graph.steps:
-        reads = [found[value] for value in node.reads]
+    def call(node: Node, reads: list[int]) -> list[int]:
         flag = node.flag(training)
-        if node.nested is not None:
-            entering = []
-            for entry in node.entries:
-                at = -1 if entry.source is None else reads[entry.source]
-                for step in entry.adapt:
-                    at = number((type(step.operation).__name__, step.outputs[0].spec, at))
-                entering.append(at)
-            inside = _computed(node.nested, numbers, entering, flag)
-            made = [inside[value] for value in node.nested.outputs]
-            found.update((mask, inside[made_of]) for mask, made_of in node.unseen)
-        else:
+        if node.nested is None:
             kwargs = {k: v for k, v in node.template.kwargs.items() if v is not None}
             if node.trains:
                 kwargs["training"] = flag
-            call = (id(node.operation), comparable(node.template.args), comparable(kwargs))
-            made = [number((call, tuple(reads), i)) for i in range(len(node.outputs))]
-        for value, at in zip(node.outputs, made, strict=True):
-            found.setdefault(value, at)
-    return found
+            called = (id(node.operation), comparable(node.template.args), comparable(kwargs))
+            return [number((called, tuple(reads), i)) for i in range(len(node.outputs))]
+        entering = []
+        for entry in node.entries:
+            at = -1 if entry.source is None else reads[entry.source]
+            for step in entry.adapt:
+                at = number((type(step.operation).__name__, step.outputs[0].spec, at))
+            entering.append(at)
+        inside = _computed(node.nested, numbers, entering, flag)
+        masks = (mask for _, mask in node.unseen)
+        return [inside[value] for value in (*node.nested.outputs, *masks)]
+
+    if given is None:
+        given = [number(("input", name)) for name in graph.input_names]
+    return numbered(graph, given, call)
