@@ -36,7 +36,7 @@ from keras_graft._keras.functional import (
     uses_functional_config,
 )
 from keras_graft._keras.inside import first_held
-from keras_graft._keras.layers import is_model, layers_inside, put_in_place_of, tracked
+from keras_graft._keras.layers import is_model, layers_inside, put_in_place_of, sublayers, tracked
 from keras_graft._keras.meantime import forget_readers, named_since, names_given
 from keras_graft._keras.nodes import (
     Builder,
@@ -94,7 +94,6 @@ from keras_graft._keras.views import (
     is_elementwise,
     own_call_context,
     own_seeds,
-    sublayers,
     takes_masks_off,
     view,
 )

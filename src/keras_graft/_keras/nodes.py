@@ -19,6 +19,7 @@ from typing import Any
 import keras
 
 from keras_graft._keras import private
+from keras_graft._keras.layers import sublayers
 from keras_graft._keras.private import base, guarded
 
 # -- reading ------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def reads_masks(operation: Any) -> bool:
     return isinstance(operation, keras.Layer) and bool(
         operation.supports_masking
         or getattr(operation, "_call_has_mask_arg", False)
-        or getattr(operation, "_layers", None)
+        or sublayers(operation)
     )
 
 

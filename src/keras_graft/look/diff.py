@@ -12,7 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.same import comparable, numbered
-from keras_graft.graph.select import everything
+from keras_graft.graph.select import everything, leaves
 from keras_graft.look.sharing import sharing
 from keras_graft.model.attributes import class_of
 from keras_graft.model.read import read
@@ -192,7 +192,7 @@ def diff(old: Any, new: Any) -> Diff:
     ('h',)
     """
     old, new = read(old), read(new)
-    before, now = _leaves(old), _leaves(new)
+    before, now = _first_calls(old), _first_calls(new)
     old_weights, new_weights = _weights(before), _weights(now)
     same, other = _outputs(old, new)
     old_ties = {id(v.variable): v.name for v in sharing(old).variables}
@@ -215,7 +215,7 @@ def diff(old: Any, new: Any) -> Diff:
             for key, n in now.items()
             if key not in before and "_keras_graft_kept" in getattr(n.operation, "__dict__", {})
         ),
-        tuple(n.path for n in everything(new) if n.nested is None and _trains(n)),
+        tuple(n.path for n in leaves(new.nodes) if _trains(n)),
         (class_of(old), class_of(new)),
     )
 
@@ -227,17 +227,16 @@ def _trains(node: Node) -> bool:
     return leaves_flag(node.operation) if said is None else bool(said)
 
 
-def _leaves(graph: Graph) -> dict[int, Node]:
+def _first_calls(graph: Graph) -> dict[int, Node]:
     """Return the first call of each operation, by its `id`; for nested models, the calls inside."""
     found: dict[int, Node] = {}
-    for node in everything(graph):
-        if node.nested is None:
-            found.setdefault(id(node.operation), node)
+    for node in leaves(graph.nodes):
+        found.setdefault(id(node.operation), node)
     return found
 
 
-def _weights(leaves: dict[int, Node]) -> dict[int, int]:
-    return {key: size for n in leaves.values() for key, size in weights_of(n.operation).items()}
+def _weights(calls: dict[int, Node]) -> dict[int, int]:
+    return {key: size for n in calls.values() for key, size in weights_of(n.operation).items()}
 
 
 def _layer(node: Node) -> Layer:
