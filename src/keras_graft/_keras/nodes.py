@@ -62,11 +62,6 @@ def arguments(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return node.arguments.args, node.arguments.kwargs
 
 
-def structures(model: Any) -> tuple[Any, Any]:
-    """Return the nested inputs and outputs (`_inputs_struct`, `_outputs_struct`, 3.12 - 3.15)."""
-    return model._inputs_struct, model._outputs_struct
-
-
 def node_of(tensor: Any) -> Any:
     """Return the Keras node that gave `tensor`; None for an input, or a tensor that no call gave.
 
@@ -378,14 +373,3 @@ def mark(model: Any, role: str, payload: Any) -> None:
 def marked(model: Any, role: str) -> Any:
     """Return what `mark` stored, or None."""
     return getattr(model, "__dict__", {}).get("_keras_graft_" + role)
-
-
-# -- measuring ------------------------------------------------------------------------------
-
-
-def donor_nodes(model: Any) -> int:
-    """Return how many Keras nodes the operations of a model have: for tests and benchmarks."""
-    return sum(
-        len(operation._inbound_nodes) + len(operation._outbound_nodes)
-        for operation in model._operations
-    )
