@@ -179,7 +179,7 @@ def test_any_block_nests_and_opens_again_or_is_refused(plan, data):
     try:
         flat = kg.inline(model)
     except kg.EditError as error:
-        assert "takes the mask off what both read" in str(error)
+        assert "removes the mask from what both read" in str(error)
         return
     assert all(n.nested is None for n in kg.read(flat).nodes)
     equal(model(x), flat(x))

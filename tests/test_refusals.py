@@ -70,14 +70,14 @@ REFUSALS = [
     # unknown names and empty selections
     (residual, lambda m: kg.split(m, "ad0"), kg.NothingSelectedError, "'ad0'. Nearest: 'add0'"),
     (residual, lambda m: kg.extract(m, "zzz*"), kg.NothingSelectedError, r"matches 'zzz\*'. print"),
-    (residual, lambda m: kg.select(m, layers.LSTM), kg.NothingSelectedError, "fits <class"),
+    (residual, lambda m: kg.select(m, layers.LSTM), kg.NothingSelectedError, "matches <class"),
     (residual, lambda m: kg.select(m, re.compile("^q")), kg.NothingSelectedError, "lists its"),
     (residual, lambda m: kg.select(m, lambda n: False), kg.NothingSelectedError, "Nothing in"),
     (residual, lambda m: kg.extract(m, []), kg.NothingSelectedError, "An empty list"),
     (residual, lambda m: kg.extract(m, {}), kg.NothingSelectedError, "An empty dict"),
     (residual, lambda m: kg.split(m, []), kg.SelectionError, "names no boundary"),
     (residual, lambda m: kg.split(m, ()), kg.SelectionError, "is an empty tuple"),
-    (residual, lambda m: kg.select(m, 3), kg.SelectionError, "3 is no selector: give a name"),
+    (residual, lambda m: kg.select(m, 3), kg.SelectionError, "3 is not a selector: give a name"),
     (nested_uint8, lambda m: kg.split(m, "r0"), kg.NothingSelectedError, "Nearest: 'base/r0'"),
     (siamese, lambda m: kg.select(m, "encoder#2"), kg.NothingSelectedError, "'encoder#2'"),
     (multi_output, lambda m: kg.select(m, "lstm:3"), kg.NothingSelectedError, "'lstm:3'"),
@@ -89,21 +89,21 @@ REFUSALS = [
     # of another model
     (
         residual, lambda m: kg.split(m, residual().get_layer("add0").output),
-        kg.SelectionError, "is a tensor of another model than 'residual'",
+        kg.SelectionError, "is a tensor of another model, not of 'residual'",
     ),
     (
         residual, lambda m: kg.split(m, kg.read(siamese()).nodes[0]),
-        kg.SelectionError, "belongs to another model than 'residual'",
+        kg.SelectionError, "belongs to another model, not to 'residual'",
     ),
     (
         residual, lambda m: kg.split(m, kg.cuts(sequential())[0]),
-        kg.SelectionError, "belongs to another model than 'residual'",
+        kg.SelectionError, "belongs to another model, not to 'residual'",
     ),
     (
-        residual, lambda m: kg.select(m, layers.Dense(3)), kg.NothingSelectedError, "fits <Dense",
+        residual, lambda m: kg.select(m, layers.Dense(3)), kg.NothingSelectedError, "matches <Dense",
     ),
     # no cuts
-    (residual, lambda m: kg.split(m, "conv0"), kg.CutError, "is no cut of 'residual': 1 other"),
+    (residual, lambda m: kg.split(m, "conv0"), kg.CutError, "is not a cut of 'residual': 1 other"),
     (residual, lambda m: kg.split(m, ["add1", "add0"]), kg.CutError, "in which data passes"),
     (residual, lambda m: kg.submodel(m, "add1", "add0"), kg.CutError, "exchanged"),
     (residual, lambda m: kg.submodel(m, "conv1"), kg.CutError, 'submodel(model, inputs=["conv1"'),

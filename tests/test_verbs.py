@@ -118,7 +118,7 @@ def test_no_cut_names_what_crosses():
         kg.split(residual(), at="conv0")
     assert caught.value.suggestion == ("conv0", "stem")
     text = str(caught.value)
-    assert "'conv0' is no cut of 'residual': 1 other value crosses there" in text
+    assert "'conv0' is not a cut of 'residual': 1 other value crosses there" in text
     assert "'stem', needed by 'bn0', 'add0'" in text
     assert 'kg.split(model, at=("conv0", "stem"))' in text
 

@@ -84,25 +84,25 @@ def test_a_file_that_is_there_is_kept(saved, tmp_path):
     model, path = saved
     before = path.read_bytes()
     result = run("extract", path, "add0", "-o", path, code=2)
-    assert "is there already; --force writes over it" in result.stderr
+    assert "already exists; --force overwrites it" in result.stderr
     assert path.read_bytes() == before
     run("extract", path, "add0", "-o", path, "--force")
     assert keras.models.load_model(path).output.shape == (None, 8, 8, 4)
     assert files(tmp_path) == ["m.keras"]
     for force in ([], ["--force"]):
         result = run("split", path, "--at", "add0", "-o", path, *force, code=2)
-        assert "m.keras' is a file, no folder to write into" in result.stderr
+        assert "m.keras' is a file, not a folder to write into" in result.stderr
         (tmp_path / "folder.keras").mkdir(exist_ok=True)
         result = run("extract", path, "add0", "-o", tmp_path / "folder.keras", *force, code=2)
         assert "is a folder; a model is written as one file" in result.stderr
     assert files(tmp_path) == ["folder.keras", "m.keras"]
     result = run("cuts", path, "--input-shape", "64,64,3", code=2)
-    assert "--input-shape is for app:NAME; a file has the shapes" in result.stderr
+    assert "--input-shape is for app:NAME; a file has its own shapes" in result.stderr
 
 
 def test_no_cut_is_refused_with_the_way_out_and_leaves_nothing(saved, tmp_path):
     result = run("split", saved[1], "--at", "conv0", "-o", tmp_path / "parts", code=1)
-    assert "'conv0' is no cut" in result.stderr and "'stem', needed by" in result.stderr
+    assert "'conv0' is not a cut" in result.stderr and "'stem', needed by" in result.stderr
     assert result.stdout == ""
     assert files(tmp_path) == ["m.keras"]
     run("split", saved[1], "--at", "conv0", "--complete", "-o", tmp_path / "parts")
@@ -166,8 +166,8 @@ def bad_files(folder):
     ("name", "words"),
     [
         ("none.keras", "There is no file"),
-        ("cut.keras", "truncated, empty, or no zip"),
-        ("empty.keras", "truncated, empty, or no zip"),
+        ("cut.keras", "truncated, empty, or not a zip"),
+        ("empty.keras", "truncated, empty, or not a zip"),
         ("text.h5", "is damaged"),
         ("flipped.keras", "is damaged"),
         ("model.txt", "is neither a .keras nor an .h5 file"),
@@ -233,8 +233,7 @@ def test_features(saved, tmp_path):
     new = tmp_path / "new"
     result = run("features", "compute", path, tmp_path / "narrow.npy", "-o", new, code=1)
     assert (
-        "fails on all of the first 3 samples, of (3, 5) float32, where it takes (None, "
-        in result.stderr
+        "fails on all of the first 3 samples, of (3, 5) float32 (it takes (None, " in result.stderr
     )
     (tmp_path / "empty.npy").touch()
     zipped = bytearray((tmp_path / "d.npz").read_bytes())
@@ -253,4 +252,4 @@ def test_features(saved, tmp_path):
     assert "one sample, not a batch" in result.stderr
     (tmp_path / "text.npy").write_text("no array")
     result = run("features", "compute", path, tmp_path / "text.npy", "-o", store, code=2)
-    assert "is no readable .npy or .npz file" in result.stderr
+    assert "is not a readable .npy or .npz file" in result.stderr

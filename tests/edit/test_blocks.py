@@ -385,8 +385,8 @@ REFUSALS = [
     (residual, lambda m: kg.nest(m, "bn0", "add0", name="b"), kg.CutError,
      "(?s)from 'bn0' reads other values too:.*'stem', needed by 'add0'.*inputs=\\[\"bn0\", \"stem\"\\]"),
     (residual, lambda m: kg.nest(m, "image", "bn0", name="b"), kg.EditError,
-     "(?s)outside the block reads values from within:.*'stem', read by 'add0'.*outputs=\\[\"bn0\", \"stem\"\\]"),
-    (residual, lambda m: kg.nest(m, "add1", "add0", name="b"), kg.EditError, "ends exchanged"),
+     "(?s)nodes outside the block read values from inside it:.*'stem', read by 'add0'.*outputs=\\[\"bn0\", \"stem\"\\]"),
+    (residual, lambda m: kg.nest(m, "add1", "add0", name="b"), kg.EditError, "are inputs and outputs exchanged"),
     (residual, lambda m: kg.nest(m, ["stem", "add0"], ["bn0", "add1"], name="b"), kg.EditError,
      "would lie in the block and also before it"),
     (residual, lambda m: kg.nest(m, "stem", "add0", name="pool"), kg.EditError,
@@ -403,11 +403,11 @@ REFUSALS = [
     (residual, lambda m: kg.repeat(m, "stem", "pool", 2), kg.EditError,
      "takes \\(\\?, 8, 8, 4\\) float32 from 'stem' and gives \\(\\?, 4\\) float32 at 'pool'"),
     (residual, lambda m: kg.repeat(m, "stem", "bn1", 2), kg.EditError,
-     "(?s)would not know of which repetition:.*'add0', read by 'add1'"),
+     "(?s)it is not clear from which repetition:.*'add0', read by 'add1'"),
     (residual, lambda m: kg.repeat(m, "add0", "stem", 2), kg.EditError, "does not depend on"),
-    (residual, lambda m: kg.repeat(m, "stem", "add0", 0), kg.EditError, "from 1 on; got 0"),
+    (residual, lambda m: kg.repeat(m, "stem", "add0", 0), kg.EditError, "1 or more; got 0"),
     (residual, lambda m: kg.repeat(m, "stem", "add0", 2, weights="both"), kg.EditError, "got 'both'"),
-    (multi_output, lambda m: kg.repeat(m, "lstm", "states", 2), kg.EditError, "name one thing each"),
+    (multi_output, lambda m: kg.repeat(m, "lstm", "states", 2), kg.EditError, "must each name one thing"),
 ]  # fmt: skip
 
 

@@ -233,7 +233,7 @@ REFUSALS = [
     (residual, lambda m: kg.rewire(m, [("stem", "x")]), "give {old value: new value}, got list"),
     (residual, lambda m: kg.nest(m, "stem", "add0", "a/b"), "give the new model a name, without a sla"),
     (residual, lambda m: kg.replace(m, "conv0", m.get_layer("conv1"), weights="keep"),
-     "would give 'conv1' the weights of 'conv0', and it has a place"),
+     "would give 'conv1' the weights of 'conv0', and it is already in the model"),
     (residual, lambda m: kg.replace(m, ["conv0", "conv1"], one_for_all(), weights="keep"),
      "would give 'all' the weights of 'conv1'"),
 ]  # fmt: skip

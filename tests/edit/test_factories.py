@@ -233,12 +233,12 @@ WRONG = {
     ),
     "factory, of both": (
         lambda n: layers.Dense(-1),
-        r"'<lambda>' raised ValueError: .*units=-1, called with the node 'b0_add' and with the "
-        r"tensors alike\.$",
+        r"'<lambda>' raised ValueError: .*units=-1, both with the node 'b0_add' and "
+        r"with the tensors\.$",
     ),
     "takes nothing": (
         lambda: layers.ReLU(),
-        r"raised TypeError: .*takes 0 positional arguments .* and with the tensors alike",
+        r"raised TypeError: .*takes 0 positional arguments .* and with the tensors",
     ),
     "gives none": (
         lambda n: None,
@@ -271,7 +271,7 @@ WRONG = {
     ),
     "tensors, too many": (
         lambda a, b: a + b,
-        r"raised TypeError: .*missing 1 required .* with the tensors alike",
+        r"raised TypeError: .*missing 1 required .* with the tensors",
     ),
     "function of a factory": (
         lambda n: lambda x: layers.ReLU(),

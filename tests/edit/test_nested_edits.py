@@ -198,7 +198,7 @@ def test_an_input_of_one_call_is_refused():
 
 
 def test_ends_in_two_models_are_refused():
-    with pytest.raises(kg.EditError, match="one thing each in the same model"):
+    with pytest.raises(kg.EditError, match="must each name one thing in the same model"):
         kg.rewire(matryoshka(), {"outer/middle/middle_a": "x"})
 
 

@@ -560,10 +560,10 @@ def _bert_at(length):
     return {name: (length,) for name in ("token_ids", "segment_ids", "padding_mask")}
 
 
-WAY_OUT = "what is before 'flatten', kg.submodel\\(model, outputs=\"{}block5_pool\"\\).* GlobalAveragePooling2D"
+WAY_OUT = "the part before 'flatten', kg.submodel\\(model, outputs=\"{}block5_pool\"\\).* GlobalAveragePooling2D"
 REFUSALS = [
     (image_net, {}, "give shape=..., batch_shape=... or dtype=..."),
-    (image_net, {"shape": {"imge": (48, 48, 3)}}, "names 'imge', which is no input. Nearest: 'image'"),
+    (image_net, {"shape": {"imge": (48, 48, 3)}}, "names 'imge', which is not an input. Nearest: 'image'"),
     (siamese, {"shape": (4,)}, "2 inputs, 'a', 'b'. Give shape= by name: shape={'a': \\(4,\\)}"),
     (image_net, {"shape": (48, 3)}, "'image' has 3 dimensions without the batch, .*64, 64, 3.*has 2"),
     (image_net, {"batch_shape": (48, 48, 3)}, "has 4 dimensions with the batch"),
@@ -576,11 +576,11 @@ REFUSALS = [
     (image_net, {"shape": (48, 48, 1)},
      "Conv2D 'stem' has weights for 3. Say .*channels='mean' or channels='repeat' or channels='pad'"),
     (image_net, {"shape": (48, 48, 1), "channels": lambda k, n: k}, "a kernel of shape \\(7, 7, 3, 4\\).*\\(7, 7, 1, 4\\) is needed"),
-    (_norm, {"shape": (8, 8, 1), "channels": lambda k, n: k}, "'bn' has numbers for each channel and no kernel"),
+    (_norm, {"shape": (8, 8, 1), "channels": lambda k, n: k}, "'bn' has numbers for each channel but no kernel"),
     (vgg, {"shape": (24, 24, 3)},
      "Dense 'fc1' in graph 'vgg' does not take its inputs:\n  'flatten' from node 'flatten': "
      "expected \\(\\?, 900\\) float32, found \\(\\?, 484\\) float32.*" + WAY_OUT.format("")),
-    (vgg, {"shape": (None, None, 3)}, "Dense 'fc1'.*may vary was tried at .*" + WAY_OUT.format("")),
+    (vgg, {"shape": (None, None, 3)}, "Dense 'fc1'.*Unknown dimensions were tried with inputs of .*" + WAY_OUT.format("")),
     (lambda: wrapped(vgg), {"shape": (24, 24, 3)}, "'fc1' in graph 'vgg'.*" + WAY_OUT.format("vgg/")),
     (_vit, {"shape": (32, 32, 3)},
      "'vit_patching_and_embedding' .* cannot run on its inputs:\n  'images' from an input: expected "
@@ -589,7 +589,7 @@ REFUSALS = [
     (_bert, {"shape": _bert_at(32)}, "PositionEmbedding 'position_embedding' .* cannot run.*found \\(\\?, 32, 8\\)"),
     (_baked, {"shape": (10, 4)}, "Reshape 'reshape' .*expected \\(\\?, 16, 4\\) float32.*found \\(.*10, 4\\)"),
     (_baked, {"shape": (32, 4)}, "'reshape' .* would mix samples.* 4 rows for 2 samples"),
-    (_separable, {"shape": (8, 8, 1), "channels": "mean"}, "'sep'.*join it: kg.join\\(front, model\\), where front gives 3"),
+    (_separable, {"shape": (8, 8, 1), "channels": "mean"}, "'sep'.*gives the old 3 channels: kg.join\\(front, model\\)"),
     (_one_kernel, {"shape": {"x0": (8, 8, 1)}, "channels": "mean"}, "Conv2D 'conv' still reads the old number of channels from 'x1'"),
     (_one_kernel, {"shape": {"x0": (8, 8, 1), "x1": (8, 8, 2)}, "channels": "mean"}, "'conv#1' is called elsewhere with 1 channels"),
     (_stateful, {"batch_shape": (1, 5, 3)}, "LSTM 'lstm' .* cannot run"),
@@ -674,7 +674,7 @@ def test_behind_a_flatten_the_way_out_works():
     with pytest.raises(kg.EditError) as caught:
         kg.reinput(model, (10, 10, 3))
     text = str(caught.value)
-    assert "put in the place of 'flat' first what gives 'd' the old shape from any size: " in text
+    assert "first replace 'flat' by a layer that gives 'd' the old shape from any size: " in text
     assert 'kg.replace(model, "flat", ...)' in text and 'kg.replace(model, "d"' not in text
     new = kg.replace(
         model, "flat", lambda t: layers.Dense(144)(layers.GlobalAveragePooling2D()(t))
@@ -688,9 +688,7 @@ def test_channels_in_front_are_no_way_out_if_other_sizes_change_too():
     with pytest.raises(kg.EditError) as caught:
         kg.reinput(model, (8, 8))
     assert "kg.join(front, model)" not in str(caught.value)
-    with pytest.raises(
-        kg.EditError, match=r"kg.join\(front, model\), where front gives 4 channels"
-    ):
+    with pytest.raises(kg.EditError, match=r"gives the old 4 channels: kg.join\(front, model\)"):
         kg.reinput(model, (4, 8))
     front = keras.Input((4, 8))
     kg.join(keras.Model(front, layers.Dense(4)(front)), model)

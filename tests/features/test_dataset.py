@@ -128,7 +128,9 @@ def test_nothing_and_nonsense_are_taken_for_what_they_are(trunk, tmp_path):
     assert store.take([], "keys")["keys"].dtype.kind == "U"
     with pytest.raises(kg.FeatureError, match="a list of whole numbers, or as a mask"):
         store.take([[1], [1, 2]])
-    with pytest.raises(kg.FeatureError, match="batch_size is a whole number, 1 or more, got 2.5"):
+    with pytest.raises(
+        kg.FeatureError, match="batch_size must be a whole number, 1 or more, got 2.5"
+    ):
         FeatureDataset(store, 2.5)
 
 
@@ -185,7 +187,7 @@ def test_targets_are_those_of_the_first_store_that_has_them(trunk, tmp_path):
     with pytest.raises(kg.FeatureError, match="hold different 'targets'.*targets=False"):
         FeatureDataset([bare, with_y, others], 8)
     weights = run(trunk, (x, None, y / 2), tmp_path / "e")
-    with pytest.raises(kg.FeatureError, match="weights and no targets"):
+    with pytest.raises(kg.FeatureError, match="weights but no targets"):
         FeatureDataset(weights, 8)
 
 

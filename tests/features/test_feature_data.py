@@ -94,7 +94,7 @@ def test_tensors_of_torch_are_taken_whatever_they_are():
     (7, "int is not data: give arrays"),
     ([(np.zeros(()),)], "one sample, not a batch of samples: add .batch"),
     ([(np.zeros((2, 1)), "text")], "targets are texts .a list of str"),
-    ([(1, 2, 3, 4)], "got 4 things"),
+    ([(1, 2, 3, 4)], "got 4 items"),
     ([(np.zeros((8, 2)), np.zeros(7))], r"arrays of a batch have different numbers.*\[7, 8\]"),
     ([(np.zeros((8, 2)), np.zeros(8), np.zeros(9))], r"different numbers of samples: \[8, 9\]"),
     ((np.zeros((2, 2)), [0, 1]), r"targets are a list of int: give np.asarray\(targets\)"),
@@ -122,7 +122,7 @@ def test_what_is_sparse_or_ragged_is_refused():
         tf.sparse.eye(3), sparse, torch.empty(3, 2, device="meta"),
     ):  # fmt: skip
         for data in ((leaf, np.zeros(3)), (np.zeros((3, 2)), leaf), [(np.zeros((3, 2)), leaf)]):
-            with pytest.raises(kg.FeatureError, match="sparse, ragged or of no values: make it"):
+            with pytest.raises(kg.FeatureError, match="sparse, ragged or without values: make it"):
                 list(batches(data, 8))
     (batch,) = batches((tf.Variable([[1.0], [2.0]]), torch.tensor([3, 4])), 8)
     assert batch.x.tolist() == [[1], [2]] and batch.y.tolist() == [3, 4]
@@ -180,7 +180,7 @@ def test_every_batch_has_the_same_columns(trunk, tmp_path, first):
     x, y = images(16)
     data = [(x[:8],), (x[8:], y[8:])]
     with pytest.raises(
-        kg.FeatureError, match="from 8 on have other columns.*: targets. Give targets"
+        kg.FeatureError, match="from 8 on have different columns.*: targets. Give targets"
     ):
         run(trunk, [data[first], data[1 - first]], tmp_path)
     with pytest.raises(
@@ -192,7 +192,7 @@ def test_every_batch_has_the_same_columns(trunk, tmp_path, first):
 def test_data_without_an_end_is_refused():
     import tensorflow as tf
 
-    with pytest.raises(kg.FeatureError, match="has no end: take .repeat"):
+    with pytest.raises(kg.FeatureError, match="has no end: remove .repeat"):
         list(batches(tf.data.Dataset.range(3).repeat(), 8))
 
 
@@ -211,15 +211,15 @@ def test_all_targets_and_keys_of_arrays_are_compared(trunk, tmp_path):
 
 
 def test_keys_that_do_not_fit_are_refused(trunk, tmp_path):
-    with pytest.raises(kg.FeatureError, match="50 samples and 3 keys"):
+    with pytest.raises(kg.FeatureError, match="50 samples, but 3 keys"):
         run(trunk, images()[0], tmp_path, keys=[1, 2, 3])
     with pytest.raises(kg.FeatureError, match="more samples than the 9 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(9))
     for _ in range(2):
-        with pytest.raises(kg.FeatureError, match="20 samples and 30 keys"):
+        with pytest.raises(kg.FeatureError, match="20 samples, but 30 keys"):
             run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30), resume=False)
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(20), resume=False)
-    with pytest.raises(kg.FeatureError, match="20 samples and 30 keys"):
+    with pytest.raises(kg.FeatureError, match="20 samples, but 30 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30))
 
 
@@ -246,7 +246,7 @@ def test_a_key_that_would_come_back_shorter_is_refused(trunk, tmp_path):
     [], [1.5] * 20, [*range(19), "a"], [2**70] * 20, [None] * 20, [[1]] * 20, [b"\xff"] * 20,
 ])  # fmt: skip
 def test_keys_that_are_neither_integers_nor_texts_are_refused(trunk, tmp_path, keys):
-    with pytest.raises(kg.FeatureError, match="keys is a list of integers .*or of texts"):
+    with pytest.raises(kg.FeatureError, match="keys must be a list of integers .*or of texts"):
         run(trunk, images(20)[0], tmp_path, keys=keys)
 
 
@@ -321,12 +321,12 @@ def test_text_in_the_batches_of_other_libraries(trunk, tmp_path):
 def test_objects_that_are_no_texts(trunk, tmp_path):
     x = images(12)[0]
     with pytest.raises(
-        kg.FeatureError, match=r"targets are no numbers \(object\).*y.astype\('float"
+        kg.FeatureError, match=r"targets are not numbers \(object\).*y.astype\('float"
     ):
         run(trunk, (x, np.array([1, 2.5, True] * 4, object)), tmp_path)
-    with pytest.raises(kg.FeatureError, match="sample weights are no numbers .object"):
+    with pytest.raises(kg.FeatureError, match="sample weights are not numbers .object"):
         run(trunk, (x, np.zeros(12), np.ones(12, object)), tmp_path)
-    with pytest.raises(kg.FeatureError, match="targets are no numbers .datetime64"):
+    with pytest.raises(kg.FeatureError, match="targets are not numbers .datetime64"):
         run(trunk, (x, np.zeros(12, "datetime64[s]")), tmp_path)
     with pytest.raises(kg.FeatureError, match="inputs are texts .object.*x.astype.str"):
         run(trunk, np.array(WORDS, object), tmp_path)

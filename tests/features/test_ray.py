@@ -141,7 +141,7 @@ def test_what_is_wrong_on_actors_is_said_as_by_the_local_engine(cluster, tmp_pat
     trunk = kg.freeze(keras.Model(x, layers.Dense(3)(x)))
     given, y = flat()
     batches = [(given[:8], y[:8]), (given[8:16], None)]
-    with pytest.raises(kg.FeatureError, match="samples from 8 on have other columns"):
+    with pytest.raises(kg.FeatureError, match="samples from 8 on have different columns"):
         run(trunk, batches, tmp_path / "a", engine="ray", ray=ONE)
     empty = cluster.data.from_items([])
     with pytest.raises(kg.FeatureError, match="The data is empty"):
@@ -152,8 +152,8 @@ def test_what_is_wrong_on_actors_is_said_as_by_the_local_engine(cluster, tmp_pat
     there = run(trunk, of_ray, tmp_path / "c").to_numpy()["features"]
     np.testing.assert_array_equal(there, run(trunk, given, tmp_path / "e").to_numpy()["features"])
     for wrong, says in (
-        ({"actors": 0}, "actors is a whole number"), ({"actors": "two"}, "actors is a whole"),
-        ({"cpus": "x"}, "cpus and gpus are numbers"), ({"backend": "theano"}, '"torch", got'),
+        ({"actors": 0}, "actors must be a whole number"), ({"actors": "two"}, "actors must be a whole"),
+        ({"cpus": "x"}, "cpus and gpus must be numbers"), ({"backend": "theano"}, '"torch", got'),
     ):  # fmt: skip
         with pytest.raises(kg.FeatureError, match=says):
             run(trunk, (given, y), tmp_path / "d", engine="ray", ray=wrong)
@@ -321,9 +321,9 @@ def test_what_ray_cannot_do_is_said(cluster, trunk, tmp_path, monkeypatch):
         run(trunk, data, tmp_path / "s", engine="ray", ray={"inputs": "data", "targets": "lable"})
     with pytest.raises(kg.FeatureError, match="Keep a column of numbers with the targets"):
         run(trunk, data, tmp_path / "s", engine="ray", keys=range(20))
-    with pytest.raises(kg.FeatureError, match="ray={'workers': 3}.*There are actors, cpus"):
+    with pytest.raises(kg.FeatureError, match="ray={'workers': 3}.*The options are actors, cpus"):
         run(trunk, data, tmp_path / "s", engine="ray", ray={"workers": 3})
-    with pytest.raises(kg.FeatureError, match='engine is "local" or "ray", got \'dask\''):
+    with pytest.raises(kg.FeatureError, match='engine must be "local" or "ray", got \'dask\''):
         run(trunk, data, tmp_path / "s", engine="dask")
     with pytest.raises(kg.FeatureError, match="not in memory://s: give a folder that all"):
         run(trunk, (x, y), "memory://s", engine="ray", ray=ONE)

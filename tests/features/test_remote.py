@@ -133,7 +133,7 @@ def test_a_flipped_bit_is_found_when_it_is_fetched_and_by_verify(url):
     kg.features.keep(url, 2)
     assert crash_writer.run(url).verify() == store.bytes
     system.rm_file(path)
-    with pytest.raises(kg.FeatureError, match="shard 'shard-00002.safetensors' is not there"):
+    with pytest.raises(kg.FeatureError, match="shard 'shard-00002.safetensors' does not exist"):
         FeatureStore(url)
 
 

@@ -166,7 +166,7 @@ def test_errors_of_a_file_system_name_the_masked_url(vault, name, use, error):
     said = refused(lambda: use(URL), f"{error.__name__}: cannot reach vault")
     assert SHOWN in said and "token ***, of *** and ***" in said
     rights = error is PermissionError
-    assert ("get the right to use this one" if rights else "call again: what was written") in said
+    assert ("get permission to use this one" if rights else "call again: what was written") in said
 
 
 def test_what_cannot_be_opened_is_said_without_its_secrets(vault, monkeypatch):
@@ -215,7 +215,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize("number, says", [
-    (errno.EACCES, "Permission denied. Give another place, or get the right"),
+    (errno.EACCES, "Permission denied. Give another place, or get permission"),
     (errno.EIO, "Input/output error. Once the place can be reached, call again"),
     (errno.ENOSPC, "No space left on device. Make room, and call again"),
 ])  # fmt: skip

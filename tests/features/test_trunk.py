@@ -43,7 +43,7 @@ def test_samples_that_fail_are_named_or_left_out_and_listed(trunk, tmp_path, mon
     np.testing.assert_allclose(
         found["features"], trunk.predict(x[good], verbose=0), rtol=1e-5, atol=1e-6
     )
-    assert len(store) == 40 and store.verify() and "left out, since" in str(store)
+    assert len(store) == 40 and store.verify() and "left out because" in str(store)
     # It is taken or resumed only with on_error="skip".
     again = {"keys": keys, "on_error": "skip"}
     assert len(run(trunk, (x, y), tmp_path, **again)) == 40
@@ -106,7 +106,7 @@ def test_what_fails_on_every_sample_is_no_matter_of_samples(trunk, tmp_path, mon
     x, y = images()
     x[:, 0, 0, 0] = 7
     failing(trunk, 7, monkeypatch)
-    says = r"fails on all of the first 8 samples, of \(8, 8, 8, 3\) float32, where it takes \(None, .*: ValueError: no such word"
+    says = r"fails on all of the first 8 samples, of \(8, 8, 8, 3\) float32 \(it takes \(None, .*: ValueError: no such word"
     with pytest.raises(kg.FeatureError, match=says) as caught:
         run(trunk, (x, y), tmp_path, on_error="skip")
     assert type(caught.value.__cause__) is ValueError
@@ -118,7 +118,7 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
         run(trunk, images()[0], tmp_path)
     text = str(caught.value)
     assert "'drop' draw random numbers in training" in text
-    assert "'bn' move their statistics in training" in text
+    assert "'bn' update their statistics in training" in text
     assert "'stem', 'bn', 'block' have weights that training would change" in text
     assert "trunk = kg.freeze(trunk)" in text and "frozen=True" not in text
     with pytest.raises(kg.FeatureError, match="'drop' draw random numbers in training; 'bn' move"):
@@ -164,12 +164,14 @@ def test_what_draws_random_numbers_in_inference_too_is_refused(tmp_path):
     assert not (tmp_path / "store" / "manifest.json").exists()
     for odd in ({"batch_size": 1}, {}):
         with pytest.raises(
-            kg.FeatureError, match="a sample different features in a different place"
+            kg.FeatureError, match="a sample different features at a different position"
         ):
             run(noisy, data, tmp_path / "odd", **odd)
     data[:, 0] = [np.inf, np.nan, 1e6, *range(17)]
     wide = kg.freeze(keras.Model(x, [Noisy()(x), x[:, :0]]))
-    with pytest.raises(kg.FeatureError, match="a sample different features in a different place"):
+    with pytest.raises(
+        kg.FeatureError, match="a sample different features at a different position"
+    ):
         run(wide, data, tmp_path / "wide")
     silent = kg.freeze(keras.Model(x, [Noisy(0.0)(x), x[:, :0]]))
     assert len(run(silent, data, tmp_path)) == 20
@@ -188,7 +190,9 @@ def test_random_numbers_are_noticed_behind_samples_that_fail(tmp_path, monkeypat
     monkeypatch.setattr(noisy, "predict_on_batch", fails)
     data = np.zeros((16, 4), "float32")
     data[0] = 1
-    with pytest.raises(kg.FeatureError, match="a sample different features in a different place"):
+    with pytest.raises(
+        kg.FeatureError, match="a sample different features at a different position"
+    ):
         run(noisy, data, tmp_path, on_error="skip")
 
 
@@ -215,7 +219,9 @@ def test_spectral_normalization_moves_in_training(tmp_path):
     x = keras.Input((4,))
     trunk = keras.Model(x, layers.SpectralNormalization(layers.Dense(3), name="sn")(x))
     trunk.trainable = False
-    with pytest.raises(kg.FeatureError, match="function.*: 'sn' move their statistics in training"):
+    with pytest.raises(
+        kg.FeatureError, match="function.*: 'sn' update their statistics in training"
+    ):
         run(trunk, np.ones((8, 4), "float32"), tmp_path)
     run(kg.freeze(trunk), np.ones((8, 4), "float32"), tmp_path)
 
@@ -395,7 +401,7 @@ def test_a_batch_that_fails_as_a_whole_is_said_to(tmp_path, monkeypatch):
         return predict(x)
 
     monkeypatch.setattr(trunk, "predict_on_batch", limited)
-    says = "fails on 8 samples at once, and on none of them alone .smaller batches.*: MemoryError"
+    says = "fails on 8 samples at once, but on none of them alone .smaller batches.*: MemoryError"
     for on_error in ("raise", "skip"):
         with pytest.raises(kg.FeatureError, match=says):
             run(trunk, np.ones((20, 4), "float32"), tmp_path, on_error=on_error)

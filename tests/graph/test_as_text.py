@@ -189,7 +189,7 @@ def test_split_and_join():
     with pytest.raises(kg.CutError) as caught:
         kg.split(graph, at="conv")
     assert str(caught.value) == lines("""
-        'conv' is no cut of 'plain': 1 other value crosses there:
+        'conv' is not a cut of 'plain': 1 other value crosses there:
           'stem', needed by 'conv', 'add'
         This works: kg.split(model, at=("conv", "stem")), or at=... with complete=True.
     """)

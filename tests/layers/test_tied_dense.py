@@ -248,11 +248,14 @@ def _quantized():
     ("make", "words"),
     [
         (_unbuilt, r"'head': its source 'late' is not built.*Call it first"),
-        (_two_matrices, r"'lstm' has 2 matrices, and one is needed.*kernel \(4, 16\).*weight="),
+        (_two_matrices, r"'lstm' has 2 matrices, but one is needed.*kernel \(4, 16\).*weight="),
         (_other_size, r"'source/embeddings' has shape \(11, 4\), so it takes inputs of 4 .* got 6"),
         (_no_such_weight, r"has 0 weights named 'kernel'.*embeddings \(11, 4\)"),
         (_quantized, r"its source 'source' is quantized \(int8\)"),
-        (lambda: kg.layers.TiedDense("embedding"), r"source_layer is a layer, got str.*kg.tie"),
+        (
+            lambda: kg.layers.TiedDense("embedding"),
+            r"source_layer must be a layer, got str.*kg.tie",
+        ),
     ],
 )
 def test_refusals(make, words):

@@ -216,7 +216,7 @@ def test_put_in_what_was_built_for_another_width():
         lambda: kg.insert(stack, layers.Rescaling(constant(5)), before="d"),
         lambda: kg.insert(stack, lambda x: layers.LayerNormalization()(x) * lstm(x), after="d"),
     ):
-        with pytest.raises(kg.BuildError, match="The way out: put in a .* not called before"):
+        with pytest.raises(kg.BuildError, match="The way out: use a .* not called before"):
             edit()
     as_announced(kg.insert(stack, layers.LSTM(8, return_sequences=True), after="d"))
     fits = layers.LSTM(3, name="fits")
@@ -285,7 +285,7 @@ def test_ops_that_were_recorded_with_constants():
 
 def test_a_call_that_would_mix_samples_is_refused():
     donor = model(lambda y: layers.Dense(2)(ops.reshape(y, (-1, 48))))
-    with pytest.raises(kg.BuildError, match="would mix samples: of 2 it would make 4 rows"):
+    with pytest.raises(kg.BuildError, match="would mix samples: it would turn 2 rows into 4"):
         kg.replace(donor, "d", layers.Dense(16))
 
 
@@ -534,7 +534,7 @@ def test_a_layer_that_says_something_else_than_it_gives():
             return shape
 
     stack = keras.Sequential([keras.Input((6, 4)), layers.Dense(8, name="d")])
-    with pytest.raises(kg.BuildError, match=r"gives \(\?, 6, 8\), and give \(2, 6, 16\)"):
+    with pytest.raises(kg.BuildError, match=r"announces \(\?, 6, 8\), but returns \(2, 6, 16\)"):
         kg.insert(stack, Liar(), after="d")
 
 

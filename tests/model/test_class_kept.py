@@ -338,7 +338,7 @@ def test_attributes_of_all_kinds(tmp_path):
     assert float(new.tracker.result()) == 7
     new.tracker.update_state(9.0)
     assert float(model.tracker.result()) == 7
-    with pytest.raises(AttributeError, match="works with 'holder.*' of the donor"):
+    with pytest.raises(AttributeError, match="uses 'holder.*' of the donor"):
         new.works_with_me  # noqa: B018
     new.temperature.assign(5.0)
     new.save(tmp_path / "h.keras")

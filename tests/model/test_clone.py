@@ -522,7 +522,7 @@ def test_a_function_that_works_with_a_layer_is_refused(function):
     x = keras.Input((4,))
     model = keras.Model(x, layers.Lambda(function, name="f")(SHELF(x)))
     with pytest.raises(
-        kg.WeightsError, match="'f' cannot be cloned: the function .* works with <Dense name=shelf"
+        kg.WeightsError, match="'f' cannot be cloned: the function .* uses <Dense name=shelf"
     ):
         kg.clone(model)
     assert kg.clone(model, share=["shelf", "f"]).get_layer("f") is model.get_layer("f")

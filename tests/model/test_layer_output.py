@@ -73,7 +73,7 @@ def test_a_layer_shared_with_the_donor_is_never_taken_for_another(name, layer):
     shared = result.get_layer(layer)
     assert shared is model.get_layer(layer) and shared.output is before
     version = tuple(map(int, keras.__version__.split(".")[:2]))
-    said = rf"What '{layer}' gives comes from .* another model, .*extract\(model, \"{layer}\"\)"
+    said = rf"The output of '{layer}' comes from .* another model, .*extract\(model, \"{layer}\"\)"
     said = said if version > (3, 13) else "."  # before, Keras does not ask an input
     with pytest.raises(ValueError, match=said):
         keras.Model(result.input, shared.output)

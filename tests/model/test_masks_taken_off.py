@@ -25,8 +25,8 @@ def make(early: bool) -> keras.Model:
 def test_a_model_that_puts_a_mask_on_again_stays_closed():
     model = make(early=True)
     words = (
-        "'nested' cannot be opened: MultiHeadAttention 'att' takes the mask off what both read, and "
-        "the model puts it on again for 'd' inside it"
+        "'nested' cannot be opened: MultiHeadAttention 'att' removes the mask from what both read, and "
+        "the model restores it for 'd' inside it"
     )
     for verb in (kg.inline, lambda m: kg.extract(m, "nested/d")):
         with pytest.raises(kg.EditError, match=words):

@@ -78,7 +78,7 @@ def test_killed_anywhere_it_is_the_old_pair_or_the_new_one(call, tmp_path):
         mixed = found(folder)
         # The next one to read or write in the folder, whatever it does, settles it.
         if number % 2:
-            with pytest.raises(FileError, match="is there already"):
+            with pytest.raises(FileError, match="already exists"):
                 files.check_free(paths(folder), force=False)
         else:
             with pytest.raises(FileError, match="There is no file"):

@@ -75,7 +75,7 @@ def test_what_comes_from_one_input_names_it():
     with pytest.raises(kg.CutError) as error:
         kg.split(model, at="b")
     assert missing(error) == ["column", "turned"]
-    assert "What crosses comes from 'pad' alone, so this works too: " in str(error.value)
+    assert "All of this comes from 'pad' alone, so this works too: " in str(error.value)
     assert 'kg.split(model, at=("b", "pad")).' in str(error.value)
     trunk, head = kg.split(model, at=("b", "pad"))
     assert {layer.name for layer in trunk.layers} == {"x", "pad", "a", "b"}

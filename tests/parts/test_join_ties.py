@@ -200,7 +200,7 @@ def test_a_layer_in_two_stages_is_two_after_files_and_it_is_said(tmp_path):
 def test_stages_that_were_trained_apart(tmp_path):
     loaded = stages(shared(), tmp_path, at="middle")
     loaded[1].get_layer("dense").kernel.assign(np.ones((4, 4)))
-    with pytest.warns(UserWarning, match="'dense' .with other weights., 'norm' .with equal"):
+    with pytest.warns(UserWarning, match="'dense' .with different weights., 'norm' .with equal"):
         kg.join(*loaded)
 
 

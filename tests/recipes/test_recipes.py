@@ -374,9 +374,9 @@ def test_normalizations_inside_other_layers_are_not_passed_over():
     result = recipes.fold_batchnorm(model)
     assert dict(result.folded) == {"bn": "d"}
     assert not result.kept  # what is inside other layers is no node
-    with pytest.raises(kg.EditError, match=r"'inner' is a part of 'steps' \(TimeDistributed\)"):
+    with pytest.raises(kg.EditError, match=r"'inner' is inside 'steps' \(TimeDistributed\)"):
         recipes.norm_swap(model)
-    with pytest.raises(kg.EditError, match=r"'norm' is a part of 'own' \(Own\)"):
+    with pytest.raises(kg.EditError, match=r"'norm' is inside 'own' \(Own\)"):
         recipes.norm_swap(keras.Model(x, Own(name="own")(y)))
     with pytest.raises(kg.NothingSelectedError, match="no BatchNormalization in"):
         recipes.fold_batchnorm(kg.submodel(model, outputs="d"))
@@ -388,7 +388,7 @@ def test_normalizations_of_a_frozen_model():
     frozen = kg.freeze(model)
     with pytest.raises(kg.NothingSelectedError, match="outside of other layers and kg.freeze"):
         recipes.fold_batchnorm(frozen)
-    with pytest.raises(kg.EditError, match="thaw what is frozen"):
+    with pytest.raises(kg.EditError, match="unfreeze what is frozen"):
         recipes.norm_swap(frozen)
     thawed = kg.replace(frozen, kg.layers.Frozen, lambda node: node.operation.layer)
     assert type(recipes.norm_swap(thawed, 2).get_layer("bn")) is layers.GroupNormalization
@@ -614,15 +614,15 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
         ),
         (
             lambda m: recipes.swap_activation(m, new="rleu"), kg.EditError,
-            "swap_activation: new='rleu' is no activation. Give the name of one of",
+            "swap_activation: new='rleu' is not an activation. Give the name of one of",
         ),
         (
             lambda m: recipes.add_adapters(m, activation="rleu"), kg.EditError,
-            "add_adapters: activation='rleu' is no activation.",
+            "add_adapters: activation='rleu' is not an activation.",
         ),
         (
             lambda m: recipes.new_head(m, 3, activation="rleu"), kg.EditError,
-            "new_head: activation='rleu' is no activation.",
+            "new_head: activation='rleu' is not an activation.",
         ),
         (lambda m: recipes.new_head(m, True), kg.EditError, "head must be a whole number above 0, got True"),
         (lambda m: recipes.new_head(m, 0), kg.EditError, "head must be a whole number above 0, got 0"),
@@ -640,7 +640,7 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
         (lambda m: recipes.add_adapters(m, 0), kg.EditError, "size must be a whole number above 0, got 0"),
         (
             lambda m: recipes.add_adapters(kg.submodel(m, "pool")), kg.NothingSelectedError,
-            'has no residual addition that can be reached. Say where they go, such as after="classes"',
+            'has no residual addition that can be reached. Say where the adapters go, such as after="classes"',
         ),
         (lambda m: recipes.add_dropout(m, 2, "pool"), kg.EditError, "must be from 0 to 1, got 2"),
         (lambda m: recipes.add_dropout(m, "0.5", "pool"), kg.EditError, "must be from 0 to 1, got '0.5'"),
@@ -660,15 +660,15 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
         ),
         (
             lambda m: recipes.new_head(m, 3, at="block/*"), kg.AmbiguousError,
-            "at='block/*' is to name one value, and it names 'block#0/conv'",
+            "at='block/*' must name one value, but it names 'block#0/conv'",
         ),
         (
             lambda m: recipes.unet(kg.submodel(m, "pool")), kg.EditError,
-            "is to have one image of a fixed size as its input, it has (?, 8) float32",
+            "must have one image of a fixed size as its input, but it has (?, 8) float32",
         ),
         (
             lambda m: recipes.unet(m.get_layer("block")), kg.EditError,
-            "is to have one image of a fixed size as its input, it has (?, ?, ?, 8) float32",
+            "must have one image of a fixed size as its input, but it has (?, ?, ?, 8) float32",
         ),
         (
             lambda m: recipes.unet(kg.submodel(m, "depth_bn", "loose_bn")), kg.EditError,
@@ -697,7 +697,7 @@ def test_unet_passes_over_padding_and_stops_before_global_pooling():
         ),
         (
             lambda m: recipes.unet(m, activation="rleu"), kg.EditError,
-            "unet: activation='rleu' is no activation.",
+            "unet: activation='rleu' is not an activation.",
         ),
         (lambda m: recipes.unet(m, taps=[]), kg.EditError, "unet: taps is empty"),
     ],

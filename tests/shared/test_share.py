@@ -126,7 +126,7 @@ REFUSALS = {
     "shapes": (unlike, lambda m: kg.share(m, ["a", "c"]), "their weights differ: "),
     "config": (unlike, lambda m: kg.share(m, ["a", "b"]),
                "their configurations differ in activation .'linear' against 'relu'."),
-    "ops": (unlike, lambda m: kg.share(m, ["a", "relu*"]), "'relu.*' .Relu. is no layer with weights"),
+    "ops": (unlike, lambda m: kg.share(m, ["a", "relu*"]), "'relu.*' .Relu. is not a layer with weights"),
     "quantized": (quantized, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' is quantized, a"),
     "adapters": (adapted, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' has LoRA adapters"),
     "none": (unlike, lambda m: kg.share(m, []), r"share: \[\] names no layer; two or more"),

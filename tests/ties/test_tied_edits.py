@@ -104,7 +104,7 @@ def test_a_tied_first_kernel_takes_no_other_channels():
     target = kg.tie(model, "a/kernel", "b/kernel")
     with pytest.raises(
         kg.EditError,
-        match=r"'a' meets the new channels, and 'a/kernel' is tied to 'b/kernel'. Untie",
+        match=r"'a' receives the new channels, but 'a/kernel' is tied to 'b/kernel'. Untie",
     ):
         kg.reinput(target, (8, 8, 1), channels="mean")
     source = kg.tie(model, "b/kernel", "a/kernel")

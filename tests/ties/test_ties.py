@@ -257,7 +257,7 @@ REFUSALS = {
     "shape": (language, turning(transform=None),
               r"target has shape \(4, 11\), and the source gives \(11, 4\)\. With transform=\"tran"),
     "another shape": (language, turning(source="norm/gamma"), "cannot take shape .4,.: a transpose"),
-    "no transform": (language, turning(transform="turn"), "no transform 'turn'; there are 'transp"),
+    "no transform": (language, turning(transform="turn"), "there is no transform 'turn', only 'transp"),
     "frozen": (frozen_source, turning(), "target is trainable, the source frozen.*get_layer..embe"),
     "quantized": (quantized_source, turning(), r"'embedding' is quantized \(int8\)"),
     "lora": (with_lora, turning(), "'lm_head' has LoRA adapters"),
@@ -366,7 +366,7 @@ def test_a_frozen_tie_is_frozen_at_both_ends():
         lambda: kg.untie(frozen, ENDS[0]),
         lambda: kg.tie(kg.freeze(language(), "lm_head"), *ENDS, transform="transpose"),
     ):
-        with pytest.raises(kg.WeightsError, match="'lm_head' is in inference mode for good"):
+        with pytest.raises(kg.WeightsError, match="'lm_head' is permanently in inference mode"):
             attempt()
 
 

@@ -55,7 +55,7 @@ def test_axes_of_a_kernel_in_another_order_are_not_guessed():
 
     text = refused(model((1, 3), 4, 5), model((3, 1), 4, 5))
     assert "'c/kernel': (1, 3, 4, 5) in the source, (3, 1, 4, 5) in the target." in text
-    with pytest.raises(kg.WeightsError, match="axes= is an order of axes, got"):
+    with pytest.raises(kg.WeightsError, match="axes= must be an order of axes, got"):
         kg.resize.transpose((0, 2))
     order = kg.resize.transpose((1, 0, 2, 3))
     source, target = model((1, 3), 4, 5), model((3, 1), 4, 5)
@@ -99,7 +99,7 @@ def test_square_kernels_of_pytorch_are_refused_and_turned(tmp_path, metadata):
     text = refused(path, target, match=torch_names)
     for name in ("conv", "square"):
         line = next(x for x in text.splitlines() if x.startswith(f"  '{name}/kernel'"))
-        why = "says format 'pt'" if metadata else f"'{name}.weight' is a name of PyTorch's"
+        why = "says format 'pt'" if metadata else f"'{name}.weight' is a PyTorch name"
         assert why in line and "its axes are in another order than Keras's" in line
         assert "resize=kg.resize.transpose() may fit." in line
     kg.transplant(path, target, match=torch_names, resize=kg.resize.transpose())
@@ -111,9 +111,7 @@ def test_a_square_matrix_beside_turned_ones_is_not_copied_as_it_is(tmp_path):
     torch_file(source, path, kernel="kernel")  # names say nothing, the other shapes do
     report = kg.transplant(path, target, strict=False)
     assert {m.target for m in report.moved} == {"d0/bias", "d1/bias"}
-    assert "'d1.kernel' of the same file has the target's shape turned round" in refused(
-        path, target
-    )
+    assert "'d1.kernel' of the same file has the target's shape reversed" in refused(path, target)
     kg.transplant(path, target, resize=kg.resize.transpose())
     outputs_equal(source, target)
 
@@ -192,7 +190,7 @@ def test_rows_that_stand_for_other_words(make, tokens):
     kind = type(make(0)).__name__
     assert f"'emb/embeddings': (7, 4) in the source, (7, 4) in the target: {kind} 'words'" in text
     assert (
-        "'words' in front of it in the source has another vocabulary than 'words' in the target"
+        "'words' in front of it in the source has a different vocabulary than 'words' in the target"
         in text
     )
     assert "4 of 5 ids stand for something else" in text
@@ -211,7 +209,7 @@ def test_rows_that_stand_for_other_words(make, tokens):
     kg.transplant(source, again)
     equal(source.weights, again.weights)
     # A rule for shapes does not say which row is which.
-    assert "was for nothing" in refused(source, looked_up(make(1)), resize=kg.resize.crop_or_pad())
+    assert "was not used" in refused(source, looked_up(make(1)), resize=kg.resize.crop_or_pad())
     ids = [0, 4, 3, -1, 1, 5, 6]
     kg.transplant(source, looked_up(make(1)), resize=kg.resize.vocabulary(ids))
     kg.transplant(source, looked_up(make(1)), keep="emb")
@@ -228,7 +226,7 @@ def test_words_behind_other_layers_and_in_nested_models():
     assert "'inner/emb/embeddings'" in refused(model(0), model(1))
     kg.transplant(model(0), model(0))
     text = refused(model(0), model(1, rows=9))  # another shape, and other words
-    assert "has another vocabulary" in text and "kg.resize.tokens(" in text
+    assert "has a different vocabulary" in text and "kg.resize.tokens(" in text
 
 
 def test_words_in_a_layer_that_is_closed():
@@ -251,7 +249,7 @@ def test_words_in_a_layer_that_is_closed():
         x = keras.Input((3,), dtype="int64", name="x")
         return keras.Model(x, Closed(i, name="closed")(x), name="m")
 
-    assert "has another vocabulary" in refused(model(0), model(1))
+    assert "has a different vocabulary" in refused(model(0), model(1))
     kg.transplant(model(0), model(0))
 
 
@@ -278,7 +276,7 @@ def test_a_kernel_behind_counted_words():
     (lambda: layers.Discretization([0, 5], name="h"), lambda: layers.Discretization([0, 6], name="h"),
      "another bin_boundaries"),
     (lambda: layers.Hashing(6, name="h"), lambda: layers.IntegerLookup(vocabulary=[1], name="h"),
-     "other lookup layers are in front of it: Hashing 'h' and IntegerLookup 'h'"),
+     "different lookup layers are in front of it: Hashing 'h' in the source, IntegerLookup 'h'"),
 ])  # fmt: skip
 def test_ids_without_words(one, other, what):
     source, target = looked_up(one()), looked_up(other())

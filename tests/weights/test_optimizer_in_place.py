@@ -203,7 +203,7 @@ def test_refusals_name_a_way_out_that_works():
     ):
         kg.carry_optimizer(old, other)
     other.compile(opt.Adam(), "mse")
-    with pytest.raises(kg.WeightsError, match='match="name" goes by the layers of the old model'):
+    with pytest.raises(kg.WeightsError, match='match="name" uses the layers of the old model'):
         kg.carry_optimizer(old, other, match="name")
     pairs = list(zip(own.trainable_variables, other.trainable_variables, strict=True))
     assert len(kg.carry_optimizer(old, other, pairs=pairs).taken) == 6

@@ -1,4 +1,4 @@
-"""The rules for other shapes: what they make of weights, and where they are for nothing."""
+"""The rules for other shapes: what they make of weights, and where they are not used."""
 
 import keras
 import numpy as np
@@ -94,7 +94,7 @@ def test_a_vocabulary_in_another_order_needs_to_be_named():
 
     source, target = model(), model()
     rule = kg.resize.vocabulary([3, 2, 1, 0])
-    assert "vocabulary(4 kept, 0 new) was for nothing" in refused(source, target, resize=rule)
+    assert "vocabulary(4 kept, 0 new) was not used" in refused(source, target, resize=rule)
     kg.transplant(source, target, resize={"table": rule, "head": rule})
     (table, kernel, bias), old = values(target), values(source)
     assert np.array_equal(table, old[0][::-1])
@@ -114,7 +114,7 @@ def test_a_vit_of_another_image_size():
         source, target = model(16), model(24)
     assert "resize=kg.resize.positions(grid=True, prefix=1) may fit" in refused(source, target)
     wrong = kg.resize.positions(grid=True)
-    assert "17 positions, which are no grid of 4 by 4. Say prefix=" in refused(
+    assert "17 positions, which are not a grid of 4 by 4. Give prefix=" in refused(
         source, target, resize=wrong
     )
     rule = kg.resize.positions(grid=True, prefix=1)
@@ -135,7 +135,7 @@ def test_a_vit_of_another_image_size():
 
 def test_positions_that_cannot_be():
     for grid, prefix in (((2, 2), 0), (((2, 0), (3, 3)), 0), (True, -1), ("square", 0)):
-        with pytest.raises(kg.WeightsError, match="grid= is True, or"):
+        with pytest.raises(kg.WeightsError, match="grid= must be True, or"):
             kg.resize.positions(grid, prefix)
     weight = pair((8, 3), (6, 3), name="position")[1]
     with pytest.raises(
@@ -171,7 +171,7 @@ def test_positions_of_a_sequence_and_of_a_rectangle():
     # Given for all weights, it takes positions alone.
     one, other = pair((8, 3), (6, 3), name="table")[0]
     text = refused(one, other, resize=kg.resize.positions())
-    assert "positions() was for nothing" in text
+    assert "positions() was not used" in text
     kg.transplant(one, other, resize={"table": kg.resize.positions()})
 
 
@@ -229,7 +229,7 @@ def test_crop_or_pad_and_a_rule_of_ones_own():
         return value
 
     text = refused(source, target, resize={"hidden/kernel": wrong}, keep="out")
-    assert "the rule wrong gave (6, 5) for 'hidden/kernel', which is (3, 5)" in text
+    assert "the rule wrong returned (6, 5) for 'hidden/kernel', which is (3, 5)" in text
 
 
 def test_channels_of_statistics_and_transposed_kernels():
@@ -279,17 +279,17 @@ def test_a_head_of_new_classes_stays():
 def test_rules_that_cannot_be():
     source, target = small(), small(out=2)
     classes = kg.resize.classes
-    assert "was for nothing" in refused(source, target, resize=classes([0, 3]))  # of 0, 1, 2
-    assert "was for nothing" in refused(source, target, resize=classes([0, 1, 2]))
-    assert "was for nothing" in refused(source, target, resize=kg.resize.channels("pad"))
-    assert "resize= names 'oout', which fits no weight. Nearest: 'out'" in refused(
+    assert "was not used" in refused(source, target, resize=classes([0, 3]))  # of 0, 1, 2
+    assert "was not used" in refused(source, target, resize=classes([0, 1, 2]))
+    assert "was not used" in refused(source, target, resize=kg.resize.channels("pad"))
+    assert "resize= names 'oout', which matches no weight. Nearest: 'out'" in refused(
         source, target, resize={"oout": classes([0, 1])}
     )
     for given in ("mean", ["mean"]):
-        assert "resize= holds 'mean', which is no rule" in refused(source, target, resize=given)
-    with pytest.raises(kg.WeightsError, match="'median' is no rule; there are 'mean', 'repeat'"):
+        assert "resize= holds 'mean', which is not a rule" in refused(source, target, resize=given)
+    with pytest.raises(kg.WeightsError, match="'median' is not a rule; there are 'mean', 'repeat'"):
         kg.resize.channels("median")
-    with pytest.raises(kg.WeightsError, match="lists old ids, and None or -1 for new ones"):
+    with pytest.raises(kg.WeightsError, match="list old ids, and None or -1 for new ones"):
         kg.resize.vocabulary([0, -2])
     with pytest.raises(kg.WeightsError, match="new='ones' is none of"):
         kg.resize.classes([0], new="ones")
@@ -320,16 +320,14 @@ def test_a_rule_that_gives_no_numbers_changes_nothing(made):
     def rule(value, shape, weight):
         return np.full(shape, 1, made)
 
-    assert "which are no numbers" in refused(source, target, resize={"out/bias": rule})
+    assert "which cannot hold this" in refused(source, target, resize={"out/bias": rule})
     equal(before, target.weights)
 
 
 @pytest.mark.parametrize("keep", [3, ["a"], [0.5, 1], [True, False], {1: 2}, [-2], []])
 def test_what_is_no_list_of_ids_is_refused(keep):
     for rule in (kg.resize.vocabulary, kg.resize.classes):
-        with pytest.raises(
-            kg.WeightsError, match="lists old ids, and None or -1 for new ones, got"
-        ):
+        with pytest.raises(kg.WeightsError, match="list old ids, and None or -1 for new ones, got"):
             rule(keep)
 
 
@@ -363,7 +361,7 @@ def quantized(classes, mode):
 def test_rules_do_not_compute_with_quantized_values(mode, rule):
     source, target = quantized(5, mode), quantized(6, mode)
     before = arrays(target.weights)
-    with pytest.raises(kg.WeightsError, match=f"is quantized .{mode}.: what .* before quantize"):
+    with pytest.raises(kg.WeightsError, match=f"is quantized .{mode}.. Use it before quantize"):
         kg.transplant(source, target, resize=rule)
     equal(before, target.weights)
 
@@ -419,8 +417,8 @@ def test_what_a_rule_gives_may_be_of_any_numbers(dtype):
     )  # fmt: skip
     np.testing.assert_allclose(target.get_weights()[0], expected[0][:, :2], rtol=1e-2)
     for made, says in (
-        (lambda v, shape, w: [[1.0, 2.0], [3.0]], "gave no array for 'head/kernel'"),
-        (lambda v, shape, w: np.zeros(shape, "V2"), "which are no numbers it could hold"),
+        (lambda v, shape, w: [[1.0, 2.0], [3.0]], "did not return an array for 'head/kernel'"),
+        (lambda v, shape, w: np.zeros(shape, "V2"), "which cannot hold this"),
     ):
         target = head(2)
         before = arrays(target.weights)
@@ -443,14 +441,14 @@ def test_classes_between_half_precisions(one, other):
 @pytest.mark.parametrize("make, says", [
     (lambda: kg.resize.positions(prefix="a"), "got grid=False, prefix='a'"),
     (lambda: kg.resize.positions(prefix=1.0), "prefix= a number of positions, or one for .*got .*prefix=1.0"),
-    (lambda: kg.resize.positions(grid=((2.0, 2.0), (3, 3))), "grid= is True, or"),
-    (lambda: kg.resize.positions(grid=[(1, 2), (3,)]), "grid= is True, or"),
-    (lambda: kg.resize.positions(grid=((2, "a"), (1, 2))), "grid= is True, or"),
-    (lambda: kg.resize.vocabulary([2**70]), "keep= lists old ids"),
-    (lambda: kg.resize.crop_or_pad("x"), "fill= is a number, got 'x'"),
-    (lambda: kg.resize.crop_or_pad(None), "fill= is a number, got None"),
+    (lambda: kg.resize.positions(grid=((2.0, 2.0), (3, 3))), "grid= must be True, or"),
+    (lambda: kg.resize.positions(grid=[(1, 2), (3,)]), "grid= must be True, or"),
+    (lambda: kg.resize.positions(grid=((2, "a"), (1, 2))), "grid= must be True, or"),
+    (lambda: kg.resize.vocabulary([2**70]), "keep= must list old ids"),
+    (lambda: kg.resize.crop_or_pad("x"), "fill= must be a number, got 'x'"),
+    (lambda: kg.resize.crop_or_pad(None), "fill= must be a number, got None"),
     (lambda: kg.transplant(head(3), head(2), resize={1: kg.resize.classes([0, 1])}),
-     "resize= names 1, and globs of addresses are texts"),
+     "resize= names 1, but a glob of addresses must be a text"),
 ])  # fmt: skip
 def test_rules_that_make_no_sense_are_refused_at_once(make, says):
     with pytest.raises(kg.WeightsError, match=says):

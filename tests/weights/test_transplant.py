@@ -77,7 +77,7 @@ def test_what_was_edited_or_made_again_is_not_guessed():
     text = refused(source, target)
     assert "Without a source, 2 of the target: 'dense_3/kernel'" in text
     assert "Unused, 2 of the source: 'dense/kernel'" in text
-    assert "match='order' where Keras named the layers again" in text
+    assert "match='order' if Keras gave the layers new names" in text
     kg.transplant(source, target, match="order")
     equal(source.get_weights(), target.get_weights())
     edited = kg.remove(source, "dense")
@@ -313,7 +313,7 @@ def test_match_by_a_function():
     equal([w.value for w in source.weights], [w.value for w in target.weights])
     names["out"] = "tow"
     text = refused(source, target, match=match)
-    assert "match= gave 'tow/kernel' for 'out/kernel'" in text
+    assert "match= returned 'tow/kernel' for 'out/kernel'" in text
     assert "Nearest: 'two/kernel'" in text
     del names["out"]
     text = refused(source, target, match=match)
@@ -413,7 +413,7 @@ def test_what_both_have_is_left_and_a_source_never_changes():
     source = small(out=5)
     head = kg.replace(source, "out", layers.Dense(3, name="new"))
     text = refused(source, head, match=crossed, strict=False)
-    assert "'hidden/bias' of the target is a variable of the source too" in text
+    assert "'hidden/bias' of the target is also a variable of the source" in text
     assert "'out/bias'" in text
 
 
@@ -484,9 +484,9 @@ def test_what_is_no_argument_is_said():
     before = values(target)
     for keep in (5, [layers.Dense(2)], [None]):
         assert "keep= holds" in refused(source, target, keep=keep)
-    assert "resize= holds 5, which is no rule" in refused(source, target, resize=5)
+    assert "resize= holds 5, which is not a rule" in refused(source, target, resize=5)
     assert "resize.bias itself. Call it for a rule: kg.resize.bias(" in refused(
         source, target, resize=kg.resize.bias
     )
-    assert "match= gave ['a'] for" in refused(source, target, match=lambda address, v: ["a"])
+    assert "match= returned ['a'] for" in refused(source, target, match=lambda address, v: ["a"])
     equal(before, target.weights)

@@ -204,7 +204,7 @@ def test_safetensors(tmp_path, separator):
     kg.transplant(tmp_path / "b.safetensors", again)
     outputs_equal(source, again)
     text = refused(tmp_path / "a.safetensors", again, match="order")
-    assert "match='order' goes by the order of the layers, which the file does not hold" in text
+    assert "match='order' uses the order of the layers, which the file does not store" in text
 
 
 def test_safetensors_by_the_paths_of_variables(tmp_path):
@@ -234,9 +234,9 @@ def test_files_that_cannot_be_read(tmp_path):
     for name in ("a.keras", "a.weights.h5", "a.safetensors"):
         (tmp_path / name).write_bytes(b"nothing" * 9)
         text = refused(tmp_path / name, target)
-        assert name in text and ("damaged" in text or "no readable .keras file" in text), text
+        assert name in text and ("damaged" in text or "not a readable .keras file" in text), text
     (tmp_path / "a.pt").write_bytes(b"")
-    assert "'a.pt' is none of .keras, .weights.h5, .safetensors" in refused(
+    assert "'a.pt' is not a .keras, .weights.h5 or .safetensors file" in refused(
         tmp_path / "a.pt", target
     )
     (tmp_path / "b.keras").mkdir()

@@ -261,8 +261,8 @@ class Copier:
         for inside in around(function):
             if self._holds(inside) and self(inside) is not inside:
                 raise TypeError(
-                    f"the function {function.__qualname__!r} works with {inside!r}, which cannot "
-                    "be taken out of it"
+                    f"the function {function.__qualname__!r} uses {inside!r}, which cannot be "
+                    "replaced in it"
                 )
         return function
 

@@ -50,8 +50,8 @@ def _check(frame: Any) -> None:
     if strangers:
         asked = dict.fromkeys(tensor._keras_history.operation.name for tensor in known["outputs"])
         raise ValueError(
-            f"What {', '.join(map(repr, asked))} gives comes from the input {strangers[0].name!r} of "
+            f"The output of {', '.join(map(repr, asked))} comes from the input {strangers[0].name!r} of "
             f"another model, not from the input {own[0].name!r} of this one. A layer that models "
-            "share has one `layer.output`: that of the model that called it first. To give out "
-            f"what it gives in this model: keras_graft.extract(model, {quoted(next(iter(asked)))})."
+            "share has one `layer.output`: that of the model that called it first. For "
+            f"its output in this model: keras_graft.extract(model, {quoted(next(iter(asked)))})."
         )

@@ -169,7 +169,7 @@ def _moved(what: str) -> GraftError:
     (_, low), (major, high) = RUN_ON
     return KerasVersionError(
         f"{_verb()}: Keras {keras.__version__} has no {what}, a private name of Keras that this "
-        f"needs. keras-graft was run on Keras {major}.{low} to {major}.{high}. Update keras-graft, "
+        f"needs. keras-graft was tested on Keras {major}.{low} to {major}.{high}. Update keras-graft, "
         f'or install one of these: pip install "keras>={major}.{low},<{major}.{high + 1}".'
     )
 

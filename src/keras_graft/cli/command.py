@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 features = typer.Typer(
-    help="Run a trunk once over data, and keep what it gives.", no_args_is_help=True
+    help="Run a trunk once over data, and store its outputs.", no_args_is_help=True
 )
 app.add_typer(features, name="features")
 
@@ -38,7 +38,7 @@ Model = Annotated[str, typer.Argument(help="A .keras or .h5 file, or app:ResNet5
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
-Force = Annotated[bool, typer.Option("--force", help="Write over files that are there.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 Shape = Annotated[

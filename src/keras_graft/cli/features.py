@@ -26,7 +26,7 @@ def features_compute(
     force: Force = False,
     as_json: Json = False,
 ) -> Any:
-    """Write or go on with a store: keras-graft features compute m.keras x.npz --at pool -o store.
+    """Write or continue a store: keras-graft features compute m.keras x.npz --at pool -o store.
 
     The model is frozen first: in inference mode, as a trunk is.
     """
@@ -59,7 +59,9 @@ def _arrays(path: str) -> Any:
     try:
         loaded = np.load(path, mmap_mode="r")
     except damaged as error:
-        raise FileError(f"{path!r} is no readable .npy or .npz file: {words_of(error)}") from error
+        raise FileError(
+            f"{path!r} is not a readable .npy or .npz file: {words_of(error)}"
+        ) from error
     if isinstance(loaded, np.ndarray):
         return loaded
     if "x" not in loaded or set(loaded.files) - {"x", "y", "w"}:

@@ -54,7 +54,7 @@ def cuts(model: Model, input_shape: Shape = None, as_json: Json = False) -> Any:
 @command
 def extract(
     model: Model,
-    taps: Annotated[list[str], typer.Argument(help="Selectors of what to give out.")],
+    taps: Annotated[list[str], typer.Argument(help="Selectors of the outputs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .keras file to write.")],
     input_shape: Shape = None,
     force: Force = False,
@@ -101,7 +101,9 @@ def split(
 
 @command
 def join(
-    stages: Annotated[list[str], typer.Argument(help="Models, in the order in which data passes.")],
+    stages: Annotated[
+        list[str], typer.Argument(help="Models, in the order that data passes through them.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .keras file to write.")],
     force: Force = False,
     as_json: Json = False,

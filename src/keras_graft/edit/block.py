@@ -63,7 +63,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
     others = [v for v in used if v not in handed]
     if others:
         raise EditError(
-            f"{verb}: what lies outside the block reads values from within:\n"
+            f"{verb}: nodes outside the block read values from inside it:\n"
             + "\n".join(f"  {graph.label(v)!r}, {_outside(graph, v, inner)}" for v in others)
             + "\nAdd them: outputs=["
             + ", ".join(quoted(graph.label(v)) for v in (*ends[1], *others))
@@ -75,8 +75,8 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
         where = listed(graph.label(c) for c in graph.calls(shared[0].operation) if c not in inner)
         raise EditError(
             f"{verb}: {graph.label(shared[0])!r} lies in the block, and its layer is called outside "
-            f"it too: {where}. Keras cannot load a file in which a layer stands both inside a nested "
-            "model and beside it. Take a block that holds all of its calls or none."
+            f"it too: {where}. Keras cannot load a file in which a layer is both inside and outside a "
+            "nested model. Take a block that holds all of its calls or none."
         )
     back = [n for n in needed(graph, [*given, *masks]) if n in inner]
     if back:
@@ -135,16 +135,16 @@ def repeated(
     if start.spec is None or stop.spec is None or not start.spec.holds_as(stop.spec):
         raise EditError(
             f"{verb}: the block takes {start.spec} from {label!r} and gives {stop.spec} at {end!r}. "
-            "Only a block that gives what it takes can run again on what it gave."
+            "Only a block whose output has the shape and dtype of its input can be repeated."
         )
     inner = set(nodes)
     used = _read_outside(graph, nodes, (stop, stop.mask))
     if used:
         raise EditError(
-            f"{verb}: what lies outside the block reads values from within, and would not know of "
+            f"{verb}: nodes outside the block read values from inside it, and it is not clear from "
             "which repetition:\n"
             + "\n".join(f"  {graph.label(v)!r}, {_outside(graph, v, inner)}" for v in used)
-            + "\nTake a block that ends behind them, or rewire their readers first."
+            + "\nTake a block that ends after them, or rewire their readers first."
         )
     value, made = stop, []
     for number in range(1, times):
@@ -182,7 +182,7 @@ def _between(
     if lost:
         raise EditError(
             f"{verb}: {listed(map(graph.label, lost))} does not depend on "
-            f"{listed(map(graph.label, inputs))} in {graph.name!r}: are the ends exchanged?"
+            f"{listed(map(graph.label, inputs))} in {graph.name!r}: are inputs and outputs exchanged?"
         )
     return nodes
 
@@ -204,4 +204,4 @@ def _users(graph: Graph, value: Value, nodes: Sequence[Node]) -> str:
 
 def _outside(graph: Graph, value: Value, inner: set[Node]) -> str:
     users = [graph.label(n) for n in graph.consumers(value) if n not in inner]
-    return f"read by {listed(users, 3)}" if users else "given out as an output"
+    return f"read by {listed(users, 3)}" if users else "returned as an output"

@@ -120,16 +120,16 @@ class _Patch:
 def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Graph:
     """Replace each node by what `put` makes for it."""
     old_labels = [graph.label(node) for node in nodes]
-    patch = _Patch(graph, infer, _with_it(old_labels, "put a new {} in its place too, in one step"))
+    patch = _Patch(graph, infer, _with_it(old_labels, "replace it too by a new {}, in one step"))
     for old in sorted(nodes, key=graph.position):
         node = patch.node(old)
         steps, outputs = put(patch.graph, [patch.now(v) for v in node.inputs], node)
         if len(outputs) != len(node.outputs):
             used = [patch.graph.label(v) for v in node.outputs if _is_used(patch.graph, v)]
             raise EditError(
-                f"replace {node.label!r}: what comes in gives {len(outputs)} values, the old node "
-                f"gave {len(node.outputs)}, of which {listed(used)} "
-                f"{'is' if len(used) == 1 else 'are'} used. Give one value for each."
+                f"replace {node.label!r}: the new part gives {len(outputs)} values, the old node "
+                f"gave {len(node.outputs)}, and {listed(used)} "
+                f"{'is' if len(used) == 1 else 'are'} used. Give one value for each old one."
             )
         patch.put(node, steps, dict(zip(node.outputs, outputs, strict=True)))
     return patch.done()
@@ -170,7 +170,7 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
     """
     way_out = _with_it(
         [graph.label(node) for node in nodes],
-        "put a new {} in its place, and keras.layers.Identity() where something goes, in one step",
+        "in one step, replace it by a new {}, and what you remove by keras.layers.Identity()",
     )
     patch = _Patch(graph, infer, way_out)
     for old, place in sorted(
@@ -182,7 +182,7 @@ def remove(graph: Graph, nodes: Sequence[Node], keep: Sequence[int | None], infe
         if len(used) > 1:
             raise EditError(
                 f"remove {node.label!r}: {listed(map(patch.graph.label, used))} are used, and one "
-                "input cannot stand for all of them. Use rewire, or replace it by a function."
+                "input cannot replace all of them. Use rewire, or replace it by a function."
             )
         value = patch.graph.known(used[0])
         if place is None:
@@ -226,9 +226,9 @@ def _check_mask(graph: Graph, old: Value, new: Value) -> None:
     label = graph.label(graph.known(old))
     layers = listed((graph.label(node) for node in handing), 3)
     raise EditError(
-        f"{label!r} is the mask that Keras hands on with what {layers} gives: it is {was}, and what "
-        f"would stand in its place is {now}. To do without the mask, put another layer in the place "
-        f"of the one that makes it, such as keras.layers.Identity() for a Masking."
+        f"{label!r} is the mask that Keras passes on with the output of {layers}: it is {was}, and "
+        f"its replacement is {now}. To do without the mask, replace the layer that makes it, for "
+        f"example a Masking by keras.layers.Identity()."
     )
 
 
@@ -236,23 +236,23 @@ def _with_it(labels: Sequence[str], what: str) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
         names = ", ".join(map(quoted, (*labels[:3], node.label)))
         return _either(
-            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), asked for each"
+            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), called for each"
         )
 
     return way_out
 
 
 def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
-    what = "put in what comes in and a new {} behind it in one step"
+    what = "insert the new part and a new {} behind it in one step"
     return _either(node, wanted, f"{what}: kg.replace(model, {quoted(node.label)}, lambda x: ...)")
 
 
 def _reading(labels: Sequence[str]) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
         return (
-            f"The way out: let it read {wanted}, as before: put what makes that of the other value "
-            f"behind it, kg.insert(model, new, after={quoted(labels[0])}), and let {node.label!r} read "
-            "what comes out."
+            f"The way out: let it read {wanted}, as before: insert a layer that makes that from the "
+            f"other value, kg.insert(model, new, after={quoted(labels[0])}), and let {node.label!r} "
+            "read its output."
         )
 
     return way_out
@@ -262,12 +262,12 @@ def _either(node: Node, wanted: str, new: str) -> str:
     """Return the ways out: a new operation there, or the same specs as before for the old one."""
     if not wanted:
         return (
-            f"The way out: put in a {node.kind} that was not called before: it is built for what it "
+            f"The way out: use a {node.kind} that was not called before: it is built for what it "
             "reads there."
         )
     as_before = f"let it read {wanted}, as before"
     if not weights_of(node.operation):
-        return f"The way out: {as_before}: put what makes that in front of it."
+        return f"The way out: {as_before}: put a layer that makes that in front of it."
     return f"The way out: {new.replace('{}', node.kind, 1)}; or {as_before}."
 
 
@@ -308,7 +308,7 @@ def _is_used(graph: Graph, value: Value) -> bool:
 def _one(outputs: Sequence[Value], verb: str, item: Node | Value) -> Sequence[Value]:
     if len(outputs) != 1:
         raise EditError(
-            f"{verb} {item.label!r}: what comes in gives {len(outputs)} values, and one is needed."
+            f"{verb} {item.label!r}: the new part gives {len(outputs)} values, and one is needed."
         )
     return outputs
 
@@ -320,13 +320,13 @@ def _names(graph: Graph, values: Sequence[Value]) -> str:
 def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str:
     users = [graph.label(n) for n in graph.consumers(value)]
     source = graph.label(node.inputs[0])
-    text = f"remove {node.label!r}: it makes {value.spec} of {through.spec}"
+    text = f"remove {node.label!r}: it turns {through.spec} into {value.spec}"
     if users:
         return (
-            f"{text}; {listed(users, 5)} would read {source!r} as it is. If that is meant: "
+            f"{text}; {listed(users, 5)} would read {source!r} as it is. If you want that: "
             f"kg.remove(model, {quoted(node.label)}, keep={quoted(source)})."
         )
     return (
-        f"{text}, and nothing comes behind it. To drop the end of a model, take what is before: "
+        f"{text}, and nothing comes after it. To drop the end of a model, take the part before: "
         f"kg.submodel(model, outputs={quoted(source)})."
     )

@@ -132,7 +132,7 @@ def _neither(new: Any, place: At, answer: _Answer, error: EditError) -> GraftErr
     told = _told(raised)
     if told == _told(cause):
         return EditError(
-            f"{place.edit}: {name} raised {told}, called with {about} and with the tensors alike."
+            f"{place.edit}: {name} raised {told}, both with {about} and with the tensors."
         )
     if not _is_meant_as_factory(asked, raised, cause):
         return EditError(f"{error}\nCalled with {about} first, as a factory, it raised {told}.")

@@ -89,7 +89,7 @@ def _check_stateless(node: Node) -> None:
     if any(getattr(layer, "stateful", False) for layer in _keras.layers_inside(node.operation)):
         raise EditError(
             f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
-            "batch, which inference moves too. Make it with stateful=False, and replace it: "
+            "batch, which inference changes too. Make it with stateful=False, and replace it: "
             f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
         )
 

@@ -51,8 +51,8 @@ def match_weights(old: Any, new: Any, verb: str) -> tuple[Kept, list[tuple[Any, 
     if any(np.any(keras.ops.convert_to_numpy(before[name])) for name in lost if name[-2:] == "_b"):
         raise EditError(
             f'{verb}: weights="keep", and {old.name!r} has LoRA adapters ({listed(lost)}), for which '
-            f"{new.name!r} has no place. Give it lora_rank=, or take what they make of the weights "
-            "with kg.transplant(old, new) and leave weights= out."
+            f"{new.name!r} has no place. Give it lora_rank=, or copy the weights with the "
+            "adapters merged: kg.transplant(old, new), and leave weights= out."
         )
     report = Kept(
         old.name,

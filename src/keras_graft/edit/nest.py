@@ -64,13 +64,13 @@ def nest(graph: Graph, inputs: Any, outputs: Any, name: str) -> Graph:
         if not others:  # one model, called several times
             inner = models[-1].name
             raise EditError(
-                f"nest {shown(name)}: {inner!r} is called {len(scopes)} times, and a block in it is there "
-                f"as often: {listed(value.path for value in place)}. Nest in that model, and put what "
-                f"comes in its place: new = kg.nest(inner, ...), kg.replace(model, {quoted(inner)}, "
+                f"nest {shown(name)}: {inner!r} is called {len(scopes)} times, and so is a block in "
+                f"it: {listed(value.path for value in place)}. Nest in that model, and replace it by "
+                f"the result: new = kg.nest(inner, ...), kg.replace(model, {quoted(inner)}, "
                 "lambda node: new)."
             )
         raise EditError(
-            f"nest {shown(name)}: the ends of a block lie in one model, and these do not: "
+            f"nest {shown(name)}: the ends of a block must lie in one model, and these do not: "
             f"{listed(value.path for value in place)}."
         )
 

@@ -67,7 +67,7 @@ class Refit:
         if self._rule is not None and not self._layers:
             raise EditError(
                 f"reinput: channels={self._rule!r}, and no layer needs it: no convolution, Dense or "
-                "normalization reads another number of channels than before. Say it in shape=..., "
+                "normalization reads another number of channels than before. Give it in shape=..., "
                 "or leave channels= out."
             )
         for node in everything(graph):
@@ -209,10 +209,7 @@ class Refit:
         changes = [] if others else [old for last, old, _ in self._channels if last]
         if changes and not path and node.inputs and graph.producer(node.inputs[0]) is None:
             old = changes[0]
-            text += (
-                "make the old channels in front, in a model of your own, and join it: "
-                f"kg.join(front, model), where front gives {old} channels; or "
-            )
+            text += f"put a model in front that gives the old {old} channels: kg.join(front, model); or "
         before = node
         source = None
         while before.inputs and (producer := graph.producer(before.inputs[0])) is not None:
@@ -224,15 +221,13 @@ class Refit:
             rank = 0 if source.spec is None else len(source.spec.shape)
             head = f", such as GlobalAveragePooling{rank - 2}D" if 3 <= rank <= 5 else ""
             text += (
-                f"take what is before {graph.label(before)!r}, kg.submodel(model, outputs={quoted(value)}), and "
-                f"put a head on it that takes any size{head}; or put in the place of "
-                f"{graph.label(before)!r} first what gives {label!r} the old shape from any size: "
+                f"take the part before {graph.label(before)!r}, kg.submodel(model, outputs={quoted(value)}), and "
+                f"put a head on it that takes any size{head}; or first replace "
+                f"{graph.label(before)!r} by a layer that gives {label!r} the old shape from any size: "
                 f"kg.replace(model, {quoted('/'.join([*path, graph.label(before)]))}, ...)."
             )
             return text
-        return (
-            f"{text}put one that fits in its place first: kg.replace(model, {quoted(label)}, ...)."
-        )
+        return f"{text}first replace it by one that fits: kg.replace(model, {quoted(label)}, ...)."
 
 
 def _own(node: Node) -> Graph:
@@ -261,6 +256,6 @@ def _mixes(graph: Graph, node: Node, inputs: Sequence[Value], rows: int | None) 
     old, new = node.inputs[0], inputs[0]
     return (
         f"{node.kind} {graph.label(graph.node(node))!r} in graph {graph.name!r} would mix samples: "
-        f"expected {old.spec} from {graph.label(old)!r}, found {new.spec}, of which it would make "
+        f"expected {old.spec} from {graph.label(old)!r}, found {new.spec}. It would return "
         f"{rows} rows for 2 samples."
     )

@@ -35,7 +35,7 @@ class WhatComesIn:
             raise EditError(
                 f"{self._verb}: {len(self._places)} places, {labels}, and one "
                 f"{type(self._new).__name__} {self._new.name!r}. Give a factory, lambda node: ..., "
-                "that makes one for each; or lambda node: layer, if all are to share this one."
+                "that makes one for each; or lambda node: layer, if all should share this one."
             )
 
     def put(self, at: At) -> tuple[list[Node], list[Value], Any]:
@@ -53,7 +53,7 @@ def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
         if inputs and (is_exact(graph, part) or len(inputs) == len(found)):
             label = inputs[0].path
             raise EditError(
-                f"{verb} {label!r}: it is an input, which nothing makes. To put something behind "
+                f"{verb} {label!r}: it is an input, which nothing computes. To put something behind "
                 f"it: kg.insert(model, new, after={quoted(label)}); for another shape, kg.reinput."
             )
         nodes.update(dict.fromkeys(found.nodes))

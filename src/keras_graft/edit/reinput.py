@@ -131,7 +131,7 @@ def _by_input(names: Sequence[str], given: Any, what: str) -> Iterator[tuple[int
         if name not in names:
             near = nearest(str(name), names)
             hint = f"Nearest: {listed(near)}." if near else f"There are {listed(names)}."
-            raise EditError(f"reinput: {what}= names {shown(name)}, which is no input. {hint}")
+            raise EditError(f"reinput: {what}= names {shown(name)}, which is not an input. {hint}")
         yield names.index(name), wanted
 
 

@@ -66,8 +66,8 @@ def _numbered(node: Node, number: int) -> Value:
     own = read_places(node)
     if not 0 <= number < len(own):
         raise EditError(
-            f"remove {node.label!r}: keep={shown(number)}, and it has {len(own)} inputs: "
-            f"{listed(node.home.label(node.inputs[i]) for i in own)}, from 0."
+            f"remove {node.label!r}: keep={shown(number)}, but it has {len(own)} inputs, "
+            f"counted from 0: {listed(node.home.label(node.inputs[i]) for i in own)}."
         )
     return node.inputs[own[number]].within(node.home, node.scope)
 

@@ -70,7 +70,7 @@ def repeat(
         )
     if not isinstance(times, Integral) or isinstance(times, bool) or times < 1:
         raise EditError(
-            f"repeat: times says how often the block runs in all, from 1 on; got {shown(times)}."
+            f"repeat: times is how often the block runs in total, 1 or more; got {shown(times)}."
         )
     if times > _MOST:
         raise EditError(f"repeat: times={shown(times)} is more than {_MOST:,}: no model runs that.")
@@ -98,8 +98,8 @@ def _entering(graph: Graph, value: Value) -> Value:
     if len(inputs) > 1 and len(found) != 1:
         names = " or ".join(quoted(graph.label(v)) for v in inputs)
         raise EditError(
-            f"repeat {label!r}: it has {len(inputs)} inputs. Say which one reads what the time "
-            f"before gave: kg.repeat(model, {names}, {quoted(label)}, ...)."
+            f"repeat {label!r}: it has {len(inputs)} inputs. Say which one reads the output of the "
+            f"run before: kg.repeat(model, {names}, {quoted(label)}, ...)."
         )
     return found[0] if len(inputs) > 1 else inputs[0]
 

@@ -76,8 +76,8 @@ def replace(old: Graph, target: Any, new: Any, weights: Literal["keep"] | None =
                 if level.calls(layer) or (taken and taken[0] is not node.operation):
                     raise EditError(
                         f'{place.edit}: weights="keep" would give {layer.name!r} the weights of '
-                        f"{node.operation.name!r}, and it has a place in the model already. Give "
-                        "a new layer for each."
+                        f"{node.operation.name!r}, and it is already in the model. Give a new "
+                        "layer for each."
                     )
                 matched = match_weights(node.operation, layer, place.edit)
                 keep[id(layer)] = node.operation, layer, place.edit, *matched

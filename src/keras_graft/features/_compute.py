@@ -106,13 +106,13 @@ def compute(
             raise FeatureError(f"{name} must be a whole number, 1 or more, got {shown(number)}.")
     if on_error not in ("raise", "skip") or engine not in ("local", "ray"):
         raise FeatureError(
-            f'on_error is "raise" or "skip", got {shown(on_error)}; engine is "local" or "ray", got '
-            f"{shown(engine)}."
+            f'on_error must be "raise" or "skip", got {shown(on_error)}; engine must be "local" or '
+            f'"ray", got {shown(engine)}.'
         )
     columns = Columns(dtype, targets, coded(keys))
     options = ray_engine.options(ray) if engine == "ray" else None
     if engine == "local" and type(data).__module__ == "ray.data.dataset":
-        raise FeatureError('A Ray dataset is read by Ray: engine="ray".')
+        raise FeatureError('A Ray dataset needs engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
     place(folder, resume)  # before locking, which makes a file

@@ -121,7 +121,7 @@ def no_numbers(what: str, dtype: Any, texts: bool) -> FeatureError:
             "give each class a number, names, y = np.unique(y, return_inverse=True), or keep them "
             "as the keys of the samples, kg.features.compute(trunk, x, store, keys=y)"
         )
-    kind = "texts" if texts else "no numbers"
+    kind = "texts" if texts else "not numbers"
     return FeatureError(f"The {what} are {kind} ({dtype}), which a store cannot hold: {way_out}.")
 
 
@@ -133,7 +133,7 @@ def _items(data: Any) -> Iterator[Any]:
         return
     cardinality = getattr(data, "cardinality", None)
     if callable(cardinality) and int(cardinality()) == -1:  # type: ignore[call-overload]
-        raise FeatureError("The dataset has no end: take .repeat() away.")
+        raise FeatureError("The dataset has no end: remove .repeat().")
     try:
         yield from data
     except TypeError as error:
@@ -207,17 +207,16 @@ def _rows(leaf: Any) -> int:
         or getattr(device, "type", None) == "meta"
     ):
         raise FeatureError(
-            f"The data holds a {type(leaf).__name__} that is sparse, ragged or of no values: make "
-            "it dense, its rows padded to one length."
+            f"The data holds a {type(leaf).__name__} that is sparse, ragged or without values: make "
+            "it dense, with rows padded to one length."
         )
     if not len(leaf.shape):
         raise FeatureError(
-            "What the data gives is one sample, not a batch of samples: add .batch(n), or "
-            "batch_size=n."
+            "The data gives one sample, not a batch of samples: add .batch(n), or batch_size=n."
         )
     if leaf.shape[0] is None:
         raise FeatureError(
-            f"The data holds a {type(leaf).__name__} of no values: give arrays, or a dataset."
+            f"The data holds a {type(leaf).__name__} without values: give arrays, or a dataset."
         )
     return int(leaf.shape[0])
 
@@ -226,7 +225,7 @@ def _parts(item: Any) -> tuple[Any, Any, Any]:
     """Return x, y and weights."""
     if isinstance(item, tuple):
         if len(item) > 3:
-            raise FeatureError(f"A batch is x, (x, y) or (x, y, weights), got {len(item)} things.")
+            raise FeatureError(f"A batch is x, (x, y) or (x, y, weights), got {len(item)} items.")
         return (*item, *(None,) * (3 - len(item)))  # type: ignore[return-value]
     return item, None, None
 

@@ -36,8 +36,8 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
     """
     if not trunk.built:
         raise FeatureError(
-            f"{trunk.name!r} is not built, so it has no weights yet, and cannot be told from "
-            "other models: call it on a batch first."
+            f"{trunk.name!r} is not built, so it has no weights yet, and cannot be identified: "
+            "call it on a batch first."
         )
     noisy, moving, stateful, trained = [], [], [], []
     for path, layer in _layers(trunk):
@@ -57,7 +57,7 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
     if noisy:
         reasons.append(f"{listed(noisy)} draw random numbers in training")
     if moving:
-        reasons.append(f"{listed(moving)} move their statistics in training")
+        reasons.append(f"{listed(moving)} update their statistics in training")
     if trained and not frozen:
         reasons.append(f"{listed(trained)} have weights that training would change")
     if stateful:
@@ -109,7 +109,7 @@ def check_places(trunk: Any, batch: Batch, outputs: Any) -> None:
         same = np.isclose(now, before, rtol=2e-2, atol=0, equal_nan=True)
         if same.size and same.mean() < 0.9:
             raise FeatureError(
-                f"{trunk.name!r} gives a sample different features in a different place: "
+                f"{trunk.name!r} gives a sample different features at a different position: "
                 f"{listed(doubtful)} draw random numbers in inference too. Cut before them."
             )
 

@@ -19,7 +19,7 @@ def what_is_closed(node: Node) -> str:
     if not held:
         return f"{node.path!r} is a {node.kind}, a single call with nothing inside to be selected."
     text = (
-        f"{node.path!r} is closed. It is a {node.kind}: what its call does inside is code, and no "
+        f"{node.path!r} is closed. It is a {node.kind}: what its call does inside is code, not "
         "part of the graph. "
     )
     models = [name for name, value in held.items() if hasattr(value, "get_layer")]
@@ -31,5 +31,5 @@ def what_is_closed(node: Node) -> str:
         )
     return (
         f"{text}It holds {listed(held)}. Put another layer in its place as a whole: "
-        f'kg.replace(model, {here}, new), with weights="keep" where trained values are to stay.'
+        f'kg.replace(model, {here}, new), with weights="keep" to keep trained values.'
     )

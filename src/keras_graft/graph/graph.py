@@ -145,8 +145,7 @@ class Graph(Copyable, Tabular):
             return self._index.made[value.key][0]
         except KeyError:
             raise GraphError(
-                f"A value that was made as {value.name or 'unnamed'!r} is not in graph "
-                f"{self.name!r}."
+                f"A value created as {value.name or 'unnamed'!r} is not in graph {self.name!r}."
             ) from None
 
     def consumers(self, value: Value, as_mask: bool = False) -> tuple[Node, ...]:
@@ -350,7 +349,7 @@ class Graph(Copyable, Tabular):
         if late:
             ordered = sort(self.steps, self.inputs)  # raises if there is a cycle
             raise GraphError(
-                f"Node {self.label(late[0])!r} stands before what it reads; a right order begins "
+                f"Node {self.label(late[0])!r} comes before what it reads; a correct order begins "
                 f"{', '.join(repr(n.operation.name) for n in ordered[:3])}."
             )
         return self

@@ -7,7 +7,6 @@ from typing import Any
 
 from keras_graft.graph.names import Names
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.overlay import Overlay
 
 Position = tuple[int, ...]
 """The position of a node in graph order: only for comparison, not an index. Several nodes that
@@ -45,16 +44,16 @@ class Index:
     )  # fmt: skip
 
     def __init__(self, inputs: Sequence[Value], steps: Sequence[Node]) -> None:
-        self.places: Overlay[Any, tuple[Position, Node]] = _places(steps)
-        self.made: Overlay[Any, tuple[Node | None, Value]] = Overlay()
-        self.used: Overlay[Any, tuple[Node, ...]] = Overlay()
-        self.carried: Overlay[Any, tuple[Node, ...]] = Overlay()
-        self.read_from: Overlay[int, tuple[Value, ...]] = Overlay()
-        self.calls: Overlay[int, tuple[Node, ...]] = Overlay()
-        self.names: Overlay[int, str] = Overlay()
-        self.named: Overlay[str, Any] = Overlay()
+        self.places: dict[Any, tuple[Position, Node]] = _places(steps)
+        self.made: dict[Any, tuple[Node | None, Value]] = {}
+        self.used: dict[Any, tuple[Node, ...]] = {}
+        self.carried: dict[Any, tuple[Node, ...]] = {}
+        self.read_from: dict[int, tuple[Value, ...]] = {}
+        self.calls: dict[int, tuple[Node, ...]] = {}
+        self.names: dict[int, str] = {}
+        self.named: dict[str, Any] = {}
         self.taken = Names()
-        self.tied: Overlay[Any, Node] = Overlay()
+        self.tied: dict[Any, Node] = {}
         for value in inputs:
             self._make(value, None)
         for node in steps:
@@ -138,15 +137,15 @@ def _wanted_name(node: Node) -> str:
     return str(node.operation.name)
 
 
-def _places(steps: Iterable[Node]) -> Overlay[Any, tuple[Position, Node]]:
-    return Overlay({node.key: ((number,), node) for number, node in enumerate(steps)})
+def _places(steps: Iterable[Node]) -> dict[Any, tuple[Position, Node]]:
+    return {node.key: ((number,), node) for number, node in enumerate(steps)}
 
 
-def _append(table: Overlay[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
+def _append(table: dict[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
     table[key] = (*table.get(key, ()), item)
 
 
-def _remove(table: Overlay[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
+def _remove(table: dict[Any, tuple[Any, ...]], key: Any, item: Node | Value) -> None:
     left = tuple(other for other in table[key] if other.key is not item.key)
     if left:
         table[key] = left

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from keras_graft.graph.overlay import Overlay
-
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.\-]+")
 
 
@@ -22,7 +20,7 @@ class Names:
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
         # Each name in use, with the number to try first for its next variant.
-        self._next: Overlay[str, int] = Overlay(dict.fromkeys(reserved, 1))
+        self._next: dict[str, int] = dict.fromkeys(reserved, 1)
 
     def take(self, name: str) -> str:
         """Reserve `name` or its first free variant, and return it."""

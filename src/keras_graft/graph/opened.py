@@ -144,8 +144,8 @@ def _check_masks_stay(
             if early:
                 raise EditError(
                     f"{graph.label(call)!r} cannot be opened: {early[0].kind} "
-                    f"{graph.label(early[0])!r} takes the mask off what both read, and the model "
-                    f"puts it on again for {nested.label(node)!r} inside it, which would run "
+                    f"{graph.label(early[0])!r} removes the mask from what both read, and the "
+                    f"model restores it for {nested.label(node)!r} inside it, which would run "
                     "without it. Leave this model closed, and name the others: "
                     "kg.inline(model, [...])."
                 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.overlay import Overlay
 
 if TYPE_CHECKING:
     from keras_graft.graph.graph import Graph
@@ -50,7 +49,7 @@ class Past:
 
 
 def moved(
-    made: Overlay[Any, tuple[Node | None, Value]],
+    made: dict[Any, tuple[Node | None, Value]],
     reads: Mapping[Value, Value],
     instead: Mapping[Any, tuple[Node, ...]],
 ) -> list[Move]:

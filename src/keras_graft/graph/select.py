@@ -185,7 +185,7 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
                 f"An empty list selects nothing in {graph.name!r}: name at least one node or value."
             )
         if depth > _DEEPEST:
-            raise SelectionError(f"A selector of more than {_DEEPEST} lists in one another.")
+            raise SelectionError(f"A selector of lists nested more than {_DEEPEST} deep.")
         for part in selector:
             found = list(_find(graph, part, depth + 1))
             if not found:
@@ -209,8 +209,8 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
         yield from (n for n in everything(graph) if _holds(selector, n))
     else:
         raise SelectionError(
-            f"{shown(selector)} is no selector: give a name, a glob, a class, a pattern, a predicate, "
-            "a node, a value, a layer, a KerasTensor, or a list of these."
+            f"{shown(selector)} is not a selector: give a name, a glob, a class, a pattern, a "
+            "predicate, a node, a value, a layer, a KerasTensor, or a list of these."
         )
 
 
@@ -236,7 +236,8 @@ def _own(graph: Graph, item: Item) -> Item:
         found = _in_same_calls(graph, value) or find_tensor(graph, value.origin)
     if found is None:
         raise SelectionError(
-            f"{shown(item)} belongs to another model than {graph.name!r}: select it there by its name."
+            f"{shown(item)} belongs to another model, not to {graph.name!r}: select it there by "
+            "its name."
         )
     if isinstance(item, Value):
         return found
@@ -288,8 +289,8 @@ def _by_tensor(graph: Graph, tensor: Any) -> Value:
     found = find_tensor(graph, tensor)
     if found is None:
         raise SelectionError(
-            f"{shown(tensor)} is a tensor of another model than {graph.name!r}. layer.output is the "
-            "tensor of the layer's first call ever, wherever that was: select by name instead."
+            f"{shown(tensor)} is a tensor of another model, not of {graph.name!r}. layer.output is "
+            "the tensor of the layer's very first call, in any model: select by name instead."
         )
     return found
 
@@ -366,7 +367,7 @@ def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
 
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
-        return f"Nothing in {graph.name!r} fits {shown(selector)}; print(kg.read(model)) lists its nodes."
+        return f"Nothing in {graph.name!r} matches {shown(selector)}; print(kg.read(model)) lists its nodes."
     closed = _closed(graph, selector, ())
     if closed is not None:
         return f"Nothing in {graph.name!r} matches {shown(selector)}: {what_is_closed(closed)}"

@@ -59,8 +59,8 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
     ) -> None:
         if not isinstance(source_layer, keras.Layer):
             raise WeightsError(
-                f"TiedDense: source_layer is a layer, got {type(source_layer).__name__}. For a "
-                'weight of a model that is there already: kg.tie(model, "head/kernel", ...).'
+                f"TiedDense: source_layer must be a layer, got {type(source_layer).__name__}. For "
+                'a weight of an existing model: kg.tie(model, "head/kernel", ...).'
             )
         super().__init__(1, activation=activation, use_bias=use_bias, **kwargs)
         # Keras must not track it: only the matrix counts as this layer's, and only once.
@@ -151,7 +151,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
             shapes = ", ".join(f"{name} {tuple(v.shape)}" for name, v in named.items())
             raise WeightsError(
                 f"TiedDense {self.name!r}: {layer.name!r} has {len(found)} "
-                f"{'matrices' if self.weight is None else f'weights named {self.weight!r}'}, and "
+                f"{'matrices' if self.weight is None else f'weights named {self.weight!r}'}, but "
                 f"one is needed. It has: {shapes}. Name one with weight=."
             )
         return next(iter(found.items()))

@@ -135,7 +135,7 @@ class Diff(Tabular):
         if ties:
             result.append(("", ("tie", "variable"), ties))
         if self.training:
-            told = "what is called later runs so too, unless the model is called with a flag"
+            told = "later calls also run so, unless the model is called with training=..."
             result.append(("", ("training=True", ""), [(name, told) for name in self.training]))
         outputs = [(name, "same calls on the same inputs: equal") for name in self.same_outputs]
         outputs += [(name, "downstream of a change: may differ") for name in self.other_outputs]

@@ -269,13 +269,13 @@ class _Run(keras.Operation):
                 continue
             if not alike(said.shape, given):
                 raise _Other(
-                    f"it would say that it gives {_text(said.shape)}, and give {_text(given)}: its "
+                    f"it announces {_text(said.shape)}, but returns {_text(given)}: its "
                     "weights or constants are for another shape"
                 )
             dtype = keras.backend.standardize_dtype(tensor.dtype)
             if dtype not in (said.dtype, _held_as(said.dtype)) and _reads_another_dtype(node):
                 raise _Other(
-                    f"it would say that it gives {said.dtype}, and give {dtype}: put a cast in "
+                    f"it announces {said.dtype}, but returns {dtype}: put a cast in "
                     "front of it, such as lambda x: keras.ops.cast(x, ...)"
                 )
         _refuse_mixing(node, inputs, outputs)
@@ -307,7 +307,7 @@ def _refuse_mixing(node: Node, inputs: Sequence[Any], outputs: Sequence[Any]) ->
         return
     before = rows_of(node, node.untried, read[0])
     if before is not None and before != given[0]:
-        raise _Other(f"it would mix samples: of {read[0]} it would make {given[0]} rows")
+        raise _Other(f"it would mix samples: it would turn {read[0]} rows into {given[0]}")
 
 
 def rows_of(node: Node, specs: Sequence[Spec | None], batch: int) -> int | None:

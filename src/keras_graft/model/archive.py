@@ -62,8 +62,8 @@ class Archive:
         if total > limit:
             raise FileError(
                 f"{self._path.name!r} has {self._size:,} bytes and says that it unpacks to "
-                f"{total:,}, so it is not read. If it is only packed well, unpack and save it with "
-                "Keras, which does not pack."
+                f"{total:,}, so it is not read. If it is only well compressed, load and save it "
+                "with Keras, which does not compress."
             )
         for info in infos:
             with self._zipped.open(info) as member:

@@ -70,7 +70,9 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     extra = {name: value for name, value in attributes.items() if name not in own}
     plain = kept_class.is_plain(cls)
     if issubclass(cls, keras.Sequential):
-        lost = None if cls is keras.Sequential else "the layers of a Sequential class are no graph"
+        lost = (
+            None if cls is keras.Sequential else "the layers of a Sequential class are not a graph"
+        )
         return model, lost
     if plain and not extra:
         return model, None
@@ -116,9 +118,9 @@ def _tell_what_is_in_no_list(
     if new:
         warn(
             f"{cls.__name__} {model.name!r}: {listed(new, 3)} lies between layers that the attribute "
-            f"{next(iter(lists))!r} holds, and in no attribute. The model runs it. A method of "
-            f"{cls.__name__}, or of what is made of it, that calls these layers one by one does not, "
-            "as `generate` of a language model: replace a layer by one that does both instead."
+            f"{next(iter(lists))!r} holds, and in no attribute. The model runs it, but a method "
+            f"of {cls.__name__}, or of a model made from it, that calls these layers one by one does "
+            "not (`generate` of a language model). Replace a layer by one that does both instead."
         )
 
 
@@ -279,7 +281,7 @@ class _Carry:
         held = _keras.first_held(value, self._is_lost)
         if held is not None:
             name = getattr(held, "name", type(held).__name__)
-            raise Gone(f"it works with {name!r} of the donor, which cannot be taken out of it")
+            raise Gone(f"it uses {name!r} of the donor, which cannot be separated from it")
         return value
 
     def _present(self, values: Any) -> Iterator[Any]:

@@ -122,7 +122,11 @@ def told(graph: Graph, failure: Failure) -> str:
         lines.append(f"  {graph.label(value)!r} from {source}: {wanted}found {value.spec}")
     inside = f" ({'/'.join([node.label, *failure.inside])!r} inside it)" if failure.inside else ""
     free = any(v.spec is None or None in v.spec.shape[1:] for v in node.inputs)
-    tried = f"\nWhat may vary was tried at {', '.join(map(str, failure.given))}." if free else ""
+    tried = (
+        f"\nUnknown dimensions were tried with inputs of {', '.join(map(str, failure.given))}."
+        if free
+        else ""
+    )
     return (
         f"{node.kind} {node.label!r} in graph {graph.name!r}{inside} cannot run on its inputs:\n"
         + "\n".join(lines)

@@ -249,7 +249,7 @@ class Clone:
             if getattr(layer, "quantization_mode", None) is not None:
                 raise WeightsError(
                     f"{type(layer).__name__} {layer.name!r} is quantized: no initializer draws "
-                    f'such values. Use weights="copy", or let it be shared: clone(..., share={quoted(operation.name)}), '
+                    f'quantized values. Use weights="copy", or share it: clone(..., share={quoted(operation.name)}), '
                     'repeat(..., weights="share").'
                 )
             try:
@@ -266,8 +266,8 @@ class Clone:
         if left:
             raise WeightsError(
                 f"{type(operation).__name__} {operation.name!r}: no initial values can be drawn for "
-                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or let '
-                f'it be shared: clone(..., share={quoted(operation.name)}), repeat(..., weights="share").'
+                f'{listed(v.path for v in left.values())}: {failed}. Use weights="copy", or '
+                f'share it: clone(..., share={quoted(operation.name)}), repeat(..., weights="share").'
             )
 
     def _undrawn(self, layer: Any) -> dict[int, Any]:

@@ -31,7 +31,7 @@ def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
         return _application(source.removeprefix("app:"), input_shape)
     path = Path(source)
     if input_shape is not None:
-        raise FileError("--input-shape is for app:NAME; a file has the shapes that it has.")
+        raise FileError("--input-shape is for app:NAME; a file has its own shapes.")
     settle(path.parent)
     if not path.is_file():
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
@@ -60,7 +60,9 @@ def check(path: Path) -> None:
         with hdf5.opened(path, path.name, path.stat().st_size):
             return
     if not zipfile.is_zipfile(path):
-        raise FileError(f"{path.name!r} is no readable .keras file: truncated, empty, or no zip.")
+        raise FileError(
+            f"{path.name!r} is not a readable .keras file: truncated, empty, or not a zip."
+        )
     with archive.opened(path):
         return
 
@@ -118,10 +120,10 @@ def check_free(paths: Mapping[str, Path], force: bool) -> None:
         if path.suffix != ".keras":
             raise FileError(f"{str(path)!r}: models are written as .keras files.")
         if path.parent.exists() and not path.parent.is_dir():
-            raise FileError(f"{str(path.parent)!r} is a file, no folder to write into.")
+            raise FileError(f"{str(path.parent)!r} is a file, not a folder to write into.")
         if path.is_dir():
             raise FileError(f"{str(path)!r} is a folder; a model is written as one file.")
         if not (path.parent.is_dir() or path.parent.parent.is_dir()):
             raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
         if path.exists() and not force:
-            raise FileError(f"{str(path)!r} is there already; --force writes over it.")
+            raise FileError(f"{str(path)!r} already exists; --force overwrites it.")

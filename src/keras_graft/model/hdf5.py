@@ -19,8 +19,8 @@ _RATIO = 4
 _DEPTH = 100
 
 ELSEWHERE = (
-    "Only files that hold their values themselves are read. If you trust it, load it with code of "
-    "your own, and use keras_graft on the model."
+    "Only files that hold their own values are read. If you trust it, load it with your own code, "
+    "and use keras_graft on the model."
 )
 
 
@@ -93,7 +93,7 @@ class _Check:
         info = h5py.h5o.get_info(group.id)  # pyright: ignore[reportAttributeAccessIssue]
         known = (info.fileno, info.addr)
         if known in self._groups:
-            raise self._refusal(path, "is a group that stands in two places")
+            raise self._refusal(path, "is a group that appears in two places")
         if depth > _DEPTH:
             raise self._refusal(path[:60], f"is more than {_DEPTH} groups deep")
         self._groups.add(known)
@@ -160,6 +160,6 @@ class _Check:
         if self._bytes > self._limit:
             raise self._refusal(
                 path, f"would take {self._bytes:,} bytes with what is before it, far more than the "
-                "file has. If it is only packed well, load it with Keras, and use keras_graft on "
-                "the model"
+                "file has. If it is only well compressed, load it with Keras, and use keras_graft "
+                "on the model"
             )  # fmt: skip

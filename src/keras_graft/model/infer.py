@@ -75,8 +75,8 @@ def _check_masks(graph: Graph, nodes: Sequence[Node]) -> None:
                 if not alike(mask.spec.shape, value.spec.shape[: len(mask.spec.shape)]):
                     raise BuildError(
                         f"{graph.label(mask)!r}, the mask of {graph.label(value)!r}, would be "
-                        f"{mask.spec}, and does not fit {value.spec}. The way out: let what "
-                        "computes the mask read what it read before."
+                        f"{mask.spec}, and does not fit {value.spec}. The way out: let the node "
+                        "that computes the mask read what it read before."
                     )
 
 
@@ -270,6 +270,6 @@ def _wanted(specs: Sequence[Spec | None]) -> str:
 def _way_out(graph: Graph, node: Node, wanted: str) -> str:
     given = f"let it read {wanted}, as before; or " if wanted else ""
     return (
-        f"The way out: {given}put a new {node.kind} in its place, and what gives its input, in one "
-        f"step: kg.replace(model, {quoted(node.label)}, lambda x: ...)."
+        f"The way out: {given}replace it by a new {node.kind}, together with what gives its input, "
+        f"in one step: kg.replace(model, {quoted(node.label)}, lambda x: ...)."
     )

@@ -108,7 +108,9 @@ class KeptModel(TiedModel):
             try:
                 setattr(model, name, reader(value))
             except Exception as error:
-                gone[name] = f"it could not be made of what the file says of it: {words_of(error)}"
+                gone[name] = (
+                    f"it could not be made from what the file says about it: {words_of(error)}"
+                )
         model.__dict__["_keras_graft_carried"] = tuple(
             name for name in body["attributes"] if name not in gone
         )
@@ -123,8 +125,8 @@ _NOT_WRITTEN = {"_functional_layer_ids"}
 def _no_preset(self: Any, *args: Any, **kwargs: Any) -> None:
     """Refuse to write a preset: keras_hub could not load it."""
     raise NotYetError(
-        f"save_to_preset: {self.name!r} was edited, and keras_hub makes the model of a preset again "
-        f"by the constructor of {type(self).__name__}, which makes another network. Write it as a "
+        f"save_to_preset: {self.name!r} was edited, and keras_hub rebuilds the model of a preset "
+        f"with the constructor of {type(self).__name__}, which makes another network. Save it as a "
         'file: model.save("model.keras").'
     )
 

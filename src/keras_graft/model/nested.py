@@ -67,7 +67,7 @@ def pairs(graph: Graph, start: Any, stop: Any, verb: str, stops: Sequence[Any]) 
     for values, others in _by_level(select(graph, start).values, stops):
         if len(values) != 1 or len(others) != 1:
             raise EditError(
-                f"{verb}: {shown(start)} and {shown(stop)} are to name one thing each in the same model; "
+                f"{verb}: {shown(start)} and {shown(stop)} must each name one thing in the same model; "
                 f"they name {listed(v.path for v in values)} and {listed(n.path for n in others)}."
             )
         places.append((values[0], others[0]))
@@ -112,8 +112,8 @@ class _Descent:
             if _hands_on(edited) and not _hands_on(nested):
                 # Keras would take such a model's output for its input, and make a cycle.
                 raise EditError(
-                    f"The model {model.name!r} inside would give its own input, and have nothing to "
-                    f"compute it with. Remove the whole model: kg.remove(model, {quoted(call.name)})."
+                    f"The nested model {model.name!r} would return its own input, with nothing left to "
+                    f"compute. Remove the whole model: kg.remove(model, {quoted(call.name)})."
                 )
             self._made[key] = (build(edited, name=model.name), edited)
         return self._made[key]
@@ -220,7 +220,7 @@ def _call(graph: Graph, step: _Step) -> Node:
     if step[1] >= len(calls):
         raise EditError(
             f"What was selected in the nested model {graph.name!r} only computes the mask of one "
-            "call of it, and is no part of the model. Open it first, to edit there: "
+            "call of it, and is not part of the model. Open it first, to edit there: "
             f"kg.inline(model, {quoted(graph.name)})."
         )
     return calls[step[1]]

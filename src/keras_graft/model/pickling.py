@@ -65,7 +65,7 @@ def _reduced_graph(graph: Graph) -> tuple[Any, ...]:
         load, arguments, *_ = build(graph).__reduce__()  # type: ignore[misc]
     except Exception as error:
         raise GraphError(
-            f"Graph {graph.name!r} cannot be pickled, as its model cannot be saved: "
+            f"Graph {graph.name!r} cannot be pickled, because its model cannot be saved: "
             f"{words_of(error)}"
         ) from error
     return _read_again, (graph.name, load, arguments)
@@ -111,7 +111,7 @@ def _call(graph: Graph, step: _Step) -> Node:
     if number >= len(calls):
         raise GraphError(
             f"{name!r} is not found again in graph {graph.name!r} once it is read from a pickle. "
-            "Pickle the graph alone, and select in what comes out."
+            "Pickle the graph alone, and select in the graph that you load."
         )
     return calls[number]
 

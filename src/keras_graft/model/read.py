@@ -198,17 +198,17 @@ def _why_unreadable(model: Any) -> str:
     if isinstance(model, keras.Sequential):
         if type(model).call is not keras.Sequential.call:
             return (
-                f"{type(model).__name__} {model.name!r} has a `call` of its own, so that its layers "
-                "do not say what it does. Write it as a Functional model to take it apart."
+                f"{type(model).__name__} {model.name!r} has a `call` of its own, so its layers do not "
+                "show what it does. Write it as a Functional model to take it apart."
             )
         return (
-            f"Sequential {model.name!r} was never built, so that it has no tensors yet. Give it an "
+            f"Sequential {model.name!r} was never built, so it has no tensors yet. Give it an "
             "input first: model.build((None, ...)), or start it with keras.Input(...)."
         )
     if _keras.is_functional_subclass(model):
         return (
             f"{type(model).__name__} {model.name!r} is a Functional model with a `call` of its own, "
-            "so that its graph does not say what it does. Take keras.Model(model.inputs, "
+            "so its graph does not show what it does. Take keras.Model(model.inputs, "
             "model.outputs), if the graph alone is what you want."
         )
     if isinstance(model, keras.Model):

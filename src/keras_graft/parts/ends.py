@@ -37,7 +37,7 @@ def refuse(
     lines = []
     for value in missing:
         users = [user_of(opened, n) for n in opened.graph.consumers(value)]
-        need = f"needed by {listed(users, 3)}" if users else "given out as an output"
+        need = f"needed by {listed(users, 3)}" if users else "returned as an output"
         lines.append(f"  {opened.path(value)!r}, {need}")
     suggestion = tuple(labels + [opened.path(v) for v in missing])
     ways = f"This works: {call_text(verb, suggestion)}"
@@ -46,11 +46,11 @@ def refuse(
     if source is not None and source not in boundary and works(source):
         name = opened.path(source)
         ways += (
-            f"\nWhat crosses comes from {name!r} alone, so this works too: "
+            f"\nAll of this comes from {name!r} alone, so this works too: "
             f"{call_text(verb, [*labels, name])}."
         )
     raise CutError(
-        f"{listed(labels)} is no cut of {opened.graph.name!r}: {len(missing)} other "
+        f"{listed(labels)} is not a cut of {opened.graph.name!r}: {len(missing)} other "
         f"value{'s cross' if len(missing) > 1 else ' crosses'} there:\n"
         + "\n".join(lines)
         + f"\n{ways}",

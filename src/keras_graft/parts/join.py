@@ -38,8 +38,8 @@ def join(*stages: Any) -> Any:
 
 def _between(graph: Graph, node: Node, wanted: str) -> str:
     return (
-        f"The way out: put a model between the stages that makes what {node.label!r} takes, "
-        f"{wanted}, of what the one before gives: kg.join(one, between, other)."
+        f"The way out: put a model between the stages that turns the output of the earlier one "
+        f"into what {node.label!r} takes, {wanted}: kg.join(one, between, other)."
     )
 
 

@@ -54,7 +54,7 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
             label = graph.nodes[-1].label if len(graph) else "..."
             raise kg.NothingSelectedError(
                 f"add_adapters: {graph.name!r} has no residual addition that can be reached. Say "
-                f"where they go, such as after={quoted(label)}."
+                f"where the adapters go, such as after={quoted(label)}."
             )
 
     def adapter(node: Any) -> Any:

@@ -32,14 +32,14 @@ def activation(recipe: str, name: str, given: Any, several: bool = False) -> Any
         raise kg.EditError(f"{what} a class; give a function, or its name.")
     if several and isinstance(given, keras.Layer) and type(given).build is not keras.Layer.build:
         raise kg.EditError(
-            f"{what} a layer with weights, and one would stand at all places: give a function, or "
+            f"{what} a layer with weights, and all places would share them: give a function, or "
             "its name."
         )
     try:
         keras.activations.get(given)
     except (ValueError, TypeError) as error:
         raise kg.EditError(
-            f"{what} no activation. Give the name of one of keras.activations, or a function."
+            f"{what} not an activation. Give the name of one of keras.activations, or a function."
         ) from error
     return given
 

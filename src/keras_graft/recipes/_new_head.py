@@ -51,7 +51,7 @@ def new_head(model: Any, head: Any, at: Any = None, activation: Any = None) -> A
         found = kg.select(graph, at).values
         if len(found) != 1:
             raise kg.AmbiguousError(
-                f"new_head: at={shown(at)} is to name one value, and it names "
+                f"new_head: at={shown(at)} must name one value, but it names "
                 f"{', '.join(repr(v.path) for v in found)}."
             )
         features = found[0]
@@ -71,7 +71,7 @@ def _dense(units: int, activation: Any, layout: str | None) -> Any:
             if rank > 5:
                 raise kg.EditError(
                     f"new_head: the features are {tuple(x.shape)}, and Keras averages over three "
-                    "axes at most. Give a function as head that makes (batch, numbers) of them."
+                    "axes at most. Give a function as head that turns them into (batch, numbers)."
                 )
             average = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
             x = average(name="head_pool", data_format=layout, dtype=x.dtype)(x)
@@ -120,9 +120,9 @@ def _features(graph: kg.Graph) -> tuple[kg.Graph, Any]:
         before, after = _data(later)[0].spec, later.outputs[0].spec
         if _size(before) != _size(after):
             raise kg.EditError(
-                f"new_head: {later.label!r} ({later.kind}), behind the Dense {node.label!r}, makes "
-                f"{after} of {before}, and would be dropped with it. To keep it, exchange the "
-                f"Dense alone: kg.replace(model, {quoted(_path(donor, node))}, ...). For a head on the "
+                f"new_head: {later.label!r} ({later.kind}), behind the Dense {node.label!r}, turns "
+                f"{before} into {after}, and would be dropped with it. To keep it, replace only the "
+                f"Dense: kg.replace(model, {quoted(_path(donor, node))}, ...). For a head on the "
                 "mean of the features: kg.recipes.new_head(model, ..., "
                 f"at={quoted(_path(donor, features.producer) if features.producer else features.label)})."
             )

@@ -47,9 +47,9 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
     if hidden:
         outer, bn = hidden[0]
         raise kg.EditError(
-            f"norm_swap: the BatchNormalization {bn.name!r} is a part of "
-            f"{outer.path!r} ({outer.kind}), where no edit reaches it. Put another layer in the place of the "
-            f"whole first, kg.replace(model, {quoted(outer.path)}, ...), or thaw what is frozen: "
+            f"norm_swap: the BatchNormalization {bn.name!r} is inside "
+            f"{outer.path!r} ({outer.kind}), where no edit reaches it. First replace the "
+            f"whole layer, kg.replace(model, {quoted(outer.path)}, ...), or unfreeze what is frozen: "
             "kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)."
         )
     found = kg.select(graph, keras.layers.BatchNormalization).nodes
@@ -71,8 +71,8 @@ def norm_swap(model: Any, groups: int = 32) -> Any:
             if not fitting:
                 raise kg.EditError(
                     f"norm_swap: {node.path!r} normalizes one channel, and there are no positions "
-                    "to average over: it would give the same for every input. Take it out first, "
-                    f"kg.remove(model, {quoted(node.path)}), or put another layer in its place."
+                    "to average over: it would give the same for every input. Remove it first, "
+                    f"kg.remove(model, {quoted(node.path)}), or replace it by another layer."
                 )
             taken = keras.layers.GroupNormalization().get_config().keys() & config.keys()
             made[id(old)] = keras.layers.GroupNormalization(

@@ -55,7 +55,7 @@ def unet(
     image: Any = graph.inputs[0].spec
     if len(graph.inputs) != 1 or image is None or len(image.shape) != 4 or None in image.shape[1:]:
         raise kg.EditError(
-            f"unet: {graph.name!r} is to have one image of a fixed size as its input, it has "
+            f"unet: {graph.name!r} must have one image of a fixed size as its input, but it has "
             f"{', '.join(str(v.spec) for v in graph.inputs)}."
         )
     classes = _arguments.whole("unet", "classes", classes)
@@ -108,8 +108,8 @@ def _pyramid(graph: kg.Graph) -> list[Any]:
     result = [v for v in result if v.spec.shape[-1] != channels]
     if not result or last in graph.inputs:
         raise kg.EditError(
-            f"unet: no value of {graph.name!r} through which everything passes is halved in size "
-            'later. Name the maps, finest first: kg.recipes.unet(encoder, taps=["...", "..."]).'
+            f"unet: {graph.name!r} has no value that everything passes through and that is halved "
+            'in size later. Name the maps, finest first: kg.recipes.unet(encoder, taps=["...", "..."]).'
         )
     return [*result, last]
 

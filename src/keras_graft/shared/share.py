@@ -52,7 +52,7 @@ def share(
     nodes = list(found.values())
     if len(nodes) < 2:
         named = f"one layer, {nodes[0].path!r}" if nodes else "no layer"
-        raise WeightsError(f"share: {layers!r} names {named}; two or more become one.")
+        raise WeightsError(f"share: {layers!r} names {named}; give two or more.")
     for node in nodes[1:]:
         _check_alike(nodes[0], node)
     one = nodes[0].operation
@@ -63,8 +63,8 @@ def share(
             if layer.quantization_mode or getattr(layer, "lora_enabled", False):
                 what = "is quantized" if layer.quantization_mode else "has LoRA adapters"
                 raise WeightsError(
-                    f"share: {layer.name!r} {what}, and the mean of such numbers is not that of "
-                    'what they stand for. Take weights="first".'
+                    f"share: {layer.name!r} {what}, and the mean of its stored numbers is not the "
+                    'mean of its weights. Use weights="first".'
                 )
         one = duplicate(nodes[0], one.name)
         every = [node.operation.weights for node in nodes]
@@ -81,7 +81,7 @@ def _check_alike(first: Node, other: Node) -> None:
     verb = f"share {first.path!r} and {other.path!r}"
     for node in (first, other):
         if not isinstance(node.operation, keras.Layer) or node.nested is not None:
-            raise WeightsError(f"{verb}: {node.path!r} ({node.kind}) is no layer with weights.")
+            raise WeightsError(f"{verb}: {node.path!r} ({node.kind}) is not a layer with weights.")
         if _ties.ties_of(node.operation):
             raise WeightsError(f"{verb}: a weight of {node.path!r} is tied. Untie it first.")
     if type(a) is not type(b):

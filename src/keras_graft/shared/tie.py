@@ -115,7 +115,7 @@ def with_layer(graph: Graph, old: Any, new: Any) -> Graph:
 def check_not_frozen(end: Weight, verb: str) -> None:
     if hasattr(type(end.layer), "keras_graft_inside"):
         raise WeightsError(
-            f"{verb}: {end.path!r} is in inference mode for good. Do this before kg.freeze, with the "
+            f"{verb}: {end.path!r} is permanently in inference mode. Do this before kg.freeze, on the "
             "model that was frozen."
         )
 
@@ -172,7 +172,7 @@ def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
         raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")
     if transform is not None and not is_one_of(transform, *_keras.TRANSFORMS):
         raise WeightsError(
-            f"{verb}: no transform {shown(transform)}; there are {listed(_keras.TRANSFORMS)}. "
+            f"{verb}: there is no transform {shown(transform)}, only {listed(_keras.TRANSFORMS)}. "
             "kg.register_transform adds one."
         )
     have, want = tuple(of.variable.shape), tuple(to.variable.shape)
@@ -209,7 +209,7 @@ def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
             raise WeightsError(
                 f"{verb}: the target has a {what}, {_said(want)}, and the source "
                 f"{_said(have) if have is not None else 'none'}. One variable has one: give both "
-                "the same, or take it off the target."
+                "the same, or remove it from the target."
             )
 
 
@@ -229,5 +229,5 @@ def _check_users(graph: Graph, to: Weight, verb: str) -> None:
     if users:
         raise WeightsError(
             f"{verb}: {to.path!r} shares this weight with {listed(users.values())}, through a layer "
-            "inside both, and a tie would part them. Tie the other way round."
+            "inside both, and a tie would separate them. Tie the other way round."
         )

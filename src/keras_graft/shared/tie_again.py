@@ -92,7 +92,7 @@ def _fits(node: Node, tie: Any, source: Weight) -> bool:
     except WeightsError as error:
         return _say(str(error))
     if _is_frozen(node) != _is_frozen(source.node):
-        return _say(f"{names}, and one of the two is frozen for good now: they are two weights.")
+        return _say(f"{names}, and one of the two is permanently frozen now: they are two weights.")
     value = _keras.with_adapters(source.owner, source.variable)
     if tie.transform is not None:
         value = _keras.TRANSFORMS[tie.transform].forward(value)
@@ -103,7 +103,7 @@ def _fits(node: Node, tie: Any, source: Weight) -> bool:
     how = "" if tie.transform is None else f", transform={quoted(tie.transform)}"
     return _say(
         f"{names} when the stages were made, and their values differ now: they are two weights. "
-        f"This makes one of them, that of {source.path!r}: "
+        f"This makes them one weight, that of {source.path!r}: "
         f"kg.tie({model}, {quoted(target)}, {quoted(source)}{how})"
     )
 
@@ -149,7 +149,7 @@ def _say_shared(graph: Graph, stages: Sequence[Graph]) -> None:
         if not _alike(layers):
             continue
         paths = dict.fromkeys(node.path.partition("#")[0] for node in calls_of(graph, layers))
-        rows.append(f"{name!r} (with {'equal' if _equal(layers) else 'other'} weights)")
+        rows.append(f"{name!r} (with {'equal' if _equal(layers) else 'different'} weights)")
         calls.append(f"kg.share(joined, {list(paths)})")
     if rows:
         warnings.warn(

@@ -134,7 +134,7 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     except TypeError as error:
         raise WeightsError(
             f"{type(layer).__name__} {layer.name!r} cannot be made again around another variable: "
-            f"{words_of(error)}. Let it hold what it works with as attributes of its own."
+            f"{words_of(error)}. Let it hold what it uses in its own attributes."
         ) from error
     if plain:
         for user in _keras.layers_inside(new):

@@ -193,9 +193,8 @@ class TiedLayer:
         elsewhere = self.saved_elsewhere(store)
         if there and elsewhere:
             warnings.warn(
-                f"The file holds arrays of its own for weights of {self.name!r} that are tied "  # type: ignore[attr-defined]
-                f"here: {told(self)}. What it holds for the sources was taken, the others were "
-                "left.",
+                f"The file holds separate arrays for weights of {self.name!r} that are tied "  # type: ignore[attr-defined]
+                f"here: {told(self)}. The arrays of the sources were loaded, the others ignored.",
                 stacklevel=2,
             )
         if places and (not there or elsewhere):

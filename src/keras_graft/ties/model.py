@@ -170,8 +170,8 @@ class TiedModel(_keras.LaterOutputs):
             if not own <= known or (keras.backend.backend() == "jax" and own != known):
                 raise WeightsError(
                     f"The optimizer {optimizer.name!r} was built for other variables than those of "
-                    f"{self.name!r}. Compile with a new one, or take the state of the old one "
-                    "along: kg.carry_optimizer(old, new)."
+                    f"{self.name!r}. Compile with a new one, or copy the state of the old "
+                    "one: kg.carry_optimizer(old, new)."
                 )
         return super().make_train_function(force)
 

@@ -93,10 +93,10 @@ def check_not_lost(left: Weight, owned: Owners, used: set[Weight]) -> None:
     if weight in used:
         raise WeightsError(
             f"transplant: {weight.address!r} of the source has LoRA adapters "
-            f"({left.address!r}) that have no place in the target, and as a weight of "
-            f"{weight.dtype} in a quantized layer ({owner.quantization_mode}) it is not merged "
-            "with them here. Save the source and give the file: Keras merges them there. Or "
-            "name them in keep=, to leave them out."
+            f"({left.address!r}) that the target lacks, and cannot be merged with them here: it is "
+            f"{weight.dtype}, in a quantized layer ({owner.quantization_mode}). Save the source and "
+            "give the file: Keras merges them when it saves. Or name them in keep=, to leave them "
+            "out."
         )
 
 

@@ -39,13 +39,13 @@ class Carried(Tabular):
             f"{self.optimizer} after {self.steps:,} steps; for each weight: "
             f"{', '.join(self.slots) or 'nothing'}"
         )
-        for what, names in (("begins for all", self.begins), ("gone", self.gone)):
+        for what, names in (("starts fresh for all", self.begins), ("gone", self.gone)):
             if names:
                 title += f"; {what}: {', '.join(names)}"
         parts = {"took slots": self.taken, "new": self.new, "dropped": self.dropped}
         result: list[Table] = [(title, ("", "weights"), [(k, len(v)) for k, v in parts.items()])]
         rows = [(name, f"from {old}") for name, old in self.taken if name != old]
-        rows += [(name, "new: begins") for name in self.new]
+        rows += [(name, "new: starts fresh") for name in self.new]
         rows += [(name, "dropped") for name in self.dropped]
         if rows:
             result.append(("", ("weight", "slots"), rows))

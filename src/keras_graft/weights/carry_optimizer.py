@@ -74,8 +74,8 @@ def carry_optimizer(
     dropped           0
     <BLANKLINE>
     weight       slots
-    more/kernel  new: begins
-    more/bias    new: begins
+    more/kernel  new: starts fresh
+    more/bias    new: starts fresh
     """
     before = trained(old, new)
     donor = slots_of(before, new)
@@ -86,15 +86,15 @@ def carry_optimizer(
     known = {id(v) for part in donor.values() for v in part.variables}
     if not any(id(partners.get(id(v), v)) in known for v in variables):
         raise WeightsError(
-            "carry_optimizer: no trainable variable of new is one that old trained. For a copy, "
-            'whose variables are others, say match="name", or pairs=[(old, new), ...].'
+            "carry_optimizer: old trained none of the trainable variables of new. For a copy, "
+            'whose variables are different ones, give match="name", or pairs=[(old, new), ...].'
         )
     filled = bool(new.compiled) and before.model is not new
     optimizer = _own_optimizer(before, new) if filled else _fresh(before, new, partners)
     kinds = [{k: type(s.optimizer) for k, s in x.items()} for x in (donor, _keras.slots(optimizer))]
     if kinds[0] != kinds[1]:
         raise WeightsError(
-            "carry_optimizer: the optimizers hold others inside, of other classes: "
+            "carry_optimizer: the optimizers wrap optimizers of different classes: "
             f"{_kind(before.optimizer)} in old, {_kind(optimizer)} in new. Compile new with the "
             "same."
         )
@@ -106,8 +106,8 @@ def carry_optimizer(
     for _, value in steps:
         if isinstance(value, keras.Variable) and not _keras.has_value(value):
             raise WeightsError(
-                f"carry_optimizer: {value.path!r} has no value: a training step took it, that failed "
-                "or was of another model. Load the model again."
+                f"carry_optimizer: {value.path!r} has no value: it was lost in a training step that "
+                "failed or was of another model. Load the model again."
             )
     for variable, value in steps:
         assign(variable, value)
@@ -126,7 +126,7 @@ def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None)
     if match == "name":
         if old is None:
             raise WeightsError(
-                'carry_optimizer: match="name" goes by the layers of the old model, and old is an '
+                'carry_optimizer: match="name" uses the layers of the old model, but old is an '
                 "optimizer. Give the model, or pairs=[(old, new), ...]."
             )
         mine = {id(v) for v in old.variables}
@@ -141,14 +141,14 @@ def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None)
         given = [(its, mine) for its, mine in pairs or ()]
     except (TypeError, ValueError):
         raise WeightsError(
-            "carry_optimizer: pairs= is a list of pairs, [(a variable of old, one of new), ...], "
+            "carry_optimizer: pairs= must be a list of pairs, [(a variable of old, one of new), ...], "
             f"got {shown(pairs)}."
         ) from None
     for its, mine in given:
         if id(its) not in olds or id(mine) not in news:
             raise WeightsError(
-                "carry_optimizer: pairs= holds pairs of a variable of old and one of new; of "
-                f"{getattr(its, 'path', its)!r} and {getattr(mine, 'path', mine)!r} one is not."
+                "carry_optimizer: each of pairs= must be a variable of old and one of new, and "
+                f"{getattr(its, 'path', its)!r} and {getattr(mine, 'path', mine)!r} are not."
             )
         if tuple(its.shape) != tuple(mine.shape):
             raise WeightsError(
@@ -164,8 +164,8 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
     optimizer = new.optimizer
     if optimizer is before.optimizer:
         raise WeightsError(
-            "carry_optimizer: both models were compiled with one optimizer, which can train the "
-            "variables of one. Leave new without compile(), or give it an optimizer of its own."
+            "carry_optimizer: both models were compiled with the same optimizer, which can "
+            "train only one of them. Do not compile new, or give it an optimizer of its own."
         )
     if type(optimizer) is not type(before.optimizer):
         raise WeightsError(
@@ -177,14 +177,14 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
         mine = _keras.slots(optimizer)[""].variables
         if [id(v) for v in mine] != [id(v) for v in new.trainable_variables]:
             raise WeightsError(
-                "carry_optimizer: the optimizer of new was made for other variables than new has "
-                "to train now. Compile new again."
+                "carry_optimizer: the optimizer of new was made for different variables than new "
+                "trains now. Compile new again."
             )
         parts = _keras.slots(optimizer).values()
         if any(_number(_keras.batches_seen(part.optimizer)) for part in parts):
             raise WeightsError(
                 "carry_optimizer: new has been trained since it was compiled, and has slots of its "
-                "own. Compile it again if they may go."
+                "own. Compile it again if they can be discarded."
             )
     return optimizer
 

@@ -70,15 +70,15 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: s
     assert axis is not None
     for tie in _ties.ties_of(layer):
         raise EditError(
-            f"{verb}: {layer.name!r} meets the new channels, and {tie.target_name!r} is tied to "
+            f"{verb}: {layer.name!r} receives the new channels, but {tie.target_name!r} is tied to "
             f"{tie.source_name!r}. Untie it first: kg.untie(model, {quoted(tie.target_name)})."
         )
     count = shape[axis]
     assert count is not None
     if not isinstance(layer, (*_CONV, *_TRANSPOSED, _layers.Dense)) and callable(rule):
         raise EditError(
-            f"{verb}: {type(layer).__name__} {layer.name!r} has numbers for each channel and no "
-            "kernel, so that a function does not say what becomes of them. Take one of "
+            f"{verb}: {type(layer).__name__} {layer.name!r} has numbers for each channel but no "
+            "kernel, so a function cannot say how to change them. Use one of "
             f"{', '.join(map(repr, RULES))}, or replace the layer first: "
             f"kg.replace(model, {quoted(layer.name)}, ...)."
         )
@@ -113,8 +113,8 @@ def adapted(
         expected = (*kernel.shape[:-2], count, kernel.shape[-1])
         if new.shape != expected:
             raise EditError(
-                f"{verb}: the function given as channels= made a kernel of shape {new.shape} for "
-                f"{type(layer).__name__} {layer.name!r}, and {expected} is needed: it gets the "
+                f"{verb}: the function given as channels= returned a kernel of shape {new.shape} for "
+                f"{type(layer).__name__} {layer.name!r}, but {expected} is needed: it receives the "
                 f"kernel, here {kernel.shape}, and the new number of channels, here {count}."
             )
         return np.moveaxis(new, -2, place).astype(array.dtype)

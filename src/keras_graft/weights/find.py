@@ -75,8 +75,8 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
                         return Weight(node, name, variable)
         raise WeightsError(
             f"{verb}: the variable {wanted.path!r} belongs to no layer of {graph.name!r}. A tie is "
-            "within one model: make one of both first, with kg.join or by calling one inside the "
-            "other."
+            "within one model: first make one model of both, with kg.join or by calling one inside "
+            "the other."
         )
     splits = _splits(wanted) if isinstance(wanted, str) else []
     if not splits:

@@ -53,16 +53,16 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
             "or load it with its own library, and give the model."
         )
     if not stat.S_ISREG(kind):
-        raise WeightsError(f"transplant: {str(path)!r} is no plain file.")
+        raise WeightsError(f"transplant: {str(path)!r} is not a regular file.")
     if name.endswith((".weights.json", ".safetensors.index.json")):
         raise WeightsError(
             f"transplant: {name!r} is the index of weights in several files. Load them into a model "
-            "of their architecture, with load_weights() or their own library, and give that."
+            "of their architecture, with load_weights() or their own library, and give the model."
         )
     if not name.endswith((".keras", ".weights.h5", ".safetensors")):
         raise WeightsError(
-            f"transplant: {name!r} is none of .keras, .weights.h5, .safetensors. A file of another "
-            "kind: load it with its own library, and give the model."
+            f"transplant: {name!r} is not a .keras, .weights.h5 or .safetensors file. Load a file of "
+            "another kind with its own library, and give the model."
         )
     with contextlib.ExitStack() as stack:
         try:
@@ -174,7 +174,7 @@ def _checked(
             raise WeightsError(f"transplant: {what} cannot be read: {words_of(error)}") from error
         if (array.shape, array.dtype.name) != (shape, dtype):
             raise WeightsError(
-                f"transplant: {what} is damaged: it says {dtype} {shape}, and holds "
+                f"transplant: {what} is damaged: it announces {dtype} {shape}, but holds "
                 f"{array.dtype} {array.shape}."
             )
         return array

@@ -35,7 +35,7 @@ def as_torch(its: Weight, mine: Weight, written: str | None, turned: str | None)
         return "the header of the file says format 'pt', which is PyTorch's"
     named = "/" not in its.address and _NAMES.fullmatch(its.name)
     if written is None and named:
-        return f"{its.address!r} is a name of PyTorch's"
+        return f"{its.address!r} is a PyTorch name"
     return turned
 
 
@@ -72,4 +72,4 @@ def shapes_are_turned(pairs: Mapping[Weight, Weight]) -> str | None:
             if its.shape != mine.shape[::-1]:
                 return None
             found = its
-    return found and f"{found.address!r} of the same file has the target's shape turned round"
+    return found and f"{found.address!r} of the same file has the target's shape reversed"

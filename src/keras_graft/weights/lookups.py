@@ -86,15 +86,18 @@ def difference(source: Sequence[Any], target: Sequence[Any]) -> str | None:
     its, mine = source[0], target[0]
     names = f"{type(its).__name__} {its.name!r} in front of it in the source"
     if [len(source), len(target)] != [1, 1] or type(its) is not type(mine):
-        return f"other lookup layers are in front of it: {_listed(source)} and {_listed(target)}"
+        return (
+            f"different lookup layers are in front of it: {_listed(source)} in the source, "
+            f"{_listed(target)} in the target"
+        )
     if not isinstance(its, _WORDS):
         fields = next(fields for cls, fields in _OTHERS.items() if isinstance(its, cls))
         unlike = [name for name in fields if getattr(its, name) != getattr(mine, name)]
-        return f"{names} has another {' and '.join(unlike)} than {mine.name!r} in the target"
+        return f"{names} has a different {' and '.join(unlike)} than {mine.name!r} in the target"
     old, new = _vocabulary(its), _vocabulary(mine)
     moved = sum(a != b for a, b in zip(old, new, strict=False)) + abs(len(old) - len(new))
     return (
-        f"{names} has another vocabulary than {mine.name!r} in the target: {moved} of "
+        f"{names} has a different vocabulary than {mine.name!r} in the target: {moved} of "
         f"{max(len(old), len(new))} ids stand for something else"
     )
 

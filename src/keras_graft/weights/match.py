@@ -31,16 +31,16 @@ def matched(source: Place, target: Place, match: Match) -> Pairs:
         return _by_function(source, target, match)
     if not is_one_of(match, *MATCHES):
         raise WeightsError(
-            f"transplant: match={shown(match)} is none of {', '.join(map(repr, MATCHES))}, and no "
-            "function of a target's address and variable that gives the source's address."
+            f"transplant: match={shown(match)} is none of {', '.join(map(repr, MATCHES))}, nor a "
+            "function that takes a target's address and variable and returns the source's address."
         )
     if match == "name":
         return _by_name(source, target)
     mine, its = target.weights(), source.weights()
     if any(w.variable is None for w in its):
         raise WeightsError(
-            f"transplant: match={match!r} goes by the order of the layers, which the file does not "
-            'hold. Take match="name" or a function, or load the model and give that.'
+            f"transplant: match={match!r} uses the order of the layers, which the file does not "
+            'store. Give match="name" or a function, or load the model and give it.'
         )
     if match == "order":
         return dict(zip(mine, its, strict=False))
@@ -102,8 +102,8 @@ def _by_function(source: Place, target: Place, match: Callable[[str, Any], str |
         except Exception as error:
             raise WeightsError(
                 f"transplant: match= raised {type(error).__name__} for {weight.address!r}: "
-                f"{words_of(error)}. It is called with a target's address and variable, and gives "
-                "the source's address, or None."
+                f"{words_of(error)}. It is called with a target's address and variable, and must "
+                "return the source's address, or None."
             ) from error
         if address is None:
             continue
@@ -111,8 +111,8 @@ def _by_function(source: Place, target: Place, match: Callable[[str, Any], str |
             near = nearest(str(address), known)
             hint = f" Nearest: {listed(near)}." if near else f" There are {listed(known)}."
             raise WeightsError(
-                f"transplant: match= gave {shown(address)} for {weight.address!r}, and the source has "
-                f"no such weight.{hint}"
+                f"transplant: match= returned {shown(address)} for {weight.address!r}, but the source "
+                f"has no such weight.{hint}"
             )
         pairs[weight] = known[address]
     return pairs

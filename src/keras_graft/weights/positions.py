@@ -37,8 +37,8 @@ def positions(grid: bool | tuple[Shape, Shape] = False, prefix: int | tuple[int,
     before = _both(prefix)
     if before is None or not (isinstance(grid, bool) or _is_rectangles(grid)):
         raise WeightsError(
-            "resize.positions: grid= is True, or ((rows, columns), (rows, columns)) of the source and "
-            "the target, and prefix= a number of positions, or one for the source and one for the "
+            "resize.positions: grid= must be True, or ((rows, columns), (rows, columns)) of the "
+            "source and the target, and prefix= a number of positions, or one for the source and one for the "
             f"target, got grid={shown(grid)}, prefix={shown(prefix)}."
         )
 
@@ -110,10 +110,10 @@ def _grids(grid: Any, counts: tuple[int, int], weight: Weight) -> tuple[Shape, S
     for (rows, columns), count in zip(grids, counts, strict=True):
         if rows * columns != count:
             raise WeightsError(
-                f"resize.positions: {weight.address!r} has {count} positions, which are no grid of "
-                f"{rows} by {columns}. Say prefix= for a class token, prefix=(1, 0) if only the "
-                "source has one and prefix=(0, 1) if only the target has; and grid=((rows, "
-                "columns), (rows, columns)) where it is no square."
+                f"resize.positions: {weight.address!r} has {count} positions, which are not a grid "
+                f"of {rows} by {columns}. Give prefix= for a class token, prefix=(1, 0) if only the "
+                "source has one and prefix=(0, 1) if only the target has one; and grid=((rows, "
+                "columns), (rows, columns)) if it is not square."
             )
     return grids
 

@@ -142,7 +142,7 @@ def refusal(
         mine: The tied weights of the target, and what each is tied to.
     """
     nothing = not (report.moved or report.shared)
-    what = "nothing is copied" if nothing else "not all is copied"
+    what = "nothing is copied" if nothing else "not everything is copied"
     lines = [f"transplant: {what} from {report.source} to {report.target!r}."]
     if report.missing:
         rules = sorted({rule for address in report.missing for rule in fits[address]})
@@ -168,10 +168,10 @@ def refusal(
     if len(report.mismatched) > 10:
         lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
     rest = "" if nothing else (
-        ", or strict=False, which leaves all of it as it is and lists it in the report"
+        ", or strict=False, which leaves all these as they are and lists them in the report"
     )  # fmt: skip
     lines.append(
-        "The way out: resize= for other shapes, match= for other names (match='order' where Keras "
-        f"named the layers again), keep= for what must stay{rest}."
+        "The way out: resize= for different shapes, match= for different names (match='order' if Keras "
+        f"gave the layers new names), keep= for what must stay{rest}."
     )
     return "\n".join(lines)

@@ -53,8 +53,8 @@ def channels(rule: Any) -> Rule:
     """
     if not callable(rule) and not is_one_of(rule, *RULES):
         raise WeightsError(
-            f"resize.channels: {shown(rule)} is no rule; there are {', '.join(map(repr, RULES))}, or a "
-            "function of the kernel and the new number of channels."
+            f"resize.channels: {shown(rule)} is not a rule; there are {', '.join(map(repr, RULES))}, or "
+            "a function of the kernel and the new number of channels."
         )
 
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
@@ -144,7 +144,7 @@ def transpose(axes: Sequence[int] | None = None) -> Rule:
     except TypeError:
         order = ()
     if order is not None and sorted(order) != list(range(len(order))) or order == ():
-        raise WeightsError(f"resize.transpose: axes= is an order of axes, got {shown(axes)}.")
+        raise WeightsError(f"resize.transpose: axes= must be an order of axes, got {shown(axes)}.")
 
     def fill(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         found = order or (weight and axes_from_torch(weight)) or (1, 0)
@@ -212,7 +212,7 @@ def crop_or_pad(fill: float = 0.0) -> Rule:
     """
 
     if not isinstance(fill, Real):
-        raise WeightsError(f"resize.crop_or_pad: fill= is a number, got {fill!r}.")
+        raise WeightsError(f"resize.crop_or_pad: fill= must be a number, got {fill!r}.")
 
     def resized(value: np.ndarray | None, shape: Shape, weight: Weight) -> np.ndarray | None:
         if value is None or value.ndim != len(shape):
@@ -260,7 +260,7 @@ def _ids(rule: str, keep: Sequence[int | None], new: str) -> np.ndarray:
         ids, wrong = [], True
     if wrong or not ids or min(ids) < -1:
         raise WeightsError(
-            f"resize.{rule}: keep= lists old ids, and None or -1 for new ones, got "
+            f"resize.{rule}: keep= must list old ids, and None or -1 for new ones, got "
             f"{reprlib.repr(keep)}."
         )
     return np.array(ids, "int64")

@@ -36,7 +36,7 @@ class Rules:
         self._rules = [(glob, rule) for glob, rules in given for rule in _flat(rules)]
         for glob, rule in self._rules:
             if not callable(rule):
-                raise WeightsError(f"transplant: resize= holds {shown(rule)}, which is no rule.")
+                raise WeightsError(f"transplant: resize= holds {shown(rule)}, which is not a rule.")
             if any(rule is known for known in vars(resize_rules).values()):
                 raise WeightsError(
                     f"transplant: resize= holds resize.{rule.__name__} itself. Call it for a rule: "
@@ -44,8 +44,8 @@ class Rules:
                 )
             if not isinstance(glob, str):
                 raise WeightsError(
-                    f"transplant: resize= names {shown(glob)}, and globs of addresses are texts: "
-                    "resize={'head': rule}."
+                    f"transplant: resize= names {shown(glob)}, but a glob of addresses must be a "
+                    "text: resize={'head': rule}."
                 )
             check_glob(glob, [w.address for w in into.weights()], "resize")
         self._used: set[int] = set()
@@ -80,16 +80,16 @@ class Rules:
                 continue
             if weight.mode and not getattr(rule, "exact", lambda mode: True)(weight.mode):
                 raise WeightsError(
-                    f"transplant: the rule {text_of(rule)} is for {weight.address!r}, whose layer is "
-                    f"quantized ({weight.mode}): what it holds are no values to compute with. Use "
-                    "it before quantize(), on both sides."
+                    f"transplant: the rule {text_of(rule)} cannot compute with the values of "
+                    f"{weight.address!r}, whose layer is quantized ({weight.mode}). Use it before "
+                    "quantize(), on both sides."
                 )
             self._used.add(i)
             made = _numbers(made, rule, weight)
             if made.shape != weight.shape:
                 raise WeightsError(
-                    f"transplant: the rule {text_of(rule)} gave {made.shape} for {weight.address!r}, "
-                    f"which is {weight.shape}."
+                    f"transplant: the rule {text_of(rule)} returned {made.shape} for "
+                    f"{weight.address!r}, which is {weight.shape}."
                 )
             return made, rule
         return None, None
@@ -112,9 +112,9 @@ class Rules:
             if i not in self._used:
                 place = f"resize={{{glob!r}: {text_of(rule)}}}" if self._globs else text_of(rule)
                 raise WeightsError(
-                    f"transplant: {place} was for nothing: no weight needed it that it can be for. "
-                    "Name the weights, resize={'layer/weight': rule}, see that ids and sizes fit, "
-                    "or leave it out."
+                    f"transplant: {place} was not used: it applies to none of the weights that "
+                    "needed resizing. Name the weights, resize={'layer/weight': rule}, check that "
+                    "ids and sizes fit, or leave it out."
                 )
 
 
@@ -124,12 +124,12 @@ def _numbers(made: Any, rule: Any, weight: Weight) -> np.ndarray:
         made = np.asarray(made)
     except ValueError as error:  # rows of different lengths
         raise WeightsError(
-            f"transplant: the rule {text_of(rule)} gave no array for {weight.address!r}: {words_of(error)}"
+            f"transplant: the rule {text_of(rule)} did not return an array for {weight.address!r}: {words_of(error)}"
         ) from error
     if made.dtype.kind not in "biuf" and made.dtype.name not in _SMALL_FLOATS:
         raise WeightsError(
-            f"transplant: the rule {text_of(rule)} gave {made.dtype} for "
-            f"{weight.address!r}, which are no numbers it could hold."
+            f"transplant: the rule {text_of(rule)} returned {made.dtype} for "
+            f"{weight.address!r}, which cannot hold this."
         )
     if made.dtype == np.longdouble:
         made = made.astype("float64")
@@ -145,7 +145,9 @@ def check_glob(glob: str, addresses: Sequence[str], what: str) -> None:
     if not any(names(glob, address) for address in addresses):
         near = nearest(glob, [*dict.fromkeys(a.rpartition("/")[0] for a in addresses), *addresses])
         hint = f" Nearest: {listed(near)}." if near else f" There are {listed(addresses)}."
-        raise WeightsError(f"transplant: {what}= names {shown(glob)}, which fits no weight.{hint}")
+        raise WeightsError(
+            f"transplant: {what}= names {shown(glob)}, which matches no weight.{hint}"
+        )
 
 
 def names(glob: str, address: str) -> bool:

@@ -41,8 +41,8 @@ def trained(old: Any, new: Any) -> Trained:
         return Trained(old, new)
     if isinstance(new, keras.Model) and not new.compiled:
         raise WeightsError(
-            f"carry_optimizer: {new.name!r} is not compiled, and an optimizer does not say with "
-            f"which loss. Compile it first, with an optimizer of class {type(old).__name__}."
+            f"carry_optimizer: {new.name!r} is not compiled, and an optimizer does not say "
+            f"which loss to use. Compile it first, with an optimizer of class {type(old).__name__}."
         )
     return Trained(old)
 
@@ -63,7 +63,7 @@ def slots_of(before: Trained, new: Any) -> dict[str, _keras.Slots]:
     optimizer = before.optimizer
     if not optimizer.built:
         raise WeightsError(
-            "carry_optimizer: the optimizer of old has made no step, and holds nothing to carry. "
+            "carry_optimizer: the optimizer of old has made no step, so it holds nothing to carry. "
             + (
                 "compile() gives a model a new one. Keep the one that was trained: old = "
                 "model.optimizer before compile(), then kg.carry_optimizer(old, model)."
@@ -79,8 +79,8 @@ def slots_of(before: Trained, new: Any) -> dict[str, _keras.Slots]:
     }
     if strange := [v.path for v in optimizer.variables if id(v) not in named]:
         raise WeightsError(
-            f"carry_optimizer: {type(optimizer).__name__} holds variables of which it does not say "
-            f"what they are for: {listed(strange)}. It must keep them in lists in the order of "
+            f"carry_optimizer: {type(optimizer).__name__} holds variables of unknown purpose: "
+            f"{listed(strange)}. It must keep them in lists in the order of "
             "the variables it was built for, as Keras's optimizers do."
         )
     if not all(_keras.has_value(v) for v in optimizer.variables):

@@ -200,9 +200,9 @@ class _Plan:
             return
         if id(weight.variable) in self._its:
             raise WeightsError(
-                f"transplant: {weight.address!r} of the target is a variable of the source too, and "
-                f"would be given the values of {its.address if its else None!r}: the source would "
-                "change. Take a copy of the source first, saved and loaded."
+                f"transplant: {weight.address!r} of the target is also a variable of the source, and "
+                f"would get the values of {its.address if its else None!r}: the source would "
+                "change. First copy the source: save it and load it."
             )
         values = (lambda: made) if its is None or made is not None else its.read
         self._steps.append((weight, values))
@@ -314,8 +314,8 @@ def _places(layer: Any, what: str) -> Place:
     for weight in found.weights():
         if not _keras.has_value(weight.variable):
             raise WeightsError(
-                f"transplant: {weight.address!r} of the {what} has no value: training with an "
-                "optimizer made for other weights took it. Load the model again."
+                f"transplant: {weight.address!r} of the {what} has no value: it was lost in training "
+                "with an optimizer made for other weights. Load the model again."
             )
     return found
 
@@ -325,8 +325,8 @@ def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list
     for glob in globs:
         if not isinstance(glob, str):
             raise WeightsError(
-                f"transplant: keep= holds {shown(glob)}, and names weights or layers of the target by "
-                'their addresses: keep="head", or a list of such.'
+                f"transplant: keep= holds {shown(glob)}, but must name weights or layers of the target "
+                'by their addresses: keep="head", or a list of them.'
             )
         known = [w.address for w in (*into.weights(), *origin.weights())]
         check_glob(glob, [*known, *into.ties(), *origin.ties()], "keep")

@@ -53,9 +53,9 @@ class Runner:
         if not failed or not (works or self._worked):
             shapes = tree.map_structure(lambda leaf: f"{np.shape(leaf)} {leaf.dtype}", batch.x)
             takes = getattr(self._trunk, "input_shape", None)
-            what = f"all of the first {len(batch)} samples, of {shapes}, where it takes {takes}"
+            what = f"all of the first {len(batch)} samples, of {shapes} (it takes {takes})"
             if not failed:
-                what = f"{len(batch)} samples at once, and on none of them alone (smaller batches?)"
+                what = f"{len(batch)} samples at once, but on none of them alone (smaller batches?)"
             raise FeatureError(f"{self._trunk.name!r} fails on {what}: {reason(first)}") from first
         if not works:
             return None, failed
@@ -86,9 +86,9 @@ def _of_each(outputs: Any, samples: int) -> Any:
         shape = np.shape(leaf)
         if shape[:1] != (samples,):
             raise FeatureError(
-                f"The trunk gives an output of shape {shape} for {samples} samples, and a store "
-                "holds one row for each sample: take a trunk that ends before the batch axis is "
-                "folded into others or reduced."
+                f"The trunk gives an output of shape {shape} for {samples} samples, but a store "
+                "holds one row for each sample: use a trunk that ends before the batch axis is "
+                "merged with another axis or reduced."
             )
     return outputs
 
@@ -145,7 +145,7 @@ class Building:
         other = sorted(name.removesuffix("/") for name in names ^ self._known.keys())
         if other:
             raise FeatureError(
-                f"The samples from {start} on have other columns than those before: "
+                f"The samples from {start} on have different columns than those before: "
                 f"{', '.join(other)}. Give targets and weights with every batch or with none, or take "
                 "targets=False."
             )

@@ -73,17 +73,19 @@ def options(given: RayOptions | Mapping[str, Any] | None) -> RayOptions:
         found = given if isinstance(given, RayOptions) else RayOptions(**(given or {}))
     except TypeError as error:
         known = ", ".join(RayOptions.__dataclass_fields__)
-        raise FeatureError(f"ray={given!r}: {words_of(error)}. There are {known}.") from error
+        raise FeatureError(f"ray={given!r}: {words_of(error)}. The options are {known}.") from error
     whole = isinstance(found.actors, Integral) and not isinstance(found.actors, bool)
     if found.actors is not None and not (whole and found.actors > 0):
-        raise FeatureError(f"ray: actors is a whole number, 1 or more, got {shown(found.actors)}.")
+        raise FeatureError(
+            f"ray: actors must be a whole number, 1 or more, got {shown(found.actors)}."
+        )
     if not all(isinstance(n, Real) and n >= 0 for n in (found.cpus, found.gpus)):
         raise FeatureError(
-            f"ray: cpus and gpus are numbers, got {shown(found.cpus)}, {shown(found.gpus)}."
+            f"ray: cpus and gpus must be numbers, got {shown(found.cpus)}, {shown(found.gpus)}."
         )
     if found.backend not in (None, "jax", "tensorflow", "torch"):
         raise FeatureError(
-            f'ray: backend is "jax", "tensorflow" or "torch", got {shown(found.backend)}.'
+            f'ray: backend must be "jax", "tensorflow" or "torch", got {shown(found.backend)}.'
         )
     return found
 
@@ -169,8 +171,8 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         run.check_found(None)
     if len({shard.samples for shard in known[:-1]}) > 1:
         raise FeatureError(
-            f"{run.folder}: its shards differ in length, because batches did, and Ray gives blocks "
-            "of one length. Finish it with the data that it was begun with, or compute it again: "
+            f"{run.folder}: its shards differ in length, because batches did, but Ray gives "
+            "blocks of one length. Finish it with the data that it was started with, or compute it again: "
             "resume=False."
         )
     run.columns.check(first[0], 0)

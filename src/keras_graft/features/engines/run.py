@@ -58,7 +58,7 @@ class Run:
         """Refuse keys if their number differs from the number of samples."""
         keys = self.columns.keys
         if keys is not None and total is not None and len(keys[0]) != total:
-            raise FeatureError(f"{total} samples and {len(keys[0])} keys.")
+            raise FeatureError(f"There are {total} samples, but {len(keys[0])} keys.")
 
     @property
     def compared(self) -> int:
@@ -184,7 +184,7 @@ class Run:
         row_bytes = sum(c.bytes for c in columns.values())
         if not row_bytes:
             raise FeatureError(
-                f"{self.trunk.name!r} gives features of no width, so there is nothing to store: "
+                f"{self.trunk.name!r} gives features of width 0, so there is nothing to store: "
                 f"{', '.join(f'{k} {v}' for k, v in columns.items())}. Cut elsewhere."
             )
         new = Manifest(

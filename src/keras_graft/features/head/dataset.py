@@ -79,9 +79,11 @@ class FeatureDataset(keras.utils.PyDataset):
         self._names = None if not several else [*(names or map(str, range(len(opened))))]
         _check_together(opened, self._names)
         if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise FeatureError(f"batch_size is a whole number, 1 or more, got {shown(batch_size)}.")
+            raise FeatureError(
+                f"batch_size must be a whole number, 1 or more, got {shown(batch_size)}."
+            )
         if not isinstance(seed, Integral) or seed < 0:
-            raise FeatureError(f"seed is a whole number, 0 or more, got {shown(seed)}.")
+            raise FeatureError(f"seed must be a whole number, 0 or more, got {shown(seed)}.")
         chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
         self.indices = _part(chosen, validation_split, subset)
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
@@ -216,19 +218,19 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
     if not stores:
         raise FeatureError("No store was given.")
     if names is not None and (len(names) != len(stores) or len(set(names)) != len(names)):
-        raise FeatureError(f"{len(stores)} stores and the names {names}: give one for each.")
+        raise FeatureError(f"{len(stores)} stores have the names {names}: give each its own name.")
     first = stores[0]
     for other in stores[1:]:
         ours, theirs = ({s.index for s in store.manifest.skipped} for store in (first, other))
         if ours != theirs:
             raise FeatureError(
                 f"{first.path} and {other.path} do not leave out the same samples: "
-                f"{listed(map(str, sorted(ours ^ theirs)))} are in one of them."
+                f"{listed(map(str, sorted(ours ^ theirs)))} are in only one of them."
             )
         if len(other) != len(first):
             raise FeatureError(
                 f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: stores that "
-                "are used together hold the same samples."
+                "are used together must hold the same samples."
             )
     for one, other in itertools.combinations(stores, 2):
         sums = _checksums(one), _checksums(other)
@@ -248,8 +250,8 @@ def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None
         "targets" in layout for layout in layouts
     ):
         raise FeatureError(
-            f"{first.path} holds sample weights and no targets, and fit takes weights with targets "
-            "only: compute it with targets, or with targets=False."
+            f"{first.path} holds sample weights but no targets, and fit takes weights only with "
+            "targets: compute it with targets, or with targets=False."
         )
 
 
@@ -280,7 +282,7 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
 def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
     if not 0 <= split < 1 or subset not in (None, "training", "validation"):
         raise FeatureError(
-            'validation_split lies between 0 and 1, and subset is "training" or "validation".'
+            'validation_split must be between 0 and 1, and subset "training" or "validation".'
         )
     if bool(split) != (subset is not None):
         raise FeatureError(

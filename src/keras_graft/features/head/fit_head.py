@@ -136,8 +136,8 @@ def fit_head(
     _check_data(data, batch_size)
     if not 0 <= validation_split < 1 or "validation_data" in fit:
         raise FeatureError(
-            "validation_split lies between 0 and 1, and is what fit_head validates on: "
-            "validation_data would have to be features too. Or train by hand: "
+            "validation_split must be between 0 and 1. fit_head takes no validation_data, which would "
+            "have to be features: use validation_split. Or train by hand: "
             "kg.features.compute, then head.fit on kg.features.FeatureDataset."
         )
     trunk, own = split(model, at, complete)
@@ -146,7 +146,7 @@ def fit_head(
     crossing = [w.path for w in own.weights if id(w) in fixed] if head is None else []
     if crossing:
         raise FeatureError(
-            f"The head computes with weights of the trunk too ({listed(crossing)}), tied or in a "
+            f"The head also uses weights of the trunk ({listed(crossing)}), tied or in a "
             "layer that both call. Training them would change the trunk, and a head with its own "
             "would lose the tie: kg.untie or kg.unshare them first, or give a different head=."
         )
@@ -155,7 +155,7 @@ def fit_head(
     if common:
         raise FeatureError(
             f"The head would train weights of the trunk ({listed(common)}), and the stored "
-            "features would no longer be the trunk's: give a head with its own layers."
+            "features would no longer match the trunk: give a head with its own layers."
         )
     _compile(new, model, compile)
     trunk = freeze(trunk)

@@ -80,8 +80,8 @@ class Columns:
         for row in np.flatnonzero(over.any(1)).tolist():
             top = np.abs(array[row][np.isfinite(array[row])]).max()
             lost[row] = (
-                f"{name.removesuffix('/')} is up to {top:g}, and {self.dtype} ends at {limit:g}: "
-                f"take dtype={_WIDER[self.dtype]}"
+                f"{name.removesuffix('/')} is up to {top:g}, but {self.dtype} ends at {limit:g}: "
+                f"use dtype={_WIDER[self.dtype]}"
             )
         return cast, lost
 
@@ -138,7 +138,7 @@ def coded(keys: Iterable[Any] | None) -> tuple[np.ndarray, bool] | None:
     ] if array.ndim == 1 else []  # fmt: skip
     if not texts or not all(isinstance(text, bytes) and _readable(text) for text in texts):
         raise FeatureError(
-            "keys is a list of integers (of at most 64 bits) or of texts, one for each sample; "
+            "keys must be a list of integers (of at most 64 bits) or of texts, one for each sample; "
             f"got {type(keys).__name__} of {array.dtype.name} and shape {array.shape}."
         )
     cut = next((i for i, text in enumerate(texts) if text.endswith(b"\0")), None)

@@ -20,9 +20,11 @@ def way_out(error: BaseException) -> str:
     if number in _FULL:
         return "Make room, and call again: what was written before is kept."
     if number in _RIGHTS or isinstance(error, PermissionError):
-        return "Give another place, or get the right to use this one."
+        return "Give another place, or get permission to use this one."
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
-        return "A store is a folder of files: give another folder, or move away what has this name."
+        return (
+            "A store is a folder of files: give another folder, or move away the file of this name."
+        )
     if number in _NAMES or isinstance(error, ValueError):
         return "Give another path."
     if isinstance(error, FileNotFoundError):

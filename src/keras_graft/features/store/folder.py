@@ -159,7 +159,7 @@ class Folder:
 
     def _no_folder(self) -> FeatureError:
         return FeatureError(
-            f"{self.path} is a file, or lies in one, and a store is a folder: give another path."
+            f"{self.path} is a file, or is inside one, but a store is a folder: give another path."
         )
 
     def stamp(self, name: str) -> Any:

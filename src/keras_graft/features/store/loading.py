@@ -74,7 +74,7 @@ def load(folder: Folder) -> Manifest | None:
             )
         signed = _SIGNED.match(data)
         if signed is None or checksum([b"{", data[signed.end() :]]) != signed[1].decode():
-            raise ValueError("its checksum is not that of what was written")
+            raise ValueError("its checksum does not match what was written")
         del raw["checksum"]
         _SCHEMA(raw, "")
         found = _made(raw)
@@ -124,24 +124,24 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"columns[{shown(name)}] cannot be {shown(str(column))}")
     kinds = {name.partition("/")[0] for name in columns}
     if "features" not in kinds or kinds != manifest.layout.keys():
-        raise ValueError(f"its layout is of {shown(', '.join(manifest.layout))}, its columns of "
+        raise ValueError(f"its layout is of {shown(', '.join(manifest.layout))}, but its columns are of "
                          f"{', '.join(sorted(kinds))}")  # fmt: skip
     for kind, layout in manifest.layout.items():
         own = {name.partition("/")[2] for name in columns if name.partition("/")[0] == kind}
         alone = {"one": {""}, "list": set(map(str, range(len(own)))), "dict": own}[layout]
         if own != alone or kind == "keys" and layout != "one":
-            raise ValueError(f"the columns of its {kind} are not those of the layout {layout!r}")
+            raise ValueError(f"the columns of its {kind} do not fit the layout {layout!r}")
     labels = sum(not name.startswith("features/") for name in columns)
     width, start, files = sum(c.bytes for c in columns.values()), 0, set()
     for number, shard in enumerate(manifest.shards):
         skipped = [sample.index for sample in shard.skipped]
         end = start + shard.samples
         if shard.file in files:
-            wrong = f"has the file of another, {shard.file}"
+            wrong = f"has the file of another shard, {shard.file}"
         elif len(shard.labels) != labels or not shard.inputs:
-            wrong = f"has {len(shard.labels)} labels, where there are {labels} columns of them"
+            wrong = f"has {len(shard.labels)} labels for {labels} columns of them"
         elif not shard.rows * width + 8 <= shard.bytes or shard.rows and not width:
-            wrong = f"has {shard.bytes} bytes, which {shard.rows} rows of {width} do not have"
+            wrong = f"has {shard.bytes} bytes, which do not fit {shard.rows} rows of {width}"
         elif any(b <= a for a, b in zip([start - 1, *skipped], [*skipped, end], strict=True)):
             wrong = f"leaves out samples that are not among its own, {start} to {end - 1}"
         else:

@@ -102,5 +102,5 @@ def _is_shard(folder: Folder, name: str, size: int) -> bool:
 def _strange(folder: Folder, names: list[str]) -> FeatureError:
     return FeatureError(
         f"{folder} holds {listed(names)}, which no store wrote, and a store may replace files "
-        "of such names. Give another folder, or move them away."
+        "with these names. Give another folder, or move them away."
     )

@@ -203,7 +203,7 @@ class Remote(Folder):
                     self._system.get_file(self._at(name), str(beside))
                     if Folder(self._cache).checksum(beside.name) != known:
                         raise FeatureError(
-                            f"{self}: the checksum of {name!r} is not that of what was written. "
+                            f"{self}: the checksum of {name!r} does not match what was written. "
                             f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."
                         )
                     os.replace(beside, path)

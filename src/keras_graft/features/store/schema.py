@@ -54,9 +54,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            f"{shown(next(n for n in names if names.count(n) > 1))} stands there twice"
-        )
+        raise ValueError(f"{shown(next(n for n in names if names.count(n) > 1))} occurs twice")
     return found
 
 

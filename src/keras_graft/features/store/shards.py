@@ -98,8 +98,8 @@ def header(
         start, end = t["data_offsets"]
         if end - start != itemsize(dtype) * math.prod(shape):
             raise ValueError(
-                f"{shown(name)} is {dtype} of shape {shown(str(shape))}, and data_offsets do not "
-                f"span that: {t['data_offsets']}"
+                f"{shown(name)} is {dtype} of shape {shown(str(shape))}, but data_offsets do not "
+                f"match: {t['data_offsets']}"
             )
         found[name] = dtype, shape, 8 + length + start
         places.append((start, end))

@@ -155,12 +155,12 @@ class FeatureStore(Tabular):
         gone = [n for n, shard in shards if shard.file not in there]
         if gone:
             raise FeatureError(
-                f"{self.path}: {self._files(gone)} is not there any more. {self._way_out(gone[0])}"
+                f"{self.path}: {self._files(gone)} no longer exists. {self._way_out(gone[0])}"
             )
         bad = [n for n, shard in shards if self._folder.checksum(shard.file) != shard.checksum]
         if bad:
             raise FeatureError(
-                f"{self.path}: the checksum of {self._files(bad)} is not that of what was written. "
+                f"{self.path}: the checksum of {self._files(bad)} does not match what was written. "
                 f"{self._way_out(bad[0])}"
             )
         wrong = {n: why for n, shard in shards if (why := self._wrong(shard))}
@@ -212,7 +212,7 @@ class FeatureStore(Tabular):
         rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
         if m.skipped:
-            head = ("sample of the data", "left out, since")
+            head = ("sample of the data", "left out because")
             found.append(("", head, [(s.index, s.reason) for s in m.skipped]))
         return found
 
@@ -232,7 +232,7 @@ def check_sizes(folder: Folder, manifest: Manifest) -> None:
         if size != shard.bytes:
             raise FeatureError(
                 f"{folder}: shard {shard.file!r} "
-                + ("is not there" if size is None else f"has {size} bytes")
+                + ("does not exist" if size is None else f"has {size} bytes")
                 + f", {shard.bytes} were written. {_way_out(folder, number)}"
             )
 
