@@ -48,8 +48,6 @@ from keras_graft._keras.nodes import call_index as call_index
 from keras_graft._keras.nodes import functional as functional
 from keras_graft._keras.nodes import input_layer as input_layer
 from keras_graft._keras.nodes import is_functional_subclass as is_functional_subclass
-from keras_graft._keras.nodes import mark as mark
-from keras_graft._keras.nodes import marked as marked
 from keras_graft._keras.nodes import mask_of as mask_of
 from keras_graft._keras.nodes import name_plainly as name_plainly
 from keras_graft._keras.nodes import node_of as node_of

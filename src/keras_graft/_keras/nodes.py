@@ -21,6 +21,7 @@ import keras
 from keras_graft._keras import private
 from keras_graft._keras.layers import sublayers
 from keras_graft._keras.private import base, guarded
+from keras_graft.graph.record import remember
 
 # -- reading ------------------------------------------------------------------------------
 
@@ -361,15 +362,5 @@ def renamed_op(operation: Any, name: str) -> Any:
     for key, value in vars(operation).items():
         fresh.__dict__[key] = value
     fresh.__dict__.update(name=name, _inbound_nodes=[], _outbound_nodes=[])
-    mark(fresh, "alias", operation)
+    remember(fresh, alias=operation)
     return fresh
-
-
-def mark(model: Any, role: str, payload: Any) -> None:
-    """Remember on a model what it was made for: see `marked`."""
-    model.__dict__["_keras_graft_" + role] = payload
-
-
-def marked(model: Any, role: str) -> Any:
-    """Return what `mark` stored, or None."""
-    return getattr(model, "__dict__", {}).get("_keras_graft_" + role)

@@ -150,7 +150,7 @@ def _gone(error: AttributeError | TypeError) -> str | None:
         return f"{wrong[1]} with these arguments" if wrong else None
     of = type(error.obj) if not isinstance(error.obj, type) else error.obj
     kerass = any(cls.__module__.startswith("keras.") for cls in of.__mro__)
-    private = str(error.name).startswith("_") and not str(error.name).startswith("_keras_graft")
+    private = str(error.name).startswith("_")
     return f"{of.__name__}.{error.name}" if kerass and private else None
 
 

@@ -12,6 +12,7 @@ from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.names import listed
+from keras_graft.graph.record import remember
 from keras_graft.look.diff import Kept
 from keras_graft.model.recreate import assign
 
@@ -67,7 +68,7 @@ def carry(new: Any, report: Kept, pairs: list[tuple[Any, Any]]) -> None:
     """Copy the trained values, and record on the layer what it got."""
     for target, source in pairs:
         assign(target, source)
-    _keras.mark(new, "kept", report)
+    remember(new, kept=report)
 
 
 def _plainly(weights: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:

@@ -12,6 +12,7 @@ from keras_graft import _keras
 from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import Batch
 from keras_graft.graph.names import listed
+from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import leaves
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.read import read
@@ -156,7 +157,7 @@ def _layers(trunk: Any, frozen: bool = False) -> Iterator[tuple[str, Any]]:
     seen: set[int] = set()
 
     def inside(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
-        layer = getattr(layer, "keras_graft_inside", layer) if frozen else layer
+        layer = unwrapped(layer) if frozen else layer
         if id(layer) in seen:
             return
         seen.add(id(layer))

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras_graft.graph.names import Names
 from keras_graft.graph.node import Node, Value
+from keras_graft.graph.record import all_ties
 
 Position = tuple[int, ...]
 """The position of a node in graph order: only for comparison, not an index. Several nodes that
@@ -164,18 +165,3 @@ def works_with_another(node: Node) -> bool:
     if node.nested is not None:
         return bool(node.nested.tied)
     return bool(all_ties(node.operation))
-
-
-def all_ties(operation: Any) -> list[Any]:
-    """Return the ties recorded on a layer by `ties/apply.py`.
-
-    Also ties whose source is not found. For a `layers.Frozen`, the ties of the layer inside.
-    """
-    if hasattr(type(operation), "keras_graft_inside"):
-        operation = operation.keras_graft_inside
-    return getattr(operation, "__dict__", {}).get("_keras_graft_ties", [])
-
-
-def ties_of(operation: Any) -> list[Any]:
-    """Return the ties of an operation whose sources are known."""
-    return [tie for tie in all_ties(operation) if tie.source is not None]

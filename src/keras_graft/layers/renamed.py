@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
+from keras_graft.graph.record import remember
 
 
 @keras.saving.register_keras_serializable("keras_graft")
@@ -35,7 +36,7 @@ class Renamed(keras.Layer):
         self.supports_masking = _keras.reads_masks(layer)
         self.supports_jit = layer.supports_jit
         _keras.call_like(self, layer)
-        _keras.mark(self, "alias", layer)
+        remember(self, alias=layer)
         self.built = True  # it has no weights of its own, and the layer inside builds itself
 
     @property

@@ -9,6 +9,7 @@ import keras
 from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
+from keras_graft.graph.record import record_of, remember
 
 
 def _may_be_meant(variable: Any) -> bool:
@@ -47,7 +48,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
     """
 
     graft_base = keras.layers.Dense
-    graft_own = ("source_layer", "weight", "_keras_graft_file")
+    graft_own = ("source_layer", "weight")
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
         Keras makes the layers of a model from their configurations one by one. In `clone_model`, or
         if the source is in a different nested model, this layer got a source of its own with it.
         """
-        file = self.__dict__.get("_keras_graft_file")
+        file = record_of(self).file
         if file is not None and not any(tie.get("apart") for tie in file):
             given = [
                 x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)
@@ -99,7 +100,7 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
 
     def build(self, input_shape: Any) -> None:
         """Tie the kernel to the matrix of the source, and create the bias."""
-        file = self.__dict__.get("_keras_graft_file")
+        file = record_of(self).file
         if file is not None and getattr(self.source_layer, "quantization_mode", None) is not None:
             # The source was quantized after the tie: the file holds the float matrix here.
             return super().build(input_shape)
@@ -175,5 +176,5 @@ class TiedDense(_ties.TiedLayer, keras.layers.Dense):
         source = keras.saving.deserialize_keras_object(config.pop("source_layer"))
         layer = cls(source, **config)
         layer.units = units
-        layer.__dict__["_keras_graft_file"] = ties
+        remember(layer, file=ties)
         return layer

@@ -11,6 +11,7 @@ from keras_graft._keras import leaves_flag
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.parameters import weights_of
+from keras_graft.graph.record import record_of
 from keras_graft.graph.same import comparable, numbered
 from keras_graft.graph.select import everything, leaves
 from keras_graft.look.sharing import sharing
@@ -211,9 +212,9 @@ def diff(old: Any, new: Any) -> Diff:
         tuple(name for key, name in old_ties.items() if key not in new_ties),
         tuple(name for key, name in new_ties.items() if key not in old_ties),
         tuple(
-            (n.path, n.operation.__dict__["_keras_graft_kept"])
+            (n.path, record_of(n.operation).kept)
             for key, n in now.items()
-            if key not in before and "_keras_graft_kept" in getattr(n.operation, "__dict__", {})
+            if key not in before and record_of(n.operation).kept is not None
         ),
         tuple(n.path for n in leaves(new.nodes) if _trains(n)),
         (class_of(old), class_of(new)),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.index import ties_of
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import count_parameters, variable_behind
+from keras_graft.graph.record import ties_of
 from keras_graft.graph.select import everything, tied
 from keras_graft.model.verb import question
 from keras_graft.tables import Table, Tabular

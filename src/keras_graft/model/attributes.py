@@ -20,6 +20,7 @@ from keras_graft.errors import warn
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Value
+from keras_graft.graph.record import forget, remember, unwrapped
 from keras_graft.graph.select import everything, leaves
 from keras_graft.model import kept_class
 from keras_graft.model.history import Gone, History, Removed
@@ -89,8 +90,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
         except Exception as error:
             gone[name] = f"its class does not let it be set: {words_of(error)}"
     if not plain:
-        model.__dict__["_keras_graft_carried"] = tuple(carried)
-        model.__dict__["_keras_graft_gone"] = gone
+        remember(model, attributes=tuple(carried), gone=gone)
         _tell_what_is_in_no_list(graph, carried, model, cls)
     return model, None
 
@@ -112,7 +112,7 @@ def _tell_what_is_in_no_list(
         node.path
         for node in leaves(graph.nodes)
         if node.key not in known
-        and id(getattr(node.operation, "keras_graft_inside", node.operation)) not in known
+        and id(unwrapped(node.operation)) not in known
         and id(node.operation) not in known
     ]
     if new:
@@ -168,9 +168,8 @@ def _parts(body: Any) -> tuple[type, Mapping[str, Any], dict[str, str]]:
     if isinstance(body, Body):
         return body.cls, body.attributes, dict(body.gone)
     attributes = dict(_keras.attributes(body))
-    gone = attributes.pop("_keras_graft_gone", {})
-    for name in ("_keras_graft_carried", "_manual_input_spec"):  # the second: of old inputs
-        attributes.pop(name, None)
+    gone = forget(attributes).gone
+    attributes.pop("_manual_input_spec", None)  # of old inputs
     return _class(body), attributes, dict(gone)
 
 

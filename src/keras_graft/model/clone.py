@@ -16,6 +16,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node, Template
 from keras_graft.graph.origin import Past
+from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import select
 from keras_graft.model import kept_class
 from keras_graft.model.attributes import copied
@@ -238,7 +239,7 @@ class Clone:
 
     def _draw(self, operation: Any) -> None:
         """Draw values for a layer and all layers inside it, with their own initializers."""
-        operation = getattr(operation, "keras_graft_inside", operation)
+        operation = unwrapped(operation)
         if not isinstance(operation, keras.Layer):
             return
         failed: Any = "its configuration makes other weights"

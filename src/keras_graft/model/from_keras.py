@@ -13,6 +13,7 @@ from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Entry, Node, Slot, Spec, Template, Value
 from keras_graft.graph.origin import Past
+from keras_graft.graph.record import record_of
 from keras_graft.model.calls import fill, filled, mapped
 from keras_graft.model.symbolic import are_sparse, spec_of
 
@@ -164,13 +165,13 @@ class Level:
         operation = step.operation
         if any(id(t) not in self._values for t in step.input_tensors):
             return  # it computes a mask from a tensor that this model does not have
-        if _keras.marked(operation, "mask") is not None:
+        if record_of(operation).mask:
             return self._alias(step)
-        inner = _keras.marked(operation, "alias")
+        inner = record_of(operation).alias
         args, kwargs = _keras.arguments(step)
         if inner is not None:
             operation = inner
-            call = _keras.marked(step.operation, "call")
+            call = record_of(step.operation).call
             if call is not None:
                 args, kwargs = _unwrap(call, args)
         inputs: list[Value] = []

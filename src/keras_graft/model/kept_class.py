@@ -14,6 +14,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.errors import NotYetError
+from keras_graft.graph.record import record_of, remember
 from keras_graft.model.stored_attributes import Reader, Unwritable, Writer
 from keras_graft.printable import words_of
 from keras_graft.ties.model import TiedModel
@@ -57,7 +58,7 @@ class KeptModel(TiedModel):
                 return above(name)
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         except AttributeError as error:
-            told = self.__dict__.get("_keras_graft_gone", {}).get(name)
+            told = record_of(self).gone.get(name)
             if told is None:
                 raise
             raise AttributeError(
@@ -73,9 +74,9 @@ class KeptModel(TiedModel):
         """Return the network, the class and the attributes."""
         config = super().get_config()
         cls = class_kept(type(self))
-        writer, gone = Writer(self), dict(self.__dict__.get("_keras_graft_gone", {}))
+        writer, gone = Writer(self), dict(record_of(self).gone)
         written = {}
-        for name in self.__dict__.get("_keras_graft_carried", ()):
+        for name in record_of(self).attributes:
             if name in _NOT_WRITTEN or not hasattr(self, name):
                 continue
             try:
@@ -111,10 +112,8 @@ class KeptModel(TiedModel):
                 gone[name] = (
                     f"it could not be made from what the file says about it: {words_of(error)}"
                 )
-        model.__dict__["_keras_graft_carried"] = tuple(
-            name for name in body["attributes"] if name not in gone
-        )
-        model.__dict__["_keras_graft_gone"] = gone
+        left = tuple(name for name in body["attributes"] if name not in gone)
+        remember(model, attributes=left, gone=gone)
         return model
 
 
@@ -143,7 +142,7 @@ def kept(cls: type) -> type:
     }
     if hasattr(cls, "save_to_preset"):
         names["save_to_preset"] = _no_preset
-    made = type(cls.__name__, (KeptModel, cls), names | {"_keras_graft_kept": cls})
+    made = type(cls.__name__, (KeptModel, cls), names | {"graft_class_kept": cls})
     register = keras.saving.register_keras_serializable("keras_graft", "KeptModel")
     register(made)  # it is saved under this name, which must load KeptModel:
     register(KeptModel)
@@ -152,7 +151,7 @@ def kept(cls: type) -> type:
 
 def class_kept(cls: type) -> type:
     """Return the donor's class for a class that `kept` made."""
-    return getattr(cls, "_keras_graft_kept", cls)
+    return getattr(cls, "graft_class_kept", cls)
 
 
 def of_class(model: Any, cls: type, special: bool) -> Any:

@@ -12,6 +12,7 @@ from keras_graft.errors import BuildError
 from keras_graft.graph import names as naming
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
+from keras_graft.graph.record import remember
 from keras_graft.graph.same import form_of
 from keras_graft.layers.renamed import Renamed
 from keras_graft.model.calls import arguments, fill, filled
@@ -87,7 +88,7 @@ class Assembly:
                 inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
             )
             attach.supports_masking = True  # else Keras warns, though the mask is passed on
-            _keras.mark(attach, "mask", True)
+            remember(attach, mask=True)
             output = tensor_of(value.spec, tensor.name)
             self._builder.node(attach, (tensor,), {"mask": mask_tensor}, [output])
             _keras.set_mask(output, mask_tensor)
@@ -157,6 +158,5 @@ def _wrapped(node: Node, name: str) -> keras.Model:
     given = outputs[0] if len(outputs) == 1 else outputs
     taken = _one_or_list(inputs)
     wrapper = _keras.make_functional(taken, given, name, 1, nodes=builder.nodes)
-    _keras.mark(wrapper, "alias", node.operation)
-    _keras.mark(wrapper, "call", node.template)
+    remember(wrapper, alias=node.operation, call=node.template)
     return wrapper

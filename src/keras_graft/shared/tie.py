@@ -12,6 +12,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
+from keras_graft.graph.record import is_wrapper
 from keras_graft.graph.select import leaves
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.model.verb import verb
@@ -113,7 +114,7 @@ def with_layer(graph: Graph, old: Any, new: Any) -> Graph:
 
 
 def check_not_frozen(end: Weight, verb: str) -> None:
-    if hasattr(type(end.layer), "keras_graft_inside"):
+    if is_wrapper(end.layer):
         raise WeightsError(
             f"{verb}: {end.path!r} is permanently in inference mode. Do this before kg.freeze, on the "
             "model that was frozen."

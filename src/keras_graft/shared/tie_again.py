@@ -15,6 +15,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
+from keras_graft.graph.record import is_wrapper, unwrapped
 from keras_graft.graph.select import everything, leaves, tied
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.printable import quoted
@@ -114,7 +115,7 @@ def _say(text: str) -> bool:
 
 
 def _tie(layer: Any, tie: Any, source: Weight) -> None:
-    inner = getattr(layer, "keras_graft_inside", layer)
+    inner = unwrapped(layer)
     # A new record: the one of the stage's layer must not change.
     record = _ties.Tie(tie.weight, tie.transform, tie.target, source.path, source.name)
     record.own = dict(tie.own)
@@ -124,11 +125,11 @@ def _tie(layer: Any, tie: Any, source: Weight) -> None:
 
 
 def _inside(node: Node) -> Any:
-    return getattr(node.operation, "keras_graft_inside", node.operation)
+    return unwrapped(node.operation)
 
 
 def _is_frozen(node: Node) -> bool:
-    return hasattr(type(node.operation), "keras_graft_inside")
+    return is_wrapper(node.operation)
 
 
 def _say_shared(graph: Graph, stages: Sequence[Graph]) -> None:

@@ -4,7 +4,7 @@ Here are the record of a tie, the class of a tied layer, the code that applies a
 class that restores ties when a file is loaded.
 """
 
-from keras_graft.graph.index import all_ties, ties_of
+from keras_graft.graph.record import all_ties, ties_of
 from keras_graft.ties.apply import carry_out, look_again, own_variable, shared_copy, take_back
 from keras_graft.ties.layer import (
     Tie,

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
+from keras_graft.graph.record import remember, unwrapped
 from keras_graft.printable import words_of
 from keras_graft.ties.layer import (
     OWN,
@@ -48,13 +49,13 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
         become_tied(user)
     for user in users:
         others = [known for known in uses(user) if known not in before]
-        user.__dict__["_keras_graft_uses"] = [*others, tie]
+        remember(user, uses=(*others, tie))
     if not tie.own:
         tie.own = {name: vars(old)[name] for name in OWN}
     tie.source, tie.seen = source, seen
     tie.inside = owns(layer, source)
     others = [known for known in all_ties(layer) if known.weight != tie.weight]
-    layer.__dict__["_keras_graft_ties"] = [*others, tie]
+    remember(layer, ties=(*others, tie))
     _track_all(layer)
 
 
@@ -69,12 +70,12 @@ def take_back(layer: Any, tie: Tie, variable: Any) -> None:
     for user in _keras.layers_inside(layer):
         if tie in uses(user):
             _exchange(user, tie.source, tie.seen, variable, variable)
-            left = [known for known in uses(user) if known is not tie]
-            user.__dict__["_keras_graft_uses"] = left
+            left = tuple(known for known in uses(user) if known is not tie)
+            remember(user, uses=left)
             if left:
                 become_tied(user)
-    ties = [t for t in all_ties(layer) if t is not tie]
-    layer.__dict__["_keras_graft_ties"] = ties
+    ties = tuple(t for t in all_ties(layer) if t is not tie)
+    remember(layer, ties=ties)
     if ties:
         become_tied(layer)
     _track_all(layer)
@@ -84,7 +85,7 @@ def look_again(layer: Any) -> None:
     """Update the views in a wrapper: the layer inside may have different variables now."""
     views = [v for store in _keras.tracked(layer) for v in store if isinstance(v, _keras.View)]
     # A `layers.Renamed` has no views: its variables are those of the layer inside.
-    for old, now in zip(views, layer.keras_graft_inside.weights if views else (), strict=True):
+    for old, now in zip(views, unwrapped(layer).weights if views else (), strict=True):
         if old.source is not now:
             new = _keras.view(now)
             _exchange(layer, old, None, new, new)
@@ -158,8 +159,6 @@ def _exchange(layer: Any, old: Any, old_seen: Any, new: Any, seen: Any) -> bool:
         return item is old or (old_seen is not None and item is old_seen)
 
     for name, value in list(vars(layer).items()):
-        if name.startswith("_keras_graft"):
-            continue
         if is_old(value):
             layer.__dict__[name] = seen
         elif isinstance(value, list) and id(value) not in stores:

@@ -16,7 +16,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.errors import NotYetError
-from keras_graft.graph.index import all_ties, ties_of
+from keras_graft.graph.record import all_ties, record_of, remember, ties_of
 from keras_graft.printable import quoted
 
 
@@ -104,9 +104,9 @@ def owns(layer: Any, variable: Any) -> bool:
     return owner_of(layer, variable) is not None
 
 
-def uses(layer: Any) -> list[Tie]:
+def uses(layer: Any) -> tuple[Tie, ...]:
     """Return the ties whose variables a layer uses itself, also ties of a layer around it."""
-    return layer.__dict__.get("_keras_graft_uses", [])
+    return record_of(layer).uses
 
 
 def hidden(layer: Any) -> list[Any]:
@@ -166,12 +166,12 @@ class TiedLayer:
             return cls.graft_base.from_config(config)  # type: ignore[attr-defined]
         layer: Any = keras.saving.deserialize_keras_object({**tied["class"], "config": config})
         become_tied(layer)
-        layer.__dict__["_keras_graft_ties"] = [Tie(**tie) for tie in tied["ties"]]
+        remember(layer, ties=tuple(Tie(**tie) for tie in tied["ties"]))
         return layer
 
     def save_own_variables(self, store: Any) -> None:
         """Save the layer's own variables; the model around it saves the tied ones elsewhere."""
-        known = self.__dict__.get("_keras_graft_known")
+        known = record_of(self).knows
         if self.saved_elsewhere(store):
             store = _Without(store, hidden(self))
         elif ties_of(self) and (known is None or known() is not store):
@@ -203,8 +203,8 @@ class TiedLayer:
 
     def saved_elsewhere(self, store: Any) -> bool:
         """Whether the source is saved in the same file: that of a model with both ends."""
-        store_told = self.__dict__.get("_keras_graft_store")
-        return store_told is not None and store_told() is store
+        file = record_of(self).sources
+        return file is not None and file() is store
 
     def source_found(self, layer: Any) -> None:
         """Called with the layer that the source belongs to, once it is found."""

@@ -11,6 +11,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.errors import NotYetError, WeightsError
+from keras_graft.graph.record import is_wrapper, remember, unwrapped
 from keras_graft.ties.apply import carry_out, look_again
 from keras_graft.ties.layer import (
     Tie,
@@ -104,10 +105,10 @@ class TiedModel(_keras.LaterOutputs):
     def _tell(self, store: Any) -> None:
         for layer in self._address():
             for user in _keras.layers_inside(layer):
-                user.__dict__["_keras_graft_store"] = weakref.ref(store)
+                remember(user, sources=weakref.ref(store))
         for _, layer in layers_of(self):
             for user in _keras.layers_inside(layer) if ties_of(layer) else []:
-                user.__dict__["_keras_graft_known"] = weakref.ref(store)
+                remember(user, knows=weakref.ref(store))
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, in which tied layers have the paths of their sources."""
@@ -141,7 +142,7 @@ class TiedModel(_keras.LaterOutputs):
             layer = layers[tie.target]
             become_tied(layer)
             others = [known for known in all_ties(layer) if known.weight != tie.weight]
-            layer.__dict__["_keras_graft_ties"] = [*others, tie]
+            remember(layer, ties=(*others, tie))
         if shared:
             model._find_sources()
         return model
@@ -191,7 +192,7 @@ def _around(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         if _keras.is_model(layer):
             yield from _around(layer)
-        elif hasattr(type(layer), "keras_graft_inside"):
+        elif is_wrapper(layer):
             yield layer
 
 
@@ -222,7 +223,7 @@ def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tu
                 yield path, layer
             yield from layers_of(layer, models, f"{path}/")
         else:
-            yield path, getattr(layer, "keras_graft_inside", layer)
+            yield path, unwrapped(layer)
 
 
 def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
@@ -239,7 +240,7 @@ def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:
         if _keras.is_model(operation):
             yield from (layer for _, layer in layers_of(operation))
         else:
-            yield getattr(operation, "keras_graft_inside", operation)
+            yield unwrapped(operation)
 
 
 def _in_several(model: Any) -> list[tuple[str, str, Any]]:

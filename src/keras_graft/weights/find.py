@@ -13,6 +13,7 @@ from keras_graft.errors import SelectionError, WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
+from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import leaves, select, tied
 from keras_graft.printable import shown
 
@@ -131,7 +132,7 @@ def _weight_of(graph: Graph, path: str, name: str, verb: str) -> Weight:
 
 
 def _named(node: Node, by_tie: bool = True) -> dict[str, Any]:
-    operation = getattr(node.operation, "keras_graft_inside", node.operation)
+    operation = unwrapped(node.operation)
     if not isinstance(operation, keras.Layer):
         return {}
     return _ties.named_weights(operation, tied=by_tie)
