@@ -21,7 +21,7 @@ import numpy as np
 from keras import layers
 from safetensors.numpy import save_file
 
-from keras_graft.weights.address import places
+from keras_graft.weights.address import groups
 
 KINDS = (".keras", ".h5", ".weights.h5", ".safetensors")
 SECRET = 31337.5
@@ -48,7 +48,7 @@ def whole(kind: str, folder: Path) -> Path:
     path = folder / f"whole{kind}"
     made = model()
     if kind == ".safetensors":
-        save_file({w.address: w.read() for w in places(made).weights()}, path)
+        save_file({w.address: w.read() for w in groups(made).weights()}, path)
     elif kind == ".weights.h5":
         made.save_weights(path)
     else:

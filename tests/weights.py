@@ -9,7 +9,7 @@ from keras import layers
 
 import keras_graft as kg
 from keras_graft.testing import random_inputs
-from keras_graft.weights.address import places
+from keras_graft.weights.address import groups
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -76,7 +76,7 @@ class Twins(layers.Layer):
 
 def by_address(model):
     """Return the values of all weights by their addresses."""
-    return {w.address: w.read() for w in places(model).weights()}
+    return {w.address: w.read() for w in groups(model).weights()}
 
 
 def refused(source, target, **kwargs):

@@ -12,6 +12,7 @@ import pytest
 from keras import layers, ops
 
 from keras_graft import _keras
+from keras_graft._keras import configs
 from keras_graft._keras.copying import COMPILED
 from keras_graft._keras.inside import WRAPPED
 
@@ -531,11 +532,11 @@ def test_keras_asks_once_whether_tensorflow_is_there(monkeypatch):
     assert fresh._available is None and fresh.module is None, "see without_tensorflow()"
     monkeypatch.setattr(_keras.private, "tensorflow", fresh)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    with _keras.without_tensorflow():
+    with configs.without_tensorflow():
         assert not fresh.available, "see without_tensorflow()"
     assert fresh._available is None, "it is asked anew"
     monkeypatch.setitem(sys.modules, "tensorflow", keras)
-    with _keras.without_tensorflow():
+    with configs.without_tensorflow():
         assert fresh.available, "what is imported may be what is written"
 
 

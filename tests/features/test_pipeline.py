@@ -16,8 +16,8 @@ from keras_graft.features.engines.pipeline import Writer, read_ahead
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
+from keras_graft.features.store.location import location
 from keras_graft.features.store.manifest import Column, Manifest
-from keras_graft.features.store.place import place
 
 pytestmark = pytest.mark.once
 
@@ -107,7 +107,7 @@ def writer(folder, rows_per_shard=4):
         {"features/": Column((1,), "float32")}, {"features": "one"}, {}, 4, rows_per_shard, {}
     )
     columns = Columns(None, True, None)
-    return Writer(place(Folder(folder), True), manifest, columns, skip=False)
+    return Writer(location(Folder(folder), True), manifest, columns, skip=False)
 
 
 def test_shards_are_written_in_order_and_the_manifest_last(tmp_path):

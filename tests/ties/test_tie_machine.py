@@ -18,21 +18,21 @@ import keras_graft as kg
 from keras_graft import ties as _ties
 from keras_graft.graph.select import everything
 from keras_graft.testing import random_inputs
-from keras_graft.weights.find import Weight, find_weight
+from keras_graft.weights.find import NodeWeight, find_weight
 
 number = st.integers(0, 50)
 # Other models and steps on each backend: these come to every kind of step that is TESTED.
 SEED = {"torch": 1, "tensorflow": 2, "jax": 4}[keras.backend.backend()]
 
 
-def weights_of(model) -> list[Weight]:
+def weights_of(model) -> list[NodeWeight]:
     """Return the trainable weights of a model's layers, each once, without those that are tied."""
-    found: dict[int, Weight] = {}
+    found: dict[int, NodeWeight] = {}
     for node in everything(kg.read(model)):
         if node.nested is None and isinstance(node.operation, keras.Layer):
             for name, variable in _ties.named_weights(node.operation, tied=False).items():
                 if variable.trainable:
-                    found.setdefault(id(variable), Weight(node, name, variable))
+                    found.setdefault(id(variable), NodeWeight(node, name, variable))
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ from keras import layers
 from weights import by_address, refused, small, values
 
 import keras_graft as kg
-from keras_graft.weights.address import places
+from keras_graft.weights.address import groups
 
 
 def grey(classes=3, size=32, channels=1):
@@ -183,7 +183,7 @@ def pair(old, new, name):
         return keras.Model(ids, layers.Embedding(*shape, name=name)(ids))
 
     models = model(old), model(new)
-    return models, places(models[1]).weights()[0]
+    return models, groups(models[1]).weights()[0]
 
 
 def test_a_bias_on_or_off():

@@ -13,8 +13,10 @@ from keras_graft._keras.adapters import adapters_of as adapters_of
 from keras_graft._keras.adapters import is_adapter as is_adapter
 from keras_graft._keras.adapters import scale_of as scale_of
 from keras_graft._keras.adapters import with_adapters as with_adapters
+from keras_graft._keras.configs import compile_like as compile_like
 from keras_graft._keras.configs import get_config as get_config
-from keras_graft._keras.configs import without_tensorflow as without_tensorflow
+from keras_graft._keras.configs import save as save
+from keras_graft._keras.configs import serialize as serialize
 from keras_graft._keras.copying import Copier as Copier
 from keras_graft._keras.copying import attributes as attributes
 from keras_graft._keras.copying import order_layers as order_layers

@@ -1,11 +1,14 @@
-"""Read and write Keras configurations without importing TensorFlow."""
+"""Configurations of Keras objects. They are read here only, so that Keras imports no TensorFlow."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import keras
 
 from keras_graft._keras import private
 
@@ -30,6 +33,25 @@ def without_tensorflow() -> Iterator[None]:
 
 
 def get_config(layer: Any) -> dict[str, Any]:
-    """Return the configuration of a layer, optimizer or metric: see `without_tensorflow`."""
+    """Return the configuration of a layer, optimizer or metric."""
     with without_tensorflow():
         return layer.get_config()
+
+
+def serialize(layer: Any) -> dict[str, Any]:
+    """Return the configuration of a layer with its class."""
+    with without_tensorflow():
+        config: Any = keras.saving.serialize_keras_object(layer)
+        return config
+
+
+def save(model: Any, path: str | Path) -> None:
+    """Save a model as a `.keras` file."""
+    with without_tensorflow():
+        model.save(path)
+
+
+def compile_like(model: Any, other: Any) -> None:
+    """Compile a model with new objects of the configuration that another is compiled with."""
+    with without_tensorflow():
+        model.compile_from_config(other.get_compile_config())

@@ -41,7 +41,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
-Shape = Annotated[
+ShapeOption = Annotated[
     str | None, typer.Option("--input-shape", help="For app:NAME, such as 64,64,3.")
 ]  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_graft.cli.command import Force, Json, Model, Shape, loaded, of_features
+from keras_graft.cli.command import Force, Json, Model, ShapeOption, loaded, of_features
 from keras_graft.printable import words_of
 
 Store = Annotated[str, typer.Argument(help="The folder of a store.")]
@@ -22,7 +22,7 @@ def features_compute(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 32,
     dtype: Annotated[str | None, typer.Option(help="float16, bfloat16 or float32.")] = None,
-    input_shape: Shape = None,
+    input_shape: ShapeOption = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Any:

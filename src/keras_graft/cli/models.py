@@ -7,14 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_graft.cli.command import Force, Json, Model, Shape, boundary, command, loaded, written
+from keras_graft.cli.command import (
+    Force,
+    Json,
+    Model,
+    ShapeOption,
+    boundary,
+    command,
+    loaded,
+    written,
+)
 
 
 @command
 def show(
     model: Model,
     select: Annotated[str | None, typer.Option(help="Only what this selector names.")] = None,
-    input_shape: Shape = None,
+    input_shape: ShapeOption = None,
     as_json: Json = False,
 ) -> Any:
     """List the calls of a model: keras-graft show model.keras --select 'conv4_*'."""
@@ -43,7 +52,7 @@ def show(
 
 
 @command
-def cuts(model: Model, input_shape: Shape = None, as_json: Json = False) -> Any:
+def cuts(model: Model, input_shape: ShapeOption = None, as_json: Json = False) -> Any:
     """List where a model can be cut at a single value: keras-graft cuts app:ResNet50."""
     import keras_graft as kg
 
@@ -56,7 +65,7 @@ def extract(
     model: Model,
     taps: Annotated[list[str], typer.Argument(help="Selectors of the outputs.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .keras file to write.")],
-    input_shape: Shape = None,
+    input_shape: ShapeOption = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Any:
@@ -80,7 +89,7 @@ def split(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the stages.")],
     complete: Annotated[bool, typer.Option(help="Add the values that also cross.")] = False,
-    input_shape: Shape = None,
+    input_shape: ShapeOption = None,
     force: Force = False,
     as_json: Json = False,
 ) -> Any:

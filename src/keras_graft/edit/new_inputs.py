@@ -18,7 +18,7 @@ from keras_graft.model.check_runs import rows, told, trial
 from keras_graft.model.infer import infer, tried
 from keras_graft.model.read import read
 from keras_graft.printable import quoted, words_of
-from keras_graft.weights.channels import RULES, Rule, channel_axis, with_channels
+from keras_graft.weights.channels import RULES, ChannelRule, channel_axis, with_channels
 
 Specs = tuple[Spec, ...]
 _Shape = tuple[int | None, ...]
@@ -36,7 +36,7 @@ class Refit:
     dimension only ever becomes free, so the loop ends.
     """
 
-    def __init__(self, rule: Rule | None, graph: Graph, specs: Sequence[Spec]) -> None:
+    def __init__(self, rule: ChannelRule | None, graph: Graph, specs: Sequence[Spec]) -> None:
         self._rule = rule
         self._graph = graph
         self._specs = tuple(specs)

@@ -17,19 +17,19 @@ from keras_graft.graph.node import Spec
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown, words_of
 from keras_graft.shared.kept import edited
-from keras_graft.weights.channels import RULES, Rule
+from keras_graft.weights.channels import RULES, ChannelRule
 
-Shape = Sequence[int | None]
+InputShape = Sequence[int | None]
 
 
 @verb
 def reinput(
     graph: Graph,
-    shape: Shape | Mapping[str, Shape] | None = None,
+    shape: InputShape | Mapping[str, InputShape] | None = None,
     *,
-    batch_shape: Shape | Mapping[str, Shape] | None = None,
+    batch_shape: InputShape | Mapping[str, InputShape] | None = None,
     dtype: str | Mapping[str, str] | None = None,
-    channels: Rule | None = None,
+    channels: ChannelRule | None = None,
 ) -> Graph:
     """Give a model another image size, sequence length, batch shape, dtype or number of channels.
 

@@ -18,7 +18,7 @@ from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed_trunk import check_fixed
 from keras_graft.features.store.columns import Columns, coded
-from keras_graft.features.store.place import place
+from keras_graft.features.store.location import location
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.store import FeatureStore, check_sizes
 from keras_graft.printable import shown
@@ -115,12 +115,12 @@ def compute(
         raise FeatureError('A Ray dataset needs engine="ray".')
     check_fixed(trunk, frozen)
     folder = folder_at(store)
-    place(folder, resume)  # before locking, which makes a file
+    location(folder, resume)  # before locking, which makes a file
     lock = folder.lock()
     if lock is None:
         raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
     with lock:
-        there = place(folder, resume)
+        there = location(folder, resume)
         if there.found is not None:
             check_sizes(folder, there.found)
         run = Run(
@@ -156,7 +156,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             outputs, failed = runner(batch)
             if writer is None:
                 writer = Writer(
-                    run.place, run.described(outputs, batch, done), run.columns, run.skip
+                    run.location, run.described(outputs, batch, done), run.columns, run.skip
                 )
             writer.put(outputs, batch, done, failed)
             done += len(batch)

@@ -88,8 +88,8 @@ def clone(
         new.name = name
     if compile and model.compiled:
         way_out = " Compile the clone as you compiled the model."
-        with _naming(model, way_out, "compiled again"), _keras.without_tensorflow():
-            new.compile_from_config(model.get_compile_config())
+        with _naming(model, way_out, "compiled again"):
+            _keras.compile_like(new, model)
     return new
 
 

@@ -30,9 +30,8 @@ def configuration(operation: Any, ignored: Collection[str] = ()) -> str:
         own.update((k, digest(v)) for k, v in held.items() if isinstance(v, np.ndarray))
         return str(sorted(own.items()))
     try:
-        with _keras.without_tensorflow():
-            config: Any = keras.saving.serialize_keras_object(operation)
-        return json.dumps(without(config["config"], ignored), sort_keys=True, default=str)
+        config = without(_keras.serialize(operation)["config"], ignored)
+        return json.dumps(config, sort_keys=True, default=str)
     except Exception:  # a custom layer that cannot be written counts by its class and weights
         return ""
 

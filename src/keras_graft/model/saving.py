@@ -46,8 +46,7 @@ def save(models: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
                 # Private until it is complete and gets its mode.
                 os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
                 made[path] = temporary
-                with _keras.without_tensorflow():
-                    models[key].save(temporary)
+                _keras.save(models[key], temporary)
                 temporary.chmod(_mode(path))
                 _to_disk(temporary)
         _rename(made)

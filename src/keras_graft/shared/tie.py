@@ -18,7 +18,7 @@ from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown, words_of
 from keras_graft.shared.kept import path_of, tied_nodes
-from keras_graft.weights.find import Weight, find_weight
+from keras_graft.weights.find import NodeWeight, find_weight
 
 
 @verb
@@ -113,7 +113,7 @@ def with_layer(graph: Graph, old: Any, new: Any) -> Graph:
     return exchanged(graph, calls_of(graph, [old]), lambda node: new)
 
 
-def check_not_frozen(end: Weight, verb: str) -> None:
+def check_not_frozen(end: NodeWeight, verb: str) -> None:
     if is_wrapper(end.layer):
         raise WeightsError(
             f"{verb}: {end.path!r} is permanently in inference mode. Do this before kg.freeze, on the "
@@ -121,7 +121,7 @@ def check_not_frozen(end: Weight, verb: str) -> None:
         )
 
 
-def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
+def _check_chain(graph: Graph, to: NodeWeight, of: NodeWeight, verb: str) -> None:
     if to.variable is of.variable:
         raise WeightsError(
             f"{verb}: they are one variable already."
@@ -150,7 +150,7 @@ def _check_chain(graph: Graph, to: Weight, of: Weight, verb: str) -> None:
                 )
 
 
-def check_fit(to: Weight, of: Weight, transform: str | None, verb: str) -> None:
+def check_fit(to: NodeWeight, of: NodeWeight, transform: str | None, verb: str) -> None:
     """Check that one variable can be used for both weights.
 
     Raises:
@@ -220,7 +220,7 @@ def _said(thing: Any) -> Any:
     return f"{type(thing).__name__}({keras.tree.map_structure(str, thing.get_config())})"
 
 
-def _check_users(graph: Graph, to: Weight, verb: str) -> None:
+def _check_users(graph: Graph, to: NodeWeight, verb: str) -> None:
     users = {
         id(n.operation): path_of(n)
         for n in leaves(graph.nodes)

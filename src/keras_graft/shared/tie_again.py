@@ -21,7 +21,7 @@ from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.printable import quoted
 from keras_graft.shared.kept import tell_sources
 from keras_graft.shared.tie import check_fit
-from keras_graft.weights.find import Weight
+from keras_graft.weights.find import NodeWeight
 
 _STAGE = re.compile(r"(.+)_(trunk|head|stage\d+)")
 """The names that `split` gives."""
@@ -66,27 +66,27 @@ def _here(graph: Graph, tie: Any) -> bool:
     )  # fmt: skip
 
 
-def _source(graph: Graph, tie: Any, target: Node) -> Weight | None:
+def _source(graph: Graph, tie: Any, target: Node) -> NodeWeight | None:
     """Return the weight that a tie names; None if there is none, or several may be meant."""
     last = tie.source_layer.rpartition("/")[2]
-    found: dict[int, Weight] = {}
+    found: dict[int, NodeWeight] = {}
     for node in leaves(graph.nodes):
         layer = _inside(node)
         if node.name != last or layer is _inside(target):
             continue
         variable = _ties.named_weights(layer, tied=False).get(tie.source_weight)
         if variable is not None:
-            found.setdefault(id(layer), Weight(node, tie.source_weight, variable))
+            found.setdefault(id(layer), NodeWeight(node, tie.source_weight, variable))
     exact = [weight for weight in found.values() if weight.path == tie.source_layer]
     rest = exact or list(found.values())
     return rest[0] if len(rest) == 1 else None
 
 
-def _fits(node: Node, tie: Any, source: Weight) -> bool:
+def _fits(node: Node, tie: Any, source: NodeWeight) -> bool:
     """Whether two weights can be tied again; if not, a warning says why."""
     held = any(known is tie for known in _ties.ties_of(node.operation))
     own = tie.seen if held else _ties.named_weights(_inside(node))[tie.weight]
-    target = Weight(node, tie.weight, own)
+    target = NodeWeight(node, tie.weight, own)
     names = f"join: {str(target)!r} was tied to {str(source)!r}"
     try:
         check_fit(target, source, tie.transform, f"{names}, and is not now")
@@ -114,7 +114,7 @@ def _say(text: str) -> bool:
     return False
 
 
-def _tie(layer: Any, tie: Any, source: Weight) -> None:
+def _tie(layer: Any, tie: Any, source: NodeWeight) -> None:
     inner = unwrapped(layer)
     # A new record: the one of the stage's layer must not change.
     record = _ties.Tie(tie.weight, tie.transform, tie.target, source.path, source.name)

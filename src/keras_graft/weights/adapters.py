@@ -11,7 +11,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
-from keras_graft.weights.address import Place, Weight
+from keras_graft.weights.address import Group, Weight
 from keras_graft.weights.match import Pairs
 
 Found = tuple[Weight, Any, list[Weight]]
@@ -21,14 +21,14 @@ Owners = dict[int, tuple[Weight, Any]]
 """By the identity of an adapter: the weight it is for, and the layer of that."""
 
 
-def without_adapters(place: Place) -> Place:
+def without_adapters(group: Group) -> Group:
     """Leave the adapters out of a model loaded from a file: the file holds merged weights."""
-    for _, _, factors in list(_found(place)):
-        _leave_out(place, factors)
-    return place
+    for _, _, factors in list(_found(group)):
+        _leave_out(group, factors)
+    return group
 
 
-def merge(origin: Place, into: Place) -> None:
+def merge(origin: Group, into: Group) -> None:
     """Merge the adapters of a source into its weights, if the target has no adapters.
 
     A weight that both models share stays as it is: it cannot have both values.
@@ -41,7 +41,7 @@ def merge(origin: Place, into: Place) -> None:
             _merge(origin, weight, owner, factors)
 
 
-def settled(origin: Place, into: Place, pairs: Pairs) -> Pairs:
+def settled(origin: Group, into: Group, pairs: Pairs) -> Pairs:
     """Return the pairs, with adapters merged unless the target has equal ones (shape and scale)."""
     there = {id(weight): (owner, factors) for weight, owner, factors in _found(into)}
     target = {id(its): weight for weight, its in pairs.items()}
@@ -61,7 +61,7 @@ def settled(origin: Place, into: Place, pairs: Pairs) -> Pairs:
     return pairs
 
 
-def idle(into: Place) -> set[int]:
+def idle(into: Group) -> set[int]:
     """Return the adapters of a target that add nothing, such as those that were never trained."""
     return {
         id(factor)
@@ -71,7 +71,7 @@ def idle(into: Place) -> set[int]:
     }
 
 
-def owners(origin: Place) -> Owners:
+def owners(origin: Group) -> Owners:
     """Return what the adapters of a source belong to; a file has none, as it merges them."""
     return {id(f): (weight, owner) for weight, owner, factors in _found(origin) for f in factors}
 
@@ -100,9 +100,9 @@ def check_not_lost(left: Weight, owned: Owners, used: set[Weight]) -> None:
         )
 
 
-def _found(place: Place) -> Iterator[Found]:
-    known = {id(w.variable): w for w in place.weights()}
-    for inner in place.walk():
+def _found(group: Group) -> Iterator[Found]:
+    known = {id(w.variable): w for w in group.weights()}
+    for inner in group.walk():
         for weight in inner.own if inner.layer is not None else ():
             owner = inner.layer
             for tie in _ties.ties_of(owner):
@@ -113,18 +113,18 @@ def _found(place: Place) -> Iterator[Found]:
                 yield weight, owner, [known[id(v)] for v in factors if id(v) in known]
 
 
-def _merge(place: Place, weight: Weight, owner: Any, factors: list[Weight]) -> bool:
+def _merge(group: Group, weight: Weight, owner: Any, factors: list[Weight]) -> bool:
     if not weight.dtype.startswith(("float", "bfloat")):
         return False  # adding to integers means nothing: the adapters stay, and are left over
     weight.read = lambda: np.array(
         keras.ops.convert_to_numpy(_keras.with_adapters(owner, weight.variable))
     )
     weight.merged = True
-    _leave_out(place, factors)
+    _leave_out(group, factors)
     return True
 
 
-def _leave_out(place: Place, weights: list[Weight]) -> None:
+def _leave_out(group: Group, weights: list[Weight]) -> None:
     gone = {id(weight) for weight in weights}
-    for inner in place.walk():
+    for inner in group.walk():
         inner.own = [weight for weight in inner.own if id(weight) not in gone]

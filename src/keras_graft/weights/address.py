@@ -66,8 +66,8 @@ class Weight:
 
 
 @dataclass(eq=False)
-class Place:
-    """A layer, a model, or a group in a file: its own weights, and the places inside.
+class Group:
+    """A layer, a model, or a group in a file: its own weights, and the groups inside.
 
     Attributes:
         name: The layer's name.
@@ -76,9 +76,9 @@ class Place:
         keyed: Whether its weights have numbers as names, as in Keras files.
         named: Whether the name is the layer's; old files do not hold it.
         own: Its own weights.
-        inside: The places inside, except those without any weights.
-        tied: Its tied weights, and those of the places left out: (address, variable).
-        format: The format that a file says it has; only on its outermost place.
+        inside: The groups inside, except those without any weights.
+        tied: Its tied weights, and those of the groups left out: (address, variable).
+        format: The format that a file says it has; only on its outermost group.
     """
 
     name: str
@@ -87,24 +87,24 @@ class Place:
     keyed: bool = False
     named: bool = True
     own: list[Weight] = field(default_factory=list)
-    inside: list[Place] = field(default_factory=list)
+    inside: list[Group] = field(default_factory=list)
     tied: list[tuple[str, Any]] = field(default_factory=list, repr=False)
     format: str | None = None
 
-    def walk(self) -> Iterator[Place]:
-        """Yield this place and all inside."""
+    def walk(self) -> Iterator[Group]:
+        """Yield this group and all inside."""
         yield self
-        for place in self.inside:
-            yield from place.walk()
+        for group in self.inside:
+            yield from group.walk()
 
     def weights(self) -> list[Weight]:
         """Return all weights, each once, in order."""
-        return list({id(w): w for place in self.walk() for w in place.own}.values())
+        return list({id(w): w for group in self.walk() for w in group.own}.values())
 
     def ties(self) -> dict[str, str]:
         """Return the address of each tied weight, and of the weight that it is tied to."""
         known = {id(weight.variable): weight.address for weight in self.weights()}
-        tied = [pair for place in self.walk() for pair in place.tied]
+        tied = [pair for group in self.walk() for pair in group.tied]
         return {address: known[id(v)] for address, v in tied if id(v) in known}
 
 
@@ -121,10 +121,10 @@ class Addresses:
         return f"{address}#{number}" if number else address
 
 
-def places(layer: Any) -> Place:
-    """Return the places of a built layer or model.
+def groups(layer: Any) -> Group:
+    """Return the groups of a built layer or model.
 
-    A layer in several places appears several times in the result, with the same weights. A tied
+    A layer inside several appears several times in the result, with the same weights. A tied
     weight belongs to the layer that it is tied to, if that layer is here too.
     """
     weights: dict[int, Weight] = {}
@@ -145,7 +145,7 @@ def places(layer: Any) -> Place:
             )
         return found
 
-    def place(layer: Any, path: tuple[str, ...]) -> Place:
+    def group(layer: Any, path: tuple[str, ...]) -> Group:
         name = layer.name
         while isinstance(layer, Frozen | Renamed):
             layer = layer.layer  # the wrapper has this layer's variables, or views of them
@@ -156,15 +156,15 @@ def places(layer: Any) -> Place:
             if id(v) in mine or id(v) not in owned
         ]
         inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
-        below = [place(x, (*path, x.name)) for x in inside]
+        below = [group(x, (*path, x.name)) for x in inside]
         tied = [("/".join([*path, tie.weight]), tie.source) for tie in _ties.ties_of(layer)]
         empty = [p for p in below if not p.own and not p.inside]
         tied += [tie for p in empty for tie in p.tied]
         below = [p for p in below if p not in empty]
         automatic = _keras.automatic_name(layer)
-        return Place(name, layer, automatic, own=own, inside=below, tied=tied)
+        return Group(name, layer, automatic, own=own, inside=below, tied=tied)
 
-    return place(layer, ())
+    return group(layer, ())
 
 
 def _own_proper(layer: Any) -> list[Any]:
@@ -172,7 +172,7 @@ def _own_proper(layer: Any) -> list[Any]:
     return [v for v in _keras.own_weights(layer) if id(v) not in tied]
 
 
-def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+def paired(source: Group, target: Group) -> Iterator[tuple[Weight, Weight]]:
     """Yield (weight of the target, weight of the source) for each address that both have.
 
     Layers are matched level by level, by their names. Names that Keras gave (`conv2d_7`) depend on
@@ -183,7 +183,7 @@ def paired(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
         yield from paired(mine, its)
 
 
-def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+def _own(source: Group, target: Group) -> Iterator[tuple[Weight, Weight]]:
     if source.keyed:
         yield from _by_key(source, target)
         return
@@ -194,13 +194,13 @@ def _own(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
         if _number(weight.name, _UNNAMED) is None and by_name[weight.name]:
             yield weight, by_name[weight.name].pop(0)
     rows = (
-        [(n, w) for w in place.own if (n := _number(w.name, _UNNAMED)) is not None]
-        for place in (source, target)
+        [(n, w) for w in group.own if (n := _number(w.name, _UNNAMED)) is not None]
+        for group in (source, target)
     )
     yield from ((mine, its) for its, mine in _rows(*rows))
 
 
-def _by_key(source: Place, target: Place) -> Iterator[tuple[Weight, Weight]]:
+def _by_key(source: Group, target: Group) -> Iterator[tuple[Weight, Weight]]:
     """Pair the weights of a layer in a Keras file, which have numbers as names.
 
     If the counts differ, the numbers may mean different weights (a BatchNormalization without
@@ -234,17 +234,17 @@ def _whole(weight: Weight) -> bool:
     return not weight.dtype.startswith(("float", "bfloat"))
 
 
-def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place, Place]]:
+def _children(source: list[Group], target: list[Group]) -> Iterator[tuple[Group, Group]]:
     unclear = _unclear(source)
     rest = [p for p in source if p not in unclear]
-    rows: dict[str, list[tuple[int, Place]]] = defaultdict(list)
-    named: dict[str, list[Place]] = defaultdict(list)
-    for place in target:
-        base, number = _automatic(place)
+    rows: dict[str, list[tuple[int, Group]]] = defaultdict(list)
+    named: dict[str, list[Group]] = defaultdict(list)
+    for group in target:
+        base, number = _automatic(group)
         if base is None:
-            named[place.name].append(place)
+            named[group.name].append(group)
         else:
-            rows[base].append((number, place))
+            rows[base].append((number, group))
     for base, row in rows.items():
         own = [(n, p) for p in rest if (n := _number(p.name, base)) is not None]
         rest = [p for p in rest if _number(p.name, base) is None]
@@ -253,24 +253,24 @@ def _children(source: list[Place], target: list[Place]) -> Iterator[tuple[Place,
         yield from zip([p for p in rest if p.name == name], its, strict=False)
 
 
-def _unclear(places: list[Place]) -> list[Place]:
-    """Return the places of a file that names do not tell apart: a file holds no order."""
-    names = Counter(p.name for p in places)
-    return [p for p in places if not p.named or (p.keyed and names[p.name] > 1)]
+def _unclear(among: list[Group]) -> list[Group]:
+    """Return the groups of a file that names do not tell apart: a file holds no order."""
+    names = Counter(p.name for p in among)
+    return [p for p in among if not p.named or (p.keyed and names[p.name] > 1)]
 
 
-def unclear(place: Place) -> list[Weight]:
-    """Return the weights of a file in places that no name identifies."""
-    found = _unclear(place.inside)
+def unclear(group: Group) -> list[Weight]:
+    """Return the weights of a file in groups that no name identifies."""
+    found = _unclear(group.inside)
     result = [w for p in found for w in p.weights()]
-    return result + [w for p in place.inside if p not in found for w in unclear(p)]
+    return result + [w for p in group.inside if p not in found for w in unclear(p)]
 
 
-def _automatic(place: Place) -> tuple[str | None, int]:
+def _automatic(group: Group) -> tuple[str | None, int]:
     """Return the base and the number of a name that Keras gave; (None, 0) for other names."""
     # Bidirectional names its two layers after the one it was given.
-    for base in (place.automatic, f"forward_{place.automatic}", f"backward_{place.automatic}"):
-        number = _number(place.name, str(base))
+    for base in (group.automatic, f"forward_{group.automatic}", f"backward_{group.automatic}"):
+        number = _number(group.name, str(base))
         if number is not None:
             return base, number
     return None, 0

@@ -12,7 +12,7 @@ from keras_graft import _keras
 from keras_graft.errors import WeightsError
 from keras_graft.model.recreate import assign
 from keras_graft.printable import shown, words_of
-from keras_graft.weights.address import places
+from keras_graft.weights.address import groups
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.match import matched
 from keras_graft.weights.trained import Trained, options_of, slots_of, trained
@@ -131,7 +131,7 @@ def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None)
             )
         mine = {id(v) for v in old.variables}
         kept = {id(v) for v in new.variables}
-        for weight, its in matched(places(old), places(new), "name").items():
+        for weight, its in matched(groups(old), groups(new), "name").items():
             survives = id(its.variable) in kept  # it keeps its own slots
             if id(weight.variable) not in mine and weight.shape == its.shape and not survives:
                 found[id(weight.variable)] = its.variable
@@ -275,7 +275,7 @@ def _plan(
                 elif _keras.moves_averages(name):
                     steps.append((row[i], variable))  # a moving average starts at the value itself
     olds, news = (
-        {id(w.variable): w.address for w in places(m).weights()} for m in (before.model or new, new)
+        {id(w.variable): w.address for w in groups(m).weights()} for m in (before.model or new, new)
     )
     variables = list({id(v): v for p in target.values() for v in p.variables}.values())
     known = list({id(v): v for p in donor.values() for v in p.variables}.values())

@@ -35,7 +35,7 @@ from keras_graft.errors import EditError
 from keras_graft.model.recreate import again, assign
 from keras_graft.printable import quoted
 
-Rule = str | Callable[[Any, int], Any]
+ChannelRule = str | Callable[[Any, int], Any]
 RULES = ("mean", "repeat", "pad")
 
 _layers = keras.layers
@@ -59,7 +59,7 @@ def channel_axis(layer: Any, rank: int) -> int | None:
     return None
 
 
-def with_channels(layer: Any, shape: tuple[int | None, ...], rule: Rule, verb: str) -> Any:
+def with_channels(layer: Any, shape: tuple[int | None, ...], rule: ChannelRule, verb: str) -> Any:
     """Return a new layer that does what `layer` does, for an input of this shape.
 
     Raises:

@@ -19,7 +19,7 @@ from keras_graft.printable import shown
 
 
 @dataclass(frozen=True)
-class Weight:
+class NodeWeight:
     """One variable of one layer of a graph.
 
     Attributes:
@@ -51,7 +51,7 @@ class Weight:
         return f"{self.path}/{self.name}"
 
 
-def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
+def find_weight(graph: Graph, wanted: Any, verb: str) -> NodeWeight:
     """Return the one weight that a user means.
 
     Args:
@@ -67,13 +67,13 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> Weight:
         for node in tied(graph):
             for tie in _ties.ties_of(node.operation):
                 if tie.seen is wanted:
-                    return Weight(node, tie.weight, tie.source)
+                    return NodeWeight(node, tie.weight, tie.source)
     if isinstance(wanted, keras.Variable):
         for by_tie in (False, True):  # the layer that owns it first
             for node in leaves(graph.nodes):
                 for name, variable in _named(node, by_tie).items():
                     if variable is wanted:
-                        return Weight(node, name, variable)
+                        return NodeWeight(node, name, variable)
         raise WeightsError(
             f"{verb}: the variable {wanted.path!r} belongs to no layer of {graph.name!r}. A tie is "
             "within one model: first make one model of both, with kg.join or by calling one inside "
@@ -109,7 +109,7 @@ def _splits(address: str) -> list[tuple[str, str]]:
     return [(address[:i], address[i + 1 :]) for i in places if address[:i] and address[i + 1 :]]
 
 
-def _weight_of(graph: Graph, path: str, name: str, verb: str) -> Weight:
+def _weight_of(graph: Graph, path: str, name: str, verb: str) -> NodeWeight:
     operations = {id(n.operation): n for n in select(graph, path).nodes}
     if len(operations) > 1:
         raise WeightsError(
@@ -128,7 +128,7 @@ def _weight_of(graph: Graph, path: str, name: str, verb: str) -> Weight:
             f"{verb}: {node.path!r} ({node.kind}) has {'no' if not found else len(found)} weights "
             f"named {shown(name)}; it has {listed(known)}."
         )
-    return Weight(node, found[0], known[found[0]])
+    return NodeWeight(node, found[0], known[found[0]])
 
 
 def _named(node: Node, by_tie: bool = True) -> dict[str, Any]:

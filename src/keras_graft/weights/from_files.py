@@ -1,4 +1,4 @@
-"""Read weights from `.keras`, `.weights.h5` and `.safetensors` files, as places with addresses."""
+"""Read weights from `.keras`, `.weights.h5` and `.safetensors` files, as groups with addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_graft.model import archive, hdf5
 from keras_graft.model.files import load
 from keras_graft.printable import shown, words_of
 from keras_graft.weights.adapters import without_adapters
-from keras_graft.weights.address import Addresses, Place, Weight, places
+from keras_graft.weights.address import Addresses, Group, Weight, groups
 
 _FROZEN = {"layer", "keras_graft_inside"}
 """The attributes of a Frozen through which Keras finds the layer inside."""
@@ -33,8 +33,8 @@ _DTYPES = {
 
 
 @contextlib.contextmanager
-def stored(path: Path) -> Iterator[tuple[Place, str]]:
-    """Yield the outermost place of a file, and what reports call the file.
+def stored(path: Path) -> Iterator[tuple[Group, str]]:
+    """Yield the outermost group of a file, and what reports call the file.
 
     Raises:
         WeightsError: If the file is missing, of an unknown kind, or damaged.
@@ -78,19 +78,19 @@ def stored(path: Path) -> Iterator[tuple[Place, str]]:
         yield found
 
 
-def _keras_file(path: Path, stack: contextlib.ExitStack) -> tuple[Place, str]:
+def _keras_file(path: Path, stack: contextlib.ExitStack) -> tuple[Group, str]:
     try:
-        return without_adapters(places(load(str(path)))), repr(path.name)
+        return without_adapters(groups(load(str(path)))), repr(path.name)
     except FileError as error:
         if isinstance(error.__cause__, _keras.TooLargeError):
             raise
         # The model's code is missing, or Keras cannot load its own file: read the weights by name.
         opened = stack.enter_context(archive.opened(path))
-        place = _root(stack.enter_context(opened.weights()), path.name)
-        return place, f"{path.name!r}, read without its model"
+        root = _root(stack.enter_context(opened.weights()), path.name)
+        return root, f"{path.name!r}, read without its model"
 
 
-def _root(file: Any, name: str) -> Place:
+def _root(file: Any, name: str) -> Group:
     try:
         return _group(file, "", (), Addresses(), name)[0]
     except FileError:
@@ -101,8 +101,8 @@ def _root(file: Any, name: str) -> Place:
 
 def _group(
     group: Any, path: str, names: tuple[str, ...], addresses: Addresses, file: str
-) -> list[Place]:
-    """Return the place of a group in an h5 file; for a mere container, the places inside."""
+) -> list[Group]:
+    """Return the `Group` of a group in an h5 file; for a mere container, the groups inside."""
     import h5py
 
     own = group.get("vars", {})
@@ -127,8 +127,8 @@ def _group(
         return inside
     if not weights and [p.name for p in inside] == [name] and set(group) & _FROZEN:
         return inside
-    place = Place(label, None, None, True, named, weights, inside)
-    return [place] if weights or inside or not path else []
+    made = Group(label, None, None, True, named, weights, inside)
+    return [made] if weights or inside or not path else []
 
 
 def _text(name: Any) -> str:
@@ -192,7 +192,7 @@ def _natural(key: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _safetensors(path: Path) -> Iterator[Place]:
+def _safetensors(path: Path) -> Iterator[Group]:
     try:
         from safetensors import safe_open
     except ImportError as error:
@@ -211,8 +211,8 @@ def _safetensors(path: Path) -> Iterator[Place]:
         yield root
 
 
-def _by_paths(file: Any, name: str) -> Place:
-    root = Place("", format=(file.metadata() or {}).get("format"))
+def _by_paths(file: Any, name: str) -> Group:
+    root = Group("", format=(file.metadata() or {}).get("format"))
     known = {(): root}
     for key in sorted(file.keys(), key=_natural):
         parts = tuple(key.split("/" if "/" in key else "."))
@@ -220,8 +220,8 @@ def _by_paths(file: Any, name: str) -> Place:
             raise FileError(f"{name!r} is damaged or forged: {key[:60]!r} has {len(parts)} parts.")
         for n in range(1, len(parts)):
             if parts[:n] not in known:
-                place = known[parts[:n]] = Place(parts[n - 1])
-                known[parts[: n - 1]].inside.append(place)
+                made = known[parts[:n]] = Group(parts[n - 1])
+                known[parts[: n - 1]].inside.append(made)
         info = file.get_slice(key)
         shape, dtype = tuple(info.get_shape()), _DTYPES.get(info.get_dtype(), "unknown")
         read = _checked(

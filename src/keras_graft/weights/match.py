@@ -12,7 +12,7 @@ from keras_graft import _keras
 from keras_graft.errors import WeightsError
 from keras_graft.graph.names import is_one_of, listed, nearest
 from keras_graft.printable import shown, words_of
-from keras_graft.weights.address import Place, Weight, paired, unclear
+from keras_graft.weights.address import Group, Weight, paired, unclear
 
 Match = str | Callable[[str, Any], str | None]
 Pairs = dict[Weight, Weight]
@@ -20,7 +20,7 @@ Pairs = dict[Weight, Weight]
 MATCHES = ("name", "shape", "order")
 
 
-def matched(source: Place, target: Place, match: Match) -> Pairs:
+def matched(source: Group, target: Group, match: Match) -> Pairs:
     """Return the source of each weight of the target that has one.
 
     Raises:
@@ -50,7 +50,7 @@ def matched(source: Place, target: Place, match: Match) -> Pairs:
     return {w: by_shape[w.shape].pop() for w in mine if by_shape[w.shape]}
 
 
-def _by_name(source: Place, target: Place) -> Pairs:
+def _by_name(source: Group, target: Group) -> Pairs:
     pairs: Pairs = {}
     while True:
         for weight, its in paired(source, target):
@@ -82,7 +82,7 @@ def _alike(a: Weight, b: Weight) -> bool:
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
-def _by_saving_path(source: Place, target: Place, pairs: Pairs) -> None:
+def _by_saving_path(source: Group, target: Group, pairs: Pairs) -> None:
     """Pair weights that no name identifies as Keras does when it loads: by class and position."""
     left = {w.path: w for w in unclear(source)}
     if not left:
@@ -93,7 +93,7 @@ def _by_saving_path(source: Place, target: Place, pairs: Pairs) -> None:
             pairs.setdefault(mine[id(variable)], left[path])
 
 
-def _by_function(source: Place, target: Place, match: Callable[[str, Any], str | None]) -> Pairs:
+def _by_function(source: Group, target: Group, match: Callable[[str, Any], str | None]) -> Pairs:
     known = {w.address: w for w in source.weights()}
     pairs: Pairs = {}
     for weight in target.weights():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_graft.printable import quoted
-from keras_graft.weights.address import Place, Weight
+from keras_graft.weights.address import Group, Weight
 from keras_graft.weights.layouts import as_torch, shapes_are_turned
 from keras_graft.weights.lookups import difference, has_words, lookups_in_front
 from keras_graft.weights.suggest import suggestions, turned
@@ -21,7 +21,7 @@ class Meaning:
         pairs: The source of each weight of the target that has one.
     """
 
-    def __init__(self, origin: Place, into: Place, pairs: Mapping[Weight, Weight]) -> None:
+    def __init__(self, origin: Group, into: Group, pairs: Mapping[Weight, Weight]) -> None:
         self._written = origin.format
         self._turned = shapes_are_turned(pairs)
         mine = {} if origin.layer is None else lookups_in_front(into.layer)

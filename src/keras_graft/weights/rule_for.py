@@ -12,10 +12,10 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.names import items_of, listed, nearest
 from keras_graft.printable import shown, words_of
 from keras_graft.weights import resize as resize_rules
-from keras_graft.weights.address import Place, Weight
+from keras_graft.weights.address import Group, Weight
 
-Rule = Callable[[Any, tuple[int, ...], Weight], Any]
-Resize = Rule | Sequence[Rule] | Mapping[str, Rule | Sequence[Rule]]
+ResizeRule = Callable[[Any, tuple[int, ...], Weight], Any]
+Resize = ResizeRule | Sequence[ResizeRule] | Mapping[str, ResizeRule | Sequence[ResizeRule]]
 
 
 def _flat(rules: Any) -> list[Any]:
@@ -30,7 +30,7 @@ _SMALL_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 class Rules:
     """The rules of `resize=`, and which of them apply to which weight."""
 
-    def __init__(self, resize: Resize | None, into: Place) -> None:
+    def __init__(self, resize: Resize | None, into: Group) -> None:
         self._globs = isinstance(resize, Mapping)
         given = resize.items() if isinstance(resize, Mapping) else [("*", resize)]
         self._rules = [(glob, rule) for glob, rules in given for rule in _flat(rules)]

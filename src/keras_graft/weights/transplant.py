@@ -17,7 +17,7 @@ from keras_graft.graph.names import items_of
 from keras_graft.model.recreate import assign
 from keras_graft.printable import shown
 from keras_graft.weights import adapters as adapted
-from keras_graft.weights.address import Place, Weight, places
+from keras_graft.weights.address import Group, Weight, groups
 from keras_graft.weights.from_files import stored
 from keras_graft.weights.match import Match, matched
 from keras_graft.weights.meaning import Meaning
@@ -92,7 +92,7 @@ def transplant(
     head/kernel  head/kernel  (8, 3)  (8, 2)  classes(2 kept, 0 new)
     head/bias    head/bias    (3,)    (2,)    classes(2 kept, 0 new)
     """
-    into = _places(target, "target")
+    into = _groups(target, "target")
     with _source(source) as (origin, label):
         plan = _Plan(origin, into, match, Rules(resize, into), keep)
         report = plan.report(label, getattr(target, "name", ""))
@@ -134,8 +134,8 @@ class _Plan:
 
     def __init__(
         self,
-        origin: Place,
-        into: Place,
+        origin: Group,
+        into: Group,
         match: Match,
         rules: Rules,
         keep: str | Sequence[str] | None,
@@ -290,22 +290,22 @@ def _kind(dtype: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _source(source: Any) -> Iterator[tuple[Place, str]]:
+def _source(source: Any) -> Iterator[tuple[Group, str]]:
     if isinstance(source, str | os.PathLike):
         with stored(Path(source)) as found:
             yield found
     else:
-        yield _places(source, "source"), repr(source.name)
+        yield _groups(source, "source"), repr(source.name)
 
 
-def _places(layer: Any, what: str) -> Place:
+def _groups(layer: Any, what: str) -> Group:
     if not isinstance(layer, keras.Layer):
         raise WeightsError(
             f"transplant: the {what} must be a Keras model or layer"
             + (", or the path of a file" if what == "source" else "")
             + f", got {type(layer).__name__}."
         )
-    found = places(layer)
+    found = groups(layer)
     if not layer.built:
         raise WeightsError(
             f"transplant: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
@@ -320,7 +320,7 @@ def _places(layer: Any, what: str) -> Place:
     return found
 
 
-def _globs(keep: str | Sequence[str] | None, origin: Place, into: Place) -> list[str]:
+def _globs(keep: str | Sequence[str] | None, origin: Group, into: Group) -> list[str]:
     globs = [] if keep is None else items_of(keep)
     for glob in globs:
         if not isinstance(glob, str):

@@ -13,8 +13,8 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.features.engines.building import Building
 from keras_graft.features.store.columns import Columns
+from keras_graft.features.store.location import Location
 from keras_graft.features.store.manifest import Manifest, Skipped
-from keras_graft.features.store.place import Place
 from keras_graft.features.store.shards import shard_name
 
 _WAITING = 3
@@ -63,8 +63,10 @@ class Beside:
 class Writer:
     """Writes shards in a thread, while the next batches are computed."""
 
-    def __init__(self, place: Place, manifest: Manifest, columns: Columns, skip: bool) -> None:
-        self._place, self._folder, self._manifest = place, place.folder, manifest
+    def __init__(
+        self, location: Location, manifest: Manifest, columns: Columns, skip: bool
+    ) -> None:
+        self._location, self._folder, self._manifest = location, location.folder, manifest
         self._begun = False
         self._columns, self._skip = columns, skip
         self._building = Building(columns, manifest.columns)
@@ -102,7 +104,7 @@ class Writer:
             return
         pieces, entry = self._building.finish(shard_name(len(self._manifest.shards)))
         if not self._begun:
-            self._place.begin(self._manifest)
+            self._location.begin(self._manifest)
             self._begun = True
         self._folder.write(entry.file, *pieces)
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))

@@ -24,8 +24,8 @@ from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed_trunk import inner_layers
+from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import Manifest, ShardEntry
-from keras_graft.features.store.place import leftovers
 from keras_graft.printable import shown, words_of
 
 
@@ -124,7 +124,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
             return run.end()
         run.columns.check(first, done)
         manifest = run.described(run.runner()(first)[0], first, done)
-        run.place.begin(manifest)
+        run.location.begin(manifest)
         puts, shards, starts = [], [], [done]
         batch: Batch | None = first
         while batch is not None:
@@ -177,7 +177,7 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         )
     run.columns.check(first[0], 0)
     manifest = run.described(run.runner()(first[0])[0], first[0], 0)
-    run.place.begin(manifest)
+    run.location.begin(manifest)
     # Whole batches, as in the shards of the local engine.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
@@ -310,8 +310,7 @@ def _shipped(trunk: Any) -> tuple[tuple[bytes, dict[str, Any]], dict[str, str]]:
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.keras"
-        with _keras.without_tensorflow():
-            trunk.save(path)
+        _keras.save(trunk, path)
         file = path.read_bytes()
         config = zipfile.ZipFile(path).read("config.json").decode()
     # Only registered code that the trunk needs: actors may not be able to import the rest.

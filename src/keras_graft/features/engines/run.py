@@ -14,8 +14,8 @@ from keras_graft.features.fingerprint import versions
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.location import Location
 from keras_graft.features.store.manifest import Manifest, ShardEntry, differences
-from keras_graft.features.store.place import Place
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Run:
     Attributes:
         trunk: The model.
         digests: Its fingerprint.
-        place: The folder, and the store that is there.
+        location: The folder, and the store that is there.
         columns: How batches become columns.
         batch_size: Samples in a batch.
         shard_bytes: The approximate size of a shard.
@@ -34,7 +34,7 @@ class Run:
 
     trunk: Any
     digests: dict[str, str]
-    place: Place
+    location: Location
     columns: Columns
     batch_size: int
     shard_bytes: int
@@ -43,12 +43,12 @@ class Run:
     @property
     def folder(self) -> Folder:
         """The folder of the store."""
-        return self.place.folder
+        return self.location.folder
 
     @property
     def found(self) -> Manifest | None:
         """The manifest of the store that is there."""
-        return self.place.found
+        return self.location.found
 
     def runner(self) -> Runner:
         """Return a runner of the trunk."""

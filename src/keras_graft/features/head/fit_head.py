@@ -242,8 +242,7 @@ def _copied(head: Any) -> Any:
     """Return a copy of the head, so that the donor's layers are not trained."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "head.keras"
-        with _keras.without_tensorflow():
-            head.save(path)
+        _keras.save(head, path)
         # We wrote the file ourselves, so Lambda layers in it may be loaded.
         return keras.saving.load_model(path, compile=False, safe_mode=False)
 
@@ -257,8 +256,7 @@ def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None
                 "Nothing says how to train the head. Give compile={'optimizer': 'adam', 'loss': "
                 "'sparse_categorical_crossentropy'}, or compile the head."
             )
-        with _keras.without_tensorflow():
-            head.compile_from_config(model.get_compile_config())
+        _keras.compile_like(head, model)
 
 
 def _looked_at(trunk: Any, store: FeatureStore, first: Batch, rows: Any) -> float:

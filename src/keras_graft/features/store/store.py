@@ -11,8 +11,8 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
+from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
-from keras_graft.features.store.place import leftovers
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.rows import Rows
 from keras_graft.features.store.shards import dtype_of, starts

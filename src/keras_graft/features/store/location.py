@@ -16,7 +16,7 @@ from keras_graft.graph.names import listed
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A folder in which a store is, or will be.
 
     Attributes:
@@ -42,7 +42,7 @@ class Place:
             self.folder.delete(name)
 
 
-def place(folder: Folder, resume: bool) -> Place:
+def location(folder: Folder, resume: bool) -> Location:
     """Look at a folder without changing it.
 
     Args:
@@ -68,8 +68,8 @@ def place(folder: Folder, resume: bool) -> Place:
     if strange and not (resume and there is not None and there.complete):
         raise _strange(folder, strange)
     if resume:
-        return Place(folder, there, tuple(ours))
-    return Place(folder, None, (*ours, *(name for name in sizes if name in named)))
+        return Location(folder, there, tuple(ours))
+    return Location(folder, None, (*ours, *(name for name in sizes if name in named)))
 
 
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
