@@ -81,7 +81,8 @@ def assert_same_graph(a: Any, b: Any, same_layers: bool = False) -> None:
     """Assert that two models make the same calls on the same values.
 
     It compares inputs and outputs with their structure, and each node's name, class, recorded
-    arguments, the values it reads (masks too) and the specs of its outputs, also in nested models.
+    arguments (of an op also its attributes, such as an axis), the values it reads (masks too) and
+    the specs of its outputs, also in nested models.
     The order of independent nodes does not matter. Names count: two models made by the same code
     have the same op names if `keras.utils.clear_session()` is called before each is made.
 
