@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from architectures import ALL, SAMPLE, application, applications, backbones, sampled
+from donor import donor_nodes
 from keras import layers
 
 import keras_graft as kg
@@ -45,7 +46,7 @@ def check(model, count, tmp_path):
     expected = model(x)
     assert all(np.isfinite(a.astype("float64")).all() for a in numpy(expected))
     gc.collect()
-    nodes = _keras.donor_nodes(functional)
+    nodes = donor_nodes(functional)
     again = kg.build(kg.read(model))
     equal(expected, again(x))
     # As a set: a backbone that sets attributes before it is a model has an order of its own.
@@ -77,7 +78,7 @@ def check(model, count, tmp_path):
         del node
     del again
     gc.collect()
-    assert _keras.donor_nodes(functional) == nodes
+    assert donor_nodes(functional) == nodes
     return found
 
 

@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from donor import donor_nodes
 from keras import layers
 from models import masked, multi_output, nested_uint8, residual, sequential, siamese
 
@@ -126,7 +127,7 @@ def test_a_refusal_says_why_and_changes_nothing(make, attempt, error, words):
     outputs = [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x))]
     weights = [keras.ops.convert_to_numpy(w) for w in model.weights]
     gc.collect()
-    nodes = _keras.donor_nodes(functional)
+    nodes = donor_nodes(functional)
 
     with pytest.raises(error) as caught:
         attempt(model)
@@ -138,7 +139,7 @@ def test_a_refusal_says_why_and_changes_nothing(make, attempt, error, words):
 
     del caught
     gc.collect()
-    assert _keras.donor_nodes(functional) == nodes
+    assert donor_nodes(functional) == nodes
     assert model.get_config() == config
     assert str(graph) == printed
     assert_same_graph(model, graph, same_layers=True)

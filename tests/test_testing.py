@@ -78,3 +78,36 @@ def test_random_inputs_are_what_the_model_takes():
     assert np.shape(drawn["a"]) == (5, 8, 3)
     assert keras.backend.standardize_dtype(drawn["b"].dtype) == "int32"
     assert set(np.unique(keras.ops.convert_to_numpy(drawn["b"]))) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [
+        (
+            lambda x: keras.ops.transpose(x, (0, 2, 1)),
+            lambda x: keras.ops.transpose(x, (0, 1, 2)),
+            r"\+ transpose: Transpose .*\('axes', \[0, 1, 2\]\)",
+        ),
+        (
+            lambda x: keras.ops.sum(x, axis=1),
+            lambda x: keras.ops.sum(x, axis=2),
+            r"- sum: Sum .*\('axis', \[1\]\)",
+        ),
+        (
+            lambda x: keras.ops.divide(x, np.full((1, 4), 2.0, "float32")),
+            lambda x: keras.ops.divide(x, np.full((1, 4), 3.0, "float32")),
+            r"array \(1, 4\) float32 ",
+        ),
+        (layers.Lambda(lambda x: x * 2, name="l"), layers.Lambda(lambda x: x * 3, name="l"), "3"),
+    ],
+    ids=["axes", "axis", "constant", "lambda"],
+)
+def test_an_op_of_other_arguments_is_another_op(one, other, words):
+    def of(body):
+        keras.utils.clear_session(free_memory=False)
+        x = keras.Input((4, 4), name="x")
+        return keras.Model(x, body(x))
+
+    assert_same_graph(of(one), of(one))
+    with pytest.raises(AssertionError, match=words):
+        assert_same_graph(of(one), of(other))

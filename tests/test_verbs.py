@@ -4,6 +4,7 @@ import re
 import keras
 import numpy as np
 import pytest
+from donor import donor_nodes
 from keras import layers
 from models import (
     ALL,
@@ -87,7 +88,7 @@ def test_the_donor_keeps_nothing(make):
     config = model.get_config()
     functional = _keras.functional(model)
     gc.collect()
-    before = _keras.donor_nodes(functional)
+    before = donor_nodes(functional)
     results = [kg.build(kg.read(model)) for _ in range(3)]
     results += [s for c in kg.cuts(model) for s in kg.split(model, at=c)]
     del results[::2]
@@ -96,7 +97,7 @@ def test_the_donor_keeps_nothing(make):
     assert_same_outputs(model, results[-1])
     del results
     gc.collect()
-    assert _keras.donor_nodes(functional) == before
+    assert donor_nodes(functional) == before
     assert model.get_config() == config
 
 
@@ -177,11 +178,11 @@ def test_inside_one_call_of_a_model_called_twice(tmp_path):
 def test_masks_are_edges_inside_a_model_that_gets_one(at, tmp_path):
     model = masked_nested()
     donor = model.get_layer("encoder")
-    nodes = _keras.donor_nodes(donor)
+    nodes = donor_nodes(donor)
     x = np.array([[1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 1, 0], [1, 1, 1, 1, 1, 1, 1]], "int32")
     with pytest.raises(kg.CutError, match="'not_equal.*', needed by"):
         kg.split(model, at=at)
-    assert _keras.donor_nodes(donor) == nodes  # reading it meant running it under the mask
+    assert donor_nodes(donor) == nodes  # reading it meant running it under the mask
     trunk, head = kg.split(model, at=at, complete=True)
     assert len(trunk.outputs) == 2
     assert_same_outputs(model, chain([trunk, head]), x)

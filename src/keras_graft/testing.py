@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_graft import _keras
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Slot
-from keras_graft.model.calls import mapped
+from keras_graft.graph.node import Node
+from keras_graft.model.calls import fill, filled
+from keras_graft.model.configuration import configuration, digest, is_array
 from keras_graft.model.read import read
 
 tree = keras.tree
@@ -83,7 +81,8 @@ def assert_same_graph(a: Any, b: Any, same_layers: bool = False) -> None:
     """Assert that two models make the same calls on the same values.
 
     It compares inputs and outputs with their structure, and each node's name, class, recorded
-    arguments, the values it reads (masks too) and the specs of its outputs, also in nested models.
+    arguments (of an op also its attributes, such as an axis), the values it reads (masks too) and
+    the specs of its outputs, also in nested models.
     The order of independent nodes does not matter. Names count: two models made by the same code
     have the same op names if `keras.utils.clear_session()` is called before each is made.
 
@@ -117,13 +116,7 @@ def _described(graph: Graph, same_layers: bool, scope: str = "") -> Iterator[str
     for value, name in zip(graph.inputs, graph.input_names, strict=True):
         yield f"{scope}input {name}: {value.spec}{' optional' if value.optional else ''}"
     for node in graph.nodes:
-        reads = [graph.label(v) for v in node.inputs]
-        args = mapped(
-            (node.template.args, dict(node.template.kwargs)),
-            lambda leaf, reads=reads: (
-                f"<{reads[leaf.index]}>" if isinstance(leaf, Slot) else _plain(leaf)
-            ),
-        )
+        args = filled(node.template, [f"<{graph.label(v)}>" for v in node.inputs], _argument)
         masks = [graph.label(mask) for _, mask in node.hidden]
         specs = ", ".join(str(v.spec) for v in node.outputs)
         yield (
@@ -137,30 +130,18 @@ def _described(graph: Graph, same_layers: bool, scope: str = "") -> Iterator[str
         ("outputs", graph.output_template, graph.outputs),
     ):
         labels = [graph.label(v) for v in values]
-        structure = mapped(template, lambda slot, labels=labels: labels[slot.index])
-        yield f"{scope}{what}: {structure}"
+        yield f"{scope}{what}: {fill(template, labels.__getitem__)}"
 
 
-def _plain(leaf: Any) -> Any:
-    """Return an argument as text that is equal for equal arguments."""
-    if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
-        data = np.asarray(keras.ops.convert_to_numpy(leaf))
-        digest = hashlib.sha256(data.tobytes()).hexdigest()[:12]
-        return f"array {data.shape} {data.dtype} {digest}"
-    return leaf
+def _argument(leaf: Any) -> Any:
+    if not is_array(leaf):
+        return leaf
+    data = np.asarray(keras.ops.convert_to_numpy(leaf))
+    return f"array {data.shape} {data.dtype} {digest(data)[:12]}"
 
 
 def _operation(node: Node, same_layers: bool) -> str:
-    operation = node.operation
-    if not isinstance(operation, keras.Layer):
-        return ""  # an op has no state: its arguments say everything
-    if same_layers:
-        return f"object {id(operation)}"
-    if node.nested is not None:
-        return ""  # the nodes inside a model are compared
-    try:
-        with _keras.without_tensorflow():
-            config: Any = keras.saving.serialize_keras_object(operation)
-        return json.dumps(config["config"], sort_keys=True)
-    except Exception:  # a custom layer that cannot be serialized: only its class counts
-        return ""
+    if same_layers and isinstance(node.operation, keras.Layer):
+        return f"object {id(node.operation)}"
+    # The nodes inside a model are compared.
+    return configuration(node.operation) if node.nested is None else ""

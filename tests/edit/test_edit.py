@@ -5,6 +5,7 @@ import gc
 import keras
 import numpy as np
 import pytest
+from donor import donor_nodes
 from keras import layers, ops
 from models import ALL, masked, multi_output, residual, sequential, shared, siamese
 
@@ -28,7 +29,7 @@ def test_linear_activations_everywhere_change_nothing(make, tmp_path):
     model = make()
     functional = _keras.functional(model)
     gc.collect()
-    nodes, config = _keras.donor_nodes(functional), model.get_config()
+    nodes, config = donor_nodes(functional), model.get_config()
     x = random_inputs(model, 3)
     graph = kg.read(model)
     for value in places(graph):
@@ -45,7 +46,7 @@ def test_linear_activations_everywhere_change_nothing(make, tmp_path):
     assert_same_graph(model, back, same_layers=True)
     del edited, back
     gc.collect()
-    assert _keras.donor_nodes(functional) == nodes and model.get_config() == config
+    assert donor_nodes(functional) == nodes and model.get_config() == config
 
 
 @each
@@ -244,12 +245,12 @@ def test_what_cannot_be_edited_is_refused_and_changes_nothing(make, attempt, wor
     graph, config = kg.read(model), model.get_config()
     functional = _keras.functional(model)
     gc.collect()
-    nodes = _keras.donor_nodes(functional)
+    nodes = donor_nodes(functional)
     with pytest.raises(kg.GraftError, match="(?s)" + words) as caught:
         attempt(model)
     del caught
     gc.collect()
-    assert _keras.donor_nodes(functional) == nodes
+    assert donor_nodes(functional) == nodes
     assert model.get_config() == config
     assert_same_graph(model, graph, same_layers=True)
 

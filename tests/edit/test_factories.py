@@ -6,10 +6,10 @@ import gc
 import keras
 import numpy as np
 import pytest
+from donor import donor_nodes
 from keras import layers, ops
 
 import keras_graft as kg
-from keras_graft import _keras
 
 
 def make():
@@ -91,7 +91,7 @@ PLACES = {
 def test_it_is_what_it_returns_at_every_place(place, new):
     model = make()
     gc.collect()
-    nodes = _keras.donor_nodes(model)
+    nodes = donor_nodes(model)
     edit, count = PLACES[place]
     if new == "layer" and count > 1:
         with pytest.raises(kg.EditError, match="2 places.*one Rescaling.*Give a factory"):
@@ -104,7 +104,7 @@ def test_it_is_what_it_returns_at_every_place(place, new):
     assert len(kg.read(edited)) == len(kg.read(expected))
     del edited, expected
     gc.collect()
-    assert _keras.donor_nodes(model) == nodes
+    assert donor_nodes(model) == nodes
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ TAKES = {
 def test_tensors_of_the_model_around_it_leave_nothing_there(takes, name):
     model = make()
     gc.collect()
-    nodes = _keras.donor_nodes(model)
+    nodes = donor_nodes(model)
     tensor = model.input if name == "x" else model.get_layer(name).output
     edited = kg.insert(model, lambda x: TAKES[takes](tensor, x), after="b1_dense")
     assert edited(X).shape == (3, 2)
@@ -200,7 +200,7 @@ def test_tensors_of_the_model_around_it_leave_nothing_there(takes, name):
         kg.insert(model, lambda x: TAKES[takes](tensor, x)[:, :, 0], after="b1_dense")
     del edited
     gc.collect()
-    assert _keras.donor_nodes(model) == nodes
+    assert donor_nodes(model) == nodes
 
 
 # -- what is wrong --------------------------------------------------------------------------------
@@ -288,13 +288,13 @@ def test_what_is_neither_is_refused_with_both_errors(case):
     new, words = WRONG[case]
     model = make()
     gc.collect()
-    nodes, config = _keras.donor_nodes(model), model.get_config()
+    nodes, config = donor_nodes(model), model.get_config()
     for after in ("b0_add", "b*_add"):
         with pytest.raises(kg.GraftError, match="(?s)" + words) as caught:
             kg.insert(model, new, after=after)
         del caught
     gc.collect()
-    assert _keras.donor_nodes(model) == nodes and model.get_config() == config
+    assert donor_nodes(model) == nodes and model.get_config() == config
 
 
 def test_at_an_input_the_words_say_so():

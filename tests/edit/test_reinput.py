@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from architectures import backbones, cheap_weights
+from donor import donor_nodes
 from hypothesis import given
 from keras import layers, ops
 from models import ALL, masked, masked_nested, nested_uint8, siamese
@@ -86,12 +87,12 @@ def close(left, right):
 def leaves_alone(model):
     """Return a function that asserts that a donor is what it was."""
     functional = _keras.functional(model)
-    nodes, config, graph = _keras.donor_nodes(functional), model.get_config(), kg.read(model)
+    nodes, config, graph = donor_nodes(functional), model.get_config(), kg.read(model)
     values = [np.array(ops.convert_to_numpy(w)) for w in model.weights]
 
     def check():
         gc.collect()
-        assert _keras.donor_nodes(functional) == nodes
+        assert donor_nodes(functional) == nodes
         assert model.get_config() == config
         assert_same_graph(model, graph, same_layers=True)
         for value, weight in zip(values, model.weights, strict=True):

@@ -340,8 +340,8 @@ def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
 
 
 def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
-    from keras_graft.features import fingerprint as fingerprint_module
     from keras_graft.features.fingerprint import fingerprint
+    from keras_graft.model.configuration import configuration
 
     def of(body, shape=(5, 4)):
         x = keras.Input(shape)
@@ -384,7 +384,7 @@ def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
     assert len({str(fingerprint(model)) for model in others}) == 7  # a name is none of the code
     # Sets have an order of their own in each session.
     chosen = layers.Lambda(lambda x: x if x.dtype in {"float16", "float32"} else -x)
-    assert "[\"'float16'\", \"'float32'\"]" in fingerprint_module._config(chosen).replace("\\", "")
+    assert "[\"'float16'\", \"'float32'\"]" in configuration(chosen).replace("\\", "")
     a, b = layers.Dense(4), layers.Dense(4)
     crossed = [of(lambda x, pair=pair: pair[1](pair[0](x))) for pair in ((a, b), (b, a), (a, a))]
     assert len({str(fingerprint(model)) for model in crossed}) == 3

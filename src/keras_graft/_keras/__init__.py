@@ -9,186 +9,94 @@ import inspect
 from typing import Any
 
 from keras_graft._keras import private
-from keras_graft._keras.adapters import adapters_of, is_adapter, scale_of, with_adapters
-from keras_graft._keras.configs import compile_like, get_config, save, serialize
-from keras_graft._keras.copying import (
-    Copier,
-    attributes,
-    order_layers,
-    plain_container,
-    track_on_torch,
-    variable_like,
-    with_body_of,
-)
-from keras_graft._keras.flags import (
-    default_flag,
-    defaults_leak,
-    flags_apart,
-    leaves_flag,
-    settle_flags,
-)
-from keras_graft._keras.foreign_outputs import watch
-from keras_graft._keras.functional import (
-    LaterOutputs,
-    functional_config,
-    make_functional,
-    takes_functional_arguments,
-    uses_functional_config,
-)
-from keras_graft._keras.inside import first_held
-from keras_graft._keras.layers import is_model, layers_inside, put_in_place_of, tracked
-from keras_graft._keras.meantime import forget_readers, named_since, names_given
-from keras_graft._keras.nodes import (
-    Builder,
-    arguments,
-    call_index,
-    donor_nodes,
-    functional,
-    input_layer,
-    is_functional_subclass,
-    mask_of,
-    name_plainly,
-    node_of,
-    nodes,
-    reads_masks,
-    recorded_flag_stays,
-    release,
-    renamed_op,
-    run_under_masks,
-    set_mask,
-    set_model_state,
-    steps_behind,
-    structures,
-    takes_training,
-)
-from keras_graft._keras.optimizers import (
-    Slots,
-    batches_seen,
-    compilation,
-    is_accumulated,
-    is_learning_rate,
-    key_of,
-    moves_averages,
-    not_decayed,
-    same_optimizer,
-    slots,
-    trained_by,
-)
-from keras_graft._keras.saving import (
-    TooLargeError,
-    automatic_name,
-    class_of_config,
-    has_value,
-    own_weights,
-    saving_paths,
-    weights_up_to,
-)
-from keras_graft._keras.tied_variable import AS_IT_IS, TRANSFORMS, Tied, Transform
-from keras_graft._keras.views import (
-    View,
-    call_as,
-    call_like,
-    inner_call,
-    is_elementwise,
-    own_call_context,
-    own_seeds,
-    sublayers,
-    takes_masks_off,
-    view,
-)
+from keras_graft._keras.adapters import adapters_of as adapters_of
+from keras_graft._keras.adapters import is_adapter as is_adapter
+from keras_graft._keras.adapters import scale_of as scale_of
+from keras_graft._keras.adapters import with_adapters as with_adapters
+from keras_graft._keras.configs import compile_like as compile_like
+from keras_graft._keras.configs import get_config as get_config
+from keras_graft._keras.configs import save as save
+from keras_graft._keras.configs import serialize as serialize
+from keras_graft._keras.copying import Copier as Copier
+from keras_graft._keras.copying import attributes as attributes
+from keras_graft._keras.copying import order_layers as order_layers
+from keras_graft._keras.copying import plain_container as plain_container
+from keras_graft._keras.copying import track_on_torch as track_on_torch
+from keras_graft._keras.copying import variable_like as variable_like
+from keras_graft._keras.copying import with_body_of as with_body_of
+from keras_graft._keras.flags import default_flag as default_flag
+from keras_graft._keras.flags import defaults_leak as defaults_leak
+from keras_graft._keras.flags import flags_apart as flags_apart
+from keras_graft._keras.flags import leaves_flag as leaves_flag
+from keras_graft._keras.flags import settle_flags as settle_flags
+from keras_graft._keras.foreign_outputs import watch as watch
+from keras_graft._keras.functional import LaterOutputs as LaterOutputs
+from keras_graft._keras.functional import functional_config as functional_config
+from keras_graft._keras.functional import make_functional as make_functional
+from keras_graft._keras.functional import takes_functional_arguments as takes_functional_arguments
+from keras_graft._keras.functional import uses_functional_config as uses_functional_config
+from keras_graft._keras.inside import first_held as first_held
+from keras_graft._keras.layers import is_model as is_model
+from keras_graft._keras.layers import layers_inside as layers_inside
+from keras_graft._keras.layers import put_in_place_of as put_in_place_of
+from keras_graft._keras.layers import sublayers as sublayers
+from keras_graft._keras.layers import tracked as tracked
+from keras_graft._keras.meantime import forget_readers as forget_readers
+from keras_graft._keras.meantime import named_since as named_since
+from keras_graft._keras.meantime import names_given as names_given
+from keras_graft._keras.nodes import Builder as Builder
+from keras_graft._keras.nodes import arguments as arguments
+from keras_graft._keras.nodes import call_index as call_index
+from keras_graft._keras.nodes import functional as functional
+from keras_graft._keras.nodes import input_layer as input_layer
+from keras_graft._keras.nodes import is_functional_subclass as is_functional_subclass
+from keras_graft._keras.nodes import mask_of as mask_of
+from keras_graft._keras.nodes import name_plainly as name_plainly
+from keras_graft._keras.nodes import node_of as node_of
+from keras_graft._keras.nodes import nodes as nodes
+from keras_graft._keras.nodes import reads_masks as reads_masks
+from keras_graft._keras.nodes import recorded_flag_stays as recorded_flag_stays
+from keras_graft._keras.nodes import release as release
+from keras_graft._keras.nodes import renamed_op as renamed_op
+from keras_graft._keras.nodes import run_under_masks as run_under_masks
+from keras_graft._keras.nodes import set_mask as set_mask
+from keras_graft._keras.nodes import set_model_state as set_model_state
+from keras_graft._keras.nodes import steps_behind as steps_behind
+from keras_graft._keras.nodes import takes_training as takes_training
+from keras_graft._keras.optimizers import Slots as Slots
+from keras_graft._keras.optimizers import batches_seen as batches_seen
+from keras_graft._keras.optimizers import compilation as compilation
+from keras_graft._keras.optimizers import is_accumulated as is_accumulated
+from keras_graft._keras.optimizers import is_learning_rate as is_learning_rate
+from keras_graft._keras.optimizers import key_of as key_of
+from keras_graft._keras.optimizers import moves_averages as moves_averages
+from keras_graft._keras.optimizers import not_decayed as not_decayed
+from keras_graft._keras.optimizers import same_optimizer as same_optimizer
+from keras_graft._keras.optimizers import slots as slots
+from keras_graft._keras.optimizers import trained_by as trained_by
+from keras_graft._keras.saving import TooLargeError as TooLargeError
+from keras_graft._keras.saving import automatic_name as automatic_name
+from keras_graft._keras.saving import class_of_config as class_of_config
+from keras_graft._keras.saving import has_value as has_value
+from keras_graft._keras.saving import own_weights as own_weights
+from keras_graft._keras.saving import saving_paths as saving_paths
+from keras_graft._keras.saving import weights_up_to as weights_up_to
+from keras_graft._keras.tied_variable import AS_IT_IS as AS_IT_IS
+from keras_graft._keras.tied_variable import TRANSFORMS as TRANSFORMS
+from keras_graft._keras.tied_variable import Tied as Tied
+from keras_graft._keras.tied_variable import Transform as Transform
+from keras_graft._keras.views import View as View
+from keras_graft._keras.views import call_as as call_as
+from keras_graft._keras.views import call_like as call_like
+from keras_graft._keras.views import inner_call as inner_call
+from keras_graft._keras.views import is_elementwise as is_elementwise
+from keras_graft._keras.views import own_call_context as own_call_context
+from keras_graft._keras.views import own_seeds as own_seeds
+from keras_graft._keras.views import takes_masks_off as takes_masks_off
+from keras_graft._keras.views import view as view
 
-__all__ = [
-    "compile_like",
-    "get_config",
-    "save",
-    "serialize",
-    "Copier",
-    "attributes",
-    "first_held",
-    "default_flag",
-    "defaults_leak",
-    "flags_apart",
-    "leaves_flag",
-    "settle_flags",
-    "order_layers",
-    "plain_container",
-    "track_on_torch",
-    "variable_like",
-    "with_body_of",
-    "Builder",
-    "LaterOutputs",
-    "arguments",
-    "call_index",
-    "donor_nodes",
-    "forget_readers",
-    "functional",
-    "input_layer",
-    "is_functional_subclass",
-    "make_functional",
-    "mask_of",
-    "name_plainly",
-    "node_of",
-    "nodes",
-    "reads_masks",
-    "recorded_flag_stays",
-    "release",
-    "renamed_op",
-    "run_under_masks",
-    "set_mask",
-    "set_model_state",
-    "steps_behind",
-    "structures",
-    "takes_training",
-    "Slots",
-    "batches_seen",
-    "is_accumulated",
-    "compilation",
-    "is_learning_rate",
-    "key_of",
-    "moves_averages",
-    "not_decayed",
-    "same_optimizer",
-    "slots",
-    "trained_by",
-    "TooLargeError",
-    "automatic_name",
-    "named_since",
-    "names_given",
-    "has_value",
-    "own_weights",
-    "saving_paths",
-    "weights_up_to",
-    "adapters_of",
-    "is_adapter",
-    "scale_of",
-    "with_adapters",
-    "AS_IT_IS",
-    "TRANSFORMS",
-    "Tied",
-    "Transform",
-    "is_model",
-    "layers_inside",
-    "put_in_place_of",
-    "tracked",
-    "class_of_config",
-    "functional_config",
-    "takes_functional_arguments",
-    "uses_functional_config",
-    "View",
-    "own_call_context",
-    "call_as",
-    "call_like",
-    "inner_call",
-    "is_elementwise",
-    "own_seeds",
-    "sublayers",
-    "takes_masks_off",
-    "view",
-    "watch",
-]
-
-for _name in __all__:
-    if inspect.isfunction(_found := globals()[_name]):
+for _name, _found in list(globals().items()):
+    if inspect.isfunction(_found):
         globals()[_name] = private.guarded(_found)
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import keras
 
+from keras_graft._keras.layers import sublayers
 from keras_graft._keras.nodes import functional, nodes
-from keras_graft._keras.views import call_context, sublayers
+from keras_graft._keras.views import call_context
 
 
 class _Unsaid(int):

@@ -14,15 +14,20 @@ def is_model(operation: Any) -> bool:
     return isinstance(operation, (private.Functional, keras.Sequential))
 
 
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers directly inside a layer (`Layer._layers`, 3.12 - 3.15)."""
+    return list(getattr(layer, "_layers", ()))
+
+
 def layers_inside(layer: Any) -> list[Any]:
-    """Return a layer and all layers inside it, outer ones first (`Layer._layers`, 3.12 - 3.15)."""
+    """Return a layer and all layers inside it, outer ones first; files rely on the order."""
     found: dict[int, Any] = {}
     stack = [layer]
     while stack:
         item = stack.pop()
         if id(item) not in found:
             found[id(item)] = item
-            stack += list(getattr(item, "_layers", ()))
+            stack += sublayers(item)
     return list(found.values())
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 
 from keras_graft._keras import private
+from keras_graft._keras.layers import sublayers
 from keras_graft._keras.private import base, guarded
 from keras_graft.graph.record import remember
 
@@ -60,11 +61,6 @@ def nodes(model: Any) -> list[Any]:
 def arguments(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the recorded call of a Keras node (`Node.arguments`, 3.12 - 3.15)."""
     return node.arguments.args, node.arguments.kwargs
-
-
-def structures(model: Any) -> tuple[Any, Any]:
-    """Return the nested inputs and outputs (`_inputs_struct`, `_outputs_struct`, 3.12 - 3.15)."""
-    return model._inputs_struct, model._outputs_struct
 
 
 def node_of(tensor: Any) -> Any:
@@ -160,7 +156,7 @@ def reads_masks(operation: Any) -> bool:
     return isinstance(operation, keras.Layer) and bool(
         operation.supports_masking
         or getattr(operation, "_call_has_mask_arg", False)
-        or getattr(operation, "_layers", None)
+        or sublayers(operation)
     )
 
 
@@ -368,14 +364,3 @@ def renamed_op(operation: Any, name: str) -> Any:
     fresh.__dict__.update(name=name, _inbound_nodes=[], _outbound_nodes=[])
     remember(fresh, alias=operation)
     return fresh
-
-
-# -- measuring ------------------------------------------------------------------------------
-
-
-def donor_nodes(model: Any) -> int:
-    """Return how many Keras nodes the operations of a model have: for tests and benchmarks."""
-    return sum(
-        len(operation._inbound_nodes) + len(operation._outbound_nodes)
-        for operation in model._operations
-    )

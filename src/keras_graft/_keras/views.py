@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_graft._keras import private
+from keras_graft._keras.layers import sublayers
 
 
 class View(keras.Variable):
@@ -150,11 +151,6 @@ _ELEMENTWISE = (
 def is_elementwise(layer: Any) -> bool:
     """Whether a Keras layer works on each number separately (by its module, 3.12 - 3.16)."""
     return type(layer).__module__.startswith(_ELEMENTWISE)
-
-
-def sublayers(layer: Any) -> list[Any]:
-    """Return the layers directly inside a layer (`Layer._layers`, 3.12 - 3.15)."""
-    return list(getattr(layer, "_layers", ()))
 
 
 def own_seeds(layer: Any) -> list[Any]:

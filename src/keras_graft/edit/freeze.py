@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Template
-from keras_graft.graph.select import select
+from keras_graft.graph.select import leaves, select
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.verb import verb
@@ -50,8 +49,8 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     (0, 2)
     """
     chosen = select(graph, selector).nodes if len(graph) else ()
-    wanted = {id(n.operation): n for n in _leaves(chosen) if _has_modes(n.operation)}
-    everywhere = list(_leaves(graph.nodes))
+    wanted = {id(n.operation): n for n in leaves(chosen) if _has_modes(n.operation)}
+    everywhere = list(leaves(graph.nodes))
     for node in wanted.values():
         _check_stateless(node)
     _check_variables(wanted, everywhere)
@@ -78,16 +77,6 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     return at_depth(graph, places, edit)
 
 
-def _leaves(nodes: Iterable[Node]) -> Iterator[Node]:
-    """Yield nodes; instead of a nested model, the nodes inside it."""
-    for node in nodes:
-        if node.nested is None:
-            yield node
-        else:
-            scope = (*node.scope, node)
-            yield from _leaves(inner.within(node.nested, scope) for inner in node.nested.steps)
-
-
 def _has_modes(operation: Any) -> bool:
     return (
         isinstance(operation, keras.Layer)
@@ -97,16 +86,12 @@ def _has_modes(operation: Any) -> bool:
 
 
 def _check_stateless(node: Node) -> None:
-    stack = [node.operation]
-    while stack:
-        layer = stack.pop()
-        if getattr(layer, "stateful", False):
-            raise EditError(
-                f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
-                "batch, which inference changes too. Make it with stateful=False, and replace it: "
-                f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
-            )
-        stack += _keras.sublayers(layer)
+    if any(getattr(layer, "stateful", False) for layer in _keras.layers_inside(node.operation)):
+        raise EditError(
+            f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
+            "batch, which inference changes too. Make it with stateful=False, and replace it: "
+            f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
+        )
 
 
 def _check_variables(wanted: dict[int, Node], everywhere: list[Node]) -> None:

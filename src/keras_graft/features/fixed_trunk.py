@@ -11,9 +11,9 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import Batch
-from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.record import unwrapped
+from keras_graft.graph.select import leaves
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.read import read
 
@@ -120,14 +120,9 @@ def _may_draw(trunk: Any) -> list[str]:
 
     Keras's own layers draw only in training. Other layers with a seed generator may always draw.
     """
-    inside = {
-        path: layer
-        for outer, frozen in _layers(trunk)
-        for path, layer in _inside(outer, unwrapped(frozen), set())
-    }
     return [
         path
-        for path, layer in inside.items()
+        for path, layer in _layers(trunk, frozen=True)
         if _keras.own_seeds(layer) and not type(layer).__module__.startswith("keras.")
     ]
 
@@ -145,10 +140,8 @@ def draws(layer: Any) -> bool:
 
 
 def inner_layers(model: Any) -> Iterator[Any]:
-    """Yield every layer once, those inside others and frozen ones too."""
-    for outer, layer in _layers(model):
-        for _, inside in _inside(outer, unwrapped(layer), set()):
-            yield inside
+    """Return every layer once, those inside others and frozen ones too."""
+    return (layer for _, layer in _layers(model, frozen=True))
 
 
 def _own(variables: list[Any], layer: Any) -> bool:
@@ -156,29 +149,27 @@ def _own(variables: list[Any], layer: Any) -> bool:
     return any(id(v) not in inner for v in variables)
 
 
-def _layers(trunk: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every layer once, those inside others too, with the path that names it."""
+def _layers(trunk: Any, frozen: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield every layer once, those inside others too, with the path that names it.
+
+    With `frozen`, the layer inside a `layers.Frozen` takes its place, and has its path.
+    """
     seen: set[int] = set()
 
-    def graph_layers(graph: Graph, prefix: str) -> Iterator[tuple[str, Any]]:
-        for node in graph.nodes:
-            if node.nested is not None:
-                yield from graph_layers(node.nested, f"{prefix}{node.name}/")
-            elif isinstance(node.operation, keras.Layer):
-                yield from _inside(prefix + node.name, node.operation, seen)
+    def inside(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
+        layer = unwrapped(layer) if frozen else layer
+        if id(layer) in seen:
+            return
+        seen.add(id(layer))
+        yield path, layer
+        for sub in _keras.sublayers(layer):
+            yield from inside(f"{path}/{sub.name}", sub)
 
     try:
         graph = read(trunk)
     except ReadError:  # a model with its own `call`
-        yield from _inside(trunk.name, trunk, seen)
-    else:
-        yield from graph_layers(graph, "")
-
-
-def _inside(path: str, layer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(layer) in seen:
+        yield from inside(trunk.name, trunk)
         return
-    seen.add(id(layer))
-    yield path, layer
-    for sub in _keras.sublayers(layer):
-        yield from _inside(f"{path}/{sub.name}", sub, seen)
+    for node in leaves(graph.nodes):
+        if isinstance(node.operation, keras.Layer):
+            yield from inside("/".join(n.name for n in (*node.scope, node)), node.operation)

@@ -1,10 +1,14 @@
-"""Compare recorded layer calls: equal arguments in an equal form."""
+"""Compare recorded calls: equal arguments have an equal form, equal values an equal number."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from keras_graft.graph.node import Node, Slot
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Slot, Value
+
+T = TypeVar("T")
 
 _PLAIN = (str, int, float, complex, bool, bytes)
 
@@ -36,3 +40,20 @@ def form_of(node: Node) -> Any:
     specs = [v.spec for v in node.inputs], [v.spec for v in node.outputs]
     call = comparable(node.template.args), comparable(dict(node.template.kwargs))
     return (*call, *map(tuple, specs))
+
+
+def numbered(
+    graph: Graph, given: Sequence[T], call: Callable[[Node, list[T]], Sequence[T]]
+) -> dict[Value, T]:
+    """Return a number for each value: equal numbers mean the same calls on the same inputs.
+
+    This is value numbering, by which compilers find common subexpressions. `given` are the numbers
+    of the inputs. `call` returns those of what a node gives, from those of what it reads; it says
+    which arguments count. A number is anything that can be compared, such as a digest.
+    """
+    found = dict(zip(graph.inputs, given, strict=True))
+    for node in graph.steps:
+        numbers = call(node, [found[value] for value in node.reads])
+        for value, number in zip(node.gives, numbers, strict=True):
+            found.setdefault(value, number)
+    return found

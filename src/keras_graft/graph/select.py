@@ -118,6 +118,16 @@ def everything(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
             yield from everything(node.nested, (*scope, here))
 
 
+def leaves(nodes: Iterable[Node]) -> Iterator[Node]:
+    """Yield nodes; instead of a nested model, the nodes inside it."""
+    for node in nodes:
+        if node.nested is None:
+            yield node
+        else:
+            scope = (*node.scope, node)
+            yield from leaves(inner.within(node.nested, scope) for inner in node.nested.steps)
+
+
 def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
     """Yield the calls of layers that use a weight of another layer, also in nested models.
 

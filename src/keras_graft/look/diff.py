@@ -12,8 +12,8 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.record import record_of
-from keras_graft.graph.same import comparable
-from keras_graft.graph.select import everything
+from keras_graft.graph.same import comparable, numbered
+from keras_graft.graph.select import everything, leaves
 from keras_graft.look.sharing import sharing
 from keras_graft.model.attributes import class_of
 from keras_graft.model.read import read
@@ -193,7 +193,7 @@ def diff(old: Any, new: Any) -> Diff:
     ('h',)
     """
     old, new = read(old), read(new)
-    before, now = _leaves(old), _leaves(new)
+    before, now = _first_calls(old), _first_calls(new)
     old_weights, new_weights = _weights(before), _weights(now)
     same, other = _outputs(old, new)
     old_ties = {id(v.variable): v.name for v in sharing(old).variables}
@@ -216,7 +216,7 @@ def diff(old: Any, new: Any) -> Diff:
             for key, n in now.items()
             if key not in before and record_of(n.operation).kept is not None
         ),
-        tuple(n.path for n in everything(new) if n.nested is None and _trains(n)),
+        tuple(n.path for n in leaves(new.nodes) if _trains(n)),
         (class_of(old), class_of(new)),
     )
 
@@ -228,17 +228,16 @@ def _trains(node: Node) -> bool:
     return leaves_flag(node.operation) if said is None else bool(said)
 
 
-def _leaves(graph: Graph) -> dict[int, Node]:
+def _first_calls(graph: Graph) -> dict[int, Node]:
     """Return the first call of each operation, by its `id`; for nested models, the calls inside."""
     found: dict[int, Node] = {}
-    for node in everything(graph):
-        if node.nested is None:
-            found.setdefault(id(node.operation), node)
+    for node in leaves(graph.nodes):
+        found.setdefault(id(node.operation), node)
     return found
 
 
-def _weights(leaves: dict[int, Node]) -> dict[int, int]:
-    return {key: size for n in leaves.values() for key, size in weights_of(n.operation).items()}
+def _weights(calls: dict[int, Node]) -> dict[int, int]:
+    return {key: size for n in calls.values() for key, size in weights_of(n.operation).items()}
 
 
 def _layer(node: Node) -> Layer:
@@ -283,36 +282,31 @@ def _computed(
 ) -> dict[Value, int]:
     """Number the values: equal numbers mean the same calls on the same inputs.
 
-    This is value numbering, by which compilers find common subexpressions. The calls inside a
-    nested model are numbered, not the call of the model, so inlining or nesting changes no number.
-    `training` is the flag of the call of that model: every layer inside gets it.
+    The calls inside a nested model are numbered, not the call of the model, so inlining or nesting
+    changes no number. `training` is the flag of the call of that model: every layer inside gets it.
     """
 
     def number(key: Any) -> int:
         return numbers.setdefault(key, len(numbers))
 
-    if given is None:
-        given = [number(("input", name)) for name in graph.input_names]
-    found = dict(zip(graph.inputs, given, strict=True))
-    for node in graph.steps:
-        reads = [found[value] for value in node.reads]
+    def call(node: Node, reads: list[int]) -> list[int]:
         flag = node.flag(training)
-        if node.nested is not None:
-            entering = []
-            for entry in node.entries:
-                at = -1 if entry.source is None else reads[entry.source]
-                for step in entry.adapt:
-                    at = number((type(step.operation).__name__, step.outputs[0].spec, at))
-                entering.append(at)
-            inside = _computed(node.nested, numbers, entering, flag)
-            made = [inside[value] for value in node.nested.outputs]
-            found.update((mask, inside[made_of]) for mask, made_of in node.unseen)
-        else:
+        if node.nested is None:
             kwargs = {k: v for k, v in node.template.kwargs.items() if v is not None}
             if node.trains:
                 kwargs["training"] = flag
-            call = (id(node.operation), comparable(node.template.args), comparable(kwargs))
-            made = [number((call, tuple(reads), i)) for i in range(len(node.outputs))]
-        for value, at in zip(node.outputs, made, strict=True):
-            found.setdefault(value, at)
-    return found
+            called = (id(node.operation), comparable(node.template.args), comparable(kwargs))
+            return [number((called, tuple(reads), i)) for i in range(len(node.outputs))]
+        entering = []
+        for entry in node.entries:
+            at = -1 if entry.source is None else reads[entry.source]
+            for step in entry.adapt:
+                at = number((type(step.operation).__name__, step.outputs[0].spec, at))
+            entering.append(at)
+        inside = _computed(node.nested, numbers, entering, flag)
+        masks = (mask for _, mask in node.unseen)
+        return [inside[value] for value in (*node.nested.outputs, *masks)]
+
+    if given is None:
+        given = [number(("input", name)) for name in graph.input_names]
+    return numbered(graph, given, call)

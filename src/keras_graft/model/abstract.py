@@ -14,6 +14,7 @@ from keras_graft import _keras
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
+from keras_graft.graph.select import leaves
 from keras_graft.model.calls import filled
 from keras_graft.printable import words_of
 
@@ -339,9 +340,7 @@ def _needs_data(node: Node) -> bool:
 
 
 def _may_slice(node: Node) -> bool:
-    if node.nested is not None:
-        return any(_may_slice(inside) for inside in node.nested.steps)
-    kinds = map(type, _keras.layers_inside(node.operation))
+    kinds = {type(x) for n in leaves([node]) for x in _keras.layers_inside(n.operation)}
     return any("Slice" in k.__name__ or not k.__module__.startswith("keras.") for k in kinds)
 
 

@@ -21,7 +21,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Value
 from keras_graft.graph.record import forget, remember, unwrapped
-from keras_graft.graph.select import everything
+from keras_graft.graph.select import everything, leaves
 from keras_graft.model import kept_class
 from keras_graft.model.history import Gone, History, Removed
 from keras_graft.printable import words_of
@@ -110,9 +110,8 @@ def _tell_what_is_in_no_list(
     known |= {id(op) for moves in past.moves() for _, _, put in moves for op in put or ()}
     new = [
         node.path
-        for node in everything(graph)
-        if node.nested is None
-        and node.key not in known
+        for node in leaves(graph.nodes)
+        if node.key not in known
         and id(unwrapped(node.operation)) not in known
         and id(node.operation) not in known
     ]

@@ -11,9 +11,10 @@ from keras_graft.graph.node import Node, Slot, Template, Value
 
 _SCALARS = (str, int, float, bool, type(None))
 _LEAVES = (Slot, keras.KerasTensor)
+Change = Callable[[Any], Any]
 
 
-def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
+def mapped(structure: Any, change: Change) -> Any:
     """Return recorded arguments with each leaf changed; plain Python scalars stay.
 
     Plain containers are handled here: `keras.tree` is many times slower on some backends, and a
@@ -33,15 +34,17 @@ def mapped(structure: Any, change: Callable[[Any], Any]) -> Any:
     return keras.tree.map_structure(change, structure)
 
 
-def fill(structure: Any, get: Callable[[int], Any]) -> Any:
-    """Return a structure with `get(index)` in place of each slot."""
-    return mapped(structure, lambda leaf: get(leaf.index) if isinstance(leaf, Slot) else leaf)
+def fill(structure: Any, get: Callable[[int], Any], other: Change = lambda leaf: leaf) -> Any:
+    """Return a structure with `get(index)` in place of each slot, and other leaves changed."""
+    return mapped(structure, lambda x: get(x.index) if isinstance(x, Slot) else other(x))
 
 
-def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a call with these tensors as its inputs."""
+def filled(
+    template: Template, tensors: Sequence[Any], other: Change = lambda leaf: leaf
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with these tensors as its inputs, other leaves changed."""
     get = tensors.__getitem__
-    return fill(template.args, get), fill(dict(template.kwargs), get)
+    return fill(template.args, get, other), fill(dict(template.kwargs), get, other)
 
 
 def arguments(node: Node, tensors: Mapping[Value, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

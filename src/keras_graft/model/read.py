@@ -86,7 +86,7 @@ class _Reader:
         functional = _keras.functional(model)
         if functional is None:
             raise ReadError(_why_unreadable(model))
-        inputs, outputs = _keras.structures(functional)
+        inputs, outputs = functional.input, functional.output
         levels = Level(self, tree.flatten(inputs), _keras.nodes(functional))
         return levels.graph(
             inputs, outputs, model.name, model.trainable, model.dtype_policy, model

@@ -10,7 +10,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
-from keras_graft.graph.select import everything, tied
+from keras_graft.graph.select import everything, leaves, tied
 from keras_graft.model.swap import exchanged
 from keras_graft.printable import quoted
 
@@ -83,13 +83,7 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
 
 def _operations(graph: Graph) -> dict[int, Any]:
     """Return the operations of a graph; for a nested model, the operations inside it."""
-    found: dict[int, Any] = {}
-    for node in graph.steps:
-        if node.nested is None:
-            found[id(node.operation)] = node.operation
-        else:
-            found.update(_operations(node.nested))
-    return found
+    return {id(node.operation): node.operation for node in leaves(graph.nodes)}
 
 
 def _owned(operation: Any) -> list[Any]:
@@ -104,8 +98,7 @@ def tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
     sources = {id(tie.source) for _, tie in ties}
     owners = {
         id(weight): _ties.owner_of(node.operation, weight)
-        for node in everything(graph)
-        if node.nested is None
+        for node in leaves(graph.nodes)
         for weight in getattr(node.operation, "weights", ())
         if id(weight) in sources and _ties.owns(node.operation, weight)
     }

@@ -13,7 +13,7 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.record import is_wrapper
-from keras_graft.graph.select import everything
+from keras_graft.graph.select import leaves
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown, words_of
@@ -223,9 +223,8 @@ def _said(thing: Any) -> Any:
 def _check_users(graph: Graph, to: NodeWeight, verb: str) -> None:
     users = {
         id(n.operation): path_of(n)
-        for n in everything(graph)
-        if n.nested is None
-        and n.operation is not to.layer
+        for n in leaves(graph.nodes)
+        if n.operation is not to.layer
         and any(w is to.variable for w in getattr(n.operation, "weights", ()))
     }
     if users:

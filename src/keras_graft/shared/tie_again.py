@@ -16,7 +16,7 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
 from keras_graft.graph.record import is_wrapper, unwrapped
-from keras_graft.graph.select import everything, tied
+from keras_graft.graph.select import everything, leaves, tied
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.printable import quoted
 from keras_graft.shared.kept import tell_sources
@@ -61,8 +61,8 @@ def _here(graph: Graph, tie: Any) -> bool:
     """Whether the variable of a tie belongs to a layer of the graph."""
     return tie.source is not None and not tie.tentative and any(
         _ties.owns(_inside(node), tie.source)
-        for node in everything(graph)
-        if node.nested is None and any(v is tie.source for v in getattr(_inside(node), "weights", ()))
+        for node in leaves(graph.nodes)
+        if any(v is tie.source for v in getattr(_inside(node), "weights", ()))
     )  # fmt: skip
 
 
@@ -70,9 +70,9 @@ def _source(graph: Graph, tie: Any, target: Node) -> NodeWeight | None:
     """Return the weight that a tie names; None if there is none, or several may be meant."""
     last = tie.source_layer.rpartition("/")[2]
     found: dict[int, NodeWeight] = {}
-    for node in everything(graph):
+    for node in leaves(graph.nodes):
         layer = _inside(node)
-        if node.name != last or node.nested is not None or layer is _inside(target):
+        if node.name != last or layer is _inside(target):
             continue
         variable = _ties.named_weights(layer, tied=False).get(tie.source_weight)
         if variable is not None:
@@ -137,8 +137,8 @@ def _say_shared(graph: Graph, stages: Sequence[Graph]) -> None:
     seen: dict[tuple[str, str], dict[int, tuple[str, Any]]] = {}
     for stage in stages:
         name = _STAGE.fullmatch(stage.name)
-        for node in everything(stage) if name else ():
-            if node.nested is None and getattr(node.operation, "weights", ()):
+        for node in leaves(stage.nodes) if name else ():
+            if getattr(node.operation, "weights", ()):
                 known = seen.setdefault((name.group(1), node.name), {})  # type: ignore[union-attr]
                 known.setdefault(id(node.operation), (stage.name, node.operation))
     rows, calls = [], []

@@ -76,8 +76,9 @@ class TiedModel(_keras.LaterOutputs):
                     layer.source_found(owner)
                     changed = True
         if changed:
-            for layer in _around(self):
-                look_again(layer)
+            for _, layer in layers_of(self, wrapped=True):
+                if is_wrapper(layer):
+                    look_again(layer)
             for _, layer in reversed(list(layers_of(self, models=True))):
                 if isinstance(layer, keras.Model):
                     _keras.track_on_torch(layer)
@@ -187,15 +188,6 @@ class TiedModel(_keras.LaterOutputs):
         super().quantize(*args, **kwargs)
 
 
-def _around(model: Any) -> Iterator[Any]:
-    """Yield the wrappers of layers in a model, at any depth, such as those of `kg.freeze`."""
-    for layer in model.layers:
-        if _keras.is_model(layer):
-            yield from _around(layer)
-        elif is_wrapper(layer):
-            yield layer
-
-
 def _fits(layer: Any, tie: Tie, weight: Any) -> bool:
     """Whether a layer can use this weight in place of the one that a tie names."""
     shape, old = tuple(weight.shape), tie.source
@@ -214,16 +206,21 @@ def _as_first(layer: Any, name: str, first: str, path: str, tied: bool) -> Tie:
     return Tie(name, None, path, first, name)
 
 
-def layers_of(model: Any, models: bool = False, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield layers with their paths, also those in nested models; these models too if `models`."""
+def layers_of(
+    model: Any, models: bool = False, wrapped: bool = False, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yield layers with their paths, also those in nested models; these models too if `models`.
+
+    Instead of a wrapper, such as that of `kg.freeze`, the layer inside it, unless `wrapped`.
+    """
     for layer in model.layers:
         path = prefix + layer.name
         if _keras.is_model(layer):
             if models:
                 yield path, layer
-            yield from layers_of(layer, models, f"{path}/")
+            yield from layers_of(layer, models, wrapped, f"{path}/")
         else:
-            yield path, unwrapped(layer)
+            yield path, layer if wrapped else unwrapped(layer)
 
 
 def layers_behind(tensors: Iterable[Any]) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.graph.record import unwrapped
-from keras_graft.graph.select import everything, select, tied
+from keras_graft.graph.select import leaves, select, tied
 from keras_graft.printable import shown
 
 
@@ -70,11 +70,10 @@ def find_weight(graph: Graph, wanted: Any, verb: str) -> NodeWeight:
                     return NodeWeight(node, tie.weight, tie.source)
     if isinstance(wanted, keras.Variable):
         for by_tie in (False, True):  # the layer that owns it first
-            for node in everything(graph):
-                if node.nested is None:
-                    for name, variable in _named(node, by_tie).items():
-                        if variable is wanted:
-                            return NodeWeight(node, name, variable)
+            for node in leaves(graph.nodes):
+                for name, variable in _named(node, by_tie).items():
+                    if variable is wanted:
+                        return NodeWeight(node, name, variable)
         raise WeightsError(
             f"{verb}: the variable {wanted.path!r} belongs to no layer of {graph.name!r}. A tie is "
             "within one model: first make one model of both, with kg.join or by calling one inside "
