@@ -6,7 +6,7 @@ in `private.py`; a name that is gone, there or on an object, is a `KerasVersionE
 """
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_graft._keras import private
 from keras_graft._keras.adapters import adapters_of as adapters_of
@@ -100,8 +100,13 @@ for _name, _found in list(globals().items()):
         globals()[_name] = private.guarded(_found)
 
 
-def __getattr__(name: str) -> Any:
-    """Return a private class of Keras, such as `Functional`, where it is used: see `private`."""
-    if name in private.NAMES:
-        return getattr(private, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:  # a type checker must find a name that is not there
+    Functional: Any
+    Node: Any
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Return a private class of Keras, such as `Functional`, where it is used: see `private`."""
+        if name in private.NAMES:
+            return getattr(private, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
+from keras_graft.errors import GraftError
 
 
 def configuration(operation: Any, ignored: Collection[str] = ()) -> str:
@@ -32,6 +33,8 @@ def configuration(operation: Any, ignored: Collection[str] = ()) -> str:
     try:
         config = without(_keras.serialize(operation)["config"], ignored)
         return json.dumps(config, sort_keys=True, default=str)
+    except GraftError:
+        raise  # Keras moved
     except Exception:  # a custom layer that cannot be written counts by its class and weights
         return ""
 
