@@ -44,6 +44,16 @@ def filled(template: Template, tensors: Sequence[Any]) -> tuple[tuple[Any, ...],
     return fill(template.args, get), fill(dict(template.kwargs), get)
 
 
+def caller(operation: Callable[..., Any], template: Template) -> Callable[..., Any]:
+    """Return a function of tensors that makes a recorded call."""
+
+    def call(*tensors: Any) -> Any:
+        args, kwargs = filled(template, tensors)
+        return operation(*args, **kwargs)
+
+    return call
+
+
 def arguments(node: Node, tensors: Mapping[Value, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a node's call, with a tensor for each value it reads."""
     return filled(node.template, [tensors[value] for value in node.inputs])
