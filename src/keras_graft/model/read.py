@@ -12,7 +12,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Spec, Value, flat_slots
+from keras_graft.graph.node import Node, Spec, Value, flat_slots
 from keras_graft.graph.origin import Past
 from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.symbolic import tensor_of
@@ -46,6 +46,17 @@ def read(model: Any) -> Graph:
     if isinstance(model, Graph):
         return model
     return _Reader().read(model)
+
+
+def own_graph(node: Node) -> Graph:
+    """Return the graph of a nested model, without the inputs for the masks of one call.
+
+    With them, it is how the model runs under these masks. The model has no such inputs: Keras
+    passes the masks in again.
+    """
+    nested = node.nested
+    assert nested is not None
+    return nested if len(nested.inputs) == len(node.operation.inputs) else read(node.operation)
 
 
 def trace(
