@@ -85,11 +85,10 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             f"{listed(map(graph.label, ends[0]))} depends on it. Take inputs that do not depend on "
             "one another through the block."
         )
-    unseen = {mask for node in graph.steps for mask, _ in node.unseen}
     for mask in (*masks, *handed):
-        if mask in unseen:
-            node = graph.producer(mask)
-            name = "" if node is None else graph.name_of(node)
+        node = graph.producer(mask)
+        if node is not None and mask not in node.outputs:
+            name = graph.name_of(node)
             raise EditError(
                 f"{verb}: a mask that the nested model {name!r} makes inside crosses the end of "
                 f"the block, and no tensor carries it. Open it first: kg.inline(model, {quoted(name)})."

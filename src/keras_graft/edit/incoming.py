@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Slot, Template, Value
 from keras_graft.graph.select import find_tensor
 from keras_graft.graph.walk import read_places
-from keras_graft.model.calls import filled
+from keras_graft.model.calls import caller
 from keras_graft.model.check_runs import needs_trial
 from keras_graft.model.from_keras import Traced
 from keras_graft.model.infer import with_masks_of
@@ -71,9 +72,6 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
     """
     graph = place.graph
     place, template = _call_of(new, place)
-    masks = {
-        i: v.mask for i, v in enumerate(place.inputs) if v.mask is not None and v.mask in graph
-    }
     taken: list[Any] = []
 
     def here(tensor: Any) -> Value | None:
@@ -83,7 +81,7 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
         return None if found is None or found.scope else found.within(None)
 
     try:
-        did = trace(_caller(new, template), place.inputs, masks, here, True)
+        did = trace(_caller(new, template), place.inputs, partial(_known, graph), here, True)
     except Exception as error:
         # It is not known which tensors of the model it read before it raised: all are checked.
         _keras.forget_readers([value.origin for value in graph.all_values()], before)
@@ -91,15 +89,16 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
             raise EditError(f"{place.edit}: {_hint(new, error)}") from error
         raise EditError(_does_not_take(new, place, error)) from error
     _keras.forget_readers(taken, before)
-    mapping = dict(zip(did.inputs, [*place.inputs, *masks.values()], strict=True))
     nodes = tuple(
         step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
-        for step in (step.reading(mapping) for step in did.steps)
+        for step in did.steps
     )
-    outputs = tuple(
-        mapping[v] if v in mapping else v.masked(mapping).replace(origin=None) for v in did.outputs
-    )
+    outputs = tuple(v if v in place.inputs else v.replace(origin=None) for v in did.outputs)
     return dataclasses.replace(did, steps=nodes, outputs=outputs)
+
+
+def _known(graph: Graph, mask: Value) -> Value | None:
+    return graph.known(mask) if mask in graph else None
 
 
 def _runs(graph: Graph, step: Node) -> bool:
@@ -116,9 +115,7 @@ def _call_of(new: Any, place: At) -> tuple[At, Template]:
     graph, node, inputs = place.graph, place.node, place.inputs
     if node is not None and place.verb == "replace":
         if isinstance(new, keras.Layer) and isinstance(node.operation, keras.Layer):
-            recorded, inputs = with_masks_of(
-                node, inputs, lambda mask: graph.known(mask) if mask in graph else None
-            )
+            recorded, inputs = with_masks_of(node, inputs, partial(_known, graph))
             return dataclasses.replace(place, inputs=inputs), _taken(new, recorded, node.operation)
         # A mask accompanies its value; a function does not expect it as an input.
         inputs = tuple(inputs[i] for i in read_places(node))
@@ -128,20 +125,16 @@ def _call_of(new: Any, place: At) -> tuple[At, Template]:
 
 
 def _caller(new: Any, template: Template) -> Callable[..., Any]:
-    if not isinstance(new, keras.Layer):
+    if isinstance(new, keras.Layer):
+        call = caller(new, template)
+        call.__name__ = new.name
+        return call
 
-        def run(*tensors: Any) -> Any:
-            return new(*tensors)
+    def run(*tensors: Any) -> Any:
+        return new(*tensors)
 
-        run.__name__ = str(getattr(new, "__name__", "function"))
-        return run
-
-    def call(*tensors: Any) -> Any:
-        args, kwargs = filled(template, tensors)
-        return new(*args, **kwargs)
-
-    call.__name__ = new.name
-    return call
+    run.__name__ = str(getattr(new, "__name__", "function"))
+    return run
 
 
 def _taken(new: Any, recorded: Template, old: Any) -> Template:

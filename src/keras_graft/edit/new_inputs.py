@@ -16,7 +16,7 @@ from keras_graft.model.abstract import Impossible
 from keras_graft.model.build import build
 from keras_graft.model.check_runs import rows, told, trial
 from keras_graft.model.infer import infer, tried
-from keras_graft.model.read import read
+from keras_graft.model.read import own_graph
 from keras_graft.printable import quoted, words_of
 from keras_graft.weights.channels import RULES, ChannelRule, channel_axis, with_channels
 
@@ -123,7 +123,7 @@ class Refit:
     ) -> Node:
         if node.nested is not None:
             fits = id(node.operation) not in self._wanted and self._entering(node, inputs) == [
-                value.spec for value in _own(node).inputs
+                value.spec for value in own_graph(node).inputs
             ]
             return node if fits else self._nested(node, inputs, (*path, graph.label(node)))
         layer = node.operation
@@ -164,7 +164,7 @@ class Refit:
         """Return the input specs that a nested model needs for a call, changed only as needed."""
         reads = [*inputs, *node.reads[len(inputs) :]]
         result = []
-        for value, entry in zip(_own(node).inputs, node.entries, strict=False):
+        for value, entry in zip(own_graph(node).inputs, node.entries, strict=False):
             spec = value.spec
             if spec is not None and entry.source is not None:
                 old, new = node.reads[entry.source].spec, reads[entry.source].spec
@@ -191,7 +191,7 @@ class Refit:
             self._agreed = self._agreed and specs == before
         self._wanted[key] = specs
         if (key, specs) not in self._made:
-            edited = self._level(_own(node), specs, path)
+            edited = self._level(own_graph(node), specs, path)
             self._made[key, specs] = build(edited, name=model.name), edited
         made, nested = self._made[key, specs]
         outputs = tuple(value.with_spec(None) for value in node.outputs)
@@ -228,15 +228,6 @@ class Refit:
             )
             return text
         return f"{text}first replace it by one that fits: kg.replace(model, {quoted(label)}, ...)."
-
-
-def _own(node: Node) -> Graph:
-    """Return the graph of a nested model without inputs for masks from outside."""
-    nested = node.nested
-    assert nested is not None
-    if len(nested.inputs) != len(node.operation.inputs):
-        return read(node.operation)
-    return nested
 
 
 def _ranked(shape: _Shape, rank: int) -> _Shape:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from keras_graft.graph.node import Node, Slot, Template, Value
+from keras_graft.graph.node import Slot, Template
 
 _SCALARS = (str, int, float, bool, type(None))
 _LEAVES = (Slot, keras.KerasTensor)
@@ -47,6 +47,11 @@ def filled(
     return fill(template.args, get, other), fill(dict(template.kwargs), get, other)
 
 
-def arguments(node: Node, tensors: Mapping[Value, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a node's call, with a tensor for each value it reads."""
-    return filled(node.template, [tensors[value] for value in node.inputs])
+def caller(operation: Callable[..., Any], template: Template) -> Callable[..., Any]:
+    """Return a function of tensors that makes a recorded call."""
+
+    def call(*tensors: Any) -> Any:
+        args, kwargs = filled(template, tensors)
+        return operation(*args, **kwargs)
+
+    return call

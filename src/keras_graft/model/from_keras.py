@@ -14,7 +14,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Entry, Node, Slot, Spec, Template, Value
 from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of
-from keras_graft.model.calls import fill, filled, mapped
+from keras_graft.model.calls import caller, fill, mapped
 from keras_graft.model.symbolic import are_sparse, spec_of
 
 tree = keras.tree
@@ -28,53 +28,67 @@ class Reader(Protocol):
         ...
 
     def under_masks(
-        self, operation: Any, plain: Graph, values: Sequence[Value | None],
+        self, operation: Any, plain: Graph, specs: Sequence[Spec | None],
         masks: Mapping[int, Value], training: bool | None,
     ) -> Graph:  # fmt: skip
         """Return the graph of a nested model as it runs when its inputs carry masks."""
         ...
 
-    def trace(
-        self, function: Callable[..., Any], inputs: Sequence[Value], masks: Mapping[int, Value]
-    ) -> Traced:
+    def trace(self, function: Callable[..., Any], inputs: Sequence[Value]) -> Traced:
         """Run a function on symbolic tensors and return its calls."""
         ...
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What a function did with symbolic tensors: its calls in order, its inputs and outputs.
+    """What a function did with symbolic tensors: its calls in order, and its outputs.
 
     `kinds` has, by the identity of an operation, the name that Keras made up for it during the run,
     without its number; empty if Keras made up none.
     """
 
     steps: tuple[Node, ...]
-    inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     kinds: Mapping[int, str] = field(default_factory=dict)
 
 
+def entering(tensors: Sequence[Any]) -> list[Value]:
+    """Return a value for each input tensor of a model."""
+    values = {id(tensor): _input(tensor) for tensor in tensors}
+    masks = [values.get(id(_keras.mask_of(tensor))) for tensor in tensors]
+    return [values[id(t)].replace(mask=mask) for t, mask in zip(tensors, masks, strict=True)]
+
+
+def _input(tensor: Any) -> Value:
+    layer = _keras.input_layer(tensor)
+    name = str(getattr(layer, "name", tensor.name))
+    return Value(spec_of(tensor), name, bool(getattr(layer, "optional", False)), None, tensor)
+
+
 class Level:
-    """One level of one model, turned into nodes and values."""
+    """One level of one model, turned into nodes and values.
+
+    Args:
+        reader: Reads the nested models.
+        inputs: The symbolic tensors that enter.
+        values: The value of each.
+        steps: The Keras nodes.
+        foreign: Returns the value of a tensor from elsewhere.
+    """
 
     def __init__(
         self,
         reader: Reader,
         inputs: Sequence[Any],
+        values: Sequence[Value],
         steps: Sequence[Any],
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
     ) -> None:
         self._reader = reader
         self._foreign = foreign
-        self._values: dict[int, Value] = {}
+        self._values = dict(zip(map(id, inputs), values, strict=True))
         self._nodes: list[Node] = []
         self._unseen: set[Value] = set()  # masks that no symbolic tensor carries
-        flat = [self._input(tensor) for tensor in inputs]
-        for value in flat:
-            mask = self._values.get(id(_keras.mask_of(value.origin)))
-            if mask is not None:
-                self._values[id(value.origin)] = value.replace(mask=mask)
         for step in self._in_call_order(steps, inputs):
             self._step(step)
         # Only now are all masks of inputs known: in a stage, a mask is another input.
@@ -87,7 +101,7 @@ class Level:
             if id(tensor) not in self._values:
                 raise ReadError(f"An output of {name!r} does not come from its inputs: {tensor}.")
         given = tuple(self._values[id(tensor)] for tensor in flat)
-        return Traced(tuple(self._nodes), self._inputs, given)
+        return Traced(tuple(self._nodes), given)
 
     def graph(
         self, inputs: Any, outputs: Any, name: str, trainable: bool = True,
@@ -97,16 +111,9 @@ class Level:
         found = self.traced(outputs, name)
         past = None if origin is None else Past(origin)
         return Graph(
-            found.steps, found.inputs, found.outputs, _slots(inputs), _slots(outputs),
+            found.steps, self._inputs, found.outputs, _slots(inputs), _slots(outputs),
             name, trainable, dtype_policy, origin, past,
         ).settled()  # fmt: skip
-
-    def _input(self, tensor: Any) -> Value:
-        layer = _keras.input_layer(tensor)
-        optional = bool(getattr(layer, "optional", False))
-        name = str(getattr(layer, "name", tensor.name))
-        value = self._values[id(tensor)] = Value(spec_of(tensor), name, optional, None, tensor)
-        return value
 
     def _in_call_order(self, steps: Sequence[Any], inputs: Sequence[Any]) -> Iterator[Any]:
         """Yield Keras nodes in an order that can run, with each layer's calls as they were made.
@@ -219,13 +226,10 @@ class Level:
             if mask is not None and place not in places:
                 places[place] = node.reads.index(mask)
         if places:
-            inside = [
-                None if entry.source is None else value.replace(spec=_entering(node, entry))
-                for value, entry in zip(nested.inputs, entries, strict=True)
-            ]
+            specs = [_entering(node, entry) for entry in entries]
             masks = {place: node.reads[source] for place, source in places.items()}
             nested = self._reader.under_masks(
-                node.operation, nested, inside, masks, node.training
+                node.operation, nested, specs, masks, node.training
             )  # fmt: skip
             entries += tuple(Entry(source) for source in places.values())
         return self._masking(node.replace(nested=nested, entries=entries), nested)
@@ -250,24 +254,14 @@ class Level:
 
     def _under_masks(self, node: Node) -> Node:
         """Find the masks that Keras computes from masks not known when the call was recorded."""
-        masks = {i: v.mask for i, v in enumerate(node.inputs) if v.mask is not None}
-
-        def run(*tensors: Any) -> Any:
-            args, kwargs = filled(node.template, tensors)
-            return node.operation(*args, **kwargs)
-
-        traced = self._reader.trace(run, node.inputs, masks)
-        mapping = dict(zip(traced.inputs, [*node.inputs, *masks.values()], strict=True))
-        outputs = node.outputs
-        for step in traced.steps:
-            if step.operation is node.operation:
-                masked = [v.masked(mapping).mask for v in step.outputs]
-                outputs = tuple(v.replace(mask=m) for v, m in zip(outputs, masked, strict=True))
-                mapping.update(zip(step.outputs, outputs, strict=True))
-                self._unseen.update(m for m in masked if m is not None)
-            else:
-                self._nodes.append(step.reading(mapping))
-        return node.replace(outputs=outputs)
+        for step in self._reader.trace(caller(node.operation, node.template), node.inputs).steps:
+            if step.operation is not node.operation:
+                self._nodes.append(step)
+                continue
+            pairs = zip(node.outputs, step.outputs, strict=True)
+            node = node.replace(outputs=tuple(old.replace(mask=new.mask) for old, new in pairs))
+            self._unseen.update(v.mask for v in node.outputs if v.mask is not None)
+        return node
 
     def _output(self, tensor: Any, sparse: bool) -> Value:
         mask = _keras.mask_of(tensor)
@@ -301,7 +295,8 @@ def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
 
 def _entering(node: Node, entry: Entry) -> Spec | None:
     """Return the spec of a tensor that enters a nested model, after casts and changes of rank."""
-    assert entry.source is not None
+    if entry.source is None:
+        return None
     return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
 
 

@@ -12,7 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.index import Position
 from keras_graft.graph.node import Node, Slot, Spec, Template, Value
 from keras_graft.model.abstract import Failure, alike, reason_of
-from keras_graft.model.calls import filled, mapped
+from keras_graft.model.calls import caller, mapped
 from keras_graft.model.check_runs import told, trial
 from keras_graft.model.read import trace
 from keras_graft.printable import quoted
@@ -153,41 +153,27 @@ def _called(
 ) -> list[Node]:  # fmt: skip
     """Call a node on its present inputs; return it with the nodes that compute its masks."""
     template, inputs = with_masks_of(node, inputs, known)
-    found = {i: known(v.mask) for i, v in enumerate(inputs) if v.mask is not None}
-    masks = {i: mask for i, mask in found.items() if mask is not None}
-
-    def run(*tensors: Any) -> Any:
-        args, kwargs = filled(template, tensors)
-        with _keras.inner_call():
-            return node.operation(*args, **kwargs)
-
+    call = _keras.inner_call()(caller(node.operation, template))
     try:
-        traced = trace(run, inputs, masks)
+        traced = trace(call, inputs, known)
     except Exception as error:
         raise BuildError(_does_not_take(graph, graph.node(node), inputs, error, way_out)) from error
-    mapping = dict(zip(traced.inputs, [*inputs, *masks.values()], strict=True))
+    mapping: dict[Value, Value] = {}
     result = []
     for step in traced.steps:
         if step.operation is not node.operation:
             result.append(step.reading(mapping))
             continue
-        outputs = []
         for old, new in zip(node.outputs, step.outputs, strict=True):
-            value = new.masked(mapping)
-            mapping[new] = Value(
-                value.spec, old.name, old.optional, value.mask, old.origin, old.key
-            )
-            outputs.append(mapping[new])
-        step = step.reading(mapping)
+            mapping[new] = Value(new.spec, old.name, old.optional, new.mask, old.origin, old.key)
+        outputs = tuple(mapping.values())
         untried = node.untried
         if untried and len(step.inputs) != len(untried):
             # It may now read a mask that it did not read before, or the reverse.
             before = dict(zip(inputs, untried, strict=True))
             untried = tuple(before.get(v, v.spec) for v in step.inputs)
         result.append(
-            step.replace(
-                key=node.key, outputs=tuple(outputs), nested=_inside(node, step), untried=untried
-            )
+            step.replace(key=node.key, outputs=outputs, nested=_inside(node, step), untried=untried)
         )
     return result
 

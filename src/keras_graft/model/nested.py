@@ -19,7 +19,7 @@ from keras_graft.graph.opened import Opened
 from keras_graft.graph.select import select
 from keras_graft.model.build import build
 from keras_graft.model.infer import infer
-from keras_graft.model.read import read
+from keras_graft.model.read import own_graph
 from keras_graft.printable import quoted, shown
 
 Item = Node | Value
@@ -101,12 +101,7 @@ class _Descent:
         marks = [tuple(_mark(item, 1) for item in place) for place in places]
         key = id(model), frozenset(marks)
         if key not in self._made:
-            nested = call.nested
-            assert nested is not None
-            if len(nested.inputs) != len(model.inputs):
-                # This graph is how the model runs under the masks of one call. The model itself
-                # has no inputs for masks: Keras passes them in again.
-                nested = read(model)
+            nested = own_graph(call)
             found = [tuple(_find(nested, mark) for mark in place) for place in marks]
             edited = self.run(nested, found)
             if _hands_on(edited) and not _hands_on(nested):

@@ -12,9 +12,9 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Value, flat_slots
+from keras_graft.graph.node import Node, Spec, Value, flat_slots
 from keras_graft.graph.origin import Past
-from keras_graft.model.from_keras import Level, Traced
+from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.symbolic import tensor_of
 from keras_graft.printable import shown
 
@@ -48,10 +48,21 @@ def read(model: Any) -> Graph:
     return _Reader().read(model)
 
 
+def own_graph(node: Node) -> Graph:
+    """Return the graph of a nested model, without the inputs for the masks of one call.
+
+    With them, it is how the model runs under these masks. The model has no such inputs: Keras
+    passes the masks in again.
+    """
+    nested = node.nested
+    assert nested is not None
+    return nested if len(nested.inputs) == len(node.operation.inputs) else read(node.operation)
+
+
 def trace(
     function: Callable[..., Any],
     inputs: Sequence[Value],
-    masks: Mapping[int, Value] | None = None,
+    known: Callable[[Value], Value | None] = lambda mask: mask,
     foreign: Callable[[Any], Value | None] = lambda tensor: None,
     apart: bool = False,
 ) -> Traced:
@@ -61,19 +72,19 @@ def trace(
 
     Args:
         function: Takes one KerasTensor for each input, and returns KerasTensors.
-        inputs: Values whose specs the tensors get.
-        masks: By position in `inputs`, the mask that an input carries.
+        inputs: The values that the tensors stand for, with the masks that they carry.
+        known: Returns a mask as the graph knows it, None if it does not.
         foreign: Returns the value for a KerasTensor that the function took from elsewhere.
         apart: Whether a call records only the training flag it is given, and passes none on to
             later calls.
 
     Returns:
-        The calls; the result's inputs stand for `inputs`, then for the masks.
+        The calls, which read `inputs` and their masks.
 
     Raises:
         ReadError: If an output does not come from the inputs, or is no tensor.
     """
-    return _Reader().trace(function, inputs, masks or {}, foreign, apart)
+    return _Reader().trace(function, inputs, known, foreign, apart)
 
 
 class _Reader:
@@ -87,8 +98,9 @@ class _Reader:
         if functional is None:
             raise ReadError(_why_unreadable(model))
         inputs, outputs = functional.input, functional.output
-        levels = Level(self, tree.flatten(inputs), _keras.nodes(functional))
-        return levels.graph(
+        tensors = tree.flatten(inputs)
+        level = Level(self, tensors, entering(tensors), _keras.nodes(functional))
+        return level.graph(
             inputs, outputs, model.name, model.trainable, model.dtype_policy, model
         )  # fmt: skip
 
@@ -96,23 +108,26 @@ class _Reader:
         self,
         function: Callable[..., Any],
         inputs: Sequence[Value],
-        masks: Mapping[int, Value],
+        known: Callable[[Value], Value | None] = lambda mask: mask,
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
         apart: bool = False,
     ) -> Traced:
+        masks = [v.mask and known(v.mask) for v in inputs]
+        values = [v.replace(mask=mask) for v, mask in zip(inputs, masks, strict=True)]
         # Plain tensors: an InputLayer for each would cost more than the call itself.
-        tensors = [tensor_of(value.spec) for value in inputs]
-        known = dict(zip(inputs, tensors, strict=True))  # a mask may be an argument too
-        mask_tensors = {
-            place: known[mask] if mask in known else tensor_of(mask.spec)
-            for place, mask in masks.items()
-        }
-        for place, mask in mask_tensors.items():
-            _keras.set_mask(tensors[place], mask)
-        given = [*tensors, *mask_tensors.values()]
+        given = [tensor_of(value.spec) for value in values]
+        tensors = dict(zip(values, given, strict=True))
+        for tensor, mask in zip(tuple(given), masks, strict=True):
+            if mask is None:
+                continue
+            if mask not in tensors:  # it may be an argument too
+                tensors[mask] = tensor_of(mask.spec)
+                given.append(tensors[mask])
+                values.append(mask)
+            _keras.set_mask(tensor, tensors[mask])
         names = _keras.names_given()
         with _keras.flags_apart() if apart else contextlib.nullcontext():
-            outputs = function(*tensors)
+            outputs = function(*given[: len(inputs)])
         steps: list[Any] = []
         try:
             for tensor in tree.flatten(outputs):
@@ -125,7 +140,7 @@ class _Reader:
             _keras.name_plainly(steps)
             if apart:
                 _keras.settle_flags(steps)
-            traced = Level(self, given, steps, foreign).traced(outputs, _name(function))
+            traced = Level(self, given, values, steps, foreign).traced(outputs, _name(function))
             return dataclasses.replace(traced, kinds=kinds)
         finally:
             _keras.release(steps)
@@ -140,7 +155,7 @@ class _Reader:
         return self._nested[id(operation)]
 
     def under_masks(
-        self, operation: Any, plain: Graph, values: Sequence[Value | None],
+        self, operation: Any, plain: Graph, specs: Sequence[Spec | None],
         masks: Mapping[int, Value], training: bool | None,
     ) -> Graph:  # fmt: skip
         """Return the graph of a nested model as it runs when its inputs carry masks.
@@ -150,16 +165,20 @@ class _Reader:
         functional = _keras.functional(operation)
 
         def run(*tensors: Any) -> Any:
-            flat = [t if v is not None else None for t, v in zip(tensors, values, strict=True)]
+            flat = [t if spec else None for t, spec in zip(tensors, specs, strict=True)]
             return _keras.run_under_masks(
                 functional, flat, list(map(_keras.mask_of, flat)), training
             )
 
-        entering = [v or p for v, p in zip(values, plain.inputs, strict=True)]
-        found = self.trace(run, entering, masks)
-        traced = Graph(
-            found.steps, found.inputs, found.outputs, flat_slots(len(found.inputs))
-        ).settled()
+        names = [value.name for value in plain.inputs]
+        entering = {i: Value(mask.spec, f"{names[i]}_mask") for i, mask in masks.items()}
+        inputs = [
+            Value(spec or v.spec, v.name, v.optional, entering.get(i), v.origin)
+            for i, (v, spec) in enumerate(zip(plain.inputs, specs, strict=True))
+        ]
+        found = self.trace(run, inputs)
+        inputs += entering.values()
+        traced = Graph(found.steps, inputs, found.outputs, flat_slots(len(inputs))).settled()
         # Tensors of the model itself must select here too: calls are matched by their number.
         origins = {
             (id(node.operation), plain.call_of(node), i): value.origin
@@ -173,18 +192,8 @@ class _Reader:
             ))
             for node in traced.steps
         ]  # fmt: skip
-        inputs = [
-            v.replace(name=p.name, optional=p.optional, origin=p.origin)
-            for v, p in zip(traced.inputs, plain.inputs, strict=False)
-        ]
-        inputs += [
-            mask.replace(name=f"{plain.inputs[place].name}_mask")
-            for mask, place in zip(traced.inputs[len(inputs) :], masks, strict=True)
-        ]
-        named = {v: v for v in inputs}  # the masks of inputs are inputs too
-        inputs = [v.masked(named) for v in inputs]
         return traced.replace(
-            nodes=steps, inputs=inputs, output_template=plain.output_template, name=plain.name,
+            nodes=steps, output_template=plain.output_template, name=plain.name,
             trainable=plain.trainable, dtype_policy=plain.dtype_policy, origin=operation,
             past=Past(operation),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from keras_graft.graph.node import Node, Value
 from keras_graft.graph.record import remember
 from keras_graft.graph.same import form_of
 from keras_graft.layers.renamed import Renamed
-from keras_graft.model.calls import arguments, fill, filled
+from keras_graft.model.calls import fill, filled
 from keras_graft.model.infer import infer
 from keras_graft.model.symbolic import input_of, tensor_of
 
@@ -39,14 +39,14 @@ class Assembly:
         self._stand_ins: dict[int, Any] = {}
         self._names = naming.Names([*graph.input_names, *map(graph.name_of, graph.steps)])
         self._masked: set[Value] = set()
-        self._unseen: set[Value] = set()
         self._builder = _keras.Builder()
         try:
             inputs = self._inputs()
             for node in graph.steps:
                 self._node(node)
             self._set_masks()
-            outputs = fill(graph.output_template, self._tensors_of(graph.outputs).__getitem__)
+            given = [self.tensors[value] for value in graph.outputs]
+            outputs = fill(graph.output_template, given.__getitem__)
             cls = _ties.model_class(node.operation for node in graph.steps) or keras.Model
             model = _keras.make_functional(
                 inputs, outputs, name, len(graph.steps), cls, self._builder.nodes
@@ -56,9 +56,6 @@ class Assembly:
             raise
         _keras.set_model_state(model, graph.trainable, graph.dtype_policy)
         self.model = model
-
-    def _tensors_of(self, values: tuple[Value, ...]) -> list[Any]:
-        return [self.tensors[value] for value in values]
 
     def _inputs(self) -> Any:
         tensors = []
@@ -79,10 +76,11 @@ class Assembly:
         Plain Keras can do that: a model that passes its input on, called with `mask=`.
         """
         for value, mask in node.hidden:
-            if value not in self._graph.inputs or value in self._masked or mask in self._unseen:
+            mask_tensor = self.tensors.get(mask)
+            if value not in self._graph.inputs or value in self._masked or mask_tensor is None:
                 continue
             self._masked.add(value)
-            tensor, mask_tensor = self.tensors[value], self.tensors[mask]
+            tensor = self.tensors[value]
             inner = input_of(value.spec, "tensor")
             attach = keras.Model(
                 inner, keras.layers.Identity()(inner), name=self._names.take("with_mask")
@@ -95,15 +93,9 @@ class Assembly:
             self.tensors[value] = output
 
     def _node(self, node: Node) -> None:
-        self._unseen.update(mask for mask, _ in node.unseen)
-        lost = {v for v in node.inputs if v in self._unseen}
-        if lost and lost <= {v.mask for v in node.inputs}:
-            # They are masks of its other inputs, given by name: Keras finds them on these.
-            self.tensors.update(dict.fromkeys(lost))
-        elif lost:
-            # It computes a mask from one that a closed model makes: Keras does that by itself.
-            self._unseen.update(node.outputs)
-            return
+        lost = {v for v in node.inputs if v not in self.tensors}  # masks that a closed model makes
+        if not lost <= {v.mask for v in node.inputs}:
+            return  # it computes a mask from one of them: Keras does that by itself
         self._with_masks(node)
         operation, args, kwargs = self._call(node)
         outputs = [tensor_of(value.spec, value.name) for value in node.outputs]  # type: ignore
@@ -123,15 +115,18 @@ class Assembly:
         """Return the operation, or what stands for it in this model, and its arguments."""
         operation, key = node.operation, id(node.operation)
         name = self._graph.name_of(node)
+        # A mask without a tensor is that of another input: Keras finds it there.
+        inputs = [self.tensors.get(value) for value in node.inputs]
+        call = filled(node.template, inputs)
         if operation.name == name:
-            return operation, *arguments(node, self.tensors)
+            return operation, *call
         # Another operation has this name, and a donor's layer must not be renamed.
         if key not in self._stand_ins:
             self._stand_ins[key] = self._stand_in(node, name)
         stand_in = self._stand_ins[key]
         if isinstance(stand_in, keras.Model):
-            return stand_in, (_one_or_list(self._tensors_of(node.inputs)),), {}
-        return stand_in, *arguments(node, self.tensors)
+            return stand_in, (_one_or_list(inputs),), {}
+        return stand_in, *call
 
     def _stand_in(self, node: Node, name: str) -> Any:
         """Return a stand-in with a free name for a node's operation; it takes all its calls."""
