@@ -84,6 +84,13 @@ class _Patch:
         """Put nodes before another, and let that read `value` at these places."""
         *others, current = self._instead.get(node, [node.within(None)])
         old = current.inputs[places[0]]
+        if any(v.mask == old for v in current.outputs):
+            raise EditError(
+                f"{self.graph.label(old)!r} is a mask that {node.kind} {node.label!r} reads and "
+                "passes on with its output: the layers behind it would not see another one. The "
+                f"way out: kg.replace(model, {quoted(node.label)}, lambda x, mask: layer(x, "
+                "mask=...)), where layer is this layer, so that it passes on the new mask."
+            )
         for place in places:
             current = current.reading_at(place, value)
         self._instead[node] = [*others, *nodes, current]
@@ -217,19 +224,24 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
 
 
 def _check_mask(graph: Graph, old: Value, new: Value) -> None:
-    """Refuse to replace a mask by a value of another spec: layers do not say that they read one."""
-    was, now = graph.known(old).spec, new.spec
-    handing = list(graph.consumers(old, as_mask=True))
-    handing += [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
-    if not handing or was is None or now is None or was.holds_as(now):
-        return
+    """Refuse to replace a mask that a layer makes in every run, or by a value of another spec."""
     label = graph.label(graph.known(old))
-    layers = listed((graph.label(node) for node in handing), 3)
-    raise EditError(
-        f"{label!r} is the mask that Keras passes on with the output of {layers}: it is {was}, and "
-        f"its replacement is {now}. To do without the mask, replace the layer that makes it, for "
-        f"example a Masking by keras.layers.Identity()."
-    )
+    for maker in graph.consumers(old, as_mask=True):
+        raise EditError(
+            f"{label!r} is the mask that {maker.kind} {graph.label(maker)!r} makes. It makes it "
+            "again in every run and attaches it to its output, so not all layers behind it would "
+            f"see another one. The way out: replace {graph.label(maker)!r} by a layer whose "
+            "compute_mask returns the mask that you want, or by keras.layers.Identity() if you "
+            "want none."
+        )
+    was, now = graph.known(old).spec, new.spec
+    passing = [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
+    if passing and was is not None and now is not None and not was.holds_as(now):
+        raise EditError(
+            f"{label!r} is the mask that Keras passes on with the output of "
+            f"{listed((graph.label(node) for node in passing), 3)}: it is {was}, and its "
+            f"replacement is {now}."
+        )
 
 
 def _with_it(labels: Sequence[str], what: str) -> WayOut:

@@ -121,11 +121,11 @@ _SAME = ("Dropout", "Noise", "Identity", "Regularization")
 def _check_masks_stay(
     graph: Graph, call: Node, inner: Mapping[Value, Value], result: Graph
 ) -> None:
-    """Refuse to open a model that restores a mask which an attention layer outside removes.
+    """Refuse to open a model whose layers would then find another mask on a tensor, or none.
 
-    Keras attaches masks to tensors. `MultiHeadAttention` removes them from its inputs, and a model
-    that is called with `mask=` attaches them again. Once that model is opened, its layers would
-    see no mask if the attention runs before them.
+    Keras attaches masks to tensors. A model that is called with `mask=` attaches that to its input:
+    inside it replaces the one that the tensor has outside. `MultiHeadAttention` removes masks from
+    its inputs, so once the model is opened, its layers see none if the attention runs before them.
     """
     nested = call.nested
     assert nested is not None
@@ -134,6 +134,15 @@ def _check_masks_stay(
         outer = inner.get(value.within(None))
         if outer is None or value.mask is None or not reads:
             continue
+        given, known = inner.get(value.mask.within(None)), graph.known(outer).mask
+        if given != known:
+            attached = "none" if known is None else repr(graph.label(known))
+            raise EditError(
+                f"{graph.label(call)!r} cannot be opened: it is called with another mask for "
+                f"{graph.label(outer)!r} than this has outside ({attached}), and "
+                f"{nested.label(reads[0])!r} inside it finds that mask on the tensor. Leave this "
+                "model closed, and name the others: kg.inline(model, [...])."
+            )
         takers = [n for n in _readers(graph, outer) if n.unmasks and n in result]
         if not takers:
             continue
