@@ -207,7 +207,7 @@ def test_what_is_no_mask_is_not_handed_on_as_one():
         [keras.layers.LSTM(3, return_sequences=True, name="lstm")(y), y]
     )
     model = keras.Model(x, keras.layers.GlobalAveragePooling1D(name="mean")(y), name="m")
-    words = r"'any' is the mask that Keras passes on with the output of 'masking'.*: it is \(\?, 4\) bool"
+    words = "'any' is the mask that Masking 'masking' makes"
     with pytest.raises(kg.EditError, match=words):
         kg.remove(model, "any", keep=0)
     with pytest.raises(kg.EditError, match=words):
@@ -235,5 +235,5 @@ def test_a_mask_that_is_an_argument_and_handed_on():
     y = layers.Masking(name="masking")(x)
     y = layers.LSTM(3, return_sequences=True, name="lstm")(y)
     model = keras.Model(x, layers.LSTM(3, name="last")(y), name="m")
-    with pytest.raises(kg.EditError, match="'any' is the mask that Keras passes on"):
+    with pytest.raises(kg.EditError, match="'any' is the mask that Masking 'masking' makes"):
         kg.rewire(model, {"any": "not_equal"})

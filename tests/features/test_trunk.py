@@ -121,7 +121,9 @@ def test_a_trunk_that_training_changes_is_refused_with_the_way_out(tmp_path):
     assert "'bn' update their statistics in training" in text
     assert "'stem', 'bn', 'block' have weights that training would change" in text
     assert "trunk = kg.freeze(trunk)" in text and "frozen=True" not in text
-    with pytest.raises(kg.FeatureError, match="'drop' draw random numbers in training; 'bn' update"):
+    with pytest.raises(
+        kg.FeatureError, match="'drop' draw random numbers in training; 'bn' update"
+    ):
         run(trunk, images()[0], tmp_path, frozen=True)
     assert not (tmp_path / "store").exists()
     trunk.trainable = False  # reaches BatchNormalization, not Dropout

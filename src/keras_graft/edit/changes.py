@@ -88,8 +88,8 @@ class _Patch:
             raise EditError(
                 f"{self.graph.label(old)!r} is a mask that {node.kind} {node.label!r} reads and "
                 "passes on with its output: the layers behind it would not see another one. The "
-                f"way out: kg.replace(model, {quoted(node.label)}, lambda x, mask: layer(x, "
-                "mask=...)), where layer is this layer, so that it passes on the new mask."
+                "way out: a layer in front of it whose compute_mask returns the mask that you "
+                f"want, kg.insert(model, layer, before={quoted(node.label)})."
             )
         for place in places:
             current = current.reading_at(place, value)
@@ -230,9 +230,9 @@ def _check_mask(graph: Graph, old: Value, new: Value) -> None:
         raise EditError(
             f"{label!r} is the mask that {maker.kind} {graph.label(maker)!r} makes. It makes it "
             "again in every run and attaches it to its output, so not all layers behind it would "
-            f"see another one. The way out: replace {graph.label(maker)!r} by a layer whose "
-            "compute_mask returns the mask that you want, or by keras.layers.Identity() if you "
-            "want none."
+            "see another one. The way out: a layer behind it whose compute_mask returns the mask "
+            f"that you want, kg.insert(model, layer, after={quoted(graph.label(maker))}). To have "
+            "none, replace a Masking by keras.layers.Identity()."
         )
     was, now = graph.known(old).spec, new.spec
     passing = [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]
