@@ -51,7 +51,7 @@ def flipped(mask):
 def test_a_mask_that_a_layer_makes_is_not_replaced(kind, model):
     name = next(n.label for n in kg.read(model).nodes if n.label.startswith("not_equal"))
     words = (
-        rf"'{name}' is the mask that Embedding 'embed' makes.*attaches it to its output.*way out: .*"
+        rf"'{name}' is the mask that Embedding 'embed' makes.*attached to that tensor.*way out: .*"
         r"kg\.insert\(model, layer, after=\"embed\"\)"
     )
     before = ops.convert_to_numpy(model(IDS))
@@ -67,6 +67,22 @@ def test_a_mask_that_a_layer_makes_is_not_replaced(kind, model):
     new = kg.insert(model, Reversed(name="reversed"), after="embed")
     assert not np.array_equal(ops.convert_to_numpy(new(IDS)), before)
     assert_same_outputs(new, kg.inline(new), IDS)
+
+
+def test_a_mask_that_comes_with_an_input_is_not_replaced():
+    (_, (_, model), *_) = readers()
+    _, head = kg.split(model, at="embed", complete=True)
+    mask = kg.read(head).inputs[1]
+    words = rf"'{mask.label}' is the mask that comes with 'embed'.*after=\"embed\"\)"
+    for edit in (
+        lambda: kg.insert(head, flipped, after=mask),
+        lambda: kg.rewire(head, {mask: kg.read(head).inputs[0]}),
+    ):
+        with pytest.raises(kg.EditError, match=words):
+            edit()
+    new = kg.insert(head, Reversed(name="reversed"), after="embed")
+    x = [ops.convert_to_numpy(model.get_layer("embed")(IDS)), IDS != 0]
+    assert np.array_equal(*map(ops.convert_to_numpy, (new(x), head([x[0], IDS == 0]))))
 
 
 def test_a_mask_that_one_layer_reads_and_does_not_pass_on():

@@ -322,6 +322,13 @@ def test_a_nested_model_of_any_width():
         kg.BuildError, match="'enc' in graph 'm' \\('enc/einsum.*' inside it\\) cannot"
     ):
         kg.replace(donor, "d", layers.Dense(5))
+    around = keras.Input((None, None), name="around")
+    outer = keras.Model(around, enc(around), name="outer")
+    donor = keras.Model(x, outer(layers.Dense(8, name="d")(x)), name="m")
+    with pytest.raises(
+        kg.BuildError, match="'outer' in graph 'm' \\('outer/enc/einsum.*' inside it\\) cannot"
+    ):
+        kg.replace(donor, "d", layers.Dense(5))
 
 
 def test_stages_that_do_not_run_in_turn():

@@ -226,13 +226,20 @@ def rewire(graph: Graph, reads: Mapping[Value, Value], infer: Infer) -> Graph:
 def _check_mask(graph: Graph, old: Value, new: Value) -> None:
     """Refuse to replace a mask that a layer makes in every run, or by a value of another spec."""
     label = graph.label(graph.known(old))
-    for maker in graph.consumers(old, as_mask=True):
+    makers = graph.consumers(old, as_mask=True)
+    attached = [graph.label(n) for n in makers] + [
+        graph.label(v) for v in graph.inputs if v.mask == old
+    ]
+    if attached:
+        made = (
+            f"{makers[0].kind} {attached[0]!r} makes" if makers else f"comes with {attached[0]!r}"
+        )
         raise EditError(
-            f"{label!r} is the mask that {maker.kind} {graph.label(maker)!r} makes. It makes it "
-            "again in every run and attaches it to its output, so not all layers behind it would "
-            "see another one. The way out: a layer behind it whose compute_mask returns the mask "
-            f"that you want, kg.insert(model, layer, after={quoted(graph.label(maker))}). To have "
-            "none, replace a Masking by keras.layers.Identity()."
+            f"{label!r} is the mask that {made}. It is attached to that tensor in every run, so not "
+            "all layers behind it would see another one. The way out: a layer behind it whose "
+            "compute_mask returns the mask that you want, "
+            f"kg.insert(model, layer, after={quoted(attached[0])}). To have none, replace a Masking "
+            "by keras.layers.Identity()."
         )
     was, now = graph.known(old).spec, new.spec
     passing = [n for n in graph.consumers(old) if any(v.mask == old for v in n.outputs)]

@@ -196,7 +196,7 @@ class Walk:
         found = run.attempt(data=True)
         if found is None or run.count == len(nested.steps):
             return (), error
-        self._known.update(run.known)
+        self._known.update({**known, **run.known})
         culprit = nested.steps[run.count]
         deeper, found = self._inside(culprit, found)
         return (nested.label(culprit), *deeper), found
@@ -248,6 +248,7 @@ class _Run(keras.Operation):
                 made = self._announced(node)
                 found = [(v, keras.ops.zeros(t.shape, t.dtype)) for v, t in made.items()]
             else:
+                _attach_masks(node, values)
                 try:
                     found = self._outputs(node, [values[value] for value in node.inputs])
                 except Exception as error:
@@ -280,6 +281,17 @@ class _Run(keras.Operation):
                 )
         _refuse_mixing(node, inputs, outputs)
         return list(zip(node.outputs, outputs, strict=True))
+
+
+def _attach_masks(node: Node, values: Mapping[Value, Any]) -> None:
+    """Attach the masks that a node finds on its inputs, where they enter from outside."""
+    for value, mask in node.hidden:
+        tensor, spec = values.get(value), mask.spec
+        if tensor is None or spec is None or _keras.mask_of(tensor) is not None:
+            continue
+        shape = [now if d is None else d for d, now in zip(spec.shape, tensor.shape, strict=False)]
+        found = values.get(mask)
+        _keras.set_mask(tensor, keras.ops.ones(shape, "bool") if found is None else found)
 
 
 def _held_as(dtype: str) -> str:
