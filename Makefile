@@ -1,4 +1,4 @@
-.PHONY: demo test lint bench versions preview dist
+.PHONY: demo test check lint bench versions preview dist
 PY = .venv/bin/python
 
 # Python keeps what it compiled, whatever the environment says: the suite starts some hundred
@@ -28,6 +28,13 @@ lint: .venv/ready
 	# What type checkers see of a user's script.
 	$(PY) -m pyright tests/typing/user_script.py
 	$(PY) -m mypy --strict tests/typing/user_script.py
+
+# For the inner loop, in under a minute: style, types, and the tests that need no trained model.
+QUICK = tests/graph tests/look/test_diff.py tests/test_testing.py tests/test_old_files.py tests/edit/test_masks.py
+check: .venv/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	printf '%s\n' '-m pyright' '-m pytest $(QUICK)' | KERAS_BACKEND=torch xargs -P 2 -I{} sh -c '$(PY) {}'
 
 # All share the one PyTorch of .venv: only Keras itself is there once more.
 .cache/keras-%: | .venv/ready
