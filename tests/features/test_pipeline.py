@@ -167,6 +167,7 @@ def source():
     yield 1
     threading.Event().wait()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it is ignored
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 ahead = read_ahead(source())
 next(ahead)

@@ -174,6 +174,8 @@ class TiedLayer:
         known = record_of(self).knows
         if self.saved_elsewhere(store):
             store = _Without(store, hidden(self))
+        elif type(store) is dict:
+            pass  # no file: `transplant` asks in which order a file would hold them
         elif ties_of(self) and (known is None or known() is not store):
             warnings.warn(
                 f"{told(self)}, and the model that is saved knows no ties: in the file it is a "  # type: ignore[attr-defined]
