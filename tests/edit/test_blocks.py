@@ -294,6 +294,7 @@ def test_once_changes_nothing_and_copies_equal_shared_ones(make, tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.* between layers that the attribute")
 def test_a_range_of_blocks_of_a_transformer_deepens_it():
     import keras_hub
 

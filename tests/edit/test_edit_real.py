@@ -48,6 +48,7 @@ def trains(model, x):
     return any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.* between layers that the attribute")
 @each
 def test_linear_activations_at_every_place(make, tmp_path):
     model = make()
@@ -102,6 +103,7 @@ def test_nested_and_inlined_back(make):
     assert number
 
 
+@pytest.mark.filterwarnings("ignore:.* between layers that the attribute")
 @each
 def test_what_comes_out_trains_saves_reloads_and_clones(make, tmp_path):
     model = make()

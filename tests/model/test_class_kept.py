@@ -246,6 +246,7 @@ def test_what_is_gone_says_so(tmp_path):
         new.nothing  # noqa: B018
 
 
+@pytest.mark.filterwarnings("ignore:.* between layers that the attribute")
 def test_a_layer_in_the_place_of_another_is_what_the_attribute_holds():
     model, data = Net(), _data(3)
     new = kg.replace(model, "block_*", lambda node: keras.layers.Dense(3, name=f"n_{node.name}"))

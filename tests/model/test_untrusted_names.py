@@ -11,7 +11,7 @@ from keras import layers
 from typer.testing import CliRunner
 
 import keras_graft as kg
-from keras_graft.cli.command import app
+from keras_graft.cli.app import app
 from keras_graft.printable import printable, quoted, words_of
 from keras_graft.tables import html_table, table
 
@@ -146,6 +146,7 @@ class Warns(layers.Layer):
         return cls(**config)
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="such names are refused there")
 def test_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(keras.saving.get_custom_objects(), "Warns", Warns)

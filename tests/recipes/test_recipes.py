@@ -529,7 +529,8 @@ def test_new_head_drops_no_pooling_behind_the_classifier(nested):
         recipes.new_head(model, 3)
     words = str(caught.value)
     assert (
-        "'pool' (GlobalAveragePooling1D), behind the Dense 'd', makes (?, 10) float32 of " in words
+        "'pool' (GlobalAveragePooling1D), behind the Dense 'd', turns (?, 5, 10) float32 into "
+        in words
     )
     # Both ways out are ways.
     assert f'kg.replace(model, "{prefix}d", ...)' in words and f'at="{prefix}h")' in words

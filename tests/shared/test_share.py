@@ -120,7 +120,7 @@ REFUSALS = {
     "once": (residual, lambda m: kg.unshare(m, "stem"), "'stem' .Conv2D. is called once, so it sh"),
     "an op": (unlike, lambda m: kg.unshare(m, "relu*"), "'relu.*' .Relu. is an op: it holds no wei"),
     "how": (shared, lambda m: kg.unshare(m, "shared#1", weights="no"), "\"copy\" or \"fresh\", got"),
-    "one": (residual, lambda m: kg.share(m, ["stem"]), "names one layer, 'stem'; two or more"),
+    "one": (residual, lambda m: kg.share(m, ["stem"]), "names one layer, 'stem'; give two or more"),
     "mean": (residual, lambda m: kg.share(m, ["conv0", "conv1"], weights="sum"), "\"mean\", got 's"),
     "class": (unlike, lambda m: kg.share(m, ["a", "norm"]), "they are a Dense and a BatchNormaliz"),
     "shapes": (unlike, lambda m: kg.share(m, ["a", "c"]), "their weights differ: "),
@@ -129,7 +129,7 @@ REFUSALS = {
     "ops": (unlike, lambda m: kg.share(m, ["a", "relu*"]), "'relu.*' .Relu. is not a layer with weights"),
     "quantized": (quantized, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' is quantized, a"),
     "adapters": (adapted, lambda m: kg.share(m, ["a", "b"], weights="mean"), "'a' has LoRA adapters"),
-    "none": (unlike, lambda m: kg.share(m, []), r"share: \[\] names no layer; two or more"),
+    "none": (unlike, lambda m: kg.share(m, []), r"share: \[\] names no layer; give two or more"),
     "tied": (tied, lambda m: kg.share(m, ["norm", "lm_head"]), "a weight of 'lm_head' is tied"),
 }  # fmt: skip
 

@@ -271,10 +271,10 @@ def test_a_kernel_behind_counted_words():
 
 
 @pytest.mark.parametrize("one, other, what", [
-    (lambda: layers.Hashing(6, name="h"), lambda: layers.Hashing(6, salt=3, name="h"), "another salt"),
-    (lambda: layers.Hashing(5, name="h"), lambda: layers.Hashing(6, name="h"), "another num_bins"),
+    (lambda: layers.Hashing(6, name="h"), lambda: layers.Hashing(6, salt=3, name="h"), "a different salt"),
+    (lambda: layers.Hashing(5, name="h"), lambda: layers.Hashing(6, name="h"), "a different num_bins"),
     (lambda: layers.Discretization([0, 5], name="h"), lambda: layers.Discretization([0, 6], name="h"),
-     "another bin_boundaries"),
+     "a different bin_boundaries"),
     (lambda: layers.Hashing(6, name="h"), lambda: layers.IntegerLookup(vocabulary=[1], name="h"),
      "different lookup layers are in front of it: Hashing 'h' in the source, IntegerLookup 'h'"),
 ])  # fmt: skip

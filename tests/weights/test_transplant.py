@@ -432,7 +432,9 @@ def test_values_that_a_failed_step_took():
     source, target = small(), small()
     variable = source.weights[0]
     value, variable._value = variable._value, None
-    text = "'hidden/kernel' of the source has no value: training with an optimizer made for other"
+    text = (
+        "'hidden/kernel' of the source has no value: it was lost in training with an optimizer made"
+    )
     assert text in refused(source, target)
     variable._value = value
 
