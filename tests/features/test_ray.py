@@ -212,10 +212,8 @@ def assert_same(store, local, names=False):
 
 def dataset(ray, x, y, blocks=7):
     """Blocks that end elsewhere than shards and batches do."""
-    parts = np.array_split(np.arange(len(x)), blocks)
-    return ray.data.from_numpy([x[p] for p in parts]).zip(
-        ray.data.from_numpy([y[p] for p in parts]).rename_columns({"data": "label"})
-    )
+    rows = [{"data": one, "label": label} for one, label in zip(x, y, strict=True)]
+    return ray.data.from_items(rows, override_num_blocks=blocks)
 
 
 def test_local_data_gives_the_local_store(trunk, tmp_path):
