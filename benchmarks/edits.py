@@ -29,6 +29,9 @@ call" is one `insert` at that many places; "many, one build" is one `insert` a p
 one build at the end; "by hand" is one insertion through `clone_model` with `clone_function` and
 `call_function`, which calls every layer again. "Many / one" compares "many, one build" with "insert
 one"; "layers / one" is the part of it that making and calling so many Keras layers takes alone.
+
+The BERT-shaped model is a subclass of `keras.Model` from keras_hub: about half of each edit is to keep
+its class and its attributes.
 """
 
 
