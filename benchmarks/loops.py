@@ -35,7 +35,7 @@ to the disk is not in it.
 
 glibc keeps the memory that it has, for both: `{" ".join(f"{k}={v}" for k, v in KEPT.items())}`.
 Left to itself it gives a trunk's large buffers back to the system at some steps and not at others,
-by luck, and to take them anew was up to a fifth of what the trunk took.
+by luck, and to take them again was up to a fifth of what the trunk took.
 """
 
 

@@ -30,7 +30,7 @@ machines are noisy, so read ratios, and those to about 20%.
 "times faster" is `kg.clone(model)` against `clone_model(model)` with `set_weights(get_weights())`,
 initializers included. "peak" is the most memory that was resident during the call beyond what was
 before it, as a multiple of the weights: of ours, and of what a user would write. On PyTorch and
-TensorFlow memory that was freed may be used again without becoming resident anew.
+TensorFlow memory that was freed may be used again without becoming resident again.
 """
 
 
