@@ -130,3 +130,21 @@ def test_a_model_that_is_called_with_another_mask_stays_closed(masked):
     new = kg.inline(model, "open")
     x = [IDS, IDS == 2]
     assert_same_outputs(model, new, x)
+
+
+def test_a_mask_that_is_an_argument_is_replaced_by_a_mask_alone():
+    x = keras.Input((4, 3), name="x")
+    one, two = (keras.Input((4,), dtype="bool", name=name) for name in ("one", "two"))
+    y = layers.LSTM(3, return_sequences=True, name="lstm")(x, mask=one)
+    model = keras.Model([x, one, two], [layers.LSTM(2, name="last")(y), ops.any(two)], name="m")
+    words = r"'one' is the mask that .* 'lstm'.* is \(\?, 4, 3\) float32. The way out: name a value"
+    with pytest.raises(kg.EditError, match=words):
+        kg.rewire(model, {"one": "x"})
+    new = kg.rewire(model, {"one": "two"})
+    data, masks = np.ones((2, 4, 3), "float32"), (IDS == 0, IDS != 0)
+    assert np.array_equal(
+        *(
+            ops.convert_to_numpy(m([data, *pair])[0])
+            for m, pair in ((model, masks), (new, masks[::-1]))
+        )
+    )

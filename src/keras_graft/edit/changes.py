@@ -247,7 +247,7 @@ def _check_mask(graph: Graph, old: Value, new: Value) -> None:
         raise EditError(
             f"{label!r} is the mask that Keras passes on with the output of "
             f"{listed((graph.label(node) for node in passing), 3)}: it is {was}, and its "
-            f"replacement is {now}."
+            f"replacement is {now}. The way out: name a value of the same shape and dtype."
         )
 
 
