@@ -10,6 +10,7 @@ from typing import Any, Literal
 import keras
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import batches, count
 from keras_graft.features.engines import ray as ray_engine
 from keras_graft.features.engines.pipeline import Writer, read_ahead
@@ -42,6 +43,8 @@ def compute(
     engine: Literal["local", "ray"] = "local",
     ray: RayOptions | Mapping[str, Any] | None = None,
     shard_bytes: int = _SHARD,
+    views: int = 0,
+    seed: int = 0,
 ) -> FeatureStore:
     """Run a trunk once over data, and store its outputs on disk.
 
@@ -80,6 +83,12 @@ def compute(
             share.
         ray: How many actors, with which backend and GPUs: a `RayOptions` or a dict.
         shard_bytes: The approximate size of a shard.
+        views: How many augmented views of each sample to store, beside its features without
+            augmentation. For these the layers of the trunk that augment (`RandomFlip`,
+            `GaussianNoise`) draw random numbers, frozen or not, while all other layers stay as
+            they are. It takes as many more passes. `FeatureDataset` gives one view of each sample
+            in each epoch.
+        seed: The seed for the views.
 
     Returns:
         The store, complete.
@@ -109,11 +118,19 @@ def compute(
             f'on_error must be "raise" or "skip", got {shown(on_error)}; engine must be "local" or '
             f'"ray", got {shown(engine)}.'
         )
-    columns = Columns(dtype, targets, coded(keys))
+    if not isinstance(views, Integral) or not 0 <= views < 1000 or (views and engine == "ray"):
+        raise FeatureError(
+            f"views must be a whole number from 0 to 999, got {shown(views)}"
+            + (', and engine="ray" takes none: use engine="local"' if engine == "ray" else "") + "."
+        )  # fmt: skip
+    columns = Columns(dtype, targets, coded(keys), int(views))
     options = ray_engine.options(ray) if engine == "ray" else None
     if engine == "local" and type(data).__module__ == "ray.data.dataset":
         raise FeatureError('A Ray dataset needs engine="ray".')
-    check_fixed(trunk, frozen)
+    augmented = AugmentedTrunk(trunk, int(views), seed) if views else None
+    plain = augmented.plain if augmented else trunk
+    check_fixed(plain, frozen)
+    digests = {**fingerprint(plain), **({"views": augmented.digest} if augmented else {})}
     folder = folder_at(store)
     location(folder, resume)  # before locking, which makes a file
     lock = folder.lock()
@@ -124,7 +141,7 @@ def compute(
         if there.found is not None:
             check_sizes(folder, there.found)
         run = Run(
-            trunk, fingerprint(trunk), there, columns, int(batch_size), int(shard_bytes),
+            augmented or trunk, digests, there, columns, int(batch_size), int(shard_bytes),
             on_error == "skip",
         )  # fmt: skip
         if options is None:

@@ -9,11 +9,12 @@ import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import Batch
 from keras_graft.features.fixed_trunk import check_places
 from keras_graft.features.store.checksum import Checksums, checksum
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Column, ShardEntry, Skipped
+from keras_graft.features.store.manifest import Column, ShardEntry, Skipped, from_trunk
 from keras_graft.features.store.shards import dtype_of, encode
 
 tree = keras.tree
@@ -23,7 +24,7 @@ class Runner:
     """Runs a trunk on batches. If a batch fails, it finds the samples that make it fail.
 
     Args:
-        trunk: The model.
+        trunk: The model, or an `AugmentedTrunk`.
         worked: Whether it has worked on samples of this data before.
     """
 
@@ -65,7 +66,10 @@ class Runner:
     def _kept(self, batch: Batch, outputs: Any) -> Any:
         outputs = _of_each(outputs, len(batch))
         if not self._worked:
-            check_places(self._trunk, batch, outputs)
+            if isinstance(self._trunk, AugmentedTrunk):
+                check_places(self._trunk.plain, batch, outputs[0])
+            else:
+                check_places(self._trunk, batch, outputs)
             self._worked = True
         return outputs
 
@@ -119,7 +123,7 @@ class Building:
         """
         labels = self._columns.labels(batch, start)[1]
         # Of samples that fail too: each of these columns has a checksum.
-        features = {name for name in self._known if name.startswith("features/")}
+        features = {name for name in self._known if from_trunk(name)}
         self._check_names(features | labels.keys(), start)
         self._inputs.add(batch.x)
         self._labels.add(list(labels.values()))

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.head.epoch import Epoch
+from keras_graft.features.store.manifest import from_trunk
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
 from keras_graft.printable import shown
@@ -262,7 +263,7 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
     """
     found: dict[tuple[Any, str], Any] = {}
     columns = store.manifest.columns
-    names = sorted(name for name in columns if not name.startswith("features/"))
+    names = sorted(name for name in columns if not from_trunk(name))
     start = 0
     for shard in store.manifest.shards:
         at = start, start + shard.samples

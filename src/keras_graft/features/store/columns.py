@@ -13,7 +13,7 @@ from ml_dtypes import finfo
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, no_numbers
-from keras_graft.features.store.manifest import DTYPES, Column, packed
+from keras_graft.features.store.manifest import DTYPES, Column, from_trunk, packed
 from keras_graft.features.store.schema import encodable
 from keras_graft.features.store.shards import dtype_of
 
@@ -29,18 +29,25 @@ class Columns:
         dtype: The dtype in which floating features are stored; None: their own.
         targets: Whether targets and sample weights are kept.
         keys: One key for each sample, and whether they are texts.
+        views: How many augmented views of each sample there are. Outputs of the trunk are then a
+            list: the plain ones, and those of each view.
     """
 
     dtype: str | None
     targets: bool
     keys: tuple[np.ndarray, bool] | None
+    views: int = 0
 
     def of(self, outputs: Any) -> tuple[dict[str, str], dict[str, Any]]:
         """Return how features are nested, and their columns, before they are cast."""
         if outputs is None:
             return {}, {}
-        kind, columns = packed("features", outputs)
-        return {"features": kind}, columns
+        plain, *views = outputs if self.views else [outputs]
+        kind, columns = packed("features", plain)
+        layout = {"features": kind, **({"views": "dict"} if views else {})}
+        for number, view in enumerate(views, 1):
+            columns.update(packed(f"views/{number}", view)[1])
+        return layout, columns
 
     def labels(self, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
         """Return the same for targets, weights and keys, sorted by name.
@@ -90,7 +97,7 @@ class Columns:
         found = {}
         for name, array in columns.items():
             rows = np.asarray(array)[:1]
-            if name.startswith("features/"):
+            if from_trunk(name):
                 rows, _ = self.cast(name, rows)
             kind = rows.dtype.name
             if kind not in DTYPES:

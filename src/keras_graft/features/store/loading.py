@@ -18,6 +18,7 @@ from keras_graft.features.store.manifest import (
     Column,
     Manifest,
     ShardEntry,
+    from_trunk,
     itemsize,
 )
 from keras_graft.features.store.schema import (
@@ -131,7 +132,13 @@ def _check(manifest: Manifest) -> None:
         alone = {"one": {""}, "list": set(map(str, range(len(own)))), "dict": own}[layout]
         if own != alone or kind == "keys" and layout != "one":
             raise ValueError(f"the columns of its {kind} do not fit the layout {layout!r}")
-    labels = sum(not name.startswith("features/") for name in columns)
+    whole = {n.partition("/")[2]: c for n, c in columns.items() if n.startswith("features/")}
+    for view in range(1, manifest.views + 1):
+        start = f"views/{view}/"
+        own = {n.removeprefix(start): c for n, c in columns.items() if n.startswith(start)}
+        if own != whole:
+            raise ValueError(f"its view {view} does not have the columns of its features")
+    labels = sum(not from_trunk(name) for name in columns)
     width, start, files = sum(c.bytes for c in columns.values()), 0, set()
     for number, shard in enumerate(manifest.shards):
         skipped = [sample.index for sample in shard.skipped]

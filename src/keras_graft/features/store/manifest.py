@@ -19,7 +19,8 @@ from keras_graft.printable import shown, words_of
 
 NAME = "manifest.json"
 FORMAT = 2
-KINDS = ("features", "targets", "weights", "keys")
+KINDS = ("features", "views", "targets", "weights", "keys")
+"""What a store holds. Views are features with augmentation on; see `kg.features.compute`."""
 COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
 """The names of columns, as a regular expression."""
 DTYPES = (
@@ -27,6 +28,11 @@ DTYPES = (
     "bfloat16", "float32", "float64",
 )  # fmt: skip
 """The dtypes that a store holds."""
+
+
+def from_trunk(name: str) -> bool:
+    """Whether a column holds what the trunk gives; the rest comes from the data."""
+    return name.startswith(("features/", "views/"))
 
 
 def itemsize(dtype: str) -> int:
@@ -110,7 +116,8 @@ class Manifest:
     """What a store holds, and how it was made.
 
     Attributes:
-        columns: The columns by name: `"features/pool"`, `"targets/"`, `"weights/"`, `"keys"`.
+        columns: The columns by name: `"features/pool"`, `"views/1/pool"`, `"targets/"`,
+            `"weights/"`, `"keys/"`.
         layout: How features, targets and weights are nested: `"one"`, `"dict"` or `"list"`.
         trunk: The fingerprint of the trunk.
         batch_size: Samples in a batch when it was computed.
@@ -134,6 +141,11 @@ class Manifest:
     def rows(self) -> int:
         """How many samples there are."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def views(self) -> int:
+        """How many augmented views of each sample there are."""
+        return len({n.split("/")[1] for n in self.columns if n.startswith("views/")})
 
     @property
     def samples(self) -> int:

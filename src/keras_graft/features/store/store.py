@@ -65,6 +65,11 @@ class FeatureStore(Tabular):
         return self.manifest.complete
 
     @property
+    def views(self) -> int:
+        """How many augmented views of each sample it holds."""
+        return self.manifest.views
+
+    @property
     def bytes(self) -> int:
         """The size of all shards."""
         return sum(shard.bytes for shard in self.manifest.shards)
@@ -95,32 +100,30 @@ class FeatureStore(Tabular):
             raise FeatureError(f"{self.path} has the samples 0 to {len(self) - 1}.")
         return array.astype(np.intp)
 
-    def take(self, indices: Any, *kinds: str) -> dict[str, Any]:
+    def take(self, indices: Any, *kinds: str, views: Any = None) -> dict[str, Any]:
         """Return samples in any order.
 
         Args:
             indices: The numbers of the samples, or a mask: a bool for each.
             *kinds: Some of `"features"`, `"targets"`, `"weights"`, `"keys"`; by default all.
+            views: Which augmented view the features are of: a number from 1 on, or one for each
+                sample. 0 and None: the features without augmentation.
 
         Returns:
             For each kind that the store has: an array, or a dict or list of arrays, as the trunk
             and the data gave them. Keys that are texts come as `str`.
         """
         indices = self.numbers(indices)
-        unknown = [kind for kind in kinds if kind not in KINDS]
+        known = [kind for kind in KINDS if kind != "views"]
+        unknown = [kind for kind in kinds if kind not in known]
         if unknown:
             raise FeatureError(
-                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(KINDS)}."
+                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(known)}."
             )
-        kinds = kinds or KINDS
-        names = self.columns(*kinds)
-        if len(indices):
-            arrays = self._rows.take(indices, names)
-        else:
-            columns = self.manifest.columns
-            arrays = {
-                n: np.empty((0, *columns[n].shape), dtype_of(columns[n].dtype)) for n in names
-            }
+        kinds = kinds or tuple(known)
+        arrays = self._read(indices, self.columns(*kinds))
+        if views is not None and "features" in kinds:
+            self._put_views(arrays, indices, views)
         found = {
             kind: unpacked(kind, self.manifest.layout[kind], arrays)
             for kind in kinds
@@ -135,6 +138,33 @@ class FeatureStore(Tabular):
                     "again, resume=False."
                 ) from error
         return found
+
+    def _read(self, indices: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
+        if len(indices):
+            return self._rows.take(indices, names)
+        columns = self.manifest.columns
+        return {n: np.empty((0, *columns[n].shape), dtype_of(columns[n].dtype)) for n in names}
+
+    def _put_views(self, arrays: dict[str, np.ndarray], indices: np.ndarray, views: Any) -> None:
+        """Replace features by those of views, where these are not 0."""
+        views = np.broadcast_to(np.asarray(views), indices.shape)
+        if views.dtype.kind not in "iu" or (
+            views.size and not 0 <= views.min() <= views.max() <= self.manifest.views
+        ):
+            raise FeatureError(
+                f"{self.path} has {self.manifest.views} views of each sample, numbered from 1; 0 is "
+                f"without augmentation; got {shown(views.tolist())}."
+            )
+        names = self.columns("features")
+        for view in np.unique(views[views > 0]).tolist():
+            rows = np.flatnonzero(views == view)
+            own = {name: f"views/{view}/{name.partition('/')[2]}" for name in names}
+            found = self._read(indices[rows], [*own.values()])
+            for name, column in own.items():
+                if len(rows) == len(indices):
+                    arrays[name] = found[column]
+                else:
+                    arrays[name][rows] = found[column]
 
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
         """Return all samples, as `take` does."""
