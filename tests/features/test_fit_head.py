@@ -96,15 +96,26 @@ def test_fit_head_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("make, more, says", [
     (lambda x, y: x, {}, "fit_head needs targets"),
-    (lambda x, y: iter([(x, y)]), {}, "iterator can be read only once"),
     (lambda x, y: [], {}, "The data is empty"),
     (lambda x, y: (x, y), {"validation_split": 1.0}, "validation_split must be between 0 and 1"),
-    (lambda x, y: (x, y), {"validation_data": 1}, "no validation_data, which would have to be features"),
+    (lambda x, y: (x, y), {"validation_data": 1, "validation_split": 0.1}, "split or validation_data, not b"),
+    (lambda x, y: (x, y), {"validation_data": []}, "The validation_data is empty"),
+    (lambda x, y: (x, y), {"views": 0}, "views must be a whole number, 1 or more, got 0"),
+    (lambda x, y: (x, y), {"views": 2, "augment": "off"}, "without views=; got 'off' and views=2"),
+    (lambda x, y: (x, y), {"augment": "on"}, "augment must be .off., and without views="),
+    (lambda x, y: (x, y), {"views": 2}, "'donor_trunk' has no layer that augments, so all 2 views"),
+    (lambda x, y: (x, y), {"class_weight": "even"}, "class_weight must be .balanced. or a dict"),
+    (lambda x, y: (x, y), {"sample_weight": 1}, r"takes no 'sample_weight': give data=\(x, y\) or"),
+    (lambda x, y: (x, y), {"head": "three"}, "head must be a model, a layer, .* got 'three'"),
+    (lambda x, y: (x, y), {"head": 3}, "classes up to 3, but the head .* 0 to 2: head=4, or number"),
+    (lambda x, y: (x, x), {"head": 3}, "head=3 needs targets that are classes"),
+    (lambda x, y: (x, y), {"head": layers.Conv2D(2, 1)}, "head cannot take the features, of shape"),
+    (lambda x, y: (x, np.eye(5)[y]), {}, "cannot be trained on the first batch, .*6. and .*32, 5"),
     (lambda x, y: (x, y), {"batch_size": 0}, "batch_size must be a whole number, 1 or more, got 0"),
 ])  # fmt: skip
 def test_fit_head_refuses_before_it_computes(tmp_path, make, more, says):
     model = donor()
-    model.compile("adam", "mse")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
     with pytest.raises(kg.FeatureError, match=says):
         kg.features.fit_head(
             model, "pool", make(*images()), store=tmp_path / "s", progress=False, **more
@@ -251,7 +262,7 @@ def test_fit_head_takes_samples_in_the_order_of_the_seed(tmp_path):
 @pytest.mark.parametrize("split, says", [(0.99, "training"), (0.01, "validation")])
 def test_no_part_is_empty(tmp_path, split, says):
     model = donor()
-    model.compile("adam", "mse")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True))
     with pytest.raises(kg.FeatureError, match=f"={split} of 10 samples leaves none for {says}"):
         kg.features.fit_head(
             model, "pool", images(10), store=tmp_path, validation_split=split, progress=False

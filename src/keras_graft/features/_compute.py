@@ -162,6 +162,10 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     try:
         passed = run.passed(ahead, data)
         if passed is None:
+            if progress:
+                found = run.found
+                assert found is not None
+                print(f"Nothing to compute: {run.folder} holds all {found.rows:,} samples.")
             return
         done, rest = passed
         if bar is not None and done:

@@ -167,5 +167,5 @@ def _check_unmixed(node: Node) -> None:
     if wrong:
         raise FeatureError(
             f"{names_of([node])[0]!r} augments, but it also holds {listed(wrong)}, which must stay "
-            "frozen while it does. Call them as separate layers, or use augment=\"off\"."
+            'frozen while it does. Call them as separate layers, or use augment="off".'
         )

@@ -46,9 +46,7 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
             continue
         if draws(layer):
             noisy.append(path)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            moving.append(path)
-        if isinstance(layer, keras.layers.SpectralNormalization):
+        if _updates(layer):
             moving.append(path)
         if getattr(layer, "stateful", False):
             stateful.append(path)
@@ -75,6 +73,19 @@ def check_fixed(trunk: Any, frozen: bool) -> None:
             f"the joined model does not give: {'; '.join(reasons)}. Freeze it (the weights stay "
             f"shared): {_way_out(trunk)}{says}."
         )
+
+
+def _updates(layer: Any) -> bool:
+    """Whether a layer updates statistics in training."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return bool(layer.trainable)
+    return isinstance(layer, keras.layers.SpectralNormalization)
+
+
+def changing(trunk: Any) -> list[str]:
+    """Return the paths of layers that act differently in training: freezing changes that."""
+    layers = [(path, layer) for path, layer in _layers(trunk) if not isinstance(layer, Frozen)]
+    return [path for path, layer in layers if draws(layer) or _updates(layer)]
 
 
 def _way_out(trunk: Any) -> str:

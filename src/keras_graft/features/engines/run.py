@@ -128,7 +128,8 @@ class Run:
         found = self.found
         assert found is not None
         if found.trunk != self.digests:
-            parts = [k for k in self.digests if found.trunk.get(k) != self.digests[k]]
+            keys = [*self.digests, *(k for k in found.trunk if k not in self.digests)]
+            parts = [k for k in keys if found.trunk.get(k) != self.digests.get(k)]
             self.refuse([f"the {part} of the trunk" for part in parts])
         if found.complete and total is not None and total != found.samples:
             self.refuse([f"{found.samples} samples, now {total}"])

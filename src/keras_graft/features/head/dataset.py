@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import copy
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -13,10 +14,10 @@ import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.head.classes import classes_of, divided
 from keras_graft.features.head.epoch import Epoch
-from keras_graft.features.store.manifest import from_trunk
+from keras_graft.features.head.several import check_together, open_store, side_by_side
 from keras_graft.features.store.store import FeatureStore
-from keras_graft.graph.names import listed
 from keras_graft.printable import shown
 
 _HANDED, _HANDED_BYTES = 32, 16 << 20
@@ -40,11 +41,14 @@ class FeatureDataset(keras.utils.PyDataset):
         batch_size: Samples in a batch.
         shuffle: Shuffle the samples in each epoch.
         seed: The seed for shuffling. The same seed gives the same order in each epoch.
-        validation_split: The share of samples in the subset `"validation"`: the last ones of
-            `indices`.
+        validation_split: The share of samples in the subset `"validation"`. They are drawn with
+            `seed`; if the targets are classes, each class is divided in this proportion.
         subset: `"training"` or `"validation"`.
         indices: Use only these samples, given as numbers or as a mask: a bool for each.
         names: For several stores, the name of the features of each; by default `"0"`, `"1"`, ...
+        views: Give one augmented view of each sample, where the store has any: in each epoch the
+            next one, so that all are given equally often. The subset `"validation"` gives features
+            without augmentation.
 
     Raises:
         FeatureError: If a store is not complete, or if stores do not hold the same samples.
@@ -71,14 +75,15 @@ class FeatureDataset(keras.utils.PyDataset):
         subset: str | None = None,
         indices: Any = None,
         names: Sequence[str] | None = None,
+        views: bool = True,
     ) -> None:
         # Keras's own threads would give batches of one epoch to the next.
         super().__init__(workers=1)
         several = isinstance(store, list | tuple)
-        opened = [_opened(s) for s in (store if several else [store])]
+        opened = [open_store(s) for s in (store if several else [store])]
         self._stores = opened
         self._names = None if not several else [*(names or map(str, range(len(opened))))]
-        _check_together(opened, self._names)
+        check_together(opened, self._names)
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise FeatureError(
                 f"batch_size must be a whole number, 1 or more, got {shown(batch_size)}."
@@ -86,7 +91,9 @@ class FeatureDataset(keras.utils.PyDataset):
         if not isinstance(seed, Integral) or seed < 0:
             raise FeatureError(f"seed must be a whole number, 0 or more, got {shown(seed)}.")
         chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
-        self.indices = _part(chosen, validation_split, subset)
+        self.indices = _part(opened[0], chosen, validation_split, subset, seed)
+        self._view_order: np.ndarray | None = None
+        self._views = views and subset != "validation"
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._row_bytes = sum(c.bytes for s in opened for c in s.manifest.columns.values())
         self._lock = threading.Lock()
@@ -98,7 +105,8 @@ class FeatureDataset(keras.utils.PyDataset):
         order = self.indices
         if self._shuffle:
             order = np.random.default_rng([self._seed, self._number]).permutation(order)
-        return Epoch(self._rows, order, self._batch_size, self._row_bytes)
+        rows = functools.partial(self._rows, views_of=self._number) if self._views else self._rows
+        return Epoch(rows, order, self._batch_size, self._row_bytes)
 
     def _over(self) -> Epoch:
         """Start the next epoch, and return the one before it."""
@@ -125,12 +133,26 @@ class FeatureDataset(keras.utils.PyDataset):
             raise IndexError(f"There are {len(self)} batches, not number {shown(index)}.")
         return self._epoch.batch(index)
 
-    def _rows(self, indices: np.ndarray) -> tuple[Any, ...]:
+    def _drawn(
+        self, store: FeatureStore, indices: np.ndarray, number: int | None
+    ) -> dict[str, np.ndarray]:
+        """Return the view of each sample in an epoch: as many of each, and each in its turn."""
+        if not store.views or number is None:
+            return {}
+        if self._view_order is None:
+            order = np.random.default_rng([self._seed, 2]).permutation(len(store))
+            self._view_order = order.astype(np.uint32)
+        return {"views": 1 + (self._view_order[indices].astype(int) + number) % store.views}
+
+    def _rows(self, indices: np.ndarray, views_of: int | None = None) -> tuple[Any, ...]:
         kinds = ("features", "targets", "weights")
-        several = [store.take(indices, *kinds) for store in self._stores]
+        several = [
+            store.take(indices, *kinds, **self._drawn(store, indices, views_of))
+            for store in self._stores
+        ]
         found = {kind: part for one in reversed(several) for kind, part in one.items()}
         parts = [_given(one["features"]) for one in several]
-        x = parts[0] if self._names is None else _side_by_side(self._names, parts)
+        x = parts[0] if self._names is None else side_by_side(self._names, parts)
         if "targets" not in found:
             return (x,)
         if "weights" not in found:
@@ -138,8 +160,15 @@ class FeatureDataset(keras.utils.PyDataset):
         return x, found["targets"], found["weights"]
 
     def to_numpy(self) -> tuple[Any, ...]:
-        """Return all samples in order, as `(x, y, weights)`, `(x, y)` or `(x,)`."""
+        """Return all samples in order, as `(x, y, weights)`, `(x, y)` or `(x,)`, without views."""
         return self._rows(self.indices)
+
+    def plain(self) -> FeatureDataset:
+        """Return the same samples in order, without augmented views."""
+        found = copy.copy(self)
+        found._lock, found._shuffle, found._views = threading.Lock(), False, False
+        found._epoch = found._started()
+        return found
 
     def as_tf(self) -> Any:
         """Return a `tf.data.Dataset` of the batches, in a new order in each pass.
@@ -205,82 +234,9 @@ class FeatureDataset(keras.utils.PyDataset):
             yield epoch.batch(i)
 
 
-def _opened(store: Any) -> FeatureStore:
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    if not opened.complete:
-        raise FeatureError(
-            f"{opened.path} is not complete: {len(opened)} samples so far. Finish it with "
-            "kg.features.compute and the same data."
-        )
-    return opened
-
-
-def _check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
-    if not stores:
-        raise FeatureError("No store was given.")
-    if names is not None and (len(names) != len(stores) or len(set(names)) != len(names)):
-        raise FeatureError(f"{len(stores)} stores have the names {names}: give each its own name.")
-    first = stores[0]
-    for other in stores[1:]:
-        ours, theirs = ({s.index for s in store.manifest.skipped} for store in (first, other))
-        if ours != theirs:
-            raise FeatureError(
-                f"{first.path} and {other.path} do not leave out the same samples: "
-                f"{listed(map(str, sorted(ours ^ theirs)))} are in only one of them."
-            )
-        if len(other) != len(first):
-            raise FeatureError(
-                f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: stores that "
-                "are used together must hold the same samples."
-            )
-    for one, other in itertools.combinations(stores, 2):
-        sums = _checksums(one), _checksums(other)
-        wrong = {part for at, part in sums[0].keys() & sums[1].keys()
-                 if sums[0][at, part] != sums[1][at, part]}  # fmt: skip
-        if "inputs" in wrong:
-            raise FeatureError(
-                f"{one.path} and {other.path} were made of different inputs, or in a different order."
-            )
-        if wrong:
-            raise FeatureError(
-                f"{one.path} and {other.path} hold different {listed(sorted(wrong))}, and only "
-                "one can be given: compute the other store with targets=False."
-            )
-    layouts = [store.manifest.layout for store in stores]
-    if any("weights" in layout for layout in layouts) and not any(
-        "targets" in layout for layout in layouts
-    ):
-        raise FeatureError(
-            f"{first.path} holds sample weights but no targets, and fit takes weights only with "
-            "targets: compute it with targets, or with targets=False."
-        )
-
-
-def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
-    """Return the checksums of inputs, targets and weights, by the samples they belong to.
-
-    Shards of different stores may begin at different samples. Those are not compared.
-    """
-    found: dict[tuple[Any, str], Any] = {}
-    columns = store.manifest.columns
-    names = sorted(name for name in columns if not from_trunk(name))
-    start = 0
-    for shard in store.manifest.shards:
-        at = start, start + shard.samples
-        found[at, "inputs"] = shard.inputs
-        for kind in ("targets", "weights"):
-            own = [
-                (name, columns[name], value)
-                for name, value in zip(names, shard.labels, strict=True)
-                if name.startswith(f"{kind}/")
-            ]
-            if own:
-                found[at, kind] = own
-        start += shard.samples
-    return found
-
-
-def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
+def _part(
+    store: FeatureStore, chosen: np.ndarray, split: float, subset: str | None, seed: int
+) -> np.ndarray:
     if not 0 <= split < 1 or subset not in (None, "training", "validation"):
         raise FeatureError(
             'validation_split must be between 0 and 1, and subset "training" or "validation".'
@@ -290,8 +246,11 @@ def _part(chosen: np.ndarray, split: float, subset: str | None) -> np.ndarray:
             "validation_split and subset belong together: validation_split=0.2, "
             'subset="training" and the same with subset="validation".'
         )
-    edge = len(chosen) - round(len(chosen) * split)
-    return chosen[edge:] if subset == "validation" else chosen[:edge]
+    if subset is None:
+        return chosen
+    classes = classes_of(store)
+    parts = divided(chosen, None if classes is None else classes[chosen], split, seed)
+    return parts[subset == "validation"]
 
 
 def _given(features: Any) -> Any:
@@ -299,15 +258,3 @@ def _given(features: Any) -> Any:
     return keras.tree.map_structure(
         lambda a: a.astype("float32") if a.dtype.name == "bfloat16" else a, features
     )
-
-
-def _side_by_side(names: Sequence[str], features: list[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, own in zip(names, features, strict=True):
-        if isinstance(own, dict):
-            found.update((f"{name}/{key}", value) for key, value in own.items())
-        elif isinstance(own, list):
-            found.update((f"{name}/{i}", value) for i, value in enumerate(own))
-        else:
-            found[name] = own
-    return found

@@ -3,82 +3,34 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
-from keras_graft import _keras
 from keras_graft.edit.freeze import freeze
 from keras_graft.errors import FeatureError
 from keras_graft.features._compute import compute
-from keras_graft.features.data import Batch, batches
+from keras_graft.features.augment import augmentation, names_of
+from keras_graft.features.fixed_trunk import changing
+from keras_graft.features.head import heads
+from keras_graft.features.head.checks import check_joined, check_store, tried
+from keras_graft.features.head.classes import balanced, classes_of, counts
 from keras_graft.features.head.dataset import FeatureDataset
-from keras_graft.features.store.columns import Columns
+from keras_graft.features.head.report import Fitted, Part, Times
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
+from keras_graft.layers.frozen import Frozen
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.printable import shown
-from keras_graft.tables import Table, Tabular
 
 tree = keras.tree
-
-_CLOSE = {"float16": 1e-2, "bfloat16": 5e-2}
-
-
-@dataclass(frozen=True)
-class Fitted(Tabular):
-    """A head trained from a store, joined to its trunk; prints as a table.
-
-    Attributes:
-        model: The joined model: the frozen trunk, which shares the donor's weights, and the head.
-        head: The head alone.
-        history: What `head.fit` returned.
-        store: The store.
-        compute_seconds: The time to compute the store, or to check that it was there.
-        epoch_seconds: The average time of an epoch from the store.
-        whole_seconds: The time of the trunk's forward pass over the same samples. An epoch through
-            the whole model takes longer.
-        difference: The largest difference between the outputs of the joined model and those of
-            the head on the stored features, on `checked` samples.
-        checked: How many samples were compared.
-    """
-
-    model: Any
-    head: Any
-    history: Any
-    store: FeatureStore
-    compute_seconds: float
-    epoch_seconds: float
-    whole_seconds: float
-    difference: float
-    checked: int
-
-    @property
-    def speed_up(self) -> float:
-        """How many times faster an epoch is than through the whole model, at least."""
-        return self.whole_seconds / self.epoch_seconds
-
-    def tables(self) -> list[Table]:
-        """Return the report as a table."""
-        rows = [
-            ("samples", f"{len(self.store):,}"),
-            ("bytes in the store", f"{self.store.bytes:,}"),
-            ("seconds to compute the store", f"{self.compute_seconds:.2f}"),
-            ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
-            ("seconds an epoch through the whole model, more than", f"{self.whole_seconds:.2f}"),
-            ("times faster, more than", f"{self.speed_up:.1f}"),
-            (f"largest difference of the joined model, {self.checked} samples",
-             f"{self.difference:.3g}"),
-        ]  # fmt: skip
-        return [("", ("the head, trained from the store", ""), rows)]
 
 
 def fit_head(
@@ -86,13 +38,17 @@ def fit_head(
     at: Any,
     data: Any,
     *,
-    store: str | os.PathLike[str],
+    store: str | os.PathLike[str] | None = None,
     head: Any = None,
     complete: bool = False,
     compile: Mapping[str, Any] | None = None,
     epochs: int = 1,
     batch_size: int = 32,
     validation_split: float = 0.0,
+    validation_data: Any = None,
+    augment: Literal["off"] | None = None,
+    views: int | None = None,
+    class_weight: Mapping[int, float] | Literal["balanced"] | None = None,
     dtype: Literal["float16", "bfloat16", "float32"] | None = "float16",
     seed: int = 0,
     resume: bool = True,
@@ -102,45 +58,172 @@ def fit_head(
 ) -> Fitted:
     """Train the part of a model above a cut, on features that the part below computes once.
 
-    The donor stays as it was: the head that is trained is a copy, or `head`.
+    The donor stays as it was: the head that is trained is a copy, or `head`. The trunk is frozen:
+    no weight of it is trained, dropout is off, BatchNormalization keeps its averages. Before the
+    trunk runs over the data, everything is tried on the first batch.
 
     Args:
         model: The donor.
         at: Where to cut, as `kg.split` takes it.
-        data: Data with targets, as `kg.features.compute` takes it. An iterator is refused: the
-            first batch is read twice.
+        data: Data with targets, as `kg.features.compute` takes it.
         store: The folder for the features, or its URL. An existing store is reused if it was
-            computed from the same trunk and data.
-        head: A model that takes the features, to train instead of the donor's own head.
+            computed from the same trunk and data. None: a temporary folder, which is deleted with
+            the report; while it is small it stays in the memory of the system.
+        head: What to train instead of a copy of the donor's own head: a model that takes the
+            features; a layer or a list of layers; or a number of classes, for a `Dense` layer on
+            the mean of the features.
         complete: Add the other values that cross the cut, instead of refusing.
-        compile: Arguments for `head.compile`; by default those of the donor or of `head`.
+        compile: Arguments for `head.compile`; by default those of `head` or of the donor. For a
+            number of classes: Adam, the cross-entropy that fits the targets, and accuracy.
         epochs: How many epochs to train.
         batch_size: Samples in a batch, for computing and for training.
-        validation_split: The share of the samples, the last ones, to validate on.
+        validation_split: The share of the samples to validate on. They are drawn with `seed`; if
+            the targets are classes, each class is divided in this proportion.
+        validation_data: Data to validate on, in any form that `data` may have. Its features are
+            stored beside those of `data`, in the folder of the name `store` with `-validation`.
+        augment: `"off"` trains without the layers of the trunk that augment (`RandomFlip`,
+            `GaussianNoise`). A trunk that has some is refused, unless you give this or `views`.
+        views: Store so many views of each sample, with augmentation on, beside its features
+            without; each epoch trains on one of them. The trunk runs `views + 1` times.
+        class_weight: How much a sample of each class counts, as `fit` takes it; `"balanced"`: each
+            class counts the same.
         dtype: The dtype in which features are stored.
-        seed: The seed for the order of the samples.
+        seed: The seed for the order of the samples, for `validation_split` and for `views`.
         resume: As for `kg.features.compute`.
         on_error: As for `kg.features.compute`.
         progress: Show bars.
         **fit: Other arguments of `fit`.
 
     Returns:
-        The joined model, the history, and a report of times and bytes.
+        The joined model, the history, and a report: losses, metrics, classes, times and bytes. It
+        prints as tables, is drawn with curves in a notebook, and has `to_dict()`.
 
     Raises:
-        FeatureError: If the data has no targets or can be read only once; if the head cannot be
-            compiled; if the store does not hold what the trunk gives, which is checked before
+        FeatureError: If the data has no targets; if the head cannot be compiled, or trained on the
+            first batch; if the store does not hold what the trunk gives, which is checked before
             training; or if the joined model does not give what the head gave.
         CutError: If a value is missing at the cut.
+
+    >>> import keras, numpy as np, keras_graft as kg
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, name="features")])
+    >>> x = np.random.default_rng(0).random((30, 4), "float32")
+    >>> fitted = kg.features.fit_head(
+    ...     model, "features", (x, np.arange(30) % 3), head=3, validation_split=0.2, progress=False
+    ... )
+    >>> fitted.model.output_shape, fitted.validation.classes
+    ((None, 3), {0: 2, 1: 2, 2: 2})
     """
-    _check_data(data, batch_size)
-    if not 0 <= validation_split < 1 or "validation_data" in fit:
-        raise FeatureError(
-            "validation_split must be between 0 and 1. fit_head takes no validation_data, which would "
-            "have to be features: use validation_split. Or train by hand: "
-            "kg.features.compute, then head.fit on kg.features.FeatureDataset."
-        )
+    _check_choices(validation_split, validation_data, augment, views, class_weight, fit)
     trunk, own = split(model, at, complete)
+    new = _head(trunk, own, head, compile)
+    drawing = [node for node in augmentation(trunk) if not isinstance(node.operation, Frozen)]
+    augmented = names_of(drawing)
+    if augmented and augment is None and views is None:
+        raise FeatureError(
+            f"{listed(augmented)} of the trunk draw random numbers in training, and a trunk that runs "
+            'once gives the same features in each epoch. Say what to do: augment="off" trains without, '
+            "views=4 stores 4 augmented views of each sample."
+        )
+    frozen = [name for name in changing(trunk) if name not in augmented]
+    trunk = freeze(trunk)
+    try_out, data = tried(trunk, data, batch_size, dtype, "data")
+    heads.compiled(new, head, model, compile, try_out.batch.y)
+    heads.check_trains(new, try_out.features, try_out.batch)
+    tries = [try_out]
+    if validation_data is not None:
+        other, validation_data = tried(trunk, validation_data, batch_size, dtype, "validation_data")
+        heads.check_trains(new, other.features, other.batch)
+        tries.append(other)
+
+    started = time.perf_counter()
+    how = {
+        "batch_size": batch_size, "dtype": dtype, "progress": progress, "resume": resume,
+        "on_error": on_error,
+    }  # fmt: skip
+    computed = _computed(trunk, data, store, "", views=views or 0, seed=seed, **how)
+    stores = [computed]
+    if validation_data is not None:
+        stores.append(_computed(trunk, validation_data, store, "-validation", **how))
+    compute_seconds = time.perf_counter() - started
+    for one, there in zip(tries, stores, strict=True):
+        check_store(one, there)
+
+    parts = _parts(stores, batch_size, seed, validation_split)
+    classes = [
+        _classes(part, there) for part, there in zip(parts, [stores[0], stores[-1]], strict=False)
+    ]
+    for found in filter(None, classes):
+        heads.check_classes(new, max(found))
+    weight = _weights(class_weight, classes[0])
+    clock = _Clock()
+    fed, callbacks = parts[0].fed()
+    given = fit.pop("callbacks", None)
+    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
+    if progress:
+        print(f"The head is trained on {len(parts[0].indices):,} samples.")
+    history = new.fit(
+        fed,
+        validation_data=parts[1].fed()[0] if len(parts) > 1 else None,
+        epochs=epochs,
+        callbacks=[clock, *callbacks, *([] if given is None else tree.flatten(given))],
+        class_weight=weight,
+        **{"verbose": "auto" if progress else 0, "shuffle": False, **fit},
+    )
+    joined = join(trunk, new)
+    difference = check_joined(joined, new, try_out, computed)
+    reports = [
+        Part(len(part.indices), found, _final(new, part))
+        for part, found in zip(parts, classes, strict=True)
+    ]  # fmt: skip
+    return Fitted(
+        model=joined,
+        head=new,
+        history=history,
+        store=computed,
+        validation_store=stores[1] if len(stores) > 1 else None,
+        training=reports[0],
+        validation=reports[1] if len(reports) > 1 else None,
+        class_names=_class_names(data),
+        times=Times(
+            try_out.compile_seconds, compute_seconds, clock.first, clock.rest,
+            try_out.seconds * len(parts[0].indices),
+        ),
+        views=views or 0,
+        augmented=tuple(augmented),
+        frozen=tuple(frozen),
+        class_weight=weight,
+        difference=difference,
+        checked=len(try_out.batch),
+        _epochs=len(history.epoch),
+    )  # fmt: skip
+
+
+def _check_choices(
+    split: Any, data: Any, augment: Any, views: Any, class_weight: Any, fit: dict[str, Any]
+) -> None:
+    if not 0 <= split < 1:
+        raise FeatureError(f"validation_split must be between 0 and 1, got {shown(split)}.")
+    if split and data is not None:
+        raise FeatureError("Give validation_split or validation_data, not both.")
+    if augment not in (None, "off") or (augment and views is not None):
+        raise FeatureError(
+            f'augment must be "off", and without views=; got {shown(augment)} and views={shown(views)}.'
+        )
+    if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
+        raise FeatureError(f"views must be a whole number, 1 or more, got {shown(views)}.")
+    if not (class_weight in (None, "balanced") or isinstance(class_weight, Mapping)):
+        raise FeatureError(
+            f'class_weight must be "balanced" or a dict of numbers, got {shown(class_weight)}.'
+        )
+    taken = {"x", "y", "sample_weight"} & fit.keys()
+    if taken:
+        raise FeatureError(
+            f"fit_head takes no {listed(sorted(taken))}: give data=(x, y) or data=(x, y, weights)."
+        )
+
+
+def _head(trunk: Any, own: Any, head: Any, compile: Mapping[str, Any] | None) -> Any:
+    """Return the head to train; refuse one that shares weights with the trunk."""
     fixed = {id(variable) for variable in trunk.variables}
     # Weights only: a Dropout that both sides call has a state, which may be copied.
     crossing = [w.path for w in own.weights if id(w) in fixed] if head is None else []
@@ -150,157 +233,102 @@ def fit_head(
             "layer that both call. Training them would change the trunk, and a head with its own "
             "would lose the tie: kg.untie or kg.unshare them first, or give a different head=."
         )
-    new = _copied(own) if head is None else head
+    new = heads.copied(own) if head is None else heads.made(head, trunk, compile)
     common = [v.path for v in new.trainable_variables if id(v) in fixed]
     if common:
         raise FeatureError(
             f"The head would train weights of the trunk ({listed(common)}), and the stored "
             "features would no longer match the trunk: give a head with its own layers."
         )
-    _compile(new, model, compile)
-    trunk = freeze(trunk)
-    computed, compute_seconds = _timed(
-        lambda: compute(
-            trunk, data, store, batch_size=batch_size, dtype=dtype, progress=progress,
-            resume=resume, on_error=on_error,
-        )
-    )  # fmt: skip
-    left_out = {sample.index for sample in computed.manifest.skipped}
-    first = _first(data, batch_size, left_out)
-    rows = computed.take(np.arange(len(first)), "features")["features"]
-    per_sample = _looked_at(trunk, computed, first, rows)
-    parts = {
-        subset: FeatureDataset(
-            computed, batch_size, shuffle=subset != "validation", seed=seed,
-            validation_split=validation_split, subset=subset,
-        )
-        for subset in (["training", "validation"] if validation_split else [None])
-    }  # fmt: skip
-    training = parts["training" if validation_split else None]
-    for subset, part in parts.items():
+    return new
+
+
+def _computed(trunk: Any, data: Any, store: Any, suffix: str, **how: Any) -> FeatureStore:
+    """Compute a store; without a path, in a folder that is deleted with the store."""
+    if store is not None:
+        return compute(trunk, data, f"{os.fspath(store).rstrip('/')}{suffix}", **how)
+    folder = tempfile.mkdtemp(prefix="keras-graft-features-")
+    try:
+        found = compute(trunk, data, Path(folder) / "store", **how)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
+
+def _parts(
+    stores: list[FeatureStore], batch_size: int, seed: int, split: float
+) -> list[FeatureDataset]:
+    """Return the datasets for training and, if there is one, for validation; none is empty."""
+    if len(stores) > 1:
+        parts = [
+            FeatureDataset(stores[0], batch_size, seed=seed),
+            FeatureDataset(stores[1], batch_size, shuffle=False, views=False),
+        ]
+    else:
+        parts = [
+            FeatureDataset(
+                stores[0], batch_size, shuffle=subset != "validation", seed=seed,
+                validation_split=split, subset=subset,
+            )
+            for subset in (["training", "validation"] if split else [None])
+        ]  # fmt: skip
+    for name, part in zip(("training", "validation"), parts, strict=False):
         if not len(part):
             raise FeatureError(
-                f"validation_split={validation_split} of {len(computed)} samples leaves none for "
-                f"{subset or 'training'}."
+                f"validation_split={split} of {len(stores[0])} samples leaves none for {name}."
             )
-    fed, callbacks = training.fed()
-    validation = parts["validation"].fed()[0] if validation_split else None
-    given = fit.pop("callbacks", None)
-    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
-    history, seconds = _timed(
-        lambda: new.fit(
-            fed, validation_data=validation, epochs=epochs,
-            callbacks=[*callbacks, *([] if given is None else tree.flatten(given))],
-            **{"verbose": "auto" if progress else 0, "shuffle": False, **fit},
-        )
-    )  # fmt: skip
-    joined = join(trunk, new)
-    difference = _proved(joined, new, computed, first, rows)
-    return Fitted(
-        joined, new, history, computed, compute_seconds, seconds / max(len(history.epoch), 1),
-        per_sample * len(training.indices), difference, len(first),
-    )  # fmt: skip
+    return parts
 
 
-def _check_data(data: Any, batch_size: int) -> None:
-    """Refuse data without targets, and data that can be read only once."""
-    if hasattr(data, "__next__"):
+def _classes(part: FeatureDataset, store: FeatureStore) -> dict[int, int] | None:
+    found = classes_of(store)
+    return None if found is None else counts(found[part.indices])
+
+
+def _weights(
+    given: Mapping[int, float] | str | None, classes: dict[int, int] | None
+) -> dict[int, float] | None:
+    if given != "balanced":
+        return None if given is None else dict(given)  # type: ignore[arg-type]
+    if classes is None:
         raise FeatureError(
-            f"The {type(data).__name__} can be read only once, and fit_head reads the first "
-            "batch twice: give arrays, a list of batches, a tf.data.Dataset, a DataLoader or a "
-            "PyDataset."
+            'class_weight="balanced" needs targets that are classes: whole numbers, or rows with a '
+            "single one. Store sample weights instead: data=(x, y, weights)."
         )
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise FeatureError(
-            f"batch_size must be a whole number, 1 or more, got {shown(batch_size)}."
-        )
-    first = next(iter(batches(data, batch_size)), None)
-    if first is None:
-        raise FeatureError("The data is empty.")
-    if first.y is None:
-        raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
-    Columns(None, True, None).check(first, 0)
+    return balanced(classes)
 
 
-def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:
-    """Return the stored samples of the first batch that has any."""
-    start = 0
-    for batch in batches(data, batch_size):
-        kept = [i for i in range(len(batch)) if start + i not in left_out]
-        if kept:
-            return batch.rows(kept)
-        start += len(batch)
-    raise FeatureError(f"The trunk fails on each of the {start} samples.")
+def _final(head: Any, part: FeatureDataset) -> dict[str, float]:
+    """Return the loss and the metrics of a trained head, without augmentation."""
+    if not heads.evaluates(head):
+        return {}
+    plain = part.plain()
+    found = head.evaluate(plain, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in found.items()}
 
 
-def _timed(run: Any) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return run(), time.perf_counter() - start
+def _class_names(data: Any) -> tuple[str, ...] | None:
+    names = getattr(data, "class_names", None)
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else None
 
 
-def _copied(head: Any) -> Any:
-    """Return a copy of the head, so that the donor's layers are not trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "head.keras"
-        _keras.save(head, path)
-        # We wrote the file ourselves, so Lambda layers in it may be loaded.
-        return keras.saving.load_model(path, compile=False, safe_mode=False)
+class _Clock(keras.callbacks.Callback):
+    """Measures training: `first` until the first step has ended, and `rest` after it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.rest = 0.0
+        self._start = self._last = 0.0
 
-def _compile(head: Any, model: Any, arguments: Mapping[str, Any] | None) -> None:
-    if arguments is not None:
-        head.compile(**arguments)
-    elif not getattr(head, "compiled", False):
-        if not getattr(model, "compiled", False):
-            raise FeatureError(
-                "Nothing says how to train the head. Give compile={'optimizer': 'adam', 'loss': "
-                "'sparse_categorical_crossentropy'}, or compile the head."
-            )
-        _keras.compile_like(head, model)
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._start = self._last = time.perf_counter()
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not self.first:
+            self._last = time.perf_counter()
+            self.first = self._last - self._start
 
-def _looked_at(trunk: Any, store: FeatureStore, first: Batch, rows: Any) -> float:
-    """Compare the trunk with the store before training; return its time for a sample."""
-    given = trunk.predict_on_batch(first.x)  # compiled before it is timed
-    _, seconds = _timed(lambda: trunk.predict_on_batch(first.x))
-    difference, close = _apart(given, rows, store)
-    if not difference <= close:
-        raise FeatureError(
-            f"The store in {store.path} does not hold what the trunk gives for the first batch: they "
-            f"differ by up to {difference:g}. Does the data come in a different order each time "
-            "(shuffle=True)? If not, kg.features.FeatureStore("
-            f"{store.path!r}).verify() checks the shards; resume=False computes them again."
-        )
-    return seconds / len(first)
-
-
-def _proved(joined: Any, head: Any, store: FeatureStore, first: Batch, rows: Any) -> float:
-    """Compare the joined model with the head on the store, on the first batch."""
-    rows = tree.map_structure(lambda a: a.astype("float32") if a.dtype.kind in "fV" else a, rows)
-    whole, parts = joined.predict_on_batch(first.x), head.predict_on_batch(rows)
-    difference, close = _apart(whole, parts, store)
-    if not difference <= close:
-        raise FeatureError(
-            f"The joined model differs from the head on the store by up to {difference:g}: the "
-            "stored dtype is not exact enough for these features: use dtype='float32'."
-        )
-    return difference
-
-
-def _apart(whole: Any, parts: Any, store: FeatureStore) -> tuple[float, float]:
-    """Return how much outputs differ, and how much they may, given the dtype of the store."""
-    pairs = [
-        (np.asarray(a, "float64"), np.asarray(b, "float64"))
-        for a, b in zip(tree.flatten(whole), tree.flatten(parts), strict=True)
-    ]
-    kinds = {c.dtype for n, c in store.manifest.columns.items() if n.startswith("features/")}
-    close = max((_CLOSE.get(kind, 1e-4) for kind in kinds), default=1e-4)
-    scale, apart = 1.0, 0.0
-    for a, b in pairs:
-        finite = np.isfinite(b)
-        scale = max(scale, float(np.abs(b[finite]).max(initial=0.0)))
-        # A nan equals a nan.
-        differs = ~(finite | np.isclose(a, b, equal_nan=True))
-        furthest = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-        apart = max(apart, furthest, np.inf if differs.any() else 0.0)
-    return apart, close * scale
+    def on_train_end(self, logs: Any = None) -> None:
+        self.rest = time.perf_counter() - self._last

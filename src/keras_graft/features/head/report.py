@@ -1,0 +1,270 @@
+"""What `fit_head` gives: the model, and a report as text, as HTML with curves, and as data."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_graft.features.head.classes import are_uneven
+from keras_graft.features.store.store import FeatureStore
+from keras_graft.printable import printable
+from keras_graft.tables import Table, Tabular
+
+_LINES = 12
+"""The most epochs that are printed. Of more, some are left out."""
+_CLASSES = 20
+"""The most classes that are printed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples that a head is trained on, or validated on.
+
+    Attributes:
+        samples: How many there are.
+        classes: How many samples each class has; None if the targets are not classes.
+        final: The loss and the metrics of the trained head on them, without augmentation; empty
+            for a head with its own `train_step` or `test_step`.
+    """
+
+    samples: int
+    classes: dict[int, int] | None
+    final: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the time went, in seconds.
+
+    Attributes:
+        trunk_compile: The first call of the trunk, less the time of a second one.
+        compute: To compute the stores, or to check that they were there.
+        head_compile: From the start of training to the end of the first step.
+        epochs: To train, without `head_compile`.
+        whole_epoch: The trunk's forward pass over the training samples. An epoch through the whole
+            model takes longer.
+    """
+
+    trunk_compile: float
+    compute: float
+    head_compile: float
+    epochs: float
+    whole_epoch: float
+
+
+@dataclass(frozen=True)
+class Fitted(Tabular):
+    """A head trained from a store, joined to its trunk; prints as a table.
+
+    Attributes:
+        model: The joined model: the frozen trunk, which shares the donor's weights, and the head.
+        head: The head alone.
+        history: What `head.fit` returned.
+        store: The store.
+        validation_store: The store of `validation_data`; None without it.
+        training: The samples that the head was trained on.
+        validation: The samples that it was validated on, or None.
+        class_names: The names of the classes, if the data has them.
+        times: Where the time went.
+        views: How many augmented views of each sample were stored.
+        augmented: The layers of the trunk that augment.
+        frozen: Other layers of the trunk that act differently in training, and are frozen.
+        class_weight: How much a sample of each class counts in training; None: all the same.
+        difference: The largest difference between the outputs of the joined model and those of
+            the head on the stored features, on `checked` samples.
+        checked: How many samples were compared.
+    """
+
+    model: Any
+    head: Any
+    history: Any
+    store: FeatureStore
+    validation_store: FeatureStore | None
+    training: Part
+    validation: Part | None
+    class_names: tuple[str, ...] | None
+    times: Times
+    views: int
+    augmented: tuple[str, ...]
+    frozen: tuple[str, ...]
+    class_weight: dict[int, float] | None
+    difference: float
+    checked: int
+    _epochs: int = field(repr=False, default=1)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """The average time of an epoch from the store, without compiling."""
+        return self.times.epochs / max(self._epochs, 1)
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster an epoch is than through the whole model, at least."""
+        return self.times.whole_epoch / max(self.epoch_seconds, 1e-9)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the stores."""
+        return sum(store.bytes for store in (self.store, self.validation_store) if store)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as data: numbers, texts, lists and dicts."""
+        parts = {"training": self.training, "validation": self.validation}
+        return {
+            "epochs": {k: [float(v) for v in values] for k, values in self.history.history.items()},
+            **{
+                name: {"samples": part.samples, "classes": part.classes, "final": part.final}
+                for name, part in parts.items() if part is not None
+            },
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "seconds": {**vars(self.times), "epoch": self.epoch_seconds},
+            "bytes": self.bytes, "speed_up": self.speed_up, "views": self.views,
+            "augmented": list(self.augmented), "frozen": list(self.frozen),
+            "class_weight": self.class_weight,
+            "difference": self.difference, "checked": self.checked,
+        }  # fmt: skip
+
+    def tables(self) -> list[Table]:
+        """Return the report as tables: epochs, the end, classes, times."""
+        times = self.times
+        rows = [
+            ("samples", f"{self.training.samples:,}"
+             + (f", and {self.validation.samples:,} for validation" if self.validation else "")),
+            ("bytes stored", f"{self.bytes:,}"),
+            ("seconds to compile the trunk", f"{times.trunk_compile:.2f}"),
+            ("seconds to compute the features", f"{times.compute:.2f}"),
+            ("seconds to compile the head", f"{times.head_compile:.2f}"),
+            ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
+            ("seconds an epoch through the whole model, more than", f"{times.whole_epoch:.2f}"),
+            ("times faster, more than", f"{self.speed_up:.1f}"),
+            (f"largest difference of the joined model, {self.checked} samples",
+             f"{self.difference:.3g}"),
+        ]  # fmt: skip
+        if self.views:
+            rows.insert(1, ("augmented views of each sample", f"{self.views}"))
+        found = [self._epoch_table(), self._end_table(), self._class_table()]
+        return [
+            *filter(None, found),
+            (self._notes(), ("the head, trained from the store", ""), rows),
+        ]
+
+    def _epoch_table(self) -> Table | None:
+        history = self.history.history
+        if not history:
+            return None
+        count = len(next(iter(history.values())))
+        shown = sorted(
+            {*range(count)} if count <= _LINES
+            else {round(i * (count - 1) / (_LINES - 1)) for i in range(_LINES)}
+        )  # fmt: skip
+        rows = [
+            (str(i + 1), *(f"{values[i]:.4g}" if i < len(values) else "" for values in history.values()))
+            for i in shown
+        ]  # fmt: skip
+        return "", ("epoch", *history), rows
+
+    def _end_table(self) -> Table | None:
+        parts = [("training", self.training), ("validation", self.validation)]
+        measured = [(name, part.final) for name, part in parts if part is not None and part.final]
+        if not measured:
+            return None
+        keys = list(measured[0][1])
+        rows = [(name, *(f"{final[key]:.4g}" for key in keys)) for name, final in measured]
+        return "", ("at the end", *keys), rows
+
+    def _class_table(self) -> Table | None:
+        if not self.training.classes:
+            return None
+        parts = [self.training, *([self.validation] if self.validation else [])]
+        every = sorted({one for part in parts for one in part.classes or {}})
+        names = self.class_names or ()
+        rows = [
+            (names[one] if one < len(names) else f"class {one}",
+             *((part.classes or {}).get(one, 0) for part in parts))
+            for one in every[:_CLASSES]
+        ]  # fmt: skip
+        if len(every) > _CLASSES:
+            rows.append((f"{len(every) - _CLASSES} more classes", *(
+                sum((part.classes or {}).get(one, 0) for one in every[_CLASSES:]) for part in parts
+            )))  # fmt: skip
+        return "", ("class", "training", "validation")[: len(parts) + 1], rows
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        if self.views:
+            notes.append(f"augmented by {', '.join(self.augmented)}")
+        elif self.augmented:
+            notes.append(f"augmentation is off: {', '.join(self.augmented)}")
+        if self.frozen:
+            notes.append(f"frozen, in inference mode: {_some(self.frozen)}")
+        classes = self.training.classes
+        if classes and self.class_weight is None and are_uneven(classes):
+            notes.append(
+                f"classes are uneven, {min(classes.values()):,} to {max(classes.values()):,} samples: "
+                'class_weight="balanced" counts them equally'
+            )
+        return tuple(notes)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            _curves(name, {k: history[k] for k in (name, f"val_{name}") if k in history})
+            for history in [self.history.history]
+            for name in history
+            if not name.startswith("val_")
+        ) + super()._repr_html_()  # fmt: skip
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - 6
+    return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")
+
+
+_WIDTH, _HEIGHT, _EDGE = 320, 160, 34
+_COLORS = ("#3b6fb5", "#d9822b")
+
+
+def _curves(title: str, lines: dict[str, list[float]]) -> str:
+    """Return a drawing of numbers by epoch, as an SVG that needs nothing else."""
+    values = np.array([v for line in lines.values() for v in line], float)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return ""
+    low, high = float(finite.min()), float(finite.max())
+    high = high if high > low else low + 1.0
+    longest = max(map(len, lines.values()))
+
+    def point(i: int, value: float) -> str:
+        x = _EDGE + i * (_WIDTH - _EDGE - 8) / max(longest - 1, 1)
+        y = _HEIGHT - 22 - (value - low) * (_HEIGHT - 48) / (high - low)
+        return f"{x:.1f},{y:.1f}"
+
+    drawn = []
+    for number, (name, line) in enumerate(lines.items()):
+        color = _COLORS[number]
+        points = [point(i, v) for i, v in enumerate(line) if math.isfinite(v)]
+        drawn.append(
+            f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>'
+        )
+        drawn += [
+            f'<circle cx="{p.partition(",")[0]}" cy="{p.partition(",")[2]}" r="2.5" fill="{color}"/>'
+            for p in points
+            if len(points) <= _LINES
+        ]
+        label = html.escape(printable("validation" if name.startswith("val_") else "training"))
+        drawn.append(
+            f'<text x="{_EDGE + 96 * number}" y="{_HEIGHT - 4}" fill="{color}">{label}</text>'
+        )
+    marks = "".join(
+        f'<text x="{_EDGE - 4}" y="{y}" text-anchor="end">{value:.3g}</text>'
+        for value, y in ((high, 30), (low, _HEIGHT - 20))
+    )
+    name = html.escape(printable(title))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
+        f'aria-label="{name} by epoch" font-family="sans-serif" font-size="11" fill="#888">'
+        f'<text x="{_EDGE}" y="14" font-weight="bold">{name}</text>{marks}{"".join(drawn)}</svg>'
+    )
