@@ -106,7 +106,7 @@ def writer(folder, rows_per_shard=4):
     manifest = Manifest(
         {"features/": Column((1,), "float32")}, {"features": "one"}, {}, 4, rows_per_shard, {}
     )
-    columns = Columns(None, True, None)
+    columns = Columns(None, True, None, by_content=False)
     return Writer(location(Folder(folder), True), manifest, columns, skip=False)
 
 

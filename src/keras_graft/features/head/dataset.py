@@ -262,7 +262,7 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
     """
     found: dict[tuple[Any, str], Any] = {}
     columns = store.manifest.columns
-    names = sorted(name for name in columns if not name.startswith("features/"))
+    names = sorted(name for name in columns if not name.startswith(("features/", "digests/")))
     start = 0
     for shard in store.manifest.shards:
         at = start, start + shard.samples

@@ -165,9 +165,8 @@ def fit_head(
             resume=resume, on_error=on_error,
         )
     )  # fmt: skip
-    left_out = {sample.index for sample in computed.manifest.skipped}
-    first = _first(data, batch_size, left_out)
-    rows = computed.take(np.arange(len(first)), "features")["features"]
+    first, numbers = _first(data, batch_size, computed)
+    rows = computed.take(numbers, "features")["features"]
     per_sample = _looked_at(trunk, computed, first, rows)
     parts = {
         subset: FeatureDataset(
@@ -219,17 +218,29 @@ def _check_data(data: Any, batch_size: int) -> None:
         raise FeatureError("The data is empty.")
     if first.y is None:
         raise FeatureError("fit_head needs targets: give data as (x, y), or batches of (x, y).")
-    Columns(None, True, None).check(first, 0)
+    Columns(None, True, None).check(first)
 
 
-def _first(data: Any, batch_size: int, left_out: set[int]) -> Batch:
-    """Return the stored samples of the first batch that has any."""
+def _first(data: Any, batch_size: int, store: FeatureStore) -> tuple[Batch, np.ndarray]:
+    """Return the stored samples of the first batch that has any, and their numbers in the store."""
+    skipped = {sample.index for sample in store.manifest.skipped}
     start = 0
     for batch in batches(data, batch_size):
-        kept = [i for i in range(len(batch)) if start + i not in left_out]
-        if kept:
-            return batch.rows(kept)
+        if store.manifest.by_content:
+            found = store.find(batch.x)
+        else:
+            there = np.array([start + i not in skipped for i in range(len(batch))])
+            found = np.where(there, np.cumsum(there) - 1, -1)
+        kept = np.flatnonzero(found >= 0)
+        if len(kept):
+            return batch.rows(kept.tolist()), found[kept]
         start += len(batch)
+        if not skipped:
+            raise FeatureError(
+                f"None of the first {start} samples is in {store.path}, which was just computed from this "
+                "data: it changes the inputs in each pass (random crops or flips?). Put augmentation "
+                "into the model, or leave it out."
+            )
     raise FeatureError(f"The trunk fails on each of the {start} samples.")
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.data import batches
+from keras_graft.features.store.checksum import digests
+from keras_graft.features.store.content import Samples
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
 from keras_graft.features.store.location import leftovers
@@ -50,6 +53,7 @@ class FeatureStore(Tabular):
         self.manifest: Manifest = found
         check_sizes(self._folder, found)
         self._rows = Rows(self._folder, self.manifest, stamp)
+        self._samples: Samples | None = None
 
     @property
     def path(self) -> str:
@@ -136,6 +140,37 @@ class FeatureStore(Tabular):
                 ) from error
         return found
 
+    def find(self, x: Any) -> np.ndarray:
+        """Return the numbers of the samples with some inputs, whatever the order of the data was.
+
+        Args:
+            x: Inputs of some samples, nested as the trunk takes them: one row for each sample.
+
+        Returns:
+            For each sample its number in the store, and -1 if it is not in the store. Of several
+            samples with the same inputs it is the number of the first.
+
+        Raises:
+            FeatureError: If an earlier version of keras-graft wrote the store: it knows its samples
+                by their order only.
+
+        >>> import keras, keras_graft as kg, tempfile
+        >>> trunk = kg.freeze(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = kg.features.compute(trunk, np.eye(4), folder, progress=False)
+        ...     store.find(np.stack([np.eye(4)[2], np.eye(4)[0], np.ones(4)])).tolist()
+        [2, 0, -1]
+        """
+        if not self.manifest.by_content:
+            raise FeatureError(
+                f"{self.path} does not know its samples by their inputs, because an earlier version of "
+                "keras-graft wrote it: compute it again, resume=False."
+            )
+        if self._samples is None:
+            self._samples = Samples(self._folder, self.manifest)
+        found = [self._samples.rows(digests(batch.x)) for batch in batches(x, 1 << 62)]
+        return np.concatenate([np.empty(0, int), *found])
+
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
         """Return all samples, as `take` does."""
         return self.take(np.arange(len(self)), *kinds)
@@ -209,7 +244,7 @@ class FeatureStore(Tabular):
             f"trunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
             + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
         )
-        rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
+        rows = [(n.rstrip("/"), m.columns[n], m.columns[n].bytes) for n in self.columns()]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
         if m.skipped:
             head = ("sample of the data", "left out because")
