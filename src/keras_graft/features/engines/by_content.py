@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import keras
 import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from keras_graft.features.engines.run import Run
 
 tree = keras.tree
+
+_SURE = 8
+"""After so many samples with other labels, and none with its own, the labels are different."""
 
 
 def check_reused(run: Run, stream: Iterator[Batch], data: Any) -> None:
@@ -29,9 +32,11 @@ def check_reused(run: Run, stream: Iterator[Batch], data: Any) -> None:
         batch = next(stream, None)
         if batch is None:
             run.refuse([f"{run.found.samples} samples, now {done}"])
-        places = _matched(run, samples, batch, done)
-        new = np.flatnonzero(places == MISSING)
-        if len(new):
+        places = samples.match(*run.columns.digests(batch).values())
+        other = np.flatnonzero(places == OTHER_LABELS)
+        if len(other):
+            _refuse_labels(run, batch, done + int(other[0]))
+        if (places == MISSING).any():
             run.refuse([_not_there(done, places, data)])
         checked = checked or run.check_columns(batch, ~samples.left_out(places))
         if not np.array_equal(places, np.arange(done, done + len(batch))):
@@ -53,18 +58,21 @@ class Rest:
         assert run.found is not None
         self._run, self._stream, self._data = run, stream, data
         self._samples = Samples(run.folder, run.found)
-        self._seen = 0
+        self._seen = self._matched = 0
+        self._others: list[int] = []  # samples with inputs of the store and other labels
 
     def check_all_found(self) -> None:
         """Refuse data that lacks samples of the store: they would stay in it."""
         left, found = self._samples.left, self._run.found
         assert found is not None
-        if left == found.samples:
+        if left == found.samples and not self._others:
             self._run.refuse([_nothing_common(self._seen, self._data)])
         if left:
             self._run.refuse([
                 f"{left} of its {found.samples} samples are not in the data, which "
                 f"has {self._seen} samples now"
+                + (f" (of these, {len(self._others)} have inputs of samples in the store, and other "
+                   "targets, sample weights or keys)" if self._others else "")
             ])  # fmt: skip
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,11 +84,10 @@ class Rest:
             batch = next(self._stream, None)
             if batch is None:
                 break
-            places = _matched(self._run, samples, batch, self._seen)
+            first, places = not self._seen, self._places(batch)
             known = places >= 0
-            if not self._seen:
+            if first:
                 self._look_ahead(places)
-            self._seen += len(batch)
             checked = checked or (
                 known.any() and self._run.check_columns(batch[known], ~samples.left_out(places[known]))
             )  # fmt: skip
@@ -93,6 +100,19 @@ class Rest:
         if not samples.left:
             yield from self._stream
 
+    def _places(self, batch: Batch) -> np.ndarray:
+        """Return the places of samples in the store, and refuse them if all have other labels.
+
+        The same inputs may occur with several labels, so a few are not enough to refuse.
+        """
+        places = self._samples.match(*self._run.columns.digests(batch).values())
+        self._others += (self._seen + np.flatnonzero(places == OTHER_LABELS)).tolist()
+        self._matched += int((places >= 0).sum())
+        if not self._matched and len(self._others) >= _SURE:
+            _refuse_labels(self._run, batch, self._others[0])
+        self._seen += len(batch)
+        return places
+
     def _look_ahead(self, places: np.ndarray) -> None:
         """Refuse data that has nothing in common with the store, before the trunk runs.
 
@@ -104,17 +124,13 @@ class Rest:
             return
         if hasattr(self._data, "__next__"):
             return  # it can be read only once
-        assert run.found is not None
-        samples = Samples(run.folder, run.found)
-        seen = 0
+        again = Rest(run, iter(()), self._data)
         for batch in run.columns.keyed(batches(self._data, run.batch_size)):
-            known = _matched(run, samples, batch, seen) >= 0
-            seen += len(batch)
+            known = again._places(batch) >= 0
             # Arrays are there to be read: all their samples are compared.
-            if known.any() and not whole or not samples.left:
+            if known.any() and not whole or not again._samples.left:
                 return
-        self._samples, self._seen = samples, seen
-        self.check_all_found()
+        again.check_all_found()
 
 
 class _Waiting:
@@ -143,18 +159,13 @@ def _kind(batch: Batch) -> Any:
     return [None if leaf is None else (leaf.shape[1:], leaf.dtype) for leaf in leaves]
 
 
-def _matched(run: Run, samples: Samples, batch: Batch, start: int) -> np.ndarray:
-    """Return the places of the samples of a batch; refuse those that have other labels."""
-    places = samples.match(*run.columns.digests(batch).values())
-    other = np.flatnonzero(places == OTHER_LABELS)
-    if len(other):
-        run.check_label_columns(batch)
-        run.refuse([
-            f"sample {start + other[0]} had different targets, sample weights or keys"
-            + (" (keys are in the order of the data: does it come shuffled?)"
-               if run.columns.keys is not None else "")
-        ])  # fmt: skip
-    return places
+def _refuse_labels(run: Run, batch: Batch, number: int) -> NoReturn:
+    run.check_label_columns(batch)
+    run.refuse([
+        f"sample {number} had different targets, sample weights or keys"
+        + (" (keys are in the order of the data: does it come shuffled?)"
+           if run.columns.keys is not None else "")
+    ])  # fmt: skip
 
 
 def _not_there(start: int, places: np.ndarray, data: Any) -> str:
