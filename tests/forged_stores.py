@@ -141,7 +141,7 @@ def _together(raw):
     for skipped in ([0, 0], [9999], [1 << 62], list(range(200))):
         left = [{"index": i, "reason": "x"} for i in skipped]
         yield f"left out {skipped[:3]}", {**raw, "shards": [{**shards[0], "skipped": left}]}
-    for version in (1, 3, 10**18):
+    for version in (1, 2, 4, 10**18):
         yield f"format {version}", {**raw, "format": version}
 
 

@@ -123,7 +123,7 @@ def test_fit_head_refuses_before_it_computes(tmp_path, make, more, says):
     assert not (tmp_path / "s").exists()
 
 
-def test_fit_head_finds_data_in_another_order_before_it_trains(tmp_path):
+def test_fit_head_takes_data_in_another_order_in_each_pass(tmp_path):
     x, y = images()
 
     class Shuffled(Py):
@@ -131,16 +131,39 @@ def test_fit_head_finds_data_in_another_order_before_it_trains(tmp_path):
 
         def __getitem__(self, i):
             Shuffled.passes += i == 0
-            return tuple(np.roll(a, Shuffled.passes, 0) for a in super().__getitem__(i))
+            order = np.random.default_rng(Shuffled.passes).permutation(len(self.x))
+            rows = order[i * 8 : i * 8 + 8]
+            return self.x[rows], self.y[rows]
+
+    model = donor()
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    done = kg.features.fit_head(
+        model, "pool", Shuffled(x, y), store=tmp_path / "s", dtype="float32", progress=False
+    )
+    numbers = done.store.find(x)
+    assert sorted(numbers) == list(range(50)) and numbers.tolist() != list(range(50))
+    assert done.store.take(numbers)["targets"].tolist() == y.tolist()
+    assert done.difference < 1e-4 and done.checked == 8
+
+
+def test_fit_head_finds_data_that_changes_in_each_pass_before_it_trains(tmp_path):
+    x, y = images()
+
+    class Augmented(Py):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x + np.random.default_rng().random(x.shape, "float32"), y
 
     model = donor()
     model.compile("adam", "mse")
     head = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
     head.compile("adam", "mse")
     before = [w.copy() for w in head.get_weights()]
-    with pytest.raises(kg.FeatureError, match="a different order each time"):
+    with pytest.raises(
+        kg.FeatureError, match="first 8 samples are not in .* other inputs in each"
+    ):
         kg.features.fit_head(
-            model, "pool", Shuffled(x, y), store=tmp_path / "s", head=head, dtype="float32",
+            model, "pool", Augmented(x, y), store=tmp_path / "s", head=head, dtype="float32",
             progress=False,
         )  # fmt: skip
     for a, b in zip(before, head.get_weights(), strict=True):

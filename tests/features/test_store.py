@@ -226,7 +226,7 @@ def test_what_is_no_store_is_refused(tmp_path):
         FeatureStore(tmp_path)
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(
-        kg.FeatureError, match="format 1, .* reads 2: compute it again, resume=False"
+        kg.FeatureError, match="format 1, .* reads 2 and 3: compute it again, resume=False"
     ):
         FeatureStore(tmp_path)
 

@@ -295,12 +295,18 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
         run(trunk, (x, y), tmp_path)
     with pytest.raises(
         kg.FeatureError,
-        match="different inputs, or in a different order.*compute it again: resume=False",
+        match="none of the first 8 samples is in it.*different inputs, or the data changes .* again: resume=False",
     ):
-        run(trunk, (x[::-1], y), tmp_path, dtype="float16")
+        run(trunk, (x + 1, y), tmp_path, dtype="float16")
     with pytest.raises(
         kg.FeatureError,
-        match="samples 0 to .* had different targets, sample weights or keys.*resume=False",
+        match="sample [0-7] had different targets, sample weights or keys.*resume=False",
+    ):
+        run(trunk, (x[::-1], y), tmp_path, dtype="float16")
+    assert run(trunk, (x[::-1], y[::-1]), tmp_path, dtype="float16").complete
+    with pytest.raises(
+        kg.FeatureError,
+        match="sample [0-7] had different targets, sample weights or keys.*resume=False",
     ):
         run(trunk, (x, y[::-1]), tmp_path, dtype="float16")
     with pytest.raises(kg.FeatureError, match="50 samples, now 40"):

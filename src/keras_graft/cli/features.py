@@ -80,7 +80,8 @@ def _arrays(path: str) -> Any:
 def _told(store: Any, as_json: bool) -> Any:
     if not as_json:
         return str(store)
-    columns = {k.rstrip("/"): [list(c.shape), c.dtype] for k, c in store.manifest.columns.items()}
+    known = {name: store.manifest.columns[name] for name in store.columns()}
+    columns = {k.rstrip("/"): [list(c.shape), c.dtype] for k, c in known.items()}
     return {
         "path": store.path, "samples": len(store), "bytes": store.bytes,
         "complete": store.complete, "shards": len(store.manifest.shards), "columns": columns,

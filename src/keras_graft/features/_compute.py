@@ -156,33 +156,33 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = read_ahead(batches(data, run.batch_size))
+    ahead = read_ahead(run.columns.keyed(batches(data, run.batch_size)))
     writer: Writer | None = None
     runner = run.runner()
     try:
-        passed = run.passed(ahead, data)
-        if passed is None:
+        rest = run.rest(ahead, data)
+        if rest is None:
             if progress:
                 found = run.found
                 assert found is not None
                 print(f"Nothing to compute: {run.folder} holds all {found.rows:,} samples.")
             return
-        done, rest = passed
+        done = 0 if run.found is None else run.found.samples
         if bar is not None and done:
             bar.update(done, finalize=False)
-        while (batch := rest or next(ahead, None)) is not None:
-            rest = None
+        for batch in rest:
             if writer is None:
-                run.columns.check(batch, done)
+                run.columns.check(batch)
             outputs, failed = runner(batch)
             if writer is None:
-                writer = Writer(
-                    run.location, run.described(outputs, batch, done), run.columns, run.skip
-                )
+                writer = Writer(run.location, run.described(outputs, batch), run.columns, run.skip)
             writer.put(outputs, batch, done, failed)
             done += len(batch)
             if bar is not None:
                 bar.update(done, finalize=False)
+        if writer is not None:
+            writer.wait()
+        run.check_ended(rest, None if writer is None else writer.manifest)
         run.check_keys(done)
         if writer is None:
             run.end()

@@ -20,17 +20,19 @@ _PARTS = "inputs", "targets", "sample weights"
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: inputs, targets and sample weights.
+    """Some samples: inputs, targets, sample weights and keys.
 
     Attributes:
         x: Inputs, nested as the trunk takes them.
         y: Targets, or None.
         w: Sample weights, or None.
+        k: Keys, as a store holds them, or None.
     """
 
     x: Any
     y: Any = None
     w: Any = None
+    k: Any = None
 
     def __len__(self) -> int:
         return int(tree.flatten(self.x)[0].shape[0])
@@ -46,8 +48,16 @@ class Batch:
         """Return the batch with a function applied to each of its arrays."""
         return Batch(*(
             None if part is None else tree.map_structure(function, part)
-            for part in (self.x, self.y, self.w)
+            for part in (self.x, self.y, self.w, self.k)
         ))  # fmt: skip
+
+
+def joined(parts: list[Batch]) -> Batch:
+    """Return one batch of the samples of several, whose arrays have the same shapes and dtypes."""
+    if len(parts) == 1:
+        return parts[0]
+    one = [(part.x, part.y, part.w, part.k) for part in parts]
+    return Batch(*tree.map_structure(lambda *a: None if a[0] is None else np.concatenate(a), *one))
 
 
 def count(data: Any) -> int | None:

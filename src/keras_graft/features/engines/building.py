@@ -14,7 +14,7 @@ from keras_graft.features.data import Batch
 from keras_graft.features.fixed_trunk import check_places
 from keras_graft.features.store.checksum import Checksums, checksum
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Column, ShardEntry, Skipped, from_trunk
+from keras_graft.features.store.manifest import INPUTS, Column, ShardEntry, Skipped, is_label
 from keras_graft.features.store.shards import dtype_of, encode
 
 tree = keras.tree
@@ -121,12 +121,14 @@ class Building:
             start: The number of the first sample.
             failed: For samples that failed, by their place in the batch, why.
         """
-        labels = self._columns.labels(batch, start)[1]
+        labels = self._columns.labels(batch)[1]
         # Of samples that fail too: each of these columns has a checksum.
-        features = {name for name in self._known if from_trunk(name)}
-        self._check_names(features | labels.keys(), start)
+        computed = {name for name in self._known if not is_label(name)}
+        self._check_names(computed | labels.keys(), start)
         self._inputs.add(batch.x)
         self._labels.add(list(labels.values()))
+        digests = self._columns.digests(batch)
+        labels.update(digests)
         failed = dict(failed)
         works = np.array([i for i in range(len(batch)) if i not in failed], int)
         cast: dict[str, np.ndarray] = {}
@@ -138,7 +140,9 @@ class Building:
             kept = np.isin(works, good)
             cast = {name: array[kept] for name, array in cast.items()}
             labels = {name: np.asarray(array)[good] for name, array in labels.items()}
-        self.skipped += [Skipped(start + i, failed[i]) for i in sorted(failed)]
+        for i in sorted(failed):
+            digest = f"{digests[INPUTS][i]:016x}" if digests else ""
+            self.skipped.append(Skipped(start + i, failed[i], digest))
         self.samples += len(batch)
         if good:
             part = {name: np.asarray(array) for name, array in {**cast, **labels}.items()}

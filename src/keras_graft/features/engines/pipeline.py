@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections import deque
@@ -78,6 +79,16 @@ class Writer:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._add, *batch))
 
+    def wait(self) -> None:
+        """Wait until all batches are added; raise the error of one that cannot be."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of what is written."""
+        return self._manifest
+
     def finish(self) -> None:
         """Write the last shard, and mark the store as complete."""
         self._thread.submit(self._end).result()
@@ -102,7 +113,7 @@ class Writer:
     def _flush(self) -> None:
         if not self._building.samples:
             return
-        pieces, entry = self._building.finish(shard_name(len(self._manifest.shards)))
+        pieces, entry = self._building.finish(_new_name(self._manifest))
         if not self._begun:
             self._location.begin(self._manifest)
             self._begun = True
@@ -110,6 +121,13 @@ class Writer:
         self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
         self._manifest.save(self._folder)
         self._building = Building(self._columns, self._manifest.columns)
+
+
+def _new_name(manifest: Manifest) -> str:
+    """Return the name of the next shard, which no shard of the store has."""
+    taken = {shard.file for shard in manifest.shards}
+    numbers = itertools.count(len(manifest.shards))
+    return next(name for name in map(shard_name, numbers) if name not in taken)
 
 
 def failed(sample: Skipped) -> FeatureError:

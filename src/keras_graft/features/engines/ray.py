@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -113,35 +113,37 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
 
     total = count(data)
     run.check_keys(total)
-    ahead = read_ahead(batches(data, run.batch_size))
+    ahead = read_ahead(run.columns.keyed(batches(data, run.batch_size)))
     try:
-        passed = run.passed(ahead, data)
-        if passed is None:
+        rest = run.rest(ahead, data)
+        if rest is None:
             return
-        done, rest = passed
-        first = rest or next(ahead, None)
+        stream = iter(rest)
+        first = next(stream, None)
         if first is None:
+            run.check_ended(rest, None)
             return run.end()
-        run.columns.check(first, done)
-        manifest = run.described(run.runner()(first)[0], first, done)
-        run.location.begin(manifest)
-        puts, shards, starts = [], [], [done]
+        run.columns.check(first)
+        manifest = run.described(run.runner()(first)[0], first)
+        puts, shards, starts = [], [], [0 if run.found is None else run.found.samples]
         batch: Batch | None = first
         while batch is not None:
             shards.append(batch)
             samples = sum(map(len, shards))
-            batch = next(ahead, None)
+            batch = next(stream, None)
             if samples >= manifest.rows_per_shard or batch is None:
                 puts.append(ray.put(shards))
                 starts.append(starts[-1] + samples)
                 shards = []
     finally:
         ahead.close()
+    run.check_ended(rest, None)
     run.check_keys(starts[-1])
+    run.location.begin(manifest)
     number = len(manifest.shards)
     rows: Any = [{"shard": i} for i in range(len(puts))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
-    work = Work(run.folder.address, run.columns, manifest, run.skip, _tried(first),
+    work = Work(run.folder.address, replace(run.columns, keys=None), manifest, run.skip, _tried(first),
                  number=number, puts=puts, starts=starts)  # fmt: skip
     _collect(run, dataset, work, how, progress, manifest, total, 1)
 
@@ -164,7 +166,7 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     rows = Rows.of(run.trunk, block, how.inputs, how.targets, how.weights, run.batch_size)
     first = [batch for batch, _ in rows.batches(block)]
     if found is not None and found.complete:
-        run.passed(iter(first))
+        run.rest(iter(first))
         return
     known = found.shards if found is not None else ()
     if found is not None:
@@ -175,8 +177,8 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
             "blocks of one length. Finish it with the data that it was started with, or compute it again: "
             "resume=False."
         )
-    run.columns.check(first[0], 0)
-    manifest = run.described(run.runner()(first[0])[0], first[0], 0)
+    run.columns.check(first[0])
+    manifest = run.described(run.runner()(first[0])[0], first[0])
     run.location.begin(manifest)
     # Whole batches, as in the shards of the local engine.
     batch = run.batch_size

@@ -20,7 +20,7 @@ from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Manifest, ShardEntry, Skipped
+from keras_graft.features.store.manifest import Manifest, ShardEntry
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.shards import shard_name
 
@@ -120,7 +120,7 @@ class Worker:
         inputs, labels = Checksums(), Checksums()
         for batch, _ in found:
             inputs.add(batch.x)
-            labels.add(list(self._work.columns.labels(batch, 0)[1].values()))
+            labels.add(list(self._work.columns.labels(batch)[1].values()))
         for entry in self._work.known:
             if (entry.inputs, entry.labels) == (inputs.values, labels.values):
                 yield entry
@@ -137,4 +137,4 @@ def loaded(file: bytes, custom: dict[str, Any]) -> Any:
 
 def moved(entry: ShardEntry, by: int) -> ShardEntry:
     """Return the entry of a shard with the numbers of its samples moved."""
-    return replace(entry, skipped=tuple(Skipped(s.index + by, s.reason) for s in entry.skipped))
+    return replace(entry, skipped=tuple(replace(s, index=s.index + by) for s in entry.skipped))

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NoReturn
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, count, numbered
 from keras_graft.features.engines.building import Runner
+from keras_graft.features.engines.by_content import Rest, check_reused
 from keras_graft.features.engines.pipeline import failed
 from keras_graft.features.fingerprint import versions
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.folder import Folder
-from keras_graft.features.store.location import Location
-from keras_graft.features.store.manifest import Manifest, ShardEntry, differences
+from keras_graft.features.store.location import Location, leftovers
+from keras_graft.features.store.manifest import (
+    FORMAT,
+    ORDERED,
+    Manifest,
+    ShardEntry,
+    differences,
+)
 
 
 @dataclass
@@ -39,6 +47,11 @@ class Run:
     batch_size: int
     shard_bytes: int
     skip: bool
+
+    def __post_init__(self) -> None:
+        found = self.found
+        if found is not None and found.shards and not found.by_content:
+            self.columns = replace(self.columns, by_content=False)
 
     @property
     def folder(self) -> Folder:
@@ -73,21 +86,30 @@ class Run:
         shards = found.shards[:number] if found.complete else found.shards
         return sum(shard.samples for shard in shards)
 
-    def passed(self, stream: Iterator[Batch], data: Any = None) -> tuple[int, Batch | None] | None:
-        """Skip the samples that are in the store, and check that it was made of these inputs.
+    def rest(self, stream: Iterator[Batch], data: Any = None) -> Iterable[Batch] | None:
+        """Check that the store was made of this data, and skip the samples that are in it.
 
         Args:
             stream: The batches.
             data: The data that they come from; see `check_labels` for what is compared of it.
 
         Returns:
-            How many samples were skipped, and the rest of the last batch; None if the store is
-            complete.
+            The samples that are to be computed; None if the store is complete.
         """
         found = self.found
         if found is None or not found.shards:
-            return 0, None
+            return stream
         self.check_found(count(data))
+        if not found.by_content:
+            return self._in_order(found, stream, data)
+        if found.complete:
+            return check_reused(self, stream, data)
+        return Rest(self, stream, data)
+
+    def _in_order(
+        self, found: Manifest, stream: Iterator[Batch], data: Any
+    ) -> Iterator[Batch] | None:
+        """Do the same for a store without digests: its samples are known by their order."""
         passed, checked, compared = 0, False, self.compared
         rest: Batch | None = None
         for shard in found.shards:
@@ -102,13 +124,15 @@ class Run:
                     self.refuse([f"{found.samples} samples, now {done}"])
                 part, rest = batch[:missing], batch[missing:] if len(batch) > missing else None
                 inputs.add(part.x)
-                labels.add(list(self.columns.labels(part, done)[1].values()))
+                labels.add(list(self.columns.labels(part)[1].values()))
                 missing -= len(part)
-                checked = checked or self._check_columns(part, done)
+                skipped = {sample.index for sample in found.skipped}
+                works = [done + i not in skipped for i in range(len(part))]
+                checked = checked or self.check_columns(part, works)
             self.check_same(shard, passed, inputs.values, labels.values)
             passed += shard.samples
         self.check_labels(data)
-        return None if found.complete else (passed, rest)
+        return None if found.complete else chain([] if rest is None else [rest], stream)
 
     def check_labels(self, data: Any) -> None:
         """If the data is whole arrays, compare the targets, weights and keys of all shards."""
@@ -116,10 +140,12 @@ class Run:
         whole = numbered(data)
         if whole is None:
             return
+        if self.columns.keys is not None:
+            whole = replace(whole, k=self.columns.keys[0])
         start = 0
         for shard in self.found.shards:
             part, labels = whole[start : start + shard.samples], Checksums()
-            labels.add(list(self.columns.labels(part, start)[1].values()))
+            labels.add(list(self.columns.labels(part)[1].values()))
             self.check_same(shard, start, shard.inputs, labels.values)
             start += shard.samples
 
@@ -158,31 +184,45 @@ class Run:
         if len(labels) == len(shard.labels) and labels != shard.labels:
             self.refuse([f"{samples} had different targets, sample weights or keys"])
 
-    def _check_columns(self, batch: Batch, start: int) -> bool:
+    def check_columns(self, batch: Batch, works: Sequence[Any]) -> bool:
         """Compare the columns, using a sample that works; return whether there was one."""
-        assert self.found is not None
-        skipped = {sample.index for sample in self.found.skipped}
-        for i in range(len(batch)):
-            if start + i not in skipped:
-                one = batch[i : i + 1]
-                self.described(self.trunk.predict_on_batch(one.x), one, start + i)
-                return True
-        return False
+        i = next((i for i, good in enumerate(works) if good), None)
+        if i is not None:
+            one = batch[i : i + 1]
+            self.described(self.trunk.predict_on_batch(one.x), one)
+        return i is not None
 
-    def described(self, outputs: Any, batch: Batch, start: int) -> Manifest:
+    def check_label_columns(self, batch: Batch) -> None:
+        """Refuse targets, weights or keys of another shape or dtype, or where there were none."""
+        assert self.found is not None
+        layout, labels = self.columns.labels(batch)
+        own = {
+            n: c for n, c in self.found.columns.items() if n.startswith(("features/", "digests/"))
+        }
+        kinds = {k: v for k, v in self.found.layout.items() if k in ("features", "digests")}
+        now = self.found.replace(
+            columns={**own, **self.columns.described(labels)}, layout={**kinds, **layout}
+        )
+        wrong = differences(self.found, now)
+        if wrong:
+            self.refuse(wrong)
+
+    def described(self, outputs: Any, batch: Batch) -> Manifest:
         """Return the manifest to continue with; refuse if the store that is there differs.
 
         Args:
             outputs: The trunk's outputs for some samples; None if it fails on all.
             batch: The samples.
-            start: The number of the first sample.
         """
         if outputs is None and self.found is not None:
             return self.found
         layout, features = self.columns.of(outputs)
-        more, labels = self.columns.labels(batch, start)
+        more, labels = self.columns.labels(batch)
         columns = self.columns.described({**features, **labels})
         row_bytes = sum(c.bytes for c in columns.values())
+        digests = self.columns.digests(batch)
+        more = {**more, "digests": "dict"} if digests else more
+        columns.update(self.columns.described(digests))
         if not row_bytes:
             raise FeatureError(
                 f"{self.trunk.name!r} gives features of width 0, so there is nothing to store: "
@@ -191,6 +231,7 @@ class Run:
         new = Manifest(
             columns, {**layout, **more}, self.digests, self.batch_size,
             max(1, self.shard_bytes // row_bytes), versions(),
+            format=FORMAT if digests else ORDERED,
         )  # fmt: skip
         if self.found is None or not self.found.shards:
             return new
@@ -200,6 +241,24 @@ class Run:
         return new.replace(
             shards=self.found.shards, rows_per_shard=self.found.rows_per_shard
         )  # fmt: skip
+
+    def check_ended(self, rest: Any, written: Manifest | None) -> None:
+        """Refuse data that lacks samples of the store, and take back what was written of it.
+
+        Args:
+            rest: What `rest` returned, after all of it was read.
+            written: The manifest of what was written since, or None.
+        """
+        if not isinstance(rest, Rest):
+            return
+        try:
+            rest.check_all_found()
+        except FeatureError:
+            if written is not None and self.found is not None:
+                self.found.save(self.folder)
+                for name in leftovers(self.folder, self.found):
+                    self.folder.delete(name)
+            raise
 
     def end(self) -> None:
         """Mark the store as complete: there is no more data."""

@@ -72,7 +72,7 @@ def tried(
             raise FeatureError(
                 f"fit_head needs targets: give {name} as (x, y), or batches of (x, y)."
             )
-        columns.check(batch, 0)
+        columns.check(batch)
         started = time.perf_counter()
         features, failed = runner(batch)
         first = time.perf_counter() - started
@@ -146,8 +146,17 @@ def check_joined(joined: Any, head: Any, one: Tried, store: FeatureStore) -> flo
 
 def _in_store(one: Tried, store: FeatureStore) -> Any:
     """Return the features that were stored for the samples of the first batch."""
-    left_out = np.array(sorted(sample.index for sample in store.manifest.skipped), int)
-    rows = one.numbers - np.searchsorted(left_out, one.numbers)
+    if store.manifest.by_content:
+        rows = store.find(one.batch.x)
+        if (rows < 0).any():
+            raise FeatureError(
+                f"{(rows < 0).sum()} of the first {len(rows)} samples are not in {store.path}, which was "
+                "just computed from this data: it gives other inputs in each pass (random crops or "
+                "flips?). Put augmentation into the model, and give views=4."
+            )
+    else:  # an earlier version wrote the store
+        left_out = np.array(sorted(sample.index for sample in store.manifest.skipped), int)
+        rows = one.numbers - np.searchsorted(left_out, one.numbers)
     return store.take(rows, "features")["features"]
 
 

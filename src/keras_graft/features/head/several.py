@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.store.manifest import from_trunk
+from keras_graft.features.store.manifest import is_label
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
 
@@ -70,7 +70,7 @@ def _checksums(store: FeatureStore) -> dict[tuple[Any, str], Any]:
     """
     found: dict[tuple[Any, str], Any] = {}
     columns = store.manifest.columns
-    names = sorted(name for name in columns if not from_trunk(name))
+    names = sorted(name for name in columns if is_label(name))
     start = 0
     for shard in store.manifest.shards:
         at = start, start + shard.samples

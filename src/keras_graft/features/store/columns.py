@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -13,7 +13,15 @@ from ml_dtypes import finfo
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, no_numbers
-from keras_graft.features.store.manifest import DTYPES, Column, from_trunk, packed
+from keras_graft.features.store.checksum import digests
+from keras_graft.features.store.manifest import (
+    DTYPES,
+    INPUTS,
+    LABELS,
+    Column,
+    is_feature,
+    packed,
+)
 from keras_graft.features.store.schema import encodable
 from keras_graft.features.store.shards import dtype_of
 
@@ -31,12 +39,30 @@ class Columns:
         keys: One key for each sample, and whether they are texts.
         views: How many augmented views of each sample there are. Outputs of the trunk are then a
             list: the plain ones, and those of each view.
+        by_content: Whether digests are kept: stores of earlier versions have none.
     """
 
     dtype: str | None
     targets: bool
     keys: tuple[np.ndarray, bool] | None
     views: int = 0
+    by_content: bool = True
+
+    def keyed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches with their keys, which are in the order of the data.
+
+        Raises:
+            FeatureError: If there are fewer keys than samples.
+        """
+        start = 0
+        for batch in stream:
+            if self.keys is not None:
+                own = self.keys[0][start : start + len(batch)]
+                if len(own) != len(batch):
+                    raise FeatureError(f"There are more samples than the {len(self.keys[0])} keys.")
+                batch = replace(batch, k=own)
+            start += len(batch)
+            yield batch
 
     def of(self, outputs: Any) -> tuple[dict[str, str], dict[str, Any]]:
         """Return how features are nested, and their columns, before they are cast."""
@@ -49,13 +75,8 @@ class Columns:
             columns.update(packed(f"views/{number}", view)[1])
         return layout, columns
 
-    def labels(self, batch: Batch, start: int) -> tuple[dict[str, str], dict[str, Any]]:
-        """Return the same for targets, weights and keys, sorted by name.
-
-        Args:
-            batch: Some samples.
-            start: The number of the first sample.
-        """
+    def labels(self, batch: Batch) -> tuple[dict[str, str], dict[str, Any]]:
+        """Return the same for targets, weights and keys, sorted by name."""
         layout: dict[str, str] = {}
         columns: dict[str, Any] = {}
         parts = {"targets": batch.y, "weights": batch.w} if self.targets else {}
@@ -63,16 +84,21 @@ class Columns:
             if part is not None:
                 layout[kind], found = packed(kind, part)
                 columns.update(found)
-        if self.keys is not None:
-            layout["keys"] = "one"
-            columns["keys/"] = self.keys[0][start : start + len(batch)]
-            if len(columns["keys/"]) != len(batch):
-                raise FeatureError(f"There are more samples than the {len(self.keys[0])} keys.")
+        if batch.k is not None:
+            layout["keys"], columns["keys/"] = "one", batch.k
         return layout, {name: columns[name] for name in sorted(columns)}
 
-    def check(self, batch: Batch, start: int) -> None:
+    def digests(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Return what the store knows the samples by: digests of their inputs and labels."""
+        if not self.by_content:
+            return {}
+        labels = list(self.labels(batch)[1].values())
+        none = np.zeros(len(batch), np.uint64)
+        return {INPUTS: digests(batch.x), LABELS: digests(labels) if labels else none}
+
+    def check(self, batch: Batch) -> None:
         """Refuse targets, sample weights or keys that a store cannot hold, before the trunk runs."""
-        self.described(self.labels(batch, start)[1])
+        self.described(self.labels(batch)[1])
 
     def cast(self, name: str, array: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """Return features in the dtype of the store, and why rows overflow it."""
@@ -97,7 +123,7 @@ class Columns:
         found = {}
         for name, array in columns.items():
             rows = np.asarray(array)[:1]
-            if from_trunk(name):
+            if is_feature(name):
                 rows, _ = self.cast(name, rows)
             kind = rows.dtype.name
             if kind not in DTYPES:

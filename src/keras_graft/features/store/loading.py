@@ -13,12 +13,15 @@ from keras_graft.features.store.manifest import (
     COLUMN,
     DTYPES,
     FORMAT,
-    KINDS,
+    INPUTS,
+    LABELS,
     NAME,
+    ORDERED,
+    STORED,
     Column,
     Manifest,
     ShardEntry,
-    from_trunk,
+    is_label,
     itemsize,
 )
 from keras_graft.features.store.schema import (
@@ -37,15 +40,27 @@ from keras_graft.printable import shown, words_of
 
 _SUM = text(r"([0-9a-f]{16})")
 _LABEL = text(r"([ -~]{0,200})")
+_SKIPPED = {
+    ORDERED: record(index=whole(), reason=text()),
+    FORMAT: record(index=whole(), reason=text(), inputs=_SUM),
+}
+
+
+def _skipped(value: Any, at: str) -> None:
+    """A sample that was left out."""
+    known = isinstance(value, dict) and "inputs" in value
+    _SKIPPED[FORMAT if known else ORDERED](value, at)
+
+
 _SCHEMA = record(
     columns=table(record(shape=many(whole(0, 2**40), 0, 31), dtype=one_of(frozenset(DTYPES)), text=boolean), COLUMN),
-    layout=table(one_of(frozenset({"one", "dict", "list"})), rf"({'|'.join(KINDS)})"),
+    layout=table(one_of(frozenset({"one", "dict", "list"})), rf"({'|'.join(STORED)})"),
     trunk=table(_LABEL), batch_size=whole(1), rows_per_shard=whole(1), versions=table(_LABEL),
     shards=many(record(
         file=text(f"({SHARD})"), rows=whole(), bytes=whole(), checksum=_SUM, inputs=many(_SUM),
-        labels=many(_SUM), skipped=many(record(index=whole(), reason=text())),
+        labels=many(_SUM), skipped=many(_skipped),
     )),
-    complete=boolean, format=whole(FORMAT, FORMAT),
+    complete=boolean, format=whole(ORDERED, FORMAT),
 )  # fmt: skip
 _ROW = 1 << 40
 """The largest size of a row, in bytes."""
@@ -64,9 +79,9 @@ def load(folder: Folder) -> Manifest | None:
     try:
         raw = parse(data)
         version = raw.get("format") if isinstance(raw, dict) else None
-        if type(version) is int and version != FORMAT:
+        if type(version) is int and not ORDERED <= version <= FORMAT:
             raise FeatureError(
-                f"{folder} is a store of format {version}, and this keras-graft reads {FORMAT}: "
+                f"{folder} is a store of format {version}, and this keras-graft reads {ORDERED} and {FORMAT}: "
                 + (
                     "pip install -U keras-graft"
                     if version > FORMAT
@@ -138,7 +153,12 @@ def _check(manifest: Manifest) -> None:
         own = {n.removeprefix(start): c for n, c in columns.items() if n.startswith(start)}
         if own != whole:
             raise ValueError(f"its view {view} does not have the columns of its features")
-    labels = sum(not from_trunk(name) for name in columns)
+    labels = sum(map(is_label, columns))
+    digest = Column((), "uint64")
+    if manifest.format == FORMAT and not columns.get(INPUTS) == columns.get(LABELS) == digest:
+        raise ValueError(f"its format is {FORMAT}, but it lacks digests of its samples")
+    if "digests" in kinds and (manifest.format != FORMAT or manifest.layout["digests"] != "dict"):
+        raise ValueError("it has digests, but its format or layout is of a store without them")
     width, start, files = sum(c.bytes for c in columns.values()), 0, set()
     for number, shard in enumerate(manifest.shards):
         skipped = [sample.index for sample in shard.skipped]
@@ -151,6 +171,8 @@ def _check(manifest: Manifest) -> None:
             wrong = f"has {shard.bytes} bytes, which do not fit {shard.rows} rows of {width}"
         elif any(b <= a for a, b in zip([start - 1, *skipped], [*skipped, end], strict=True)):
             wrong = f"leaves out samples that are not among its own, {start} to {end - 1}"
+        elif any(bool(sample.inputs) != manifest.by_content for sample in shard.skipped):
+            wrong = "has samples that were left out with digests, and some without"
         else:
             files.add(shard.file)
             start = end

@@ -18,10 +18,16 @@ from keras_graft.features.store.schema import bounded, encodable
 from keras_graft.printable import shown, words_of
 
 NAME = "manifest.json"
-FORMAT = 2
-KINDS = ("features", "views", "targets", "weights", "keys")
-"""What a store holds. Views are features with augmentation on; see `kg.features.compute`."""
-COLUMN = rf"({'|'.join(KINDS)})/(?s:.*)"
+FORMAT = 3
+ORDERED = 2
+"""The format of stores without digests: their samples are known by their order alone."""
+KINDS = ("features", "targets", "weights", "keys")
+"""The kinds of columns that users see."""
+INPUTS, LABELS = "digests/inputs", "digests/labels"
+"""Columns that a store knows its samples by: hashes of inputs, and of targets, weights and keys."""
+STORED = (*KINDS, "views", "digests")
+"""All kinds of columns. Views are features with augmentation on."""
+COLUMN = rf"({'|'.join(STORED)})/(?s:.*)"
 """The names of columns, as a regular expression."""
 DTYPES = (
     "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
@@ -30,9 +36,14 @@ DTYPES = (
 """The dtypes that a store holds."""
 
 
-def from_trunk(name: str) -> bool:
-    """Whether a column holds what the trunk gives; the rest comes from the data."""
+def is_feature(name: str) -> bool:
+    """Whether a column holds what the trunk gives."""
     return name.startswith(("features/", "views/"))
+
+
+def is_label(name: str) -> bool:
+    """Whether a column holds what came with the inputs: targets, sample weights or keys."""
+    return name.startswith(("targets/", "weights/", "keys/"))
 
 
 def itemsize(dtype: str) -> int:
@@ -68,12 +79,14 @@ class Skipped:
     """A sample that was left out of the store.
 
     Attributes:
-        index: Its number in the data.
+        index: Its number in the data, or where the data was shuffled, in the order of the store.
         reason: Why it failed.
+        inputs: The digest of its inputs, in hexadecimal digits; empty in stores without digests.
     """
 
     index: int
     reason: str
+    inputs: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,11 @@ class Manifest:
         """The samples that were left out."""
         return tuple(sample for shard in self.shards for sample in shard.skipped)
 
+    @property
+    def by_content(self) -> bool:
+        """Whether it knows its samples by what they hold, and not by their order alone."""
+        return INPUTS in self.columns
+
     def replace(self, **changes: Any) -> Manifest:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -167,7 +185,12 @@ class Manifest:
         Raises:
             FeatureError: If it would be too long to be read.
         """
-        said = json.dumps(dataclasses.asdict(self), indent=1).encode()
+        raw = dataclasses.asdict(self)
+        if not self.by_content:
+            for shard in raw["shards"]:
+                for sample in shard["skipped"]:
+                    del sample["inputs"]
+        said = json.dumps(raw, indent=1).encode()
         try:
             bounded(said)
         except ValueError as error:

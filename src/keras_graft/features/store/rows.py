@@ -16,7 +16,7 @@ except ImportError:  # Windows
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.manifest import NAME, Column, Manifest, ShardEntry
+from keras_graft.features.store.manifest import KINDS, NAME, Column, Manifest, ShardEntry
 from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import words_of
 
@@ -76,7 +76,8 @@ class Rows:
         whole = sum(shard.bytes for shard in manifest.shards) <= kept
         self._kept = {
             name for name, column in self._columns.items()
-            if whole or (column.bytes <= short and self._starts[-1] * column.bytes <= _SHORT_ALL)
+            if name.partition("/")[0] in KINDS
+            and (whole or (column.bytes <= short and self._starts[-1] * column.bytes <= _SHORT_ALL))
         }  # fmt: skip
         self._lock = threading.Lock()
 

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.data import batches
+from keras_graft.features.store.checksum import digests
+from keras_graft.features.store.content import Samples
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
 from keras_graft.features.store.location import leftovers
@@ -50,6 +53,7 @@ class FeatureStore(Tabular):
         self.manifest: Manifest = found
         check_sizes(self._folder, found)
         self._rows = Rows(self._folder, self.manifest, stamp)
+        self._samples: Samples | None = None
 
     @property
     def path(self) -> str:
@@ -114,13 +118,12 @@ class FeatureStore(Tabular):
             and the data gave them. Keys that are texts come as `str`.
         """
         indices = self.numbers(indices)
-        known = [kind for kind in KINDS if kind != "views"]
-        unknown = [kind for kind in kinds if kind not in known]
+        unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown:
             raise FeatureError(
-                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(known)}."
+                f"A store has no {shown(unknown[0])}: the kinds are {', '.join(KINDS)}."
             )
-        kinds = kinds or tuple(known)
+        kinds = kinds or KINDS
         arrays = self._read(indices, self.columns(*kinds))
         if views is not None and "features" in kinds:
             self._put_views(arrays, indices, views)
@@ -165,6 +168,37 @@ class FeatureStore(Tabular):
                     arrays[name] = found[column]
                 else:
                     arrays[name][rows] = found[column]
+
+    def find(self, x: Any) -> np.ndarray:
+        """Return the numbers of the samples with some inputs, whatever the order of the data was.
+
+        Args:
+            x: Inputs of some samples, nested as the trunk takes them: one row for each sample.
+
+        Returns:
+            For each sample its number in the store, and -1 if it is not in the store. Of several
+            samples with the same inputs it is the number of the first.
+
+        Raises:
+            FeatureError: If an earlier version of keras-graft wrote the store: it knows its samples
+                by their order only.
+
+        >>> import keras, keras_graft as kg, tempfile
+        >>> trunk = kg.freeze(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = kg.features.compute(trunk, np.eye(4), folder, progress=False)
+        ...     store.find(np.stack([np.eye(4)[2], np.eye(4)[0], np.ones(4)])).tolist()
+        [2, 0, -1]
+        """
+        if not self.manifest.by_content:
+            raise FeatureError(
+                f"{self.path} does not know its samples by their inputs, because an earlier version of "
+                "keras-graft wrote it: compute it again, resume=False."
+            )
+        if self._samples is None:
+            self._samples = Samples(self._folder, self.manifest)
+        found = [self._samples.rows(digests(batch.x)) for batch in batches(x, 1 << 62)]
+        return np.concatenate([np.empty(0, int), *found])
 
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
         """Return all samples, as `take` does."""
@@ -239,7 +273,9 @@ class FeatureStore(Tabular):
             f"trunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
             + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
         )
-        rows = [(name.rstrip("/"), c, c.bytes) for name, c in m.columns.items()]
+        rows = [
+            (n.rstrip("/"), m.columns[n], m.columns[n].bytes) for n in self.columns(*KINDS, "views")
+        ]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
         if m.skipped:
             head = ("sample of the data", "left out because")
