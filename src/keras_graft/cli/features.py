@@ -32,18 +32,18 @@ def features_compute(
     """
     import keras_graft as kg
 
-    arrays = _arrays(data)
+    given = arrays(data)
     source = loaded(model, input_shape)
     taps = at[0] if at and len(at) == 1 else at
     trunk = kg.freeze(kg.extract(source, taps) if taps else source)
     made = kg.features.compute(
-        trunk, arrays, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
+        trunk, given, store, batch_size=batch_size, dtype=dtype, resume=not force,  # type: ignore[arg-type]
         progress=not as_json,
     )  # fmt: skip
     return _told(made, as_json)
 
 
-def _arrays(path: str) -> Any:
+def arrays(path: str) -> Any:
     """Return x, (x, y) or (x, y, w) of a file of NumPy."""
     import zipfile
     import zlib

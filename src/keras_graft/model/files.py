@@ -127,3 +127,17 @@ def check_free(paths: Mapping[str, Path], force: bool) -> None:
             raise FileError(f"There is no folder {str(path.parent.parent)!r} to write into.")
         if path.exists() and not force:
             raise FileError(f"{str(path)!r} already exists; --force overwrites it.")
+
+
+def check_page(path: Path, force: bool) -> None:
+    """Check that a page can be written, before anything is computed.
+
+    Raises:
+        FileError: If it exists and `force` is not set, if it has no folder, or if it is not HTML.
+    """
+    if path.suffix != ".html":
+        raise FileError(f"{str(path)!r}: reports are written as .html files.")
+    if not path.parent.is_dir():
+        raise FileError(f"There is no folder {str(path.parent)!r} to write into.")
+    if path.is_dir() or (path.exists() and not force):
+        raise FileError(f"{str(path)!r} already exists; --force overwrites it.")

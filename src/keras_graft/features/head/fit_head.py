@@ -68,7 +68,8 @@ def fit_head(
         data: Data with targets, as `kg.features.compute` takes it.
         store: The folder for the features, or its URL. An existing store is reused if it was
             computed from the same trunk and data. None: a temporary folder, which is deleted with
-            the report; while it is small it stays in the memory of the system.
+            the report, or on TensorFlow when Python exits; the system keeps it in memory while it
+            is small.
         head: What to train instead of a copy of the donor's own head: a model that takes the
             features; a layer or a list of layers; or a number of classes, for a `Dense` layer on
             the mean of the features.

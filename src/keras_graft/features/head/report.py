@@ -209,6 +209,19 @@ class Fitted(Tabular):
             )
         return tuple(notes)
 
+    def to_html(self) -> str:
+        """Return the report as a page of its own, with curves; it needs no other file."""
+        style = (
+            "body{font:14px sans-serif;margin:2em;color:#222;background:#fff}"
+            "td,th{padding:2px 12px 2px 0;text-align:left}td:not(:first-child){text-align:right}"
+            "table{border-collapse:collapse;margin:1em 0}"
+            "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1c1c1c}}"
+        )
+        return (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>keras-graft: a head trained '
+            f"from a store</title><style>{style}</style><body>{self._repr_html_()}</body></html>"
+        )
+
     def _repr_html_(self) -> str:
         return "".join(
             _curves(name, {k: history[k] for k in (name, f"val_{name}") if k in history})
