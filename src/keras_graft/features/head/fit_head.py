@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
-
 from keras_graft.edit.freeze import freeze
 from keras_graft.errors import FeatureError
 from keras_graft.features._compute import compute
@@ -20,17 +18,14 @@ from keras_graft.features.augment import augmentation, names_of
 from keras_graft.features.fixed_trunk import changing
 from keras_graft.features.head import heads
 from keras_graft.features.head.checks import check_joined, check_store, tried
-from keras_graft.features.head.classes import balanced, classes_of, counts
-from keras_graft.features.head.dataset import FeatureDataset
-from keras_graft.features.head.report import Fitted, Part, Times
+from keras_graft.features.head.report import Fitted, Times
+from keras_graft.features.head.training import Training
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
 from keras_graft.layers.frozen import Frozen
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.printable import shown
-
-tree = keras.tree
 
 
 def fit_head(
@@ -117,86 +112,61 @@ def fit_head(
     _check_choices(validation_split, validation_data, augment, views, class_weight, fit)
     trunk, own = split(model, at, complete)
     new = _head(trunk, own, head, compile)
-    drawing = [node for node in augmentation(trunk) if not isinstance(node.operation, Frozen)]
-    augmented = names_of(drawing)
-    if augmented and augment is None and views is None:
+    augmented = _augmented(trunk, augment, views)
+    frozen = tuple(name for name in changing(trunk) if name not in augmented)
+    trunk = freeze(trunk)
+    sources = {"data": data}
+    if validation_data is not None:
+        sources["validation_data"] = validation_data
+    first = {}
+    for name, source in sources.items():
+        first[name], sources[name] = tried(trunk, source, batch_size, dtype, name)
+        if name == "data":
+            heads.compiled(new, head, model, compile, first[name].batch.y)
+        heads.check_trains(new, first[name].features, first[name].batch)
+
+    started = time.perf_counter()
+    stores = [
+        _computed(
+            trunk, source, store, "" if name == "data" else "-validation", batch_size=batch_size,
+            dtype=dtype, views=views or 0 if name == "data" else 0, seed=seed, resume=resume,
+            on_error=on_error, progress=progress,
+        )
+        for name, source in sources.items()
+    ]  # fmt: skip
+    compute_seconds = time.perf_counter() - started
+    for one, computed in zip(first.values(), stores, strict=True):
+        check_store(one, computed)
+
+    training = Training(new, stores, batch_size, seed, validation_split, class_weight)
+    training.fit(epochs, progress, fit)
+    joined = join(trunk, new)
+    one = first["data"]
+    return Fitted(
+        model=joined, head=new, history=training.history, store=stores[0],
+        validation_store=stores[1] if len(stores) > 1 else None, training=training.report(0),
+        validation=training.report(1) if len(training.parts) > 1 else None,
+        class_names=_class_names(data),
+        times=Times(
+            one.compile_seconds, compute_seconds, training.clock.first, training.clock.rest,
+            one.seconds * len(training.parts[0].indices), len(training.history.epoch),
+        ),
+        views=views or 0, augmented=augmented, frozen=frozen, class_weight=training.weights,
+        difference=check_joined(joined, new, one, stores[0]), checked=len(one.batch),
+    )  # fmt: skip
+
+
+def _augmented(trunk: Any, augment: str | None, views: int | None) -> tuple[str, ...]:
+    """Return the layers that augment; refuse them if nothing says what should happen."""
+    nodes = [node for node in augmentation(trunk) if not isinstance(node.operation, Frozen)]
+    names = names_of(nodes)
+    if names and augment is None and views is None:
         raise FeatureError(
-            f"{listed(augmented)} of the trunk draw random numbers in training, and a trunk that runs "
+            f"{listed(names)} of the trunk draw random numbers in training, and a trunk that runs "
             'once gives the same features in each epoch. Say what to do: augment="off" trains without, '
             "views=4 stores 4 augmented views of each sample."
         )
-    frozen = [name for name in changing(trunk) if name not in augmented]
-    trunk = freeze(trunk)
-    try_out, data = tried(trunk, data, batch_size, dtype, "data")
-    heads.compiled(new, head, model, compile, try_out.batch.y)
-    heads.check_trains(new, try_out.features, try_out.batch)
-    tries = [try_out]
-    if validation_data is not None:
-        other, validation_data = tried(trunk, validation_data, batch_size, dtype, "validation_data")
-        heads.check_trains(new, other.features, other.batch)
-        tries.append(other)
-
-    started = time.perf_counter()
-    how = {
-        "batch_size": batch_size, "dtype": dtype, "progress": progress, "resume": resume,
-        "on_error": on_error,
-    }  # fmt: skip
-    computed = _computed(trunk, data, store, "", views=views or 0, seed=seed, **how)
-    stores = [computed]
-    if validation_data is not None:
-        stores.append(_computed(trunk, validation_data, store, "-validation", **how))
-    compute_seconds = time.perf_counter() - started
-    for one, there in zip(tries, stores, strict=True):
-        check_store(one, there)
-
-    parts = _parts(stores, batch_size, seed, validation_split)
-    classes = [
-        _classes(part, there) for part, there in zip(parts, [stores[0], stores[-1]], strict=False)
-    ]
-    for found in filter(None, classes):
-        heads.check_classes(new, max(found))
-    weight = _weights(class_weight, classes[0])
-    clock = _Clock()
-    fed, callbacks = parts[0].fed()
-    given = fit.pop("callbacks", None)
-    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
-    if progress:
-        print(f"The head is trained on {len(parts[0].indices):,} samples.")
-    history = new.fit(
-        fed,
-        validation_data=parts[1].fed()[0] if len(parts) > 1 else None,
-        epochs=epochs,
-        callbacks=[clock, *callbacks, *([] if given is None else tree.flatten(given))],
-        class_weight=weight,
-        **{"verbose": "auto" if progress else 0, "shuffle": False, **fit},
-    )
-    joined = join(trunk, new)
-    difference = check_joined(joined, new, try_out, computed)
-    reports = [
-        Part(len(part.indices), found, _final(new, part))
-        for part, found in zip(parts, classes, strict=True)
-    ]  # fmt: skip
-    return Fitted(
-        model=joined,
-        head=new,
-        history=history,
-        store=computed,
-        validation_store=stores[1] if len(stores) > 1 else None,
-        training=reports[0],
-        validation=reports[1] if len(reports) > 1 else None,
-        class_names=_class_names(data),
-        times=Times(
-            try_out.compile_seconds, compute_seconds, clock.first, clock.rest,
-            try_out.seconds * len(parts[0].indices),
-        ),
-        views=views or 0,
-        augmented=tuple(augmented),
-        frozen=tuple(frozen),
-        class_weight=weight,
-        difference=difference,
-        checked=len(try_out.batch),
-        _epochs=len(history.epoch),
-    )  # fmt: skip
+    return tuple(names)
 
 
 def _check_choices(
@@ -258,78 +228,6 @@ def _computed(trunk: Any, data: Any, store: Any, suffix: str, **how: Any) -> Fea
     return found
 
 
-def _parts(
-    stores: list[FeatureStore], batch_size: int, seed: int, split: float
-) -> list[FeatureDataset]:
-    """Return the datasets for training and, if there is one, for validation; none is empty."""
-    if len(stores) > 1:
-        parts = [
-            FeatureDataset(stores[0], batch_size, seed=seed),
-            FeatureDataset(stores[1], batch_size, shuffle=False, views=False),
-        ]
-    else:
-        parts = [
-            FeatureDataset(
-                stores[0], batch_size, shuffle=subset != "validation", seed=seed,
-                validation_split=split, subset=subset,
-            )
-            for subset in (["training", "validation"] if split else [None])
-        ]  # fmt: skip
-    for name, part in zip(("training", "validation"), parts, strict=False):
-        if not len(part):
-            raise FeatureError(
-                f"validation_split={split} of {len(stores[0])} samples leaves none for {name}."
-            )
-    return parts
-
-
-def _classes(part: FeatureDataset, store: FeatureStore) -> dict[int, int] | None:
-    found = classes_of(store)
-    return None if found is None else counts(found[part.indices])
-
-
-def _weights(
-    given: Mapping[int, float] | str | None, classes: dict[int, int] | None
-) -> dict[int, float] | None:
-    if given != "balanced":
-        return None if given is None else dict(given)  # type: ignore[arg-type]
-    if classes is None:
-        raise FeatureError(
-            'class_weight="balanced" needs targets that are classes: whole numbers, or rows with a '
-            "single one. Store sample weights instead: data=(x, y, weights)."
-        )
-    return balanced(classes)
-
-
-def _final(head: Any, part: FeatureDataset) -> dict[str, float]:
-    """Return the loss and the metrics of a trained head, without augmentation."""
-    if not heads.evaluates(head):
-        return {}
-    plain = part.plain()
-    found = head.evaluate(plain, verbose=0, return_dict=True)
-    return {name: float(value) for name, value in found.items()}
-
-
 def _class_names(data: Any) -> tuple[str, ...] | None:
     names = getattr(data, "class_names", None)
     return tuple(map(str, names)) if isinstance(names, list | tuple) else None
-
-
-class _Clock(keras.callbacks.Callback):
-    """Measures training: `first` until the first step has ended, and `rest` after it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = self.rest = 0.0
-        self._start = self._last = 0.0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._start = self._last = time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not self.first:
-            self._last = time.perf_counter()
-            self.first = self._last - self._start
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.rest = time.perf_counter() - self._last

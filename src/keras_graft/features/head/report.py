@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class Times:
         epochs: To train, without `head_compile`.
         whole_epoch: The trunk's forward pass over the training samples. An epoch through the whole
             model takes longer.
+        count: How many epochs there were.
     """
 
     trunk_compile: float
@@ -54,6 +55,7 @@ class Times:
     head_compile: float
     epochs: float
     whole_epoch: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,11 @@ class Fitted(Tabular):
     class_weight: dict[int, float] | None
     difference: float
     checked: int
-    _epochs: int = field(repr=False, default=1)
 
     @property
     def epoch_seconds(self) -> float:
         """The average time of an epoch from the store, without compiling."""
-        return self.times.epochs / max(self._epochs, 1)
+        return self.times.epochs / max(self.times.count, 1)
 
     @property
     def speed_up(self) -> float:
