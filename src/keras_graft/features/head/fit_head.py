@@ -20,6 +20,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features._compute import compute
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.head.dataset import FeatureDataset
+from keras_graft.features.sources.given import opened
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
@@ -133,6 +134,7 @@ def fit_head(
             training; or if the joined model does not give what the head gave.
         CutError: If a value is missing at the cut.
     """
+    data = opened(data, model, batch_size)
     _check_data(data, batch_size)
     if not 0 <= validation_split < 1 or "validation_data" in fit:
         raise FeatureError(
