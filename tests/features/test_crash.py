@@ -71,8 +71,8 @@ def environment():
 
 def test_killed_at_fifty_points_each_store_is_finished_to_the_byte(tmp_path, expected):
     # A file: half of each piece, flush, sync, rename, sync of the folder; for 14 shards, which have
-    # a header and, of 3 columns, none and the rows of 3 batches, the last of 1; and 15 manifests.
-    steps = 13 * (1 + 3 * 4 + 4) + (1 + 3 * 2 + 4) + 15 * 5
+    # a header and, of 5 columns, none and the rows of 3 batches, the last of 1; and 15 manifests.
+    steps = 13 * (1 + 5 * 4 + 4) + (1 + 5 * 2 + 4) + 15 * 5
     points = [*sorted(random.Random(5).sample(range(steps - 1), 49)), steps - 1]
     for point in points:
         (tmp_path / f"{point:03}").mkdir()
@@ -117,7 +117,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_written(tmp_path, expect
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # the manifest grows
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the manifest grows
         with pytest.raises(
             kg.FeatureError, match="cannot be written: OSError: File too large. Make room"
         ):

@@ -328,7 +328,7 @@ def test_objects_that_are_no_texts(trunk, tmp_path):
         run(trunk, (x, np.zeros(12), np.ones(12, object)), tmp_path)
     with pytest.raises(kg.FeatureError, match="targets are not numbers .datetime64"):
         run(trunk, (x, np.zeros(12, "datetime64[s]")), tmp_path)
-    with pytest.raises(kg.FeatureError, match="inputs are texts .object.*x.astype.str"):
+    with pytest.raises(kg.FeatureError, match="takes float32, but the inputs are texts.*TextVec"):
         run(trunk, np.array(WORDS, object), tmp_path)
 
 

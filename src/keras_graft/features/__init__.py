@@ -5,9 +5,10 @@ from keras_graft.features._compute import compute
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.head.dataset import FeatureDataset
 from keras_graft.features.head.fit_head import Fitted, fit_head
+from keras_graft.features.sources.image_folder import ImageFolder
 from keras_graft.features.store.store import FeatureStore, keep
 
 __all__ = [
-    "Advice", "FeatureDataset", "FeatureStore", "Fitted", "RayOptions", "advise", "compute",
-    "fit_head", "keep",
+    "Advice", "FeatureDataset", "FeatureStore", "Fitted", "ImageFolder", "RayOptions", "advise",
+    "compute", "fit_head", "keep",
 ]  # fmt: skip

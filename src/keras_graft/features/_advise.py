@@ -12,6 +12,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.data import count
+from keras_graft.features.sources.given import opened
 from keras_graft.graph.node import Node
 from keras_graft.graph.walk import needed
 from keras_graft.layers.frozen import Frozen
@@ -69,7 +70,7 @@ def advise(model: Any, data: Any) -> Advice:
     cut  output          bytes/sample  bytes in all  compute saved
     h    (?, 4) float32             8         8,000  50.0%
     """
-    samples = int(data) if isinstance(data, Integral) else count(data)
+    samples = int(data) if isinstance(data, Integral) else count(opened(data, model))
     if samples is not None and samples < 1:
         raise FeatureError(f"There are {samples} samples: give a number of 1 or more, or data.")
     if samples is None:

@@ -11,13 +11,15 @@ import keras
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.augment import AugmentedTrunk
-from keras_graft.features.data import batches, count
+from keras_graft.features.data import count
 from keras_graft.features.engines import ray as ray_engine
 from keras_graft.features.engines.pipeline import Writer, read_ahead
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed_trunk import check_fixed
+from keras_graft.features.sources.given import opened
+from keras_graft.features.sources.image_folder import ImageFolder
 from keras_graft.features.store.columns import Columns, coded
 from keras_graft.features.store.location import location
 from keras_graft.features.store.remote import folder_at
@@ -123,6 +125,9 @@ def compute(
             f"views must be a whole number from 0 to 999, got {shown(views)}"
             + (', and engine="ray" takes none: use engine="local"' if engine == "ray" else "") + "."
         )  # fmt: skip
+    data = opened(data, trunk, int(batch_size))
+    if keys is None and isinstance(data, ImageFolder):
+        keys = data.keys
     columns = Columns(dtype, targets, coded(keys), int(views))
     options = ray_engine.options(ray) if engine == "ray" else None
     if engine == "local" and type(data).__module__ == "ray.data.dataset":
@@ -156,7 +161,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = read_ahead(run.columns.keyed(batches(data, run.batch_size)))
+    ahead = read_ahead(run.stream(data))
     writer: Writer | None = None
     runner = run.runner()
     try:
@@ -171,8 +176,6 @@ def _local(run: Run, data: Any, progress: bool) -> None:
         if bar is not None and done:
             bar.update(done, finalize=False)
         for batch in rest:
-            if writer is None:
-                run.columns.check(batch)
             outputs, failed = runner(batch)
             if writer is None:
                 writer = Writer(run.location, run.described(outputs, batch), run.columns, run.skip)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import keras
 import numpy as np
 
-from keras_graft.features.data import Batch, batches, count, joined, numbered
+from keras_graft.features.data import Batch, count, joined, numbered
 from keras_graft.features.store.content import MISSING, OTHER_LABELS, Samples
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Rest:
         if hasattr(self._data, "__next__"):
             return  # it can be read only once
         again = Rest(run, iter(()), self._data)
-        for batch in run.columns.keyed(batches(self._data, run.batch_size)):
+        for batch in run.stream(self._data):
             known = again._places(batch) >= 0
             # Arrays are there to be read: all their samples are compared.
             if known.any() and not whole or not again._samples.left:

@@ -17,7 +17,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.errors import FeatureError
-from keras_graft.features.data import Batch, batches, count
+from keras_graft.features.data import Batch, count
 from keras_graft.features.engines.pipeline import failed, read_ahead
 from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
@@ -113,7 +113,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
 
     total = count(data)
     run.check_keys(total)
-    ahead = read_ahead(run.columns.keyed(batches(data, run.batch_size)))
+    ahead = read_ahead(run.stream(data))
     try:
         rest = run.rest(ahead, data)
         if rest is None:
@@ -123,7 +123,6 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         if first is None:
             run.check_ended(rest, None)
             return run.end()
-        run.columns.check(first)
         manifest = run.described(run.runner()(first)[0], first)
         puts, shards, starts = [], [], [0 if run.found is None else run.found.samples]
         batch: Batch | None = first

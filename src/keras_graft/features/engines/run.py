@@ -8,11 +8,12 @@ from itertools import chain
 from typing import Any, NoReturn
 
 from keras_graft.errors import FeatureError
-from keras_graft.features.data import Batch, count, numbered
+from keras_graft.features.data import Batch, batches, count, numbered
 from keras_graft.features.engines.building import Runner
 from keras_graft.features.engines.by_content import Rest, check_reused
 from keras_graft.features.engines.pipeline import failed
 from keras_graft.features.fingerprint import versions
+from keras_graft.features.sources.check import check_inputs
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.folder import Folder
@@ -62,6 +63,14 @@ class Run:
     def found(self) -> Manifest | None:
         """The manifest of the store that is there."""
         return self.location.found
+
+    def stream(self, data: Any) -> Iterator[Batch]:
+        """Yield the batches of data with their keys; refuse the first if it cannot be taken."""
+        for number, batch in enumerate(self.columns.keyed(batches(data, self.batch_size))):
+            if not number:
+                check_inputs(self.trunk, batch.x)
+                self.columns.check(batch)
+            yield batch
 
     def runner(self) -> Runner:
         """Return a runner of the trunk."""

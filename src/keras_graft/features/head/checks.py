@@ -14,6 +14,7 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.engines.building import Runner
+from keras_graft.features.sources.check import check_inputs
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.printable import shown
@@ -73,6 +74,7 @@ def tried(
                 f"fit_head needs targets: give {name} as (x, y), or batches of (x, y)."
             )
         columns.check(batch)
+        check_inputs(trunk, batch.x)
         started = time.perf_counter()
         features, failed = runner(batch)
         first = time.perf_counter() - started

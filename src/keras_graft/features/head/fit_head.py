@@ -20,6 +20,7 @@ from keras_graft.features.head import heads
 from keras_graft.features.head.checks import check_joined, check_store, tried
 from keras_graft.features.head.report import Fitted, Times
 from keras_graft.features.head.training import Training
+from keras_graft.features.sources.given import class_names, opened
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
 from keras_graft.layers.frozen import Frozen
@@ -110,6 +111,9 @@ def fit_head(
     ((None, 3), {0: 2, 1: 2, 2: 2})
     """
     _check_choices(validation_split, validation_data, augment, views, class_weight, fit)
+    data = opened(data, model, batch_size)
+    if validation_data is not None:
+        validation_data = opened(validation_data, model, batch_size)
     trunk, own = split(model, at, complete)
     new = _head(trunk, own, head, compile)
     augmented = _augmented(trunk, augment, views)
@@ -146,7 +150,7 @@ def fit_head(
         model=joined, head=new, history=training.history, store=stores[0],
         validation_store=stores[1] if len(stores) > 1 else None, training=training.report(0),
         validation=training.report(1) if len(training.parts) > 1 else None,
-        class_names=_class_names(data),
+        class_names=class_names(data),
         times=Times(
             one.compile_seconds, compute_seconds, training.clock.first, training.clock.rest,
             one.seconds * len(training.parts[0].indices), len(training.history.epoch),
@@ -226,8 +230,3 @@ def _computed(trunk: Any, data: Any, store: Any, suffix: str, **how: Any) -> Fea
         raise
     weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
-
-
-def _class_names(data: Any) -> tuple[str, ...] | None:
-    names = getattr(data, "class_names", None)
-    return tuple(map(str, names)) if isinstance(names, list | tuple) else None
