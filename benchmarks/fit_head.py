@@ -1,0 +1,124 @@
+"""`fit_head` from a folder of photographs, beside `fit` and a bottleneck loop in plain Keras.
+
+KERAS_BACKEND=jax python benchmarks/fit_head.py            # a section of docs/benchmarks-fit-head.md
+KERAS_BACKEND=jax python benchmarks/fit_head.py --quick    # few images, to the screen
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import page
+from skimage import data
+from sklearn.datasets import load_sample_images
+
+import keras_graft as kg
+from keras_graft.features import ImageFolder
+from keras_graft.tables import table
+
+SIZE, EACH, EPOCHS, TURNS = 160, 64, 10, 3
+AT = "global_average_pooling2d"
+HEAD = f"""# `fit_head` from a folder of photographs
+
+Written by `benchmarks/fit_head.py` on two shared cores. Six photographs are cut into {6 * EACH} images of
+{SIZE}x{SIZE}, in a folder for each. A new head on MobileNetV3Large ({AT}, fresh weights) learns from them for
+{EPOCHS} epochs: the same head, the same steps, so the same accuracy. Seconds are those from the folder to
+the trained model, with decoding and compiling; medians of {TURNS} turns. "fit" trains the whole model with
+its trunk frozen. "loop" is what one writes by hand in plain Keras: `trunk.predict`, then `head.fit` on
+the arrays. "store" is `fit_head` with an empty folder, "again" with the store it left.
+"""
+
+
+def photographs(folder: Path, each: int) -> None:
+    """Write pieces of six photographs as images, in a folder for each."""
+    rng = np.random.default_rng(0)
+    whole = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee()]
+    for number, photograph in enumerate([*whole, data.rocket()]):
+        (folder / str(number)).mkdir(parents=True)
+        for i in range(each):
+            row, column = (rng.integers(0, edge - SIZE) for edge in photograph.shape[:2])
+            piece = photograph[row : row + SIZE, column : column + SIZE]
+            keras.utils.save_img(folder / str(number) / f"{i}.jpg", piece, scale=False)
+
+
+def new_head(features: Any) -> Any:
+    """Return a head with the same first weights each time."""
+    inputs = keras.Input(features.shape[1:])
+    start = keras.initializers.GlorotUniform(seed=1)
+    dense = keras.layers.Dense(6, "softmax", kernel_initializer=start)
+    head = keras.Sequential([inputs, keras.layers.Flatten(), dense])
+    head.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return head
+
+
+def whole(model: Any, folder: Path, epochs: int) -> float:
+    trunk = kg.freeze(kg.extract(model, AT))
+    joined = keras.Model(trunk.input, new_head(trunk.output)(trunk.output))
+    joined.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    images = ImageFolder(folder, size=(SIZE, SIZE))
+    return joined.fit(images, epochs=epochs, verbose=0).history["accuracy"][-1]
+
+
+def loop(model: Any, folder: Path, epochs: int) -> float:
+    trunk = keras.Model(model.input, model.get_layer(AT).output)
+    trunk.trainable = False
+    head = new_head(trunk.output)
+    images = ImageFolder(folder, size=(SIZE, SIZE))
+    features = trunk.predict(images, verbose=0)
+    return head.fit(features, images.targets, epochs=epochs, verbose=0).history["accuracy"][-1]
+
+
+def store(model: Any, folder: Path, epochs: int, path: Path) -> float:
+    features = kg.extract(model, AT).output
+    fitted = kg.features.fit_head(
+        model, AT, folder, head=new_head(features), epochs=epochs, store=path, progress=False
+    )
+    return fitted.history.history["accuracy"][-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    each, epochs, turns = (4, 2, 1) if quick else (EACH, EPOCHS, TURNS)
+    took: dict[str, list[float]] = {"fit": [], "loop": [], "store": [], "again": []}
+    accuracy: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photographs"
+        photographs(folder, each)
+        for turn in range(turns):
+            path = Path(temporary) / f"store{turn}"
+            runs: dict[str, Any] = {
+                "loop": loop,
+                "store": lambda m, f, e, p=path: store(m, f, e, p),
+                "again": lambda m, f, e, p=path: store(m, f, e, p),
+                "fit": whole,
+            }
+            for name, run in runs.items():
+                keras.utils.set_random_seed(0)
+                shape = (SIZE, SIZE, 3)
+                model = keras.applications.MobileNetV3Large(weights=None, input_shape=shape)
+                start = time.perf_counter()
+                accuracy[name] = run(model, folder, epochs)
+                took[name].append(time.perf_counter() - start)
+    middle = {name: statistics.median(each) for name, each in took.items()}
+    rows = [
+        (name, f"{seconds:.1f}", f"{seconds / middle['loop']:.2f}", f"{accuracy[name]:.3f}")
+        for name, seconds in middle.items()
+    ]
+    body = f"```\n{table(('', 'seconds', 'of the loop', 'accuracy'), rows)}\n```"
+    if quick:
+        print(body)
+    else:
+        page.write("benchmarks-fit-head.md", HEAD, body)
+
+
+if __name__ == "__main__":
+    main()
