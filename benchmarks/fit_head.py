@@ -102,6 +102,7 @@ def main() -> None:
                 "fit": whole,
             }
             for name, run in runs.items():
+                keras.utils.clear_session()  # names of layers begin again
                 keras.utils.set_random_seed(0)
                 shape = (SIZE, SIZE, 3)
                 model = keras.applications.MobileNetV3Large(weights=None, input_shape=shape)
