@@ -26,6 +26,7 @@ def fit(
         int | None, typer.Option(help="The number of classes; by default those of the data.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="How many epochs to train.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="That of Adam.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(help="Samples in a batch.")] = 32,
     validation_split: Annotated[float, typer.Option(help="The share to validate on.")] = 0.2,
     views: Annotated[
@@ -51,23 +52,34 @@ def fit(
     import numpy as np
 
     import keras_graft as kg
-    from keras_graft.model.files import check_free, check_page
+    from keras_graft.features.head.heads import loss_for
+    from keras_graft.model.files import FileError, check_free, check_page
 
     check_free({"model": out}, force)
     if report is not None:
         check_page(report, force)
     keras.utils.set_random_seed(seed)
-    given: Any = data if Path(data).is_dir() else arrays(data)
-    source = loaded(model, input_shape)
-    if isinstance(given, str):
-        given = kg.features.ImageFolder.of(given, source, batch_size)
-        classes = len(given.class_names)
+    given: Any
+    if Path(data).is_dir():
+        given = kg.features.ImageFolder(data, batch_size=batch_size)
+        classes, y = len(given.class_names), given.targets
+        if y is None:
+            raise FileError(f"{data!r} has images but no folders in it: make one for each class.")
     else:
-        classes = (
-            1 + int(np.max(given[1])) if isinstance(given, tuple) and given[1] is not None else 0
-        )
+        given = arrays(data)
+        if not isinstance(given, tuple) or given[1] is None:
+            raise FileError(
+                f"{data!r} has no y, the class of each sample: write a .npz of x and y."
+            )
+        y = given[1]
+        classes = y.shape[1] if y.ndim == 2 and y.shape[1] > 1 else 1 + int(np.max(y, initial=0))
+    source = loaded(model, input_shape)
+    how = {
+        "optimizer": keras.optimizers.Adam(learning_rate), "loss": loss_for(head or classes, y),
+        "metrics": ["accuracy"],
+    }  # fmt: skip
     fitted = kg.features.fit_head(
-        source, boundary(at), given, head=head or classes, epochs=epochs, batch_size=batch_size,
+        source, boundary(at), given, head=head or classes, compile=how, epochs=epochs, batch_size=batch_size,
         validation_split=validation_split, views=views, augment=augment,  # type: ignore[arg-type]
         class_weight=class_weight, store=store, seed=seed, progress=not as_json,  # type: ignore[arg-type]
     )  # fmt: skip

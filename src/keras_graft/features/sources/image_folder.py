@@ -216,7 +216,9 @@ def _hidden(name: str) -> bool:
 
 def _check(size: Any, channels: Any, batch_size: Any) -> None:
     pair = isinstance(size, tuple | list) and len(size) == 2
-    if size is not None and not (pair and all(isinstance(n, Integral) and int(n) > 0 for n in size)):
+    if size is not None and not (
+        pair and all(isinstance(n, Integral) and int(n) > 0 for n in size)
+    ):
         raise FeatureError(f"size must be (height, width), such as (224, 224), got {shown(size)}.")
     if channels is not None and channels not in _MODES:
         raise FeatureError(f"channels must be 1, 3 or 4, got {shown(channels)}.")
