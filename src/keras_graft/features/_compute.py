@@ -12,7 +12,7 @@ import keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import count
 from keras_graft.features.engines import ray as ray_engine
-from keras_graft.features.engines.pipeline import Writer, read_ahead
+from keras_graft.features.engines.pipeline import Beside, Writer, read_ahead
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
@@ -144,7 +144,9 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = read_ahead(run.stream(data))
+    reader = Beside()
+    ahead = read_ahead(run.stream(data), reader)
+    keep = True
     writer: Writer | None = None
     runner = run.runner()
     try:
@@ -164,6 +166,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
                 bar.update(done, finalize=False)
         if writer is not None:
             writer.wait()
+        keep = False
         run.check_ended(rest, None if writer is None else writer.manifest)
         run.check_keys(done)
         if writer is None:
@@ -172,7 +175,30 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             writer.finish()
         if bar is not None:
             bar.update(done, finalize=True)
+    except BaseException as error:
+        # Data that breaks off at its begin does not replace an old store.
+        stopped = isinstance(error, KeyboardInterrupt) or run.found is not None
+        if keep and writer is not None and (stopped or writer.begun):
+            _kept(writer, reader, error, run)
+        raise
     finally:
         ahead.close()
         if writer is not None:
             writer.stop()
+
+
+def _kept(writer: Writer, reader: Beside, error: BaseException, run: Run) -> None:
+    """Write what is computed so far, and say so. A second Ctrl-C waits for nothing."""
+    try:
+        writer.keep()
+    except KeyboardInterrupt:
+        writer.abandon()
+        reader.abandon()
+        raise
+    except Exception:
+        return  # writing itself has failed, or is what is raised
+    stored = writer.manifest.samples
+    error.add_note(
+        f"{stored:,} samples are stored in {run.folder}. Call kg.features.compute again with the same data: "
+        "it computes only those that are missing."
+    )

@@ -106,6 +106,11 @@ class Samples:
         at = np.searchsorted(known, inputs).clip(max=len(order) - 1)
         return np.where(known[at] == inputs, self._rows[order[at]], MISSING)
 
+    def inputs(self) -> np.ndarray:
+        """Return the digests of the inputs of all rows."""
+        self._need(len(self._used))
+        return self._inputs[self._rows != MISSING]
+
     def _order(self) -> np.ndarray:
         """Return the samples sorted by the digests of their inputs."""
         if self._sorted is None:

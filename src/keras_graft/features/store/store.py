@@ -45,6 +45,11 @@ class FeatureStore(Tabular):
         self._folder = folder_at(path, cache)
         stamp = self._folder.stamp(NAME)
         found = load(self._folder)
+        if found is None and "lock" in self._folder.sizes():
+            raise FeatureError(
+                f"{self.path} holds no features yet: computing them was begun here, and stopped before "
+                "the first were stored. Call kg.features.compute again with the same data."
+            )
         if found is None:
             raise FeatureError(
                 f"{self.path} is not a store of features: it has no {NAME}. Make one: "
@@ -171,6 +176,13 @@ class FeatureStore(Tabular):
         found = [self._samples.rows(digests(batch.x)) for batch in batches(x, 1 << 62)]
         return np.concatenate([np.empty(0, int), *found])
 
+    def same_inputs(self, other: FeatureStore) -> bool:
+        """Whether two stores are of the same inputs in the same order, as far as they know it."""
+        if not (self.manifest.by_content and other.manifest.by_content):
+            return True
+        found = [Samples(store._folder, store.manifest).inputs() for store in (self, other)]
+        return np.array_equal(*found)
+
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
         """Return all samples, as `take` does."""
         return self.take(np.arange(len(self)), *kinds)
@@ -238,6 +250,11 @@ class FeatureStore(Tabular):
         """Return what the store holds, as a table."""
         m = self.manifest
         state = "complete" if m.complete else "not complete: compute(..., resume=True) resumes it"
+        if not m.shards:
+            state = (
+                "nothing is stored yet: it was stopped before its first samples were written. Call "
+                "kg.features.compute again with the same data"
+            )
         title = (
             f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
             f"{state}",
