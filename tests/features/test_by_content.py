@@ -56,9 +56,7 @@ def assert_in_pairs(store, trunk, x, y):
                       strict=True))  # fmt: skip
     assert [pair[:2] for pair in given] == [pair[:2] for pair in kept]
     for (*_, ours), (*_, theirs) in zip(given, kept, strict=True):
-        np.testing.assert_allclose(
-            found["features"][theirs], expected[ours], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(found["features"][theirs], expected[ours], rtol=1e-5, atol=1e-6)
 
 
 def digests_of(store):
@@ -122,7 +120,9 @@ def test_a_store_of_an_earlier_version_goes_by_order(tmp_path):
     expected = np.load(files / "expected.npz")
     trunk = keras.saving.load_model(files / "trunk.keras")
     store = FeatureStore(tmp_path / "store")
-    with pytest.raises(kg.FeatureError, match="does not know its samples by their inputs.*resume=F"):
+    with pytest.raises(
+        kg.FeatureError, match="does not know its samples by their inputs.*resume=F"
+    ):
         store.find(expected["data"])
     x, y = expected["data"], expected["targets"]
     how = {"batch_size": 4, "dtype": "float16", "progress": False}
@@ -222,7 +222,9 @@ def test_keys_go_with_their_samples(trunk, tmp_path):
     # Keys in order beside shuffled samples are wrong, and known to be.
     kg.features.keep(store.path, 2)
     before = load(kg.features.store.folder.Folder(store.path))
-    with pytest.raises(kg.FeatureError, match="keys are in the order of the data: does it come shuf"):
+    with pytest.raises(
+        kg.FeatureError, match="keys are in the order of the data: does it come shuf"
+    ):
         run(trunk, (x[order], y[order]), tmp_path, keys=keys)
     assert load(kg.features.store.folder.Folder(store.path)) == before
 
@@ -275,9 +277,7 @@ def test_several_inputs_and_weights(tmp_path):
     found = store.take(rows)
     np.testing.assert_array_equal(found["targets"]["t"], y["t"])
     np.testing.assert_array_equal(found["weights"], w)
-    np.testing.assert_array_equal(
-        found["features"]["sum"], np.concatenate([x["a"], x["b"]], 1)
-    )
+    np.testing.assert_array_equal(found["features"]["sum"], np.concatenate([x["a"], x["b"]], 1))
 
 
 def test_a_digest_column_that_is_damaged_is_named(trunk, tmp_path):

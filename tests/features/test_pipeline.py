@@ -104,7 +104,12 @@ def test_what_is_closed_reads_no_further():
 
 def writer(folder, rows_per_shard=4):
     manifest = Manifest(
-        {"features/": Column((1,), "float32")}, {"features": "one"}, {}, 4, rows_per_shard, {},
+        {"features/": Column((1,), "float32")},
+        {"features": "one"},
+        {},
+        4,
+        rows_per_shard,
+        {},
         format=2,
     )
     columns = Columns(None, True, None, by_content=False)

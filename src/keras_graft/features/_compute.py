@@ -20,9 +20,10 @@ from keras_graft.features.fixed_trunk import check_fixed
 from keras_graft.features.sources.given import opened
 from keras_graft.features.sources.image_folder import ImageFolder
 from keras_graft.features.store.columns import Columns, coded
+from keras_graft.features.store.keep import check_sizes
 from keras_graft.features.store.location import location
 from keras_graft.features.store.remote import folder_at
-from keras_graft.features.store.store import FeatureStore, check_sizes
+from keras_graft.features.store.store import FeatureStore
 from keras_graft.printable import shown
 
 _SHARD = 32 << 20

@@ -77,7 +77,6 @@ class Beside:
             else:
                 future.set_result(result)
 
-
     def _next(self) -> Any:
         """Return the next call, and what is to be done with it; None at the end."""
         try:
@@ -169,8 +168,9 @@ class Writer:
             self._location.begin(self._manifest)
             self._begun = True
         self._folder.write(entry.file, *pieces)
-        self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
-        self._manifest.save(self._folder)
+        grown = self._manifest.replace(shards=(*self._manifest.shards, entry))
+        grown.save(self._folder)
+        self._manifest = grown
         self._building = Building(self._columns, self._manifest.columns)
 
 

@@ -8,6 +8,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.manifest import INPUTS, LABELS, Manifest, ShardEntry
 from keras_graft.features.store.shards import starts
+from keras_graft.printable import words_of
 
 MISSING = -1
 """The place of a sample that is not in the store."""
@@ -148,7 +149,7 @@ class Samples:
                 raise ValueError("it ends too early")
         except ValueError as error:
             raise FeatureError(
-                f"{self._folder}: shard {shard.file!r} cannot be read: {error}. "
+                f"{self._folder}: shard {shard.file!r} cannot be read: {words_of(error)}. "
                 f"kg.features.FeatureStore({str(self._folder)!r}).verify() says what to do."
             ) from error
         return found
