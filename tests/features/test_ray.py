@@ -329,7 +329,7 @@ def test_what_ray_cannot_do_is_said(cluster, trunk, tmp_path, monkeypatch):
     with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[ray\]'"):
         run(trunk, data, tmp_path / "s", engine="ray")
     assert not (tmp_path / "s" / "manifest.json").exists()
-    with pytest.raises(kg.FeatureError, match="not a store"):
+    with pytest.raises(kg.FeatureError, match="holds no features yet"):
         FeatureStore(tmp_path / "s")
 
 

@@ -49,28 +49,31 @@ def compute(
     """Run a trunk once over data, and store its outputs on disk.
 
     Memory stays bounded, and writing overlaps computing. If the process is killed, at most the
-    shard that was being written is lost. Called again, it resumes where it stopped, with no sample
-    repeated or missing.
+    last minute is lost; Ctrl-C loses nothing. Called again, it computes the samples that are
+    missing, with no sample repeated. Each is stored together with its own target, so the data may
+    come in another order in each pass: samples are known by a hash of their inputs.
 
     A complete store is not computed again if it is of this trunk and data. To decide that, the
-    inputs of the first shard are compared, and for data in whole arrays the number of samples and
-    all targets, sample weights and keys. Inputs that changed after the first shard are not
-    noticed: use `resume=False` then.
+    inputs and targets of the first shard are compared, or of the first batch if that comes in
+    another order, and for data in whole arrays in the same order the number of samples and all
+    targets, sample weights and keys. Inputs that changed elsewhere are not noticed: use
+    `resume=False` then.
 
     Args:
         trunk: A Keras model, with one output or a dict or list of outputs: `kg.extract` gives
             several in one pass. A mask that Keras attaches to an output is not stored:
             `kg.split(model, at, complete=True)` makes it an output too, and so does
             `kg.features.fit_head(..., complete=True)`.
-        data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
-            Keras `PyDataset` or any iterable of batches; with `engine="ray"` a Ray dataset too.
-            Its order must be the same every time.
+        data: Arrays, `(x, y)`, `(x, y, weights)`, tables of pandas, a `tf.data.Dataset`, a torch
+            `DataLoader` or `Dataset`, a Keras `PyDataset` or any iterable of batches; the path of a
+            folder of images (see `kg.features.ImageFolder`); with `engine="ray"` a Ray dataset too.
         store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`).
             There a shard is one object, written before the manifest that names it.
-        batch_size: For arrays; other data comes in its own batches.
+        batch_size: For arrays, a torch `Dataset` and a path; other data comes in its own batches.
         dtype: The dtype in which floating features are stored; None: the trunk's own.
         targets: Store targets and sample weights too, if the data has them.
-        keys: One integer or text for each sample, in order.
+        keys: One integer or text for each sample, in the order of the data. For a folder of
+            images they are the paths of the images.
         frozen: Assert that the trunk's weights will stay fixed even though they are marked
             trainable.
         resume: Resume the store that is there; if False, replace it.
@@ -82,15 +85,16 @@ def compute(
             'keras-graft[ray]'`). The store is the same, at a URL or in a folder that all machines
             share.
         ray: How many actors, with which backend and GPUs: a `RayOptions` or a dict.
-        shard_bytes: The approximate size of a shard.
+        shard_bytes: The approximate size of a shard. It is smaller where computing it takes more
+            than a minute.
 
     Returns:
         The store, complete.
 
     Raises:
         FeatureError: If the trunk is not a fixed function (`kg.freeze` makes it one); if a sample
-            fails; or if the store has a different trunk, data, dtype or order. The error says
-            what differs.
+            fails; or if the store has a different trunk, data or dtype. The error says what
+            differs.
 
     >>> import keras, numpy as np, keras_graft as kg, tempfile
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
