@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import keras_graft  # noqa: F401
+from keras_graft.features.engines import pipeline as _pipeline
 from keras_graft.features.store import folder as _folder
 
 _compute = sys.modules["keras_graft.features._compute"]  # the function hides the module
@@ -93,6 +94,30 @@ if __name__ == "__main__":
                 run(path)
                 os._exit(0)
             print(path.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    elif how in ("timed", "slow", "stuck"):
+        # A shard is full only at the end: it is written by time, or when it is interrupted.
+        _pipeline.EVERY = point if how == "timed" else 1e9
+        _wait = Trunk.predict_on_batch
+
+        def predict(self, x):
+            time.sleep(0.005)
+            found = _wait(self, x)
+            with (folder / "computed").open("a") as file:
+                file.write(".")
+            return found
+
+        Trunk.predict_on_batch = predict
+        if how == "stuck":
+            _write = _folder.Folder.write
+
+            def write(self, name, *pieces):
+                if name.startswith("shard"):
+                    (folder / "writing").touch()
+                    time.sleep(600)
+                _write(self, name, *pieces)
+
+            _folder.Folder.write = write
+        run(folder / "store", 1 << 30)
     else:
         (folder / "ready").touch()
         _wait = Trunk.predict_on_batch

@@ -159,9 +159,7 @@ def test_fit_head_finds_data_that_changes_in_each_pass_before_it_trains(tmp_path
     head = keras.Sequential([keras.Input((6,)), layers.Dense(1)])
     head.compile("adam", "mse")
     before = [w.copy() for w in head.get_weights()]
-    with pytest.raises(
-        kg.FeatureError, match="first 8 samples are not in .* other inputs in each"
-    ):
+    with pytest.raises(kg.FeatureError, match="first 8 samples are not in .* other inputs in each"):
         kg.features.fit_head(
             model, "pool", Augmented(x, y), store=tmp_path / "s", head=head, dtype="float32",
             progress=False,

@@ -329,5 +329,50 @@ def test_what_ray_cannot_do_is_said(cluster, trunk, tmp_path, monkeypatch):
     with pytest.raises(kg.FeatureError, match=r"pip install 'keras-graft\[ray\]'"):
         run(trunk, data, tmp_path / "s", engine="ray")
     assert not (tmp_path / "s" / "manifest.json").exists()
-    with pytest.raises(kg.FeatureError, match="not a store"):
+    with pytest.raises(kg.FeatureError, match="holds no features yet"):
         FeatureStore(tmp_path / "s")
+
+
+def test_parquet_files_are_data(cluster, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    x, y = flat()
+    (tmp_path / "rows").mkdir()
+    for i in range(4):
+        own = slice(i * 50, i * 50 + 50)
+        table = pyarrow.table(
+            {"x": x[own].tolist(), "y": y[own], "name": [f"n{j}" for j in y[own]]}
+        )
+        parquet.write_table(table, tmp_path / "rows" / f"{i}.parquet")
+    trunk = kg.freeze(keras.Sequential([keras.Input((4,)), layers.Dense(3)]))
+    how = {"engine": "ray", "ray": replace(ONE, inputs="x", targets="y")}
+    data = cluster.data.read_parquet(str(tmp_path / "rows"))
+    store = run(trunk, data, tmp_path / "s", **how)
+    rows = store.find(x.astype("float64"))  # as lists of Parquet are read
+    assert sorted(rows) == list(range(200))
+    found = store.take(rows)
+    np.testing.assert_array_equal(found["targets"], y)
+    np.testing.assert_allclose(found["features"], trunk.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+    assert run(trunk, data, tmp_path / "s", **how).manifest == store.manifest
+
+
+def test_a_store_of_uneven_shards_is_finished_from_shuffled_data(cluster, tmp_path):
+    """What an interrupted local run left, which wrote shards of any length."""
+    x, y = flat()
+    trunk = kg.freeze(keras.Sequential([keras.Input((4,)), layers.Dense(3)]))
+
+    def broken(stop):
+        for start in range(0, stop, 8):
+            yield x[start : start + 8], y[start : start + 8]
+        raise OSError("stopped")
+
+    for stop in (24, 88):
+        with pytest.raises(OSError, match="stopped"):
+            run(trunk, broken(stop), tmp_path, shard_bytes=1 << 20)
+    order = np.random.default_rng(0).permutation(200)
+    store = run(trunk, (x[order], y[order]), tmp_path, engine="ray", ray=ONE)
+    assert [s.rows for s in store.manifest.shards][:2] == [24, 64] and len(store) == 200
+    rows = store.find(x)
+    assert sorted(rows) == list(range(200)) and store.verify()
+    np.testing.assert_array_equal(store.take(rows)["targets"], y)

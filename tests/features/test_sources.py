@@ -87,7 +87,9 @@ def test_tables(tmp_path):
     expected = two.predict([x[:, :1], x[:, 1:2]], verbose=0)
     np.testing.assert_allclose(store.to_numpy()["features"], expected, rtol=1e-5, atol=1e-6)
     table["name"], table["kind"] = "x", pandas.Categorical(["u", "v"] * 25)
-    says = r"inputs have columns that are not numbers: 'name', 'kind'.*drop\(columns=\['name', 'kind'"
+    says = (
+        r"inputs have columns that are not numbers: 'name', 'kind'.*drop\(columns=\['name', 'kind'"
+    )
     with pytest.raises(kg.FeatureError, match=says):
         run(one, (table, pandas.Series(y)), tmp_path / "three")
     # The ways out work.
@@ -181,7 +183,9 @@ def test_what_keras_adapts_is_taken(tmp_path):
     two = kg.freeze(keras.Model(inputs, layers.Add()([inputs["a"], inputs["b"]])))
     x = np.ones((20, 2), "float32")
     assert len(run(two, {"a": x, "b": x}, tmp_path, resume=False)) == 20
-    with pytest.raises(kg.FeatureError, match="takes 'a', 'b', and the data has 'a': 'b' is missing"):
+    with pytest.raises(
+        kg.FeatureError, match="takes 'a', 'b', and the data has 'a': 'b' is missing"
+    ):
         run(two, {"a": x}, tmp_path)
     with pytest.raises(kg.FeatureError, match=r'input "b" .* of shape \(2\), but .* \(3\)'):
         run(two, {"a": x, "b": np.ones((20, 3))}, tmp_path)
@@ -234,7 +238,10 @@ def test_texts_of_every_source(tmp_path):
         found = store.to_numpy()
         assert sorted(found["targets"]) == y.tolist()
         np.testing.assert_array_equal(found["features"], expected[found["targets"]])
-        assert store.find(np.array(words[:3])).tolist() == store.find(np.array(words[:3], "O")).tolist()
+        assert (
+            store.find(np.array(words[:3])).tolist()
+            == store.find(np.array(words[:3], "O")).tolist()
+        )
         kg.features.keep(store.path, 0)
         assert len(run(trunk, data, tmp_path / str(number))) == 20
     with pytest.raises(kg.FeatureError, match="takes texts, but the data holds numbers"):
@@ -323,13 +330,17 @@ def test_audio_dataset_from_directory(tmp_path):
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="texts are TensorFlow's")
 def test_text_dataset_from_directory(tmp_path):
-    path = directory(tmp_path / "texts", ".txt", lambda p, n: p.write_text(f"word{n} and word{n % 3}"))
+    path = directory(
+        tmp_path / "texts", ".txt", lambda p, n: p.write_text(f"word{n} and word{n % 3}")
+    )
     trunk = keras.Sequential([
         keras.Input((), dtype="string"),
         layers.TextVectorization(output_mode="multi_hot", vocabulary=[f"word{n}" for n in range(20)]),
     ])  # fmt: skip
     for shuffle in (False, True):
-        data = keras.utils.text_dataset_from_directory(path, batch_size=5, shuffle=shuffle, verbose=False)
+        data = keras.utils.text_dataset_from_directory(
+            path, batch_size=5, shuffle=shuffle, verbose=False
+        )
         store = run(trunk, data, tmp_path / str(shuffle))
         assert run(trunk, data, tmp_path / str(shuffle)).manifest == store.manifest
         for x, y in data:

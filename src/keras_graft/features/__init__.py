@@ -6,7 +6,8 @@ from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.head.dataset import FeatureDataset
 from keras_graft.features.head.fit_head import Fitted, fit_head
 from keras_graft.features.sources.image_folder import ImageFolder
-from keras_graft.features.store.store import FeatureStore, keep
+from keras_graft.features.store.keep import keep
+from keras_graft.features.store.store import FeatureStore
 
 __all__ = [
     "Advice", "FeatureDataset", "FeatureStore", "Fitted", "ImageFolder", "RayOptions", "advise",

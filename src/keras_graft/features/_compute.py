@@ -13,7 +13,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import count
 from keras_graft.features.engines import ray as ray_engine
-from keras_graft.features.engines.pipeline import Writer, read_ahead
+from keras_graft.features.engines.pipeline import Beside, Writer, read_ahead
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fingerprint import fingerprint
@@ -21,9 +21,10 @@ from keras_graft.features.fixed_trunk import check_fixed
 from keras_graft.features.sources.given import opened
 from keras_graft.features.sources.image_folder import ImageFolder
 from keras_graft.features.store.columns import Columns, coded
+from keras_graft.features.store.keep import check_sizes
 from keras_graft.features.store.location import location
 from keras_graft.features.store.remote import folder_at
-from keras_graft.features.store.store import FeatureStore, check_sizes
+from keras_graft.features.store.store import FeatureStore
 from keras_graft.printable import shown
 
 _SHARD = 32 << 20
@@ -51,28 +52,31 @@ def compute(
     """Run a trunk once over data, and store its outputs on disk.
 
     Memory stays bounded, and writing overlaps computing. If the process is killed, at most the
-    shard that was being written is lost. Called again, it resumes where it stopped, with no sample
-    repeated or missing.
+    last minute is lost; Ctrl-C loses nothing. Called again, it computes the samples that are
+    missing, with no sample repeated. Each is stored together with its own target, so the data may
+    come in another order in each pass: samples are known by a hash of their inputs.
 
     A complete store is not computed again if it is of this trunk and data. To decide that, the
-    inputs of the first shard are compared, and for data in whole arrays the number of samples and
-    all targets, sample weights and keys. Inputs that changed after the first shard are not
-    noticed: use `resume=False` then.
+    inputs and targets of the first shard are compared, or of the first batch if that comes in
+    another order, and for data in whole arrays in the same order the number of samples and all
+    targets, sample weights and keys. Inputs that changed elsewhere are not noticed: use
+    `resume=False` then.
 
     Args:
         trunk: A Keras model, with one output or a dict or list of outputs: `kg.extract` gives
             several in one pass. A mask that Keras attaches to an output is not stored:
             `kg.split(model, at, complete=True)` makes it an output too, and so does
             `kg.features.fit_head(..., complete=True)`.
-        data: Arrays, `(x, y)`, `(x, y, weights)`, a `tf.data.Dataset`, a torch `DataLoader`, a
-            Keras `PyDataset` or any iterable of batches; with `engine="ray"` a Ray dataset too.
-            Its order must be the same every time.
+        data: Arrays, `(x, y)`, `(x, y, weights)`, tables of pandas, a `tf.data.Dataset`, a torch
+            `DataLoader` or `Dataset`, a Keras `PyDataset` or any iterable of batches; the path of a
+            folder of images (see `kg.features.ImageFolder`); with `engine="ray"` a Ray dataset too.
         store: The folder: a local path, or a URL that fsspec opens (`"s3://bucket/features"`).
             There a shard is one object, written before the manifest that names it.
-        batch_size: For arrays; other data comes in its own batches.
+        batch_size: For arrays, a torch `Dataset` and a path; other data comes in its own batches.
         dtype: The dtype in which floating features are stored; None: the trunk's own.
         targets: Store targets and sample weights too, if the data has them.
-        keys: One integer or text for each sample, in order.
+        keys: One integer or text for each sample, in the order of the data. For a folder of
+            images they are the paths of the images.
         frozen: Assert that the trunk's weights will stay fixed even though they are marked
             trainable.
         resume: Resume the store that is there; if False, replace it.
@@ -84,7 +88,8 @@ def compute(
             'keras-graft[ray]'`). The store is the same, at a URL or in a folder that all machines
             share.
         ray: How many actors, with which backend and GPUs: a `RayOptions` or a dict.
-        shard_bytes: The approximate size of a shard.
+        shard_bytes: The approximate size of a shard. It is smaller where computing it takes more
+            than a minute.
         views: How many augmented views of each sample to store, beside its features without
             augmentation. For these the layers of the trunk that augment (`RandomFlip`,
             `GaussianNoise`) draw random numbers, frozen or not, while all other layers stay as
@@ -97,8 +102,8 @@ def compute(
 
     Raises:
         FeatureError: If the trunk is not a fixed function (`kg.freeze` makes it one); if a sample
-            fails; or if the store has a different trunk, data, dtype or order. The error says
-            what differs.
+            fails; or if the store has a different trunk, data or dtype. The error says what
+            differs.
 
     >>> import keras, numpy as np, keras_graft as kg, tempfile
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -161,7 +166,9 @@ def _local(run: Run, data: Any, progress: bool) -> None:
     total = count(data)
     run.check_keys(total)
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
-    ahead = read_ahead(run.stream(data))
+    reader = Beside()
+    ahead = read_ahead(run.stream(data), reader)
+    keep = True
     writer: Writer | None = None
     runner = run.runner()
     try:
@@ -185,6 +192,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
                 bar.update(done, finalize=False)
         if writer is not None:
             writer.wait()
+        keep = False
         run.check_ended(rest, None if writer is None else writer.manifest)
         run.check_keys(done)
         if writer is None:
@@ -193,7 +201,30 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             writer.finish()
         if bar is not None:
             bar.update(done, finalize=True)
+    except BaseException as error:
+        # Data that breaks off at its begin does not replace an old store.
+        stopped = isinstance(error, KeyboardInterrupt) or run.found is not None
+        if keep and writer is not None and (stopped or writer.begun):
+            _kept(writer, reader, error, run)
+        raise
     finally:
         ahead.close()
         if writer is not None:
             writer.stop()
+
+
+def _kept(writer: Writer, reader: Beside, error: BaseException, run: Run) -> None:
+    """Write what is computed so far, and say so. A second Ctrl-C waits for nothing."""
+    try:
+        writer.keep()
+    except KeyboardInterrupt:
+        writer.abandon()
+        reader.abandon()
+        raise
+    except Exception:
+        return  # writing itself has failed, or is what is raised
+    stored = writer.manifest.samples
+    error.add_note(
+        f"{stored:,} samples are stored in {run.folder}. Call kg.features.compute again with the same data: "
+        "it computes only those that are missing."
+    )

@@ -59,7 +59,8 @@ def joined(parts: list[Batch]) -> Batch:
     if len(parts) == 1:
         return parts[0]
     one = [(part.x, part.y, part.w, part.k) for part in parts]
-    return Batch(*tree.map_structure(lambda *a: None if a[0] is None else np.concatenate(a), *one))
+    whole: Any = tree.map_structure(lambda *a: None if a[0] is None else np.concatenate(a), *one)
+    return Batch(*whole)
 
 
 def count(data: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future
@@ -20,18 +21,28 @@ from keras_graft.features.store.shards import shard_name
 
 _WAITING = 3
 """The most batches that wait to be computed, and to be written."""
+EVERY = 60.0
+"""Seconds after which a shard is written though it is not full: so much is lost by a kill."""
+clock = time.monotonic
+"""What tells the time. Tests replace it."""
 
 
 class Beside:
     """Makes calls in one thread, in order. After a call has failed, all others fail the same way.
 
+    Args:
+        idle: What is called when there was nothing to do for some time.
+        seconds: How long that is; None: it is never called.
+
     It is not a `ThreadPoolExecutor`: Python waits for the threads of those when it exits, and a
     source of data may wait forever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, idle: Callable[[], Any] = tuple, seconds: float | None = None) -> None:
+        self._idle, self._seconds = idle, seconds
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failed: BaseException | None = None
+        self._abandoned = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -46,10 +57,16 @@ class Beside:
         if cancel:
             self._failed = CancelledError()
         self._calls.put(None)
-        self._thread.join()
+        if not self._abandoned:
+            self._thread.join()
+
+    def abandon(self) -> None:
+        """End after the call that is running, without waiting for it."""
+        self._failed, self._abandoned = CancelledError(), True
+        self._calls.put(None)
 
     def _work(self) -> None:
-        while (given := self._calls.get()) is not None:
+        while (given := self._next()) is not None:
             future, call, args = given
             try:
                 result = None if self._failed else call(*args)
@@ -60,9 +77,19 @@ class Beside:
             else:
                 future.set_result(result)
 
+    def _next(self) -> Any:
+        """Return the next call, and what is to be done with it; None at the end."""
+        try:
+            return self._calls.get(timeout=self._seconds)
+        except queue.Empty:
+            return Future(), self._idle, ()
+
 
 class Writer:
-    """Writes shards in a thread, while the next batches are computed."""
+    """Writes shards in a thread, while the next batches are computed.
+
+    A shard is written when it is full, and when some time has passed since the last.
+    """
 
     def __init__(
         self, location: Location, manifest: Manifest, columns: Columns, skip: bool
@@ -70,8 +97,11 @@ class Writer:
         self._location, self._folder, self._manifest = location, location.folder, manifest
         self._begun = False
         self._columns, self._skip = columns, skip
-        self._building = Building(columns, manifest.columns)
-        self._thread, self._waiting = Beside(), deque[Future[None]]()
+        self._building, self._written = Building(columns, manifest.columns), clock()
+        self._thread, self._waiting = Beside(self._in_time, EVERY), deque[Future[None]]()
+        if location.is_new:  # so that it is known what was begun
+            self._begun = True
+            self._thread.submit(location.begin, manifest)
 
     def put(self, *batch: Any) -> None:
         """Write a batch, given as `Building.add` takes it; raise the error of an earlier batch."""
@@ -89,6 +119,15 @@ class Writer:
         """The manifest of what is written."""
         return self._manifest
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything is written: then no old store is there any longer."""
+        return self._begun
+
+    def keep(self) -> None:
+        """Write what is computed, though the shard is not full; the store stays incomplete."""
+        self._thread.submit(self._flush).result()
+
     def finish(self) -> None:
         """Write the last shard, and mark the store as complete."""
         self._thread.submit(self._end).result()
@@ -96,6 +135,10 @@ class Writer:
     def stop(self) -> None:
         """End the thread. A shard that is not full yet is lost, as if the process was killed."""
         self._thread.stop()
+
+    def abandon(self) -> None:
+        """End the thread after the write that is running, without waiting for it."""
+        self._thread.abandon()
 
     def _end(self) -> None:
         self._flush()
@@ -109,8 +152,15 @@ class Writer:
         # Only whole batches: after a crash the same samples are computed together again.
         if self._building.samples >= self._manifest.rows_per_shard:
             self._flush()
+        self._in_time()
+
+    def _in_time(self) -> None:
+        """Write the shard if it is time to."""
+        if clock() - self._written >= EVERY:
+            self._flush()
 
     def _flush(self) -> None:
+        self._written = clock()
         if not self._building.samples:
             return
         pieces, entry = self._building.finish(_new_name(self._manifest))
@@ -118,8 +168,9 @@ class Writer:
             self._location.begin(self._manifest)
             self._begun = True
         self._folder.write(entry.file, *pieces)
-        self._manifest = self._manifest.replace(shards=(*self._manifest.shards, entry))
-        self._manifest.save(self._folder)
+        grown = self._manifest.replace(shards=(*self._manifest.shards, entry))
+        grown.save(self._folder)
+        self._manifest = grown
         self._building = Building(self._columns, self._manifest.columns)
 
 
@@ -138,12 +189,12 @@ def failed(sample: Skipped) -> FeatureError:
     )
 
 
-def read_ahead(source: Iterator[Batch]) -> Generator[Batch]:
+def read_ahead(source: Iterator[Batch], thread: Beside | None = None) -> Generator[Batch]:
     """Yield batches that a thread reads in advance.
 
     Closing it waits for the batch that is being read, and reads no more.
     """
-    thread = Beside()
+    thread = Beside() if thread is None else thread
     waiting = deque(thread.submit(next, source, None) for _ in range(_WAITING))
     try:
         while (batch := waiting.popleft().result()) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NoReturn
@@ -193,7 +193,7 @@ class Run:
         if len(labels) == len(shard.labels) and labels != shard.labels:
             self.refuse([f"{samples} had different targets, sample weights or keys"])
 
-    def check_columns(self, batch: Batch, works: Sequence[Any]) -> bool:
+    def check_columns(self, batch: Batch, works: Iterable[Any]) -> bool:
         """Compare the columns, using a sample that works; return whether there was one."""
         i = next((i for i, good in enumerate(works) if good), None)
         if i is not None:

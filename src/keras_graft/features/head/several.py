@@ -41,6 +41,10 @@ def check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
                 "are used together must hold the same samples."
             )
     for one, other in itertools.combinations(stores, 2):
+        if not one.same_inputs(other):
+            raise FeatureError(
+                f"{one.path} and {other.path} were made of different inputs, or in a different order."
+            )
         sums = _checksums(one), _checksums(other)
         wrong = {part for at, part in sums[0].keys() & sums[1].keys()
                  if sums[0][at, part] != sums[1][at, part]}  # fmt: skip

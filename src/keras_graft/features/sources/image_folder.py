@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.store.failures import said
 from keras_graft.graph.names import listed
 from keras_graft.printable import quoted, shown, words_of
 
@@ -76,13 +77,7 @@ class ImageFolder(keras.utils.PyDataset):
         _check(size, channels, batch_size)
         self.size, self.channels, self.batch_size = size, channels, int(batch_size)
         self._first = False  # whether channels come first
-        if not self.path.is_dir():
-            what = "is a file" if self.path.exists() else "does not exist"
-            raise FeatureError(
-                f"{quoted(str(path))} {what}: give a folder with a folder of images for each class, "
-                "data='photos', or arrays."
-            )
-        folders = sorted(p.name for p in self.path.iterdir() if p.is_dir() and not _hidden(p.name))
+        folders, top = _listed(self.path)
         missing = [name for name in classes or () if name not in folders]
         if missing:
             raise FeatureError(
@@ -94,7 +89,6 @@ class ImageFolder(keras.utils.PyDataset):
             for number, name in enumerate(self.class_names)
             for key in self._files(self.path / name)
         ]
-        top = [p.name for p in sorted(self.path.iterdir()) if p.is_file() and not _hidden(p.name)]
         if not folders:
             found = [(name, 0) for name in top]
         elif top:
@@ -208,6 +202,22 @@ class ImageFolder(keras.utils.PyDataset):
 
     def __repr__(self) -> str:
         return f"<ImageFolder {str(self.path)!r}: {self.samples} images, {len(self.class_names)} classes>"
+
+
+def _listed(path: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder.
+
+    Raises:
+        FeatureError: If there is no such folder, or if it cannot be read.
+    """
+    try:
+        found = [p for p in sorted(path.iterdir()) if not _hidden(p.name)]
+        return [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
+    except (OSError, ValueError) as error:
+        raise FeatureError(
+            f"{shown(str(path))} is not a folder of images: {said(error)}. Give a folder with a folder of "
+            "images for each class, data='photos', or arrays."
+        ) from error
 
 
 def _hidden(name: str) -> bool:

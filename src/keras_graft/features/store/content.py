@@ -8,6 +8,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.manifest import INPUTS, LABELS, Manifest, ShardEntry
 from keras_graft.features.store.shards import starts
+from keras_graft.printable import words_of
 
 MISSING = -1
 """The place of a sample that is not in the store."""
@@ -106,6 +107,11 @@ class Samples:
         at = np.searchsorted(known, inputs).clip(max=len(order) - 1)
         return np.where(known[at] == inputs, self._rows[order[at]], MISSING)
 
+    def inputs(self) -> np.ndarray:
+        """Return the digests of the inputs of all rows."""
+        self._need(len(self._used))
+        return self._inputs[self._rows != MISSING]
+
     def _order(self) -> np.ndarray:
         """Return the samples sorted by the digests of their inputs."""
         if self._sorted is None:
@@ -143,7 +149,7 @@ class Samples:
                 raise ValueError("it ends too early")
         except ValueError as error:
             raise FeatureError(
-                f"{self._folder}: shard {shard.file!r} cannot be read: {error}. "
+                f"{self._folder}: shard {shard.file!r} cannot be read: {words_of(error)}. "
                 f"kg.features.FeatureStore({str(self._folder)!r}).verify() says what to do."
             ) from error
         return found

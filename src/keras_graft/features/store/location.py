@@ -30,6 +30,11 @@ class Location:
     found: Manifest | None
     ours: tuple[str, ...]
 
+    @property
+    def is_new(self) -> bool:
+        """Whether there is no store yet, and nothing to delete for this one."""
+        return self.found is None and not self.ours
+
     def begin(self, manifest: Manifest) -> None:
         """Prepare the folder for shards.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.data import batches
 from keras_graft.features.store.checksum import digests
 from keras_graft.features.store.content import Samples
-from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.keep import check_sizes, way_out
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.rows import Rows
@@ -45,6 +43,11 @@ class FeatureStore(Tabular):
         self._folder = folder_at(path, cache)
         stamp = self._folder.stamp(NAME)
         found = load(self._folder)
+        if found is None and "lock" in self._folder.sizes():
+            raise FeatureError(
+                f"{self.path} holds no features yet: computing them was begun here, and stopped before "
+                "the first were stored. Call kg.features.compute again with the same data."
+            )
         if found is None:
             raise FeatureError(
                 f"{self.path} is not a store of features: it has no {NAME}. Make one: "
@@ -200,6 +203,13 @@ class FeatureStore(Tabular):
         found = [self._samples.rows(digests(batch.x)) for batch in batches(x, 1 << 62)]
         return np.concatenate([np.empty(0, int), *found])
 
+    def same_inputs(self, other: FeatureStore) -> bool:
+        """Whether two stores are of the same inputs in the same order, as far as they know it."""
+        if not (self.manifest.by_content and other.manifest.by_content):
+            return True
+        ours, theirs = (Samples(s._folder, s.manifest).inputs() for s in (self, other))
+        return np.array_equal(ours, theirs)
+
     def to_numpy(self, *kinds: str) -> dict[str, Any]:
         """Return all samples, as `take` does."""
         return self.take(np.arange(len(self)), *kinds)
@@ -261,12 +271,17 @@ class FeatureStore(Tabular):
         return ""
 
     def _way_out(self, number: int) -> str:
-        return _way_out(self._folder, number)
+        return way_out(self._folder, number)
 
     def tables(self) -> list[Table]:
         """Return what the store holds, as a table."""
         m = self.manifest
         state = "complete" if m.complete else "not complete: compute(..., resume=True) resumes it"
+        if not m.shards:
+            state = (
+                "nothing is stored yet: it was stopped before its first samples were written. Call "
+                "kg.features.compute again with the same data"
+            )
         title = (
             f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
             f"{state}",
@@ -288,52 +303,3 @@ class FeatureStore(Tabular):
 
 def _text(row: np.ndarray) -> str:
     return bytes(row).rstrip(b"\0").decode()
-
-
-def check_sizes(folder: Folder, manifest: Manifest) -> None:
-    """Refuse a store with a shard that is missing or cut short."""
-    sizes = folder.sizes()
-    for number, shard in enumerate(manifest.shards):
-        size = sizes.get(shard.file)
-        if size != shard.bytes:
-            raise FeatureError(
-                f"{folder}: shard {shard.file!r} "
-                + ("does not exist" if size is None else f"has {size} bytes")
-                + f", {shard.bytes} were written. {_way_out(folder, number)}"
-            )
-
-
-def _way_out(folder: Folder, number: int) -> str:
-    """Return what the user can do about a damaged shard."""
-    if not number:
-        return "No shard before it is left: compute the store again, with resume=False."
-    return (
-        f"Keep the {number} shards before it, and compute the rest again: "
-        f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
-    )
-
-
-def keep(path: str | os.PathLike[str], shards: int) -> None:
-    """Keep the first shards of a store and delete the rest, so that they are computed again.
-
-    Args:
-        path: The folder, or its URL.
-        shards: How many to keep.
-    """
-    if not isinstance(shards, Integral) or shards < 0:
-        raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
-    folder = folder_at(path)
-    if load(folder) is None:
-        raise FeatureError(f"{folder} is not a store of features: it has no {NAME}.")
-    lock = folder.lock()
-    if lock is None:
-        raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
-    with lock:
-        found = load(folder)  # another writer may have changed it before we got the lock
-        assert found is not None
-        new = found.replace(shards=found.shards[:shards], complete=False)
-        new.save(folder)
-        for shard in found.shards[len(new.shards) :]:
-            folder.delete(shard.file)
-        for name in leftovers(folder, new):
-            folder.delete(name)

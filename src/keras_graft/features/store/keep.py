@@ -1,0 +1,63 @@
+"""Keep the good shards of a store, and find out that some are missing or cut short."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+
+from keras_graft.errors import FeatureError
+from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.loading import load
+from keras_graft.features.store.location import leftovers
+from keras_graft.features.store.manifest import NAME, Manifest
+from keras_graft.features.store.remote import folder_at
+from keras_graft.printable import shown
+
+
+def check_sizes(folder: Folder, manifest: Manifest) -> None:
+    """Refuse a store with a shard that is missing or cut short."""
+    sizes = folder.sizes()
+    for number, shard in enumerate(manifest.shards):
+        size = sizes.get(shard.file)
+        if size != shard.bytes:
+            raise FeatureError(
+                f"{folder}: shard {shard.file!r} "
+                + ("does not exist" if size is None else f"has {size} bytes")
+                + f", {shard.bytes} were written. {way_out(folder, number)}"
+            )
+
+
+def way_out(folder: Folder, number: int) -> str:
+    """Return what the user can do about a damaged shard."""
+    if not number:
+        return "No shard before it is left: compute the store again, with resume=False."
+    return (
+        f"Keep the {number} shards before it, and compute the rest again: "
+        f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
+    )
+
+
+def keep(path: str | os.PathLike[str], shards: int) -> None:
+    """Keep the first shards of a store and delete the rest, so that they are computed again.
+
+    Args:
+        path: The folder, or its URL.
+        shards: How many to keep.
+    """
+    if not isinstance(shards, Integral) or shards < 0:
+        raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
+    folder = folder_at(path)
+    if load(folder) is None:
+        raise FeatureError(f"{folder} is not a store of features: it has no {NAME}.")
+    lock = folder.lock()
+    if lock is None:
+        raise FeatureError(f"Another process is writing to {folder}: wait for it, or stop it.")
+    with lock:
+        found = load(folder)  # another writer may have changed it before we got the lock
+        assert found is not None
+        new = found.replace(shards=found.shards[:shards], complete=False)
+        new.save(folder)
+        for shard in found.shards[len(new.shards) :]:
+            folder.delete(shard.file)
+        for name in leftovers(folder, new):
+            folder.delete(name)
