@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from architectures import cheap_weights
+from feature_images import photos
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,6 +97,8 @@ def test_the_commands_of_a_page(page, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.ones((3, 32, 32, 3), "float32"))
+    if page.stem in ("README", "fine-tune", "command"):
+        photos(tmp_path / "photos", (8, 8, 4))
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     for words in commands(page):

@@ -14,7 +14,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
-from keras_graft.printable import shown
+from keras_graft.printable import shown, words_of
 
 tree = keras.tree
 
@@ -66,7 +66,7 @@ def made(head: Any, trunk: Any, compile: Mapping[str, Any] | None) -> Any:
             x = layer(x)
     except Exception as error:
         raise FeatureError(
-            f"The head cannot take the features, of shape {outputs[0].shape}: {error}. Put pooling or "
+            f"The head cannot take the features, of shape {outputs[0].shape}: {words_of(error)}. Put pooling or "
             "Flatten in front: head=[keras.layers.GlobalAveragePooling2D(), ...]."
         ) from error
     return keras.Model(taken, x, name="head")
@@ -162,7 +162,7 @@ def check_trains(head: Any, features: Any, batch: Batch) -> None:
         shapes = [tree.map_structure(np.shape, part) for part in (features, y)]
         raise FeatureError(
             f"The head cannot be trained on the first batch, with features of shape {shapes[0]} and "
-            f"targets of shape {shapes[1]}: {error}"
+            f"targets of shape {shapes[1]}: {words_of(error)}"
         ) from error
 
 

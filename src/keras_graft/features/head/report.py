@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from keras_graft.features.head.classes import are_uneven
+from keras_graft.features.head.curves import curves
 from keras_graft.features.store.store import FeatureStore
-from keras_graft.printable import printable
 from keras_graft.tables import Table, Tabular
 
 _LINES = 12
@@ -225,7 +221,7 @@ class Fitted(Tabular):
 
     def _repr_html_(self) -> str:
         return "".join(
-            _curves(name, {k: history[k] for k in (name, f"val_{name}") if k in history})
+            curves(name, {k: history[k] for k in (name, f"val_{name}") if k in history})
             for history in [self.history.history]
             for name in history
             if not name.startswith("val_")
@@ -235,50 +231,3 @@ class Fitted(Tabular):
 def _some(names: tuple[str, ...]) -> str:
     more = len(names) - 6
     return ", ".join(names[:6]) + (f" and {more} more" if more > 0 else "")
-
-
-_WIDTH, _HEIGHT, _EDGE = 320, 160, 34
-_COLORS = ("#3b6fb5", "#d9822b")
-
-
-def _curves(title: str, lines: dict[str, list[float]]) -> str:
-    """Return a drawing of numbers by epoch, as an SVG that needs nothing else."""
-    values = np.array([v for line in lines.values() for v in line], float)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return ""
-    low, high = float(finite.min()), float(finite.max())
-    high = high if high > low else low + 1.0
-    longest = max(map(len, lines.values()))
-
-    def point(i: int, value: float) -> str:
-        x = _EDGE + i * (_WIDTH - _EDGE - 8) / max(longest - 1, 1)
-        y = _HEIGHT - 22 - (value - low) * (_HEIGHT - 48) / (high - low)
-        return f"{x:.1f},{y:.1f}"
-
-    drawn = []
-    for number, (name, line) in enumerate(lines.items()):
-        color = _COLORS[number]
-        points = [point(i, v) for i, v in enumerate(line) if math.isfinite(v)]
-        drawn.append(
-            f'<polyline points="{" ".join(points)}" fill="none" stroke="{color}" stroke-width="2"/>'
-        )
-        drawn += [
-            f'<circle cx="{p.partition(",")[0]}" cy="{p.partition(",")[2]}" r="2.5" fill="{color}"/>'
-            for p in points
-            if len(points) <= _LINES
-        ]
-        label = html.escape(printable("validation" if name.startswith("val_") else "training"))
-        drawn.append(
-            f'<text x="{_EDGE + 96 * number}" y="{_HEIGHT - 4}" fill="{color}">{label}</text>'
-        )
-    marks = "".join(
-        f'<text x="{_EDGE - 4}" y="{y}" text-anchor="end">{value:.3g}</text>'
-        for value, y in ((high, 30), (low, _HEIGHT - 20))
-    )
-    name = html.escape(printable(title))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
-        f'aria-label="{name} by epoch" font-family="sans-serif" font-size="11" fill="#888">'
-        f'<text x="{_EDGE}" y="14" font-weight="bold">{name}</text>{marks}{"".join(drawn)}</svg>'
-    )
