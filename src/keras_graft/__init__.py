@@ -13,6 +13,7 @@ from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
 from keras_graft.edit.rewire import rewire
+from keras_graft.edit.unfreeze import unfreeze
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
@@ -68,7 +69,7 @@ __all__ = [
     # whole jobs, one readable file each
     "recipes",
     # for training a head
-    "freeze",
+    "freeze", "unfreeze",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
     "Transplanted", "Carried",

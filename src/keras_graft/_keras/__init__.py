@@ -38,7 +38,9 @@ from keras_graft._keras.functional import uses_functional_config as uses_functio
 from keras_graft._keras.inside import first_held as first_held
 from keras_graft._keras.layers import is_model as is_model
 from keras_graft._keras.layers import layers_inside as layers_inside
+from keras_graft._keras.layers import own_trained as own_trained
 from keras_graft._keras.layers import put_in_place_of as put_in_place_of
+from keras_graft._keras.layers import set_flag as set_flag
 from keras_graft._keras.layers import sublayers as sublayers
 from keras_graft._keras.layers import tracked as tracked
 from keras_graft._keras.meantime import forget_readers as forget_readers
@@ -86,6 +88,7 @@ from keras_graft._keras.tied_variable import TRANSFORMS as TRANSFORMS
 from keras_graft._keras.tied_variable import Tied as Tied
 from keras_graft._keras.tied_variable import Transform as Transform
 from keras_graft._keras.views import View as View
+from keras_graft._keras.views import Thawed as Thawed
 from keras_graft._keras.views import call_as as call_as
 from keras_graft._keras.views import call_like as call_like
 from keras_graft._keras.views import inner_call as inner_call
@@ -93,6 +96,7 @@ from keras_graft._keras.views import is_elementwise as is_elementwise
 from keras_graft._keras.views import own_call_context as own_call_context
 from keras_graft._keras.views import own_seeds as own_seeds
 from keras_graft._keras.views import takes_masks_off as takes_masks_off
+from keras_graft._keras.views import thawed as thawed
 from keras_graft._keras.views import view as view
 
 for _name, _found in list(globals().items()):

@@ -90,7 +90,7 @@ def carry_optimizer(
             'whose variables are different ones, give match="name", or pairs=[(old, new), ...].'
         )
     filled = bool(new.compiled) and before.model is not new
-    optimizer = _own_optimizer(before, new) if filled else _fresh(before, new, partners)
+    optimizer = _own_optimizer(before, new) if filled else fresh(before, new, partners)
     kinds = [{k: type(s.optimizer) for k, s in x.items()} for x in (donor, _keras.slots(optimizer))]
     if kinds[0] != kinds[1]:
         raise WeightsError(
@@ -189,7 +189,7 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
     return optimizer
 
 
-def _fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
+def fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
     """Return an optimizer for the new model that is like the old model's."""
     if type(new).compile is not keras.Model.compile:
         kind = type(before.optimizer).__name__
