@@ -48,6 +48,9 @@ from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
 from keras_graft.shared.untie import untie
+from keras_graft.training.learning_rates import learning_rates
+from keras_graft.training.optimizer import LearningRates
+from keras_graft.training.rates import Rates
 from keras_graft.weights import resize
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.carry_optimizer import carry_optimizer
@@ -68,11 +71,11 @@ __all__ = [
     "transplant", "resize", "carry_optimizer",
     # whole jobs, one readable file each
     "recipes",
-    # for training a head
-    "freeze", "unfreeze",
+    # for training
+    "freeze", "unfreeze", "learning_rates",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried",
+    "Transplanted", "Carried", "LearningRates", "Rates",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

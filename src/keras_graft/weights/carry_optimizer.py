@@ -167,14 +167,14 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
             "carry_optimizer: both models were compiled with the same optimizer, which can "
             "train only one of them. Do not compile new, or give it an optimizer of its own."
         )
-    if type(optimizer) is not type(before.optimizer):
+    if type(_keras.works(optimizer)) is not type(_keras.works(before.optimizer)):
         raise WeightsError(
             f"carry_optimizer: new is compiled with {type(optimizer).__name__}, old with "
             f"{type(before.optimizer).__name__}: the slots of one mean nothing to the other. Compile "
             "new with the same class, or not at all."
         )
     if optimizer.built:
-        mine = _keras.slots(optimizer)[""].variables
+        mine = _keras.trained_by(optimizer)
         if [id(v) for v in mine] != [id(v) for v in new.trainable_variables]:
             raise WeightsError(
                 "carry_optimizer: the optimizer of new was made for different variables than new "
