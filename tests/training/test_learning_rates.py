@@ -1,6 +1,7 @@
 """learning_rates: each weight at its own rate, against one plain optimizer for each weight."""
 
 import copy
+import inspect
 
 import keras
 import numpy as np
@@ -134,7 +135,9 @@ def test_muon_has_one_decay_where_one_is_given():
     rates = dict.fromkeys(RATE_OF, 0.01)
 
     def muon(weight_decay=None, **kwargs):
-        return opt.Muon(weight_decay=weight_decay, adam_weight_decay=weight_decay, **kwargs)
+        both = {"weight_decay": weight_decay, "adam_weight_decay": weight_decay}
+        known = inspect.signature(opt.Muon).parameters  # before 3.13 it has one of them
+        return opt.Muon(**{k: v for k, v in both.items() if k in known}, **kwargs)
 
     expected = one_by_one(muon, model, rates, dict.fromkeys(RATE_OF, 0.2), rows)
     optimizer = kg.learning_rates(model, opt.Muon(), 0.01, weight_decay=0.2)
@@ -382,3 +385,246 @@ def test_a_deep_copy_is_an_optimizer_with_the_same_rates():
     stepped(twin, model.trainable_variables, rows)
     equal(before, optimizer.variables)
     assert int(twin.iterations) == 1 and int(optimizer.iterations) == 0
+
+
+def rates(model, *args, **kwargs):
+    return rates_of(kg.learning_rates(model, "adam", *args, **kwargs))
+
+
+def test_the_first_selector_that_names_a_weight_counts():
+    model = network()
+    found = rates(model, {"mid.bias": 1.0, layers.BatchNormalization: 2.0, "**": 3.0})
+    assert found == {
+        "stem/kernel": 3, "stem/bias": 3, "bn/gamma": 2, "bn/beta": 2, "mid/kernel": 3,
+        "mid/bias": 1, "head/kernel": 3, "head/bias": 3,
+    }  # fmt: skip
+    same = rates(model, {model.get_layer("mid"): 1.0, lambda n: n.name == "bn": 2.0, "*": 3.0})
+    assert same["mid/kernel"] == 1 and same["bn/beta"] == 2 and same["head/bias"] == 3
+    assert set(rates(model, 1e-4).values()) == {1e-4}
+    assert rates(model, {"m*": np.float64(0.5), "**": 1})["mid/kernel"] == 0.5
+
+
+def nested(times=1):
+    inner = keras.Input((4,))
+    body = layers.Dense(4, name="second")(layers.Dense(4, name="first")(inner))
+    trunk = keras.Model(inner, body, name="trunk")
+    x = y = keras.Input((4,))
+    for _ in range(times):
+        y = trunk(y)
+    return keras.Model(x, layers.Dense(2, name="first")(y), name="nested")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_weights_in_nested_models_have_paths(times):
+    model = nested(times)
+    found = rates(model, {"trunk/first": 1.0, "**/first": 2.0, "trunk": 3.0})
+    assert found == {
+        "trunk/first/kernel": 1, "trunk/first/bias": 1, "trunk/second/kernel": 3,
+        "trunk/second/bias": 3, "first/kernel": 2, "first/bias": 2,
+    }  # fmt: skip
+    model.compile(kg.learning_rates(model, "sgd", {"trunk": 0, "**": 0.1}), "mse")
+    trunk = arrays(model.get_layer("trunk").weights)
+    train(model)
+    equal(trunk, model.get_layer("trunk").weights)
+
+
+def test_one_variable_has_one_rate():
+    inputs = x = keras.Input((4,))
+    dense = layers.Dense(4, name="shared")
+    model = keras.Model(inputs, layers.Dense(2, name="out")(dense(dense(x))))
+    assert rates(model, {"shared#1": 1.0, "**": 2.0})["shared/kernel"] == 1
+    with pytest.raises(kg.WeightsError) as caught:
+        rates(model, {"shared#0": 1.0, "shared#1": 2.0, "**": 3.0})
+    assert "'shared#0/kernel' and 'shared#1/kernel' are one variable, and rates= gives it two" in str(
+        caught.value
+    )
+    assert rates(model, {"shared#0": 1.0, "out": 2.0})["shared/kernel"] == 1
+
+
+def test_a_tied_weight_has_the_rate_of_both_its_layers():
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    h = layers.Embedding(9, 4, name="words")(ids)
+    model = keras.Model(ids, layers.Dense(9, name="lm_head")(h))
+    tied = kg.tie(model, "lm_head/kernel", "words/embeddings", transform="transpose")
+    assert rates(tied, {"words": 1.0, "**": 2.0}) == {"words/embeddings": 1, "lm_head/bias": 2}
+    assert rates(tied, {"lm_head/kernel": 1.0, "**": 2.0})["words/embeddings"] == 1
+    with pytest.raises(kg.WeightsError) as caught:
+        rates(tied, {"words": 1.0, "lm_head": 2.0})
+    assert "'words/embeddings' and 'lm_head/kernel' are one variable" in str(caught.value)
+    assert "by 'words' and by 'lm_head'" in str(caught.value)
+    assert rates(tied, {"words": 1.0, "lm_head/bias": 2.0})["lm_head/bias"] == 2  # a way out
+    tied.compile(kg.learning_rates(tied, "sgd", {"words": 0.1, "**": 0}), "mse")
+    before = arrays(tied.variables)
+    tied.fit(np.ones((4, 5)), np.ones((4, 5, 9)), verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, arrays(tied.variables), strict=True)]
+    assert moved == [True, False]
+
+
+def fact(model, **kwargs):
+    """Return, for each power of the decay, the layers that have it."""
+    found = {}
+    for name, rate in rates(model, 1.0, decay=0.5, **kwargs).items():
+        found.setdefault(round(-np.log2(rate)), []).append(name.split("/")[0])
+    return {k: list(dict.fromkeys(v)) for k, v in sorted(found.items())}
+
+
+@pytest.mark.once
+def test_decay_counts_blocks_from_the_head():
+    assert fact(network()) == {0: ["head"], 1: ["mid"], 2: ["stem", "bn"]}
+    model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
+    found = fact(model)
+    assert found[0] == ["predictions"] and found[17] == ["conv1_conv", "conv1_bn"]
+    assert [v[0].rpartition("_1_")[0] for v in list(found.values())[1:17]] == [
+        f"conv{stage}_block{i}" for stage, n in ((5, 3), (4, 6), (3, 4), (2, 3)) for i in range(n, 0, -1)
+    ]  # fmt: skip
+    assert all(len({name[:12] for name in v}) == 1 for v in list(found.values())[1:17])
+
+
+@pytest.mark.once
+def test_decay_in_a_transformer_with_masks():
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.BertBackbone(
+        vocabulary_size=30, num_layers=3, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=8,
+    )  # fmt: skip
+    found = fact(backbone)
+    assert found == {
+        0: ["pooled_dense"], 1: ["transformer_layer_2"], 2: ["transformer_layer_1"],
+        3: ["transformer_layer_0"],
+        4: ["token_embedding", "position_embedding", "segment_embedding", "embeddings_layer_norm"],
+    }  # fmt: skip
+    inside = rates(backbone, {"**/query": 2.0, "**": 1.0})
+    assert inside["transformer_layer_0/self_attention_layer/query/kernel"] == 2.0
+    assert inside["transformer_layer_0/self_attention_layer/key/kernel"] == 1.0
+
+
+@pytest.mark.once
+def test_decay_through_nested_models_shared_layers_and_blocks_of_ones_own():
+    found = rates(nested(), 1.0, decay=0.5)
+    assert found["first/kernel"] == 1 and found["trunk/second/kernel"] == 0.5
+    assert found["trunk/first/kernel"] == 0.25
+    assert rates(nested(2), 1.0, decay=0.5)["trunk/first/kernel"] == 0.5**4
+    assert fact(network(), blocks=["stem", "**"]) == {0: ["bn", "mid", "head"], 1: ["stem"]}
+    several = rates(network(), {"head": 0.1, "**": 1.0}, decay=0.5)
+    assert several["head/bias"] == 0.1 and several["mid/bias"] == 0.5
+    with pytest.raises(kg.WeightsError, match="no selector of blocks= names 'bn/gamma', 'bn/beta'"):
+        fact(network(), blocks=["stem", "mid", "head"])
+
+
+@pytest.mark.once
+def test_frozen_layers_need_no_rate_and_have_one_when_unfrozen():
+    model = network()
+    frozen = kg.freeze(model, "stem")
+    assert set(rates(frozen, {"stem": 1.0, "**": 2.0})) == set(RATE_OF) - {"stem/kernel", "stem/bias"}
+    optimizer = kg.learning_rates(frozen, "adam", {"stem": 1.0, "**": 2.0})
+    frozen.compile(optimizer, "mse")
+    train(frozen)
+    thawed = kg.unfreeze(frozen, "stem")
+    assert rates_of(thawed.optimizer)["stem/kernel"] == 1 and len(thawed.optimizer.rates.weights) == 8
+    assert int(thawed.optimizer.iterations) == 4
+    train(thawed)
+    some = kg.learning_rates(frozen, "adam", {"bn": 1.0, "mid": 1.0, "head": 2.0})
+    frozen.compile(some, "mse")
+    train(frozen)
+    with pytest.raises(kg.WeightsError, match="'stem/kernel', 'stem/bias' would be trained, and no"):
+        kg.unfreeze(frozen, "stem")
+
+
+@pytest.mark.once
+def test_a_subclassed_model_is_named_by_addresses():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = layers.Dense(3, name="a"), layers.Dense(2, name="b")
+
+        def call(self, x):
+            return self.b(self.a(x))
+
+    model = Own()
+    model(np.ones((1, 4)))
+    assert rates(model, {"a": 1.0, "**": 2.0})["b/kernel"] == 2
+    model.compile(kg.learning_rates(model, "sgd", {"a": 0, "**": 0.1}), "mse")
+    before = arrays(model.a.kernel)
+    train(model)
+    equal(before, model.a.kernel)
+
+
+@pytest.mark.once
+def test_the_report_is_a_table_and_data():
+    optimizer = kg.learning_rates(
+        network(), opt.AdamW(), {"stem": 0, "mid": schedule(), "**": 1e-3}, weight_decay={"mid": 0.1}
+    )
+    text = str(optimizer.rates)
+    assert text == """AdamW
+ rate  given as          weight decay  weights  parameters
+  0.1  ExponentialDecay           0.1        2          35
+0.001  0.001                    0.004        4          24
+    0  0                            0        2          30
+
+weight        rate  weight decay
+stem/kernel      0             0
+stem/bias        0             0
+bn/gamma     0.001         0.004
+bn/beta      0.001         0.004
+mid/kernel     0.1           0.1
+mid/bias       0.1           0.1
+head/kernel  0.001         0.004
+head/bias    0.001         0.004"""
+    assert optimizer.rates.to_dict()["weights"][0] == ["stem/kernel", 24, 0.0, "0", None]
+    assert "<td>head/kernel</td>" in optimizer.rates._repr_html_()
+
+
+def wrapped():
+    return opt.LossScaleOptimizer(opt.Adam())
+
+
+REFUSED = {
+    "nothing": (lambda m: rates(m, {"stm": 1, "**": 1}), "'stm' names no weight of 'network'. Nearest: 'stem'"),
+    "no weights": (lambda m: rates(m, {"x": 1, "**": 1}), "names no weight|without any weights"),
+    "not all": (lambda m: rates(m, {"stem": 1, "bn": 1}), "names 'mid/kernel', 'mid/bias', 'head/kernel'"),
+    "order": (lambda m: rates(m, {"**": 1, "stem": 0}), r"'stem' names only weights that '\*\*' before"),
+    "negative": (lambda m: rates(m, {"**": -1}), "'\\*\\*' has the value -1; it must be a number >= 0 or a Le"),
+    "bool": (lambda m: rates(m, True), "has the value True"),
+    "text": (lambda m: rates(m, {"**": "0.1"}), "has the value '0.1'"),
+    "nan": (lambda m: rates(m, float("nan")), "has the value nan"),
+    "empty": (lambda m: rates(m, {}), "rates= is empty"),
+    "all zero": (lambda m: rates(m, 0), "all trainable weights have the rate 0"),
+    "decay": (lambda m: rates(m, 1, decay=1.5), r"decay= is a number in \(0, 1\], got 1.5"),
+    "blocks": (lambda m: rates(m, 1, blocks=["stem"]), "needs decay="),
+    "a decay schedule": (lambda m: rates(m, 1, weight_decay=schedule()), "must be a number >= 0"),
+    "decay of nothing": (lambda m: rates(m, 1, weight_decay={"stm": 1}), "in weight_decay=, 'stm'"),
+    "wrapped": (lambda m: kg.learning_rates(m, wrapped(), 1), "give the optimizer inside the LossScale"),
+    "no optimizer": (lambda m: kg.learning_rates(m, "adm", 1), "'adm' is not an optimizer"),
+    "scheduled": (lambda m: kg.learning_rates(m, opt.Adam(schedule()), 1), "Adam has a schedule of its"),
+    "no model": (lambda m: kg.learning_rates("m", "adam", 1), "must be a built Keras model, got 'm'"),
+    "excluded": (lambda m: kg.learning_rates(m, "adam", 1).exclude_from_weight_decay(var_names=["b"]), "weight_decay="),
+}  # fmt: skip
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("what", REFUSED)
+def test_refusals_name_the_culprit(what):
+    call, words = REFUSED[what]
+    with pytest.raises(kg.WeightsError, match=words):
+        call(network())
+
+
+@pytest.mark.once
+def test_the_ways_out_work():
+    model = network()
+    assert rates(model, {"stem": 0, "**": 1})["stem/bias"] == 0  # the order turned round
+    assert rates(model, {"stem": 1, "bn": 1, "**": 1e-4})["mid/bias"] == 1e-4
+    assert kg.learning_rates(model, wrapped().inner_optimizer, 1e-3).rates.optimizer == "Adam"
+    assert kg.learning_rates(model, "adam", {"**": schedule()}).rates.weights[0][3] == "ExponentialDecay"
+    again = kg.learning_rates(model, kg.learning_rates(model, "sgd", 1), {"**": 2})
+    assert again.rates.optimizer == "SGD" and again.rates.weights[0][2] == 2
+    if hasattr(opt, "MultiOptimizer"):
+        with pytest.raises(kg.WeightsError, match="MultiOptimizer makes no steps itself"):
+            kg.learning_rates(model, opt.MultiOptimizer(lambda v: opt.Adam()), 1)
+
+
+@pytest.mark.once
+def test_what_a_file_says_is_checked():
+    made = kg.learning_rates(network(), "adam", 1e-3).get_config()
+    made["table"]["weights"][0][3] = 7
+    with pytest.raises(kg.WeightsError, match="names a group that it does not hold"):
+        kg.LearningRates.from_config(made)

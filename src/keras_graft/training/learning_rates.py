@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ def learning_rates(
     rates: Any,
     *,
     decay: float | None = None,
+    blocks: Sequence[Any] | None = None,
     weight_decay: Any = None,
 ) -> LearningRates:
     """Make an optimizer that trains each part of a model at its own learning rate.
@@ -59,6 +60,9 @@ def learning_rates(
             (`"conv4_*"`, `"encoder/*"`, `"**/bias"`), or any other selector of layers. A rate is a
             number or a `LearningRateSchedule`. A rate alone is the rate of all weights.
         decay: The factor from each block to the block before it, in (0, 1].
+        blocks: The blocks for `decay`, from the inputs to the head, each as a selector. Needed
+            where few nodes have everything pass through them (NASNet), or many (a chain of
+            small layers).
         weight_decay: `{selector: weight decay}`, or one number for all weights. What is not named
             keeps the optimizer's own.
 
@@ -95,23 +99,22 @@ def learning_rates(
     if decay is not None and not (is_number(decay) and 0 < decay <= 1):
         raise WeightsError(f"learning_rates: decay= is a number in (0, 1], got {shown(decay)}.")
     weights = Weights(model)
-    first = weights.first(rates, "rates")
-    first_decay = weights.first(decays, "weight_decay")
+    first = weights.first_of(list(rates), list(rates.values()), "rates")
+    reduced = weights.first_of(list(decays), list(decays.values()), "weight_decay")
     _check_named(weights, first)
-    number = blocks_after(weights) if decay is not None else {}
+    number = _blocks_after(weights, decay, blocks)
     kept = _not_decayed(optimizer, model)
     groups: dict[tuple[Any, float, float | None], int] = {}
     rows: list[Row] = []
     for key, weight in weights.by_id.items():
         group = None
         if key in first:
-            own = 0.0 if id(weight.variable) in kept else None
-            reduced = decays[first_decay[key]] if key in first_decay else own
-            factor = 1.0 if decay is None else float(decay) ** number[key]
-            group = groups.setdefault((_key(rates[first[key]]), factor, reduced), len(groups))
+            own = reduced.get(key, 0.0 if id(weight.variable) in kept else None)
+            factor = float(decay or 1) ** number.get(key, 0)
+            group = groups.setdefault((first[key], factor, own), len(groups))
         shape = tuple(weight.variable.shape)
         rows.append(Row(weight.address, weight.variable.path, shape, group, key, weight.variable))
-    made = [Group(_rate(rates, key), factor, reduced) for key, factor, reduced in groups]
+    made = [Group(*of) for of in groups]
     place = {row.key: i for i, row in enumerate(rows)}
     order = [place[key] for key in weights.trained]
     used = [made[g] for i in order if (g := rows[i].group) is not None]
@@ -181,14 +184,34 @@ def _checked(given: Any, what: str, fits: Any) -> dict[Any, Any]:
     return {k: v if isinstance(v, Schedule) else float(v) for k, v in pairs.items()}
 
 
-def _check_named(weights: Weights, first: Mapping[int, Any]) -> None:
+def _blocks_after(weights: Weights, decay: Any, blocks: Any) -> dict[int, int]:
+    """Return the number of blocks behind each weight, found or given."""
+    if blocks is None:
+        return {} if decay is None else blocks_after(weights)
+    if decay is None or isinstance(blocks, str) or not isinstance(blocks, Sequence) or not blocks:
+        raise WeightsError(
+            "learning_rates: blocks= is a list of selectors, from the inputs to the head, and needs "
+            f'decay=: decay=0.75, blocks=["stem*", "body*", "head"]. Got {shown(blocks)}.'
+        )
+    place = {i: len(blocks) - 1 - i for i in range(len(blocks))}
+    first = weights.first_of(list(blocks), list(place.values()), "blocks")
+    _check_named(weights, first, "blocks")
+    return first
+
+
+def _check_named(weights: Weights, first: Mapping[int, Any], what: str = "rates") -> None:
     left = [key for key in weights.trained if key not in first]
     if left:
         unknown = [v.path for v in weights.model.trainable_variables]
         names = [weights.by_id[k].address for k in left if k in weights.by_id] or unknown
+        more = (
+            '{..., "**": 1e-4}. A rate of 0 leaves weights as they are.'
+            if what == "rates"
+            else '[..., "**"].'
+        )
         raise WeightsError(
-            f"learning_rates: no selector of rates= names {listed(names)}. Name them, or add a last "
-            'entry for what is left: {..., "**": 1e-4}. A rate of 0 leaves weights as they are.'
+            f"learning_rates: no selector of {what}= names {listed(names)}. Name them, or add a last "
+            f"entry for what is left: {more}"
         )
 
 
@@ -208,10 +231,3 @@ def _not_decayed(optimizer: Any, model: Any) -> set[int]:
 def _found(pattern: str, name: str) -> bool:
     return re.search(pattern, name) is not None
 
-
-def _key(rate: Any) -> Any:
-    return ("schedule", id(rate)) if isinstance(rate, Schedule) else rate
-
-
-def _rate(rates: Mapping[Any, Any], key: Any) -> Any:
-    return next(rate for rate in rates.values() if _key(rate) == key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,44 +69,42 @@ class Weights:
             self._graph = read(self.model)
         return self._graph
 
-    def first(self, given: Mapping[Any, Any], what: str) -> dict[int, Any]:
-        """Return the key of the first selector that names each weight, by the weight's identity.
+    def first_of(self, selectors: Sequence[Any], values: Sequence[Any], what: str) -> dict[int, Any]:
+        """Return the value of the first selector that names each weight, by the weight's identity.
 
         Args:
-            given: A value for each selector.
+            selectors: The selectors.
+            values: The value of each.
             what: The name of the argument, for messages.
 
         Raises:
             WeightsError: If a selector names nothing, or nothing that is left for it; if two give
                 one weight different values, each through another of its layers.
         """
-        result: dict[int, tuple[Any, set[str]]] = {}
-        for selector, value in given.items():
+        result: dict[int, tuple[Any, Any, set[str]]] = {}
+        for selector, value in zip(selectors, values, strict=True):
             found = self._named(selector, what)
-            takes, before = False, None
             for key, labels in found.items():
-                if key not in result:
-                    result[key] = selector, labels
-                    takes = True
-                    continue
-                before, known = result[key]
-                if given[before] is not value and given[before] != value:
-                    self._check_alike(key, (before, known), (selector, labels), what)
-            if not takes:
+                if key in result and result[key][1] != value:
+                    self._check_alike(result[key], (selector, value, labels), what)
+            left = found.keys() - result.keys()
+            if not left:
+                before = result[next(iter(found))][0]
                 raise WeightsError(
                     f"learning_rates: in {what}=, {shown(selector)} names only weights that "
                     f"{shown(before)} before it names too, and the first that names a weight counts. "
                     f"Put {shown(selector)} before {shown(before)}."
                 )
-        return {key: selector for key, (selector, _) in result.items()}
+            result |= {key: (selector, value, found[key]) for key in left}
+        return {key: value for key, (_, value, _) in result.items()}
 
     def _check_alike(
-        self, key: int, one: tuple[Any, set[str]], other: tuple[Any, set[str]], what: str
+        self, one: tuple[Any, Any, set[str]], other: tuple[Any, Any, set[str]], what: str
     ) -> None:
-        if any(_same_place(a, b) for a in one[1] for b in other[1]):
+        (a, _, here), (b, _, there) = one, other
+        if any(_same_place(x, y) for x in here for y in there):
             return  # a more general selector, for what is left
-        (a, _), (b, _) = one, other
-        places = sorted(one[1])[0], sorted(other[1])[0]
+        places = min(here), min(there)
         raise WeightsError(
             f"learning_rates: {places[0]!r} and {places[1]!r} are one variable, and {what}= gives it "
             f"two values: by {shown(a)} and by {shown(b)}. One variable has one: give both the same, "

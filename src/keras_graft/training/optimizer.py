@@ -147,8 +147,10 @@ class LearningRates(keras.optimizers.Optimizer):
     def rates(self) -> Rates:
         """Which weight has which rate now; prints as tables."""
         rows = [self.table.rows[i] for i in self.table.order]
-        now = {i: float(keras.ops.convert_to_numpy(self._now(g)))
-               for i, g in enumerate(self.table.groups)}  # fmt: skip
+        now = {
+            i: float(f"{float(keras.ops.convert_to_numpy(self._now(g))):.7g}")  # a rate is a float32
+            for i, g in enumerate(self.table.groups)
+        }
         own = self.inner_optimizer.weight_decay
         weights = tuple(
             (
