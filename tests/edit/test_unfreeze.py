@@ -137,7 +137,9 @@ def test_batch_normalization_stays_in_inference_mode_unless_asked():
     asked.compile("sgd", "mse")
     train(asked)
     assert not any(np.array_equal(a, b) for a, b in zip(before, arrays(bn.weights), strict=True))
-    with pytest.raises(kg.EditError, match="only BatchNormalization layers are frozen here: 'trunk"):
+    with pytest.raises(
+        kg.EditError, match="only BatchNormalization layers are frozen here: 'trunk"
+    ):
         kg.unfreeze(donor, "trunk/bn")
     assert names(kg.unfreeze(donor, "trunk/bn", batch_norm=True)) == ["bn/gamma", "bn/beta"]
     still = kg.unfreeze(kg.freeze(donor))
@@ -340,7 +342,9 @@ def test_all_calls_of_a_shared_layer_and_a_shared_model():
     new.compile("sgd", "mse")
     before = arrays(pair.get_layer("encoder").get_layer("d1").kernel)
     new.fit([np.ones((4, 4))] * 2, np.ones((4, 2)), verbose=0)
-    assert not np.array_equal(before[0], arrays(pair.get_layer("encoder").get_layer("d1").kernel)[0])
+    assert not np.array_equal(
+        before[0], arrays(pair.get_layer("encoder").get_layer("d1").kernel)[0]
+    )
 
 
 def test_half_of_a_tie_is_refused_and_a_whole_one_stays_tied(tmp_path):
@@ -408,7 +412,9 @@ def test_memory_is_shared_both_ways_when_loaded_into(tmp_path):
     new.load_weights(tmp_path / "w.weights.h5")
     equal(donor.weights, other.weights)
     equal(new.weights, other.weights)
-    gradient = 0 if keras.backend.backend() != "torch" else donor.layers[-1].kernel.value.requires_grad
+    gradient = (
+        0 if keras.backend.backend() != "torch" else donor.layers[-1].kernel.value.requires_grad
+    )
     assert not gradient  # the donor's parameter keeps its flag
 
 
@@ -421,7 +427,10 @@ def test_mixed_precision_and_masks_train(make):
     before = arrays(new.trainable_variables)
     new.compile(opt.SGD(0.1), "mse")
     new.fit(x, np.ones((8, *new.output.shape[1:]), "float32"), verbose=0)
-    moved = [not np.array_equal(a, b) for a, b in zip(before, arrays(new.trainable_variables), strict=True)]
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(before, arrays(new.trainable_variables), strict=True)
+    ]
     assert any(moved)
 
 
@@ -431,7 +440,9 @@ def test_real_networks():
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
     model.trainable = False
     new = kg.unfreeze(model, "conv5_*")
-    assert all(p.startswith("conv5_") and "_bn" not in p for p in names(new)) and len(names(new)) == 20
+    assert (
+        all(p.startswith("conv5_") and "_bn" not in p for p in names(new)) and len(names(new)) == 20
+    )
     assert [id(a) for a in new.layers[:100]][1:] == [id(a) for a in model.layers[:100]][1:]
     x = np.random.default_rng(0).random((2, 32, 32, 3), "float32")
     equal(model(x, training=False), new(x, training=False))

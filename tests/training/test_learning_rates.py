@@ -435,8 +435,9 @@ def test_one_variable_has_one_rate():
     assert rates(model, {"shared#1": 1.0, "**": 2.0})["shared/kernel"] == 1
     with pytest.raises(kg.WeightsError) as caught:
         rates(model, {"shared#0": 1.0, "shared#1": 2.0, "**": 3.0})
-    assert "'shared#0/kernel' and 'shared#1/kernel' are one variable, and rates= gives it two" in str(
-        caught.value
+    assert (
+        "'shared#0/kernel' and 'shared#1/kernel' are one variable, and rates= gives it two"
+        in str(caught.value)
     )
     assert rates(model, {"shared#0": 1.0, "out": 2.0})["shared/kernel"] == 1
 
@@ -514,18 +515,25 @@ def test_decay_through_nested_models_shared_layers_and_blocks_of_ones_own():
 def test_frozen_layers_need_no_rate_and_have_one_when_unfrozen():
     model = network()
     frozen = kg.freeze(model, "stem")
-    assert set(rates(frozen, {"stem": 1.0, "**": 2.0})) == set(RATE_OF) - {"stem/kernel", "stem/bias"}
+    assert set(rates(frozen, {"stem": 1.0, "**": 2.0})) == set(RATE_OF) - {
+        "stem/kernel",
+        "stem/bias",
+    }
     optimizer = kg.learning_rates(frozen, "adam", {"stem": 1.0, "**": 2.0})
     frozen.compile(optimizer, "mse")
     train(frozen)
     thawed = kg.unfreeze(frozen, "stem")
-    assert rates_of(thawed.optimizer)["stem/kernel"] == 1 and len(thawed.optimizer.rates.weights) == 8
+    assert (
+        rates_of(thawed.optimizer)["stem/kernel"] == 1 and len(thawed.optimizer.rates.weights) == 8
+    )
     assert int(thawed.optimizer.iterations) == 4
     train(thawed)
     some = kg.learning_rates(frozen, "adam", {"bn": 1.0, "mid": 1.0, "head": 2.0})
     frozen.compile(some, "mse")
     train(frozen)
-    with pytest.raises(kg.WeightsError, match="'stem/kernel', 'stem/bias' would be trained, and no"):
+    with pytest.raises(
+        kg.WeightsError, match="'stem/kernel', 'stem/bias' would be trained, and no"
+    ):
         kg.unfreeze(frozen, "stem")
 
 
@@ -551,10 +559,15 @@ def test_a_subclassed_model_is_named_by_addresses():
 @pytest.mark.once
 def test_the_report_is_a_table_and_data():
     optimizer = kg.learning_rates(
-        network(), opt.AdamW(), {"stem": 0, "mid": schedule(), "**": 1e-3}, weight_decay={"mid": 0.1}
+        network(),
+        opt.AdamW(),
+        {"stem": 0, "mid": schedule(), "**": 1e-3},
+        weight_decay={"mid": 0.1},
     )
     text = str(optimizer.rates)
-    assert text == """AdamW
+    assert (
+        text
+        == """AdamW
  rate  given as          weight decay  weights  parameters
   0.1  ExponentialDecay           0.1        2          35
 0.001  0.001                    0.004        4          24
@@ -569,6 +582,7 @@ mid/kernel     0.1           0.1
 mid/bias       0.1           0.1
 head/kernel  0.001         0.004
 head/bias    0.001         0.004"""
+    )
     assert optimizer.rates.to_dict()["weights"][0] == ["stem/kernel", 24, 0.0, "0", None]
     assert "<td>head/kernel</td>" in optimizer.rates._repr_html_()
 
@@ -614,7 +628,10 @@ def test_the_ways_out_work():
     assert rates(model, {"stem": 0, "**": 1})["stem/bias"] == 0  # the order turned round
     assert rates(model, {"stem": 1, "bn": 1, "**": 1e-4})["mid/bias"] == 1e-4
     assert kg.learning_rates(model, wrapped().inner_optimizer, 1e-3).rates.optimizer == "Adam"
-    assert kg.learning_rates(model, "adam", {"**": schedule()}).rates.weights[0][3] == "ExponentialDecay"
+    assert (
+        kg.learning_rates(model, "adam", {"**": schedule()}).rates.weights[0][3]
+        == "ExponentialDecay"
+    )
     again = kg.learning_rates(model, kg.learning_rates(model, "sgd", 1), {"**": 2})
     assert again.rates.optimizer == "SGD" and again.rates.weights[0][2] == 2
     if hasattr(opt, "MultiOptimizer"):

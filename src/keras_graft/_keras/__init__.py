@@ -93,8 +93,8 @@ from keras_graft._keras.tied_variable import AS_IT_IS as AS_IT_IS
 from keras_graft._keras.tied_variable import TRANSFORMS as TRANSFORMS
 from keras_graft._keras.tied_variable import Tied as Tied
 from keras_graft._keras.tied_variable import Transform as Transform
-from keras_graft._keras.views import View as View
 from keras_graft._keras.views import Thawed as Thawed
+from keras_graft._keras.views import View as View
 from keras_graft._keras.views import call_as as call_as
 from keras_graft._keras.views import call_like as call_like
 from keras_graft._keras.views import inner_call as inner_call

@@ -88,7 +88,8 @@ class Rated:
         once = [
             (variable, keras.ops.copy(variable.value))
             for variable in vars(self.optimizer).values()
-            if isinstance(variable, keras.Variable) and variable is not self._rate
+            if isinstance(variable, keras.Variable)
+            and variable is not self._rate
             and variable is not self.optimizer._iterations
         ]
         for pace, places in self._by_pace(variables):

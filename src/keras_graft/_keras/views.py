@@ -93,10 +93,8 @@ class Thawed(_Seen):
             self._own.requires_grad = bool(value)
 
 
-_made: dict[type, weakref.WeakValueDictionary[int, Any]] = {
-    View: weakref.WeakValueDictionary(),
-    Thawed: weakref.WeakValueDictionary(),
-}
+_made: weakref.WeakValueDictionary[int, View] = weakref.WeakValueDictionary()
+_thawed: weakref.WeakValueDictionary[int, Thawed] = weakref.WeakValueDictionary()
 
 
 def view(variable: Any) -> View:
@@ -104,18 +102,18 @@ def view(variable: Any) -> View:
 
     JAX refuses a training step that gets one value twice.
     """
-    return variable if isinstance(variable, View) else _seen(View, variable)
+    return variable if isinstance(variable, View) else _seen(View, _made, variable)
 
 
 def thawed(variable: Any) -> Thawed:
     """Return the variable that is trained in place of a frozen one, always the same object."""
-    return _seen(Thawed, variable)
+    return _seen(Thawed, _thawed, variable)
 
 
-def _seen(cls: type, variable: Any) -> Any:
-    found = _made[cls].get(id(variable))
+def _seen(cls: Any, made: Any, variable: Any) -> Any:
+    found = made.get(id(variable))
     if found is None or found.source is not variable:
-        found = _made[cls][id(variable)] = cls(variable)
+        found = made[id(variable)] = cls(variable)
     return found
 
 

@@ -37,7 +37,8 @@ def unfreeze(
     that are new to it start fresh. To use another learning rate for each part, compile with
     `kg.learning_rates`.
 
-    Flags of layers inside a layer of your own are in no file: Keras saves only the outer flag.
+    Flags of layers inside a layer of your own are in no file: Keras saves only the outer flag. A
+    `training=` that was recorded for a call is not restored: `kg.freeze` drops it.
 
     Args:
         model: A Keras model or a `Graph`.

@@ -38,7 +38,9 @@ def blocks_after(weights: Weights) -> dict[int, int]:
         level -= 1
         for node in block:
             for variable in _weights_of(node):
-                number.setdefault(behind(variable), level)  # the first block is the nearest to inputs
+                number.setdefault(
+                    behind(variable), level
+                )  # the first block is the nearest to inputs
     deepest = max(number.values(), default=0)
     return {key: number.get(key, deepest) for key in weights.by_id}
 

@@ -176,7 +176,9 @@ class Table:
         if not all(r.group is None or 0 <= r.group < len(groups) for r in rows) or not all(
             0 <= i < len(rows) for i in config["order"]
         ):
-            raise WeightsError("LearningRates: the configuration names a group that it does not hold.")
+            raise WeightsError(
+                "LearningRates: the configuration names a group that it does not hold."
+            )
         return cls(groups, rows, list(config["order"]), config["reference"])
 
 
@@ -184,5 +186,5 @@ def is_number(value: Any) -> bool:
     """Whether a value is a finite number that is not negative."""
     try:
         return not isinstance(value, bool | str) and 0 <= float(value) < float("inf")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False

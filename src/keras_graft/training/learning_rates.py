@@ -92,7 +92,9 @@ def learning_rates(
     >>> model.compile(optimizer, "mse")
     """
     if not isinstance(model, keras.Model) or not model.built:
-        raise WeightsError(f"learning_rates: model must be a built Keras model, got {shown(model)}.")
+        raise WeightsError(
+            f"learning_rates: model must be a built Keras model, got {shown(model)}."
+        )
     inner = _inner(optimizer)
     rates = _checked(rates, "rates", lambda value: is_number(value) or isinstance(value, Schedule))
     decays = {} if weight_decay is None else _checked(weight_decay, "weight_decay", is_number)
@@ -173,7 +175,9 @@ def _checked(given: Any, what: str, fits: Any) -> dict[Any, Any]:
     """Return `{selector: value}`, with numbers as floats."""
     pairs = dict(given) if isinstance(given, Mapping) else {"**": given}
     if not pairs:
-        raise WeightsError(f'learning_rates: {what}= is empty. Name weights: {what}={{"**": 1e-4}}.')
+        raise WeightsError(
+            f'learning_rates: {what}= is empty. Name weights: {what}={{"**": 1e-4}}.'
+        )
     for selector, value in pairs.items():
         if not fits(value):
             kinds = "a number >= 0" + (" or a LearningRateSchedule" if what == "rates" else "")
@@ -230,4 +234,3 @@ def _not_decayed(optimizer: Any, model: Any) -> set[int]:
 
 def _found(pattern: str, name: str) -> bool:
     return re.search(pattern, name) is not None
-

@@ -69,7 +69,9 @@ class Weights:
             self._graph = read(self.model)
         return self._graph
 
-    def first_of(self, selectors: Sequence[Any], values: Sequence[Any], what: str) -> dict[int, Any]:
+    def first_of(
+        self, selectors: Sequence[Any], values: Sequence[Any], what: str
+    ) -> dict[int, Any]:
         """Return the value of the first selector that names each weight, by the weight's identity.
 
         Args:

@@ -14,6 +14,7 @@ from keras_graft.training.groups import Group, Table, is_number
 from keras_graft.training.named import behind
 from keras_graft.training.rates import Rates
 
+
 @keras.saving.register_keras_serializable("keras_graft")
 class LearningRates(keras.optimizers.Optimizer):
     """An optimizer in which each weight has its own learning rate: see `kg.learning_rates`.
@@ -148,7 +149,9 @@ class LearningRates(keras.optimizers.Optimizer):
         """Which weight has which rate now; prints as tables."""
         rows = [self.table.rows[i] for i in self.table.order]
         now = {
-            i: float(f"{float(keras.ops.convert_to_numpy(self._now(g))):.7g}")  # a rate is a float32
+            i: float(
+                f"{float(keras.ops.convert_to_numpy(self._now(g))):.7g}"
+            )  # a rate is a float32
             for i, g in enumerate(self.table.groups)
         }
         own = self.inner_optimizer.weight_decay
@@ -158,7 +161,11 @@ class LearningRates(keras.optimizers.Optimizer):
                 math.prod(row.shape),
                 now[row.group],
                 group.text,
-                None if not group.moves else own if group.weight_decay is None else group.weight_decay,
+                None
+                if not group.moves
+                else own
+                if group.weight_decay is None
+                else group.weight_decay,
             )
             for row in rows
             for group in [self.table.groups[row.group]]
