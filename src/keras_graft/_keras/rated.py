@@ -15,6 +15,7 @@ class Pace(Protocol):
     @property
     def weight_decay(self) -> float | None:
         """The weight decay; None for the optimizer's own."""
+        ...
 
     def rate(self, reference: Any, iterations: Any) -> Any:
         """Return the learning rate now, given the optimizer's own rate and number of steps."""
@@ -22,6 +23,7 @@ class Pace(Protocol):
     @property
     def scheduled(self) -> bool:
         """Whether the rate depends on the number of steps."""
+        ...
 
 
 class Rated:

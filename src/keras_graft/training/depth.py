@@ -59,7 +59,7 @@ def _with_weights(graph: Graph) -> tuple[list[Node], list[int]]:
         found = 0
         for value in node.reads:
             producer = graph.producer(value)
-            if producer in place:
+            if producer is not None and producer in place:
                 found |= before[place[producer]] | 1 << place[producer]
         if found or _weights_of(node):
             place[node] = len(nodes)
@@ -75,8 +75,10 @@ def _ends(graph: Graph, nodes: list[Node], before: list[int]) -> list[int]:
     reach = [0] * len(nodes)  # the nodes that read a node's values
     outputs = {graph.producer(value) for value in graph.outputs}
     for i, node in enumerate(nodes):
-        for j in {place[p] for value in node.reads if (p := graph.producer(value)) in place}:
-            reach[j] |= 1 << i
+        for value in node.reads:
+            producer = graph.producer(value)
+            if producer is not None and producer in place:
+                reach[place[producer]] |= 1 << i
     for i in reversed(range(len(nodes))):
         for j in _bits(reach[i]):
             after[i] |= after[j] | 1 << j

@@ -115,7 +115,7 @@ class LearningRates(keras.optimizers.Optimizer):
                 "learning_rates: rates follow schedules here, so the learning rate cannot be set. To "
                 "use such a callback, give numbers as rates."
             )
-        number = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
+        number: Any = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
         if not is_number(number):
             raise WeightsError(
                 f"learning_rates: the learning rate is a number here, got {shown(value)}. Give "
@@ -148,29 +148,17 @@ class LearningRates(keras.optimizers.Optimizer):
     def rates(self) -> Rates:
         """Which weight has which rate now; prints as tables."""
         rows = [self.table.rows[i] for i in self.table.order]
-        now = {
-            i: float(
-                f"{float(keras.ops.convert_to_numpy(self._now(g))):.7g}"
-            )  # a rate is a float32
-            for i, g in enumerate(self.table.groups)
-        }
+        now = {i: _rounded(self._now(g)) for i, g in enumerate(self.table.groups)}
         own = self.inner_optimizer.weight_decay
-        weights = tuple(
-            (
-                row.address,
-                math.prod(row.shape),
-                now[row.group],
-                group.text,
-                None
-                if not group.moves
-                else own
-                if group.weight_decay is None
-                else group.weight_decay,
+        weights = []
+        for row in rows:
+            group = self.table.groups[row.group]
+            decay = own if group.weight_decay is None else group.weight_decay
+            size = math.prod(row.shape)
+            weights.append(
+                (row.address, size, now[row.group], group.text, decay if group.moves else None)
             )
-            for row in rows
-            for group in [self.table.groups[row.group]]
-        )
-        return Rates(type(self.inner_optimizer).__name__, weights)
+        return Rates(type(self.inner_optimizer).__name__, tuple(weights))
 
     @property
     def loss_scale_factor(self) -> Any:
@@ -216,3 +204,9 @@ class LearningRates(keras.optimizers.Optimizer):
         )
         table = Table.from_config(config["table"], custom_objects)
         return cls(inner, table, name=config.get("name"))
+
+
+def _rounded(rate: Any) -> float:
+    """Return a rate as a number, with the digits that a float32 has."""
+    value: Any = keras.ops.convert_to_numpy(rate)
+    return float(f"{float(value):.7g}")
