@@ -1,4 +1,4 @@
-"""Fine-tuning in two steps: the trunk is unfrozen, and the head trains on as if nothing had been."""
+"""Fine-tuning in two steps: first the head, then the trunk at a smaller rate, as if nothing had been."""
 
 import keras
 import numpy as np
@@ -12,30 +12,27 @@ x, y = rng.normal(size=(64, 8)).astype("float32"), rng.integers(0, 3, 64)
 def begun():
     keras.utils.set_random_seed(0)
     layers = [
-        keras.layers.Dense(16, activation="relu", name="trunk", trainable=False),
+        keras.layers.Dense(16, activation="relu", name="trunk"),
         keras.layers.Dense(3, name="head"),
     ]
-    model = keras.Sequential([keras.Input((8,)), *layers])
+    model = kg.freeze(keras.Sequential([keras.Input((8,)), *layers]), "trunk")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
     model.fit(x, y, epochs=3, shuffle=False, verbose=0)
     return model
 
 
-# Two lines: the flag, and the optimizer. The model is compiled again as it was.
-model = begun()
-model.get_layer("trunk").trainable = True
-print(kg.carry_optimizer(model, model), "\n")
+# One line: the result is compiled as the model was, and the head keeps its momenta.
+model = kg.unfreeze(begun(), "trunk")
 model.fit(x, y, epochs=3, shuffle=False, verbose=0)
 print("steps:", int(model.optimizer.iterations))
 
-# With a compilation of your own, such as a smaller learning rate: keep the optimizer that was trained.
-model = begun()
+# With a smaller rate for the trunk: keep the optimizer that was trained, and carry its state over.
+model = kg.unfreeze(begun(), "trunk")
 old = model.optimizer
-model.get_layer("trunk").trainable = True
-model.compile(keras.optimizers.Adam(0.001), model.loss)
-kg.carry_optimizer(old, model)
+model.compile(kg.learning_rates(model, old, {"trunk": 0.001, "head": 0.01}), model.loss)
+print("\n", kg.carry_optimizer(old, model), "\n", sep="")
+print(model.optimizer.rates)
 model.fit(x, y, epochs=3, shuffle=False, verbose=0)
-print(
-    "steps:", int(model.optimizer.iterations), "at", round(float(model.optimizer.learning_rate), 6)
-)
+rate = round(float(model.optimizer.learning_rate), 6)
+print("steps:", int(model.optimizer.iterations), "at", rate, "and less")

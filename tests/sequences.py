@@ -207,6 +207,7 @@ VERBS: dict[str, Callable] = {
     "submodel": lambda m, rng: kg.submodel(m, outputs=[_values(m, rng)]),
     "from the middle": lambda m, rng: kg.submodel(m, inputs=_values(m, rng)),
     "freeze": lambda m, rng: kg.freeze(m, [_node(m, rng)]),
+    "unfreeze": lambda m, rng: kg.unfreeze(m, [_node(m, rng)]),
     "tie": _tied,
     "untie": _untied,
     "share": _shared,
@@ -214,7 +215,8 @@ VERBS: dict[str, Callable] = {
 }  # fmt: skip
 
 EXACT = ("read and build", "insert linear", "replace by itself", "split and join", "inline", "nest",
-         "clone", "transplant", "save and load", "reinput batch", "unshare", "untie", "freeze")  # fmt: skip
+         "clone", "transplant", "save and load", "reinput batch", "unshare", "untie", "freeze",
+         "unfreeze")  # fmt: skip
 """Verbs after which outputs must be what they were, to the bit."""
 
 
@@ -294,7 +296,7 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         check_equal(before, arrays(model(x)), f"{where}: the donor")
         assert [layer.name for layer in model.layers] == names, f"{where}: the donor's names"
         if result is not model:
-            if verb == "freeze" and keras.backend.backend() == "torch":
+            if verb in ("freeze", "unfreeze") and keras.backend.backend() == "torch":
                 # Another kernel of PyTorch runs an LSTM whose weights have no gradient.
                 for a, b in zip(before, arrays(result(x)), strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=where)

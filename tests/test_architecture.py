@@ -28,6 +28,7 @@ ORDER = [
     "shared",
     "parts",
     "edit",
+    "training",
     "features",
     "recipes",
     "testing",

@@ -58,6 +58,17 @@ def odd():
 
 
 RELU = layers.ReLU
+
+
+def _hashed(given):
+    """Return what can be a key of a dict; else a text."""
+    try:
+        hash(given)
+    except Exception:
+        return "a"
+    return given
+
+
 VERBS = {
     "select": lambda m, o: kg.select(m, o),
     "expect": lambda m, o: kg.select(m, "a").where(o),
@@ -95,6 +106,17 @@ VERBS = {
     "nest out": lambda m, o: kg.nest(m, "x", o, "n"),
     "nest name": lambda m, o: kg.nest(m, "a#0", "b", o),
     "freeze": lambda m, o: kg.freeze(m, o),
+    "unfreeze": lambda m, o: kg.unfreeze(m, o),
+    "unfreeze in place": lambda m, o: kg.unfreeze(m, o, in_place=True),
+    "unfreeze model": lambda m, o: kg.unfreeze(o),
+    "rates model": lambda m, o: kg.learning_rates(o, "adam", 1e-3),
+    "rates optimizer": lambda m, o: kg.learning_rates(m, o, 1e-3),
+    "rates": lambda m, o: kg.learning_rates(m, "adam", o),
+    "rates selector": lambda m, o: kg.learning_rates(m, "adam", {_hashed(o): 1e-3, "**": 1e-4}),
+    "rates value": lambda m, o: kg.learning_rates(m, "adam", {"a": o, "**": 1e-4}),
+    "rates decay": lambda m, o: kg.learning_rates(m, "adam", 1e-3, decay=o),
+    "rates blocks": lambda m, o: kg.learning_rates(m, "adam", 1e-3, decay=0.5, blocks=o),
+    "rates weight decay": lambda m, o: kg.learning_rates(m, "adam", 1e-3, weight_decay=o),
     "cuts": lambda m, o: kg.cuts(o),
     "sharing": lambda m, o: kg.sharing(o),
     "clone": lambda m, o: kg.clone(o),

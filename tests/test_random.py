@@ -216,3 +216,43 @@ def test_the_strategy_reaches_its_corners(kind):
     assert any(n.nested is not None for n in kg.select(graph, "**").nodes)
     assert any(n.hidden for n in graph.nodes) and any(v.mask for v in graph.all_values())
     equal(model(random_inputs(model)), kg.build(graph)(random_inputs(model)))
+
+
+@bounded
+@given(plans(), st.data())
+def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
+    model = interpret(plan)
+    nodes = [n for n in everything(kg.read(model)) if n.nested is None]
+    chosen = data.draw(st.lists(st.sampled_from(nodes), min_size=1, unique_by=id)) if nodes else []
+    if not chosen:
+        return
+    try:
+        frozen = kg.freeze(model, chosen)
+    except kg.EditError as error:
+        assert "use one variable" in str(error) or "is stateful" in str(error)
+        return
+    thawed = kg.unfreeze(frozen, batch_norm=True)
+    # `freeze` drops recorded training flags, so the calls may differ in these.
+    before, now = ([id(n.operation) for n in kg.select(m, "**").nodes if n.nested is None]
+                   for m in (model, thawed))  # fmt: skip
+    assert before == now
+    assert [id(v) for v in thawed.trainable_variables] == [id(v) for v in model.trainable_variables]
+    x = random_inputs(model, 2)
+    equal(model(x, training=False), thawed(x, training=False))
+
+
+@bounded
+@given(plans(), st.data())
+def test_flags_are_undone_without_a_change_of_the_donor(plan, data):
+    model = interpret(plan)
+    before = [v.path for v in model.trainable_variables]
+    model.trainable = False
+    flags = [layer.trainable for layer in model._flatten_layers()]
+    new = kg.unfreeze(model, batch_norm=True)
+    assert sorted(v.path for v in new.trainable_variables) == sorted(before)
+    assert [layer.trainable for layer in model._flatten_layers()] == flags
+    assert model.trainable_variables == []
+    for one, other in zip(numpy(model.weights), numpy(new.weights), strict=True):
+        np.testing.assert_array_equal(one, other)
+    model.trainable = True
+    assert_same_graph(model, new)

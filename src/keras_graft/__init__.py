@@ -13,6 +13,7 @@ from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
 from keras_graft.edit.rewire import rewire
+from keras_graft.edit.unfreeze import unfreeze
 from keras_graft.errors import (
     AmbiguousError,
     BuildError,
@@ -47,6 +48,9 @@ from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
 from keras_graft.shared.untie import untie
+from keras_graft.training.learning_rates import learning_rates
+from keras_graft.training.optimizer import LearningRates
+from keras_graft.training.rates import Rates
 from keras_graft.weights import resize
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.carry_optimizer import carry_optimizer
@@ -67,11 +71,11 @@ __all__ = [
     "transplant", "resize", "carry_optimizer",
     # whole jobs, one readable file each
     "recipes",
-    # for training a head
-    "freeze",
+    # for training
+    "freeze", "unfreeze", "learning_rates",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried",
+    "Transplanted", "Carried", "LearningRates", "Rates",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

@@ -217,6 +217,27 @@ def test_a_view_goes_with_its_last_user():
     assert kept not in _keras.views._made
 
 
+def test_a_thawed_variable_is_trained_and_has_the_value_of_a_frozen_one():
+    variable = keras.Variable([1.0, 2.0], trainable=False)
+    thawed = _keras.thawed(variable)
+    assert _keras.thawed(variable) is thawed and thawed.path == variable.path
+    assert thawed.trainable and not variable.trainable
+    for one, other in ((variable, thawed), (thawed, variable)):
+        one.assign([3.0, 4.0])
+        assert keras.ops.convert_to_numpy(other).tolist() == [3, 4], "see Thawed"
+        one.assign([5.0, 6.0])
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.apply([keras.ops.convert_to_tensor([1.0, 1.0])], [thawed])
+    assert keras.ops.convert_to_numpy(variable).tolist() == [4, 5], "see Thawed"
+    thawed.trainable = False
+    variable.trainable = True
+    assert not thawed.trainable and variable.trainable
+    kept = id(variable)
+    del thawed, variable, optimizer, one, other
+    gc.collect()
+    assert kept not in _keras.views._thawed
+
+
 def test_a_training_flag_leaks_in_a_call_context():
     class Flags(layers.Layer):
         def call(self, x, training=None):

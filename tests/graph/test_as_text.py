@@ -294,3 +294,12 @@ def test_repeat_with_the_same_layers_and_with_copies():
         add(Add): a_repeat, b -> (?, 4) float32
         outputs: add
     """)
+
+
+def test_freeze_and_unfreeze():
+    model = twice()
+    frozen = kg.freeze(model, "inner/d")
+    assert as_text(frozen) == as_text(model).replace("d(Dense)", "d(Frozen)")
+    assert as_text(kg.unfreeze(frozen)) == as_text(model)
+    frozen.trainable = False
+    assert as_text(kg.unfreeze(frozen, "inner")) == as_text(model)

@@ -94,6 +94,7 @@ EDITS = {
     "repeat": lambda m: kg.repeat(m, "a", "b", 2, weights="copy"),
     "reinput": lambda m: kg.reinput(m, batch_shape=(5, 4)),
     "freeze": lambda m: kg.freeze(m, "a"),
+    "unfreeze": lambda m: kg.unfreeze(kg.freeze(m, "a"), "a"),
     "nest": lambda m: kg.nest(m, "a", "b", name="inner"),
     "inline": lambda m: kg.inline(kg.nest(m, "a", "b", name="inner"), "inner"),
     "tie": lambda m: kg.tie(m, "b/kernel", "a/kernel"),

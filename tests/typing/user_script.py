@@ -26,7 +26,7 @@ def on_graphs(graph: kg.Graph) -> kg.Graph:
     graph = kg.insert(graph, dropout, after="d")
     graph = kg.replace(graph, "out", keras.layers.Dense(3), weights=None)
     graph = kg.remove(graph, keras.layers.Dropout)
-    return kg.freeze(graph, "d")
+    return kg.unfreeze(kg.freeze(graph, "d"))
 
 
 def on_models(model: keras.Model) -> keras.Model:
@@ -39,7 +39,11 @@ def on_models(model: keras.Model) -> keras.Model:
     assert_type(kg.sharing(tied), kg.Sharing)
     assert_type(kg.diff(model, tied), kg.Diff)
     assert_type(kg.transplant(model, kg.clone(model)), kg.Transplanted)
-    return kg.recipes.new_head(model, 4)
+    whole = kg.recipes.new_head(kg.unfreeze(kg.freeze(model, "d"), batch_norm=True), 4)
+    rates = {"d": 0.0, keras.layers.Dense: 1e-4}
+    assert_type(kg.learning_rates(whole, "adam", rates, decay=0.9), kg.LearningRates)
+    assert_type(kg.learning_rates(whole, "adam", 1e-4).rates, kg.Rates)
+    return whole
 
 
 def main() -> None:

@@ -38,7 +38,9 @@ from keras_graft._keras.functional import uses_functional_config as uses_functio
 from keras_graft._keras.inside import first_held as first_held
 from keras_graft._keras.layers import is_model as is_model
 from keras_graft._keras.layers import layers_inside as layers_inside
+from keras_graft._keras.layers import own_trained as own_trained
 from keras_graft._keras.layers import put_in_place_of as put_in_place_of
+from keras_graft._keras.layers import set_flag as set_flag
 from keras_graft._keras.layers import sublayers as sublayers
 from keras_graft._keras.layers import tracked as tracked
 from keras_graft._keras.meantime import forget_readers as forget_readers
@@ -66,14 +68,20 @@ from keras_graft._keras.nodes import takes_training as takes_training
 from keras_graft._keras.optimizers import Slots as Slots
 from keras_graft._keras.optimizers import batches_seen as batches_seen
 from keras_graft._keras.optimizers import compilation as compilation
+from keras_graft._keras.optimizers import count_with as count_with
 from keras_graft._keras.optimizers import is_accumulated as is_accumulated
 from keras_graft._keras.optimizers import is_learning_rate as is_learning_rate
 from keras_graft._keras.optimizers import key_of as key_of
 from keras_graft._keras.optimizers import moves_averages as moves_averages
 from keras_graft._keras.optimizers import not_decayed as not_decayed
+from keras_graft._keras.optimizers import own_schedule as own_schedule
 from keras_graft._keras.optimizers import same_optimizer as same_optimizer
 from keras_graft._keras.optimizers import slots as slots
+from keras_graft._keras.optimizers import steps_alone as steps_alone
 from keras_graft._keras.optimizers import trained_by as trained_by
+from keras_graft._keras.optimizers import works as works
+from keras_graft._keras.rated import Pace as Pace
+from keras_graft._keras.rated import Rated as Rated
 from keras_graft._keras.saving import TooLargeError as TooLargeError
 from keras_graft._keras.saving import automatic_name as automatic_name
 from keras_graft._keras.saving import class_of_config as class_of_config
@@ -85,6 +93,7 @@ from keras_graft._keras.tied_variable import AS_IT_IS as AS_IT_IS
 from keras_graft._keras.tied_variable import TRANSFORMS as TRANSFORMS
 from keras_graft._keras.tied_variable import Tied as Tied
 from keras_graft._keras.tied_variable import Transform as Transform
+from keras_graft._keras.views import Thawed as Thawed
 from keras_graft._keras.views import View as View
 from keras_graft._keras.views import call_as as call_as
 from keras_graft._keras.views import call_like as call_like
@@ -93,6 +102,7 @@ from keras_graft._keras.views import is_elementwise as is_elementwise
 from keras_graft._keras.views import own_call_context as own_call_context
 from keras_graft._keras.views import own_seeds as own_seeds
 from keras_graft._keras.views import takes_masks_off as takes_masks_off
+from keras_graft._keras.views import thawed as thawed
 from keras_graft._keras.views import view as view
 
 for _name, _found in list(globals().items()):

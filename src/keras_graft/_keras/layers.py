@@ -31,6 +31,22 @@ def layers_inside(layer: Any) -> list[Any]:
     return list(found.values())
 
 
+def own_trained(layer: Any) -> list[Any]:
+    """Return a layer's own weights that its flag applies to, without those of layers inside.
+
+    Statistics and states are not among them. Uses `Layer._trainable_variables` (3.12 - 3.15).
+    """
+    return list(getattr(layer, "_trainable_variables", ()))
+
+
+def set_flag(layer: Any, value: bool) -> None:
+    """Set a layer's own flag `trainable`, not those of its variables and of the layers inside.
+
+    Uses `Layer._trainable` (3.12 - 3.15): the public setter passes the flag on.
+    """
+    layer._trainable = value
+
+
 def tracked(layer: Any) -> list[list[Any]]:
     """Return the lists in which a layer keeps what it tracks (`Layer._tracker`, 3.12 - 3.15)."""
     return [store for _, store in layer._tracker.config.values()]

@@ -40,12 +40,18 @@ class Slots:
 _NO_SLOTS = ("_variables", "_trainable_variables")
 
 
+def works(optimizer: Any) -> Any:
+    """Return the optimizer that holds the slots: that inside `kg.learning_rates`, else itself."""
+    return getattr(optimizer, "keras_graft_inside", optimizer)
+
+
 def slots(optimizer: Any, path: str = "") -> dict[str, Slots]:
     """Return the state of a built optimizer and of those inside it, by the attribute path to each.
 
     Keras's optimizers, and those written as its guide says, hold lists in the order of the
     variables they were built for. Uses `BaseOptimizer._trainable_variables` (3.12 - 3.15).
     """
+    optimizer = works(optimizer)
     variables = list(optimizer._trainable_variables)
     single: dict[str, Any] = {}
     lists: dict[str, list[Any]] = {}
@@ -82,6 +88,11 @@ def batches_seen(optimizer: Any) -> Any:
     return optimizer._iterations
 
 
+def count_with(optimizer: Any, other: Any) -> None:
+    """Let an optimizer count its batches with another one (`_iterations`, 3.12 - 3.15)."""
+    optimizer.__dict__["_iterations"] = other._iterations
+
+
 def is_accumulated(name: str) -> bool:
     """Return whether a list of slots holds gradients that wait for their step.
 
@@ -101,6 +112,8 @@ def same_optimizer(optimizer: Any) -> Any:
     It has the present learning rate, or the same schedule or function object. Uses
     `_learning_rate`, `inner_optimizer` (3.12 - 3.15).
     """
+    if hasattr(optimizer, "keras_graft_again"):
+        return optimizer.keras_graft_again(same_optimizer(optimizer.keras_graft_inside))
     config = get_config(optimizer)
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
@@ -108,6 +121,20 @@ def same_optimizer(optimizer: Any) -> Any:
     if "learning_rate" in config and not isinstance(optimizer._learning_rate, keras.Variable):
         config["learning_rate"] = optimizer._learning_rate
     return type(optimizer).from_config(config)
+
+
+def own_schedule(optimizer: Any) -> Any:
+    """Return the schedule or function that gives an optimizer its learning rate, None for a number.
+
+    Uses `_learning_rate` (3.12 - 3.15).
+    """
+    rate = optimizer._learning_rate
+    return None if isinstance(rate, keras.Variable) else rate
+
+
+def steps_alone(optimizer: Any) -> bool:
+    """Return whether an optimizer makes its steps itself; one that wraps others does not."""
+    return type(optimizer).update_step is not keras.optimizers.Optimizer.update_step
 
 
 def not_decayed(optimizer: Any) -> tuple[set[int], list[str]]:

@@ -14,21 +14,21 @@ from keras_graft._keras import private
 from keras_graft._keras.layers import sublayers
 
 
-class View(keras.Variable):
-    """A variable that is never trained and always has the present value of another.
+class _Seen(keras.Variable):
+    """A variable that always has the present value of another, and a flag `trainable` of its own.
 
-    The flag `trainable` belongs to a variable, and a model collects its variables by that flag.
-    A model in which a layer is frozen, and the donor in which it is not, need two variables for
-    one value. Uses `Variable._value`, `_trainable` (3.12 - 3.15): every backend keeps the value
-    in the first, and the second is what `trainable` reads.
+    The flag belongs to a variable, and a model collects its variables by that flag. A model that
+    trains a layer, and one that does not, need two variables for one value. Uses
+    `Variable._value`, `_trainable` (3.12 - 3.15): every backend keeps the value in the first, and
+    the second is what `trainable` reads.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, trainable: bool) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
             if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
-        self.__dict__.update(_trainable=False, source=source)
+        self.__dict__.update(_trainable=trainable, source=source)
 
     @property
     def _value(self) -> Any:
@@ -37,6 +37,13 @@ class View(keras.Variable):
     @_value.setter
     def _value(self, value: Any) -> None:
         self.source._value = value
+
+
+class View(_Seen):
+    """A variable that is never trained and always has the present value of another."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source, trainable=False)
 
     @property
     def trainable(self) -> bool:  # type: ignore[override]
@@ -48,7 +55,46 @@ class View(keras.Variable):
         """Do nothing: on PyTorch the flag would reach the donor's parameter."""
 
 
+class Thawed(_Seen):
+    """A variable that is trained, and always has the present value of one that may be frozen.
+
+    To the model that has it, it is a variable like any other. On PyTorch, where the flag is part of
+    the parameter, it has a parameter of its own in the same memory.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source, trainable=True)
+        self.__dict__["_own"] = None
+
+    @property
+    def _value(self) -> Any:
+        value = self.source._value
+        if not hasattr(value, "requires_grad"):
+            return value
+        own = self._own
+        if own is None or own.data_ptr() != value.data_ptr() or own.device != value.device:
+            own = type(value)(value.data, requires_grad=self._trainable)
+            self.__dict__["_own"] = own
+        return own
+
+    @_value.setter
+    def _value(self, value: Any) -> None:
+        self.source._value = value
+
+    @property
+    def trainable(self) -> bool:  # type: ignore[override]
+        """Whether it is trained, whatever the other variable's flag is."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self.__dict__["_trainable"] = bool(value)
+        if self.__dict__["_own"] is not None:
+            self._own.requires_grad = bool(value)
+
+
 _made: weakref.WeakValueDictionary[int, View] = weakref.WeakValueDictionary()
+_thawed: weakref.WeakValueDictionary[int, Thawed] = weakref.WeakValueDictionary()
 
 
 def view(variable: Any) -> View:
@@ -56,11 +102,18 @@ def view(variable: Any) -> View:
 
     JAX refuses a training step that gets one value twice.
     """
-    if isinstance(variable, View):
-        return variable
-    found = _made.get(id(variable))
+    return variable if isinstance(variable, View) else _seen(View, _made, variable)
+
+
+def thawed(variable: Any) -> Thawed:
+    """Return the variable that is trained in place of a frozen one, always the same object."""
+    return _seen(Thawed, _thawed, variable)
+
+
+def _seen(cls: Any, made: Any, variable: Any) -> Any:
+    found = made.get(id(variable))
     if found is None or found.source is not variable:
-        found = _made[id(variable)] = View(variable)
+        found = made[id(variable)] = cls(variable)
     return found
 
 

@@ -31,7 +31,7 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     the result, import `keras_graft` first. Outputs are bit-identical to the donor's at inference;
     on PyTorch's CPU, recurrent layers differ in the last bits, as with `trainable=False`.
 
-    To thaw: `kg.replace(model, kg.layers.Frozen, lambda node: node.operation.layer)`.
+    `kg.unfreeze` undoes it.
 
     Args:
         model: A Keras model or a `Graph`.

@@ -90,7 +90,7 @@ def carry_optimizer(
             'whose variables are different ones, give match="name", or pairs=[(old, new), ...].'
         )
     filled = bool(new.compiled) and before.model is not new
-    optimizer = _own_optimizer(before, new) if filled else _fresh(before, new, partners)
+    optimizer = _own_optimizer(before, new) if filled else fresh(before, new, partners)
     kinds = [{k: type(s.optimizer) for k, s in x.items()} for x in (donor, _keras.slots(optimizer))]
     if kinds[0] != kinds[1]:
         raise WeightsError(
@@ -167,14 +167,14 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
             "carry_optimizer: both models were compiled with the same optimizer, which can "
             "train only one of them. Do not compile new, or give it an optimizer of its own."
         )
-    if type(optimizer) is not type(before.optimizer):
+    if type(_keras.works(optimizer)) is not type(_keras.works(before.optimizer)):
         raise WeightsError(
             f"carry_optimizer: new is compiled with {type(optimizer).__name__}, old with "
             f"{type(before.optimizer).__name__}: the slots of one mean nothing to the other. Compile "
             "new with the same class, or not at all."
         )
     if optimizer.built:
-        mine = _keras.slots(optimizer)[""].variables
+        mine = _keras.trained_by(optimizer)
         if [id(v) for v in mine] != [id(v) for v in new.trainable_variables]:
             raise WeightsError(
                 "carry_optimizer: the optimizer of new was made for different variables than new "
@@ -189,7 +189,7 @@ def _own_optimizer(before: Trained, new: Any) -> Any:
     return optimizer
 
 
-def _fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
+def fresh(before: Trained, new: Any, partners: dict[int, Any]) -> Any:
     """Return an optimizer for the new model that is like the old model's."""
     if type(new).compile is not keras.Model.compile:
         kind = type(before.optimizer).__name__

@@ -158,6 +158,7 @@ def names(glob: str, address: str) -> bool:
     layer, dot, name = glob.rpartition(".")
     # "lm_head.kernel" is another way to write "lm_head/kernel".
     globs = [glob, f"{layer}/{name}"] if dot and parted == "/" else [glob]
+    globs += [g[3:] for g in globs if g.startswith("**/")]  # at any depth, also at the top
     return any(g in paths or any(fnmatch.fnmatchcase(path, g) for path in paths) for g in globs)
 
 
