@@ -28,6 +28,7 @@ ORDER = [
     "shared",
     "parts",
     "edit",
+    "adapters",
     "features",
     "recipes",
     "testing",

@@ -4,6 +4,11 @@ import keras_graft.model.pickling  # noqa: F401 - registers how graphs are copie
 from keras_graft import features as features
 from keras_graft import layers as layers
 from keras_graft import recipes
+from keras_graft.adapters.adapter_files import load_adapters, save_adapters
+from keras_graft.adapters.choose import remove_adapters, set_adapters
+from keras_graft.adapters.lora import lora
+from keras_graft.adapters.merge import merge_adapters, unmerge_adapters
+from keras_graft.adapters.report import Adapters, list_adapters
 from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
@@ -69,9 +74,12 @@ __all__ = [
     "recipes",
     # for training a head
     "freeze",
+    # adapters
+    "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
+    "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried",
+    "Transplanted", "Carried", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

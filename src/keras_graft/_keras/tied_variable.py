@@ -76,6 +76,10 @@ class Tied(keras.Variable):
         new.__dict__.update(vars(self), source=source, owner=owner)
         return new
 
+    def copied(self, copy: Callable[[Any], Any]) -> Tied:
+        """Return the same variable for a copied source."""
+        return self.over(copy(self.source), copy(self.owner))
+
     @property
     def adapters(self) -> tuple[Any, ...]:
         """The LoRA adapters that the layer of the source has for it."""
@@ -100,7 +104,7 @@ class Tied(keras.Variable):
         if tuple(value.shape) != tuple(self._shape):
             raise ValueError(f"{self._path!r} has shape {self._shape}, got {tuple(value.shape)}.")
         self.source.assign(self.transform.inverse(value))
-        for factor in self.adapters[1:]:
+        for factor in self.adapters[1::2]:
             factor.assign(keras.ops.zeros(factor.shape, factor.dtype))
         return value
 

@@ -116,6 +116,8 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     inside = {id(x) for x in _keras.layers_inside(layer)}
 
     def variable(old: Any) -> Any:
+        if isinstance(old, _keras.Adapted | _keras.Joined):
+            return old.copied(copier)
         if not isinstance(old, _keras.Tied | _keras.View):
             return instead.get(id(old), old)
         source = instead.get(id(old.source), old.source)
@@ -153,20 +155,5 @@ def _track_all(layer: Any) -> None:
 def _exchange(layer: Any, old: Any, old_seen: Any, new: Any, seen: Any) -> bool:
     """Replace a variable: `new` in Keras's tracking, `seen` elsewhere; say if it was tracked."""
     found = _keras.put_in_place_of(layer, old, new)
-    stores = set(map(id, _keras.tracked(layer)))
-
-    def is_old(item: Any) -> bool:
-        return item is old or (old_seen is not None and item is old_seen)
-
-    for name, value in list(vars(layer).items()):
-        if is_old(value):
-            layer.__dict__[name] = seen
-        elif isinstance(value, list) and id(value) not in stores:
-            for place, item in enumerate(value):
-                if is_old(item):
-                    list.__setitem__(value, place, seen)
-        elif isinstance(value, dict):
-            for key, item in list(value.items()):
-                if is_old(item):
-                    dict.__setitem__(value, key, seen)
+    _keras.use_instead(layer, [old] if old_seen is None else [old, old_seen], seen)
     return found
