@@ -18,7 +18,9 @@ from keras_graft.graph.record import record_of
 
 def sum_of(layer: Any, variable: Any) -> Adapted | None:
     """Return the sum that a layer uses in place of one of its weights since `kg.lora`."""
-    return next((s for s in record_of(layer).sums if s.source is variable), None)
+    sums = record_of(layer).sums
+    # While a layer is copied without its adapters, plain variables are in their place.
+    return next((s for s in sums if isinstance(s, Adapted) and s.source is variable), None)
 
 
 def adapters_of(layer: Any, variable: Any) -> tuple[Any, ...]:

@@ -212,7 +212,7 @@ def take_off(layer: Any, old: Any, copy: Callable[[Any], Any]) -> None:
     """
     for one, before in zip(_keras.layers_inside(layer), _keras.layers_inside(old), strict=True):
         _keras.untrack(one, map(copy, adapters_on(before)))
-        without_lora(one)
+        without_lora(one, before)
         remember(one, sums=(), adapted=None, pending=None)
 
 
@@ -246,21 +246,19 @@ def _restore(layer: Any) -> None:
     adapt(layer, state.replace(adapters=tuple(made)), set(), set())
 
 
-class _Plain:
+class _Plain(_ties.Partial):
     """A store of a file that gets weights without what adapters add."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._store[key] = value.source if isinstance(value, _keras.Adapted) else value
 
 
-class _Less(Mapping):
+class _Less(_ties.Partial, Mapping):
     """A store of a file without the adapters, for loading."""
 
     def __init__(self, store: Any, left: set[str]) -> None:
-        self._store, self._left = store, left
+        super().__init__(store)
+        self._left = left
 
     def __getitem__(self, key: str) -> Any:
         return self._store[key]

@@ -37,9 +37,9 @@ def add_to_quantized(layer: Any, adapted: Any) -> None:
     layer.__dict__.update(lora_enabled=True, lora_rank=1, lora_alpha=1)
 
 
-def without_lora(layer: Any) -> None:
-    """Undo `add_to_quantized`."""
-    found = [key for key, value in vars(layer).items() if isinstance(value, _keras.Joined)]
+def without_lora(layer: Any, like: Any) -> None:
+    """Undo `add_to_quantized` in a copy of a layer."""
+    found = [key for key, value in vars(like).items() if isinstance(value, _keras.Joined)]
     for key in found:
         del layer.__dict__[key]
     if found:

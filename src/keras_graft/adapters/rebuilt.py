@@ -67,12 +67,9 @@ def rebuilt(
     freeze = any(state.adapters for state in states.values())
     states = {id(n.operation): states.get(id(n.operation), State()) for n in nodes}
     held = {id(n.operation): held_by(n.operation) for n in nodes}
-    trained = {
-        key
-        for node in nodes
-        if (state := states[id(node.operation)]).trains
-        for key in held[id(node.operation)].keys() - _adapted(node, state)
-    }
+    trains = [held[key] for key, state in states.items() if state.trains]
+    adapted = {key for node in nodes for key in _adapted(node, states[id(node.operation)])}
+    trained = {key for variables in trains for key in variables} - adapted
     lists = {key for variables in held.values() for key in variables}
     work = _Around(instead or {}, freeze, lists, trained)
     for node in everything(graph):
