@@ -9,6 +9,7 @@ from keras_graft.adapters.choose import remove_adapters, set_adapters
 from keras_graft.adapters.lora import lora
 from keras_graft.adapters.merge import merge_adapters, unmerge_adapters
 from keras_graft.adapters.report import Adapters, list_adapters
+from keras_graft.adapters.train_only import train_only
 from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
@@ -73,7 +74,7 @@ __all__ = [
     # whole jobs, one readable file each
     "recipes",
     # for training a head
-    "freeze",
+    "freeze", "train_only",
     # adapters
     "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
     "remove_adapters", "save_adapters", "load_adapters",

@@ -67,7 +67,7 @@ def remove_adapters(graph: Graph, names: str | Sequence[str] | None = None) -> G
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
     >>> again = kg.remove_adapters(kg.lora(model, "d", rank=2))
-    >>> again.layers[0].kernel is model.layers[0].kernel
+    >>> again.get_layer("d").kernel is model.get_layer("d").kernel
     True
     """
     chosen = chosen_names(graph, names, "remove_adapters")

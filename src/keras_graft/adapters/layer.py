@@ -139,7 +139,9 @@ def adapters_on(layer: Any) -> list[Any]:
     return [factor for made in record_of(layer).sums for factor in made.factors]
 
 
-def adapt(layer: Any, state: State, owners: set[int], done: set[int]) -> None:
+def adapt(
+    layer: Any, state: State, owners: set[int], done: set[int], remembered: bool = True
+) -> None:
     """Give a layer its adapters. No other model may use it, and its weights are frozen already.
 
     Args:
@@ -147,6 +149,7 @@ def adapt(layer: Any, state: State, owners: set[int], done: set[int]) -> None:
         state: Its adapters, with their variables.
         owners: The layers whose own weights have adapters, by their identities; more are added.
         done: The layers that are adapted already; more are added.
+        remembered: Whether the layer remembers its state, and files hold it.
     """
     known = {weight.address: weight for weight in groups(layer).weights()}
     found: dict[int, tuple[Weight, list[Adapter]]] = {}
@@ -161,9 +164,9 @@ def adapt(layer: Any, state: State, owners: set[int], done: set[int]) -> None:
         if id(one) not in done:
             done.add(id(one))
             _adapt_one(one, found)
-    if state.adapters or state.trains:
+    if remembered and (state.adapters or state.trains):
         become_adapted(layer)
-    remember(layer, adapted=state, pending=None)
+    remember(layer, adapted=state if remembered else None, pending=None)
     for one in reversed(inside):
         if one.built:
             _keras.track_on_torch(one)

@@ -38,7 +38,7 @@ def merge_adapters(graph: Graph, names: str | Sequence[str] | None = None) -> Gr
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])
     >>> merged = kg.merge_adapters(kg.lora(model, "d", rank=2))
-    >>> merged.count_params() == model.count_params(), type(merged.layers[0]).__name__
+    >>> merged.count_params() == model.count_params(), type(merged.get_layer("d")).__name__
     (True, 'Dense')
     """
     chosen = chosen_names(graph, names, "merge_adapters")

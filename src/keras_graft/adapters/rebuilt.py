@@ -49,7 +49,11 @@ class _Around(Clone):
 
 
 def rebuilt(
-    graph: Graph, states: Mapping[int, State], verb: str, instead: Mapping[int, Any] | None = None
+    graph: Graph,
+    states: Mapping[int, State],
+    verb: str,
+    instead: Mapping[int, Any] | None = None,
+    freeze: bool = False,
 ) -> Graph:
     """Return the graph with layers that have the given adapters.
 
@@ -61,10 +65,12 @@ def rebuilt(
         states: The new state of each layer, by the identity of the layer that the graph calls.
         verb: For messages.
         instead: For the identity of a variable, the variable to use instead.
+        freeze: Whether to freeze also if no layer has an adapter.
     """
     _check_wrappers(graph, verb)
     nodes = [node for node in weighted(graph) if not is_frozen(node)]
-    freeze = any(state.adapters for state in states.values())
+    adapts = any(state.adapters for state in states.values())
+    freeze = freeze or adapts
     states = {id(n.operation): states.get(id(n.operation), State()) for n in nodes}
     held = {id(n.operation): held_by(n.operation) for n in nodes}
     trains = [held[key] for key, state in states.items() if state.trains]
@@ -86,7 +92,7 @@ def rebuilt(
         state = states[id(node.operation)]
         state = state.replace(flags=before.flags if before else flags_of(node.operation))
         if freeze:
-            adapt(layer, state, owners, done)
+            adapt(layer, state, owners, done, adapts)
         else:
             _set_free(layer, state)
     return _open(new) if freeze else _retracked(new)
