@@ -14,6 +14,7 @@ from keras_graft._keras.adapted_variable import Joined as Joined
 from keras_graft._keras.adapted_variable import Part as Part
 from keras_graft._keras.adapted_variable import float_variable as float_variable
 from keras_graft._keras.adapters import adapters_of as adapters_of
+from keras_graft._keras.adapters import factors_in as factors_in
 from keras_graft._keras.adapters import is_adapter as is_adapter
 from keras_graft._keras.adapters import scales_of as scales_of
 from keras_graft._keras.adapters import sum_of as sum_of

@@ -13,6 +13,7 @@ import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.adapted_variable import Adapted
+from keras_graft._keras.layers import layers_inside
 from keras_graft.graph.record import record_of
 
 
@@ -36,6 +37,12 @@ def adapters_of(layer: Any, variable: Any) -> tuple[Any, ...]:
     names = (f"lora_{variable.name}_{factor}" for factor in "ab")
     found = tuple(getattr(layer, name, None) for name in names)
     return () if any(factor is None for factor in found) else found
+
+
+def factors_in(layer: Any) -> set[int]:
+    """Return the identities of the factors that `kg.lora` gave a layer and those inside it."""
+    sums = (one for inner in layers_inside(layer) for one in record_of(inner).sums)
+    return {id(factor) for one in sums for factor in getattr(one, "factors", ())}
 
 
 def is_adapter(variable: Any) -> bool:

@@ -90,6 +90,10 @@ class State:
         """Return the same state with other attributes."""
         return dataclasses.replace(self, **changes)
 
+    def without(self, weight: str) -> State:
+        """Return the same state without the adapters of a weight."""
+        return self.replace(adapters=tuple(a for a in self.adapters if a.weight != weight))
+
     def to_config(self) -> dict[str, Any]:
         """Return what is saved in a file."""
         return {

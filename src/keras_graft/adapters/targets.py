@@ -19,7 +19,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
-from keras_graft.graph.record import record_of, unwrapped
+from keras_graft.graph.record import record_of, ties_of, unwrapped
 from keras_graft.graph.select import leaves, select
 from keras_graft.printable import printable, shown
 from keras_graft.weights.address import Weight, groups
@@ -59,12 +59,7 @@ def all_weights(graph: Graph) -> list[Target]:
     """Return the weights of a graph, each once, without the factors of adapters."""
     found: dict[int, Target] = {}
     for node in weighted(graph):
-        factors = {
-            id(factor)
-            for one in _keras.layers_inside(unwrapped(node.operation))
-            for made in record_of(one).sums
-            for factor in made.factors
-        }
+        factors = _keras.factors_in(unwrapped(node.operation))
         for weight in groups(node.operation).weights():
             if id(weight.variable) not in factors:
                 found.setdefault(
@@ -196,6 +191,10 @@ def _nothing(graph: Graph, known: list[Target], selector: Any) -> str:
     test = _test(selector)
     if test is not None:
         blocked = [t for t in matrices if test(t.layer, t)]
+        for node in weighted(graph):
+            for tie in ties_of(node.operation):
+                if test(path_of(node), Target(node, groups(node.operation).weights()[0])):
+                    return f"{text} {tie.target_name!r} is tied to {tie.source_name!r}: adapt that."
         blocked = blocked or [t for t in refused.values() if test(t.layer, t)]
         if blocked:
             return f"{text} {blocked[0].address!r} {blocked[0].why_not}."

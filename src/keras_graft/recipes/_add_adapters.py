@@ -72,11 +72,10 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 
     before = {id(node.operation) for node in kg.select(graph, "**").nodes}
     graph = kg.insert(graph, adapter, after=after)
-    added = [  # fmt: skip
+    added = [
         node
         for node in kg.select(graph, "**").nodes
         if node.nested is None and id(node.operation) not in before
-        and getattr(node.operation, "weights", None)
     ]
     graph = kg.train_only(graph, added)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)

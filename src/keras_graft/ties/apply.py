@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
-from keras_graft.graph.record import remember, unwrapped
+from keras_graft.graph.record import record_of, remember, unwrapped
 from keras_graft.printable import words_of
 from keras_graft.ties.layer import (
     OWN,
@@ -45,6 +45,7 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
     users = [
         user for user in _keras.layers_inside(layer) if _exchange(user, old, held, source, seen)
     ]
+    _drop_adapters(layer, users, old, tie.weight)
     for user in {id(x): x for x in (layer, *users)}.values():
         become_tied(user)
     for user in users:
@@ -57,6 +58,19 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
     others = [known for known in all_ties(layer) if known.weight != tie.weight]
     remember(layer, ties=(*others, tie))
     _track_all(layer)
+
+
+def _drop_adapters(layer: Any, users: list[Any], old: Any, weight: str) -> None:
+    """Forget the adapters of a weight that is tied: those of the source apply to it."""
+    for user in users:
+        dropped = _keras.sum_of(user, old)
+        if dropped is not None:
+            _keras.untrack(user, dropped.factors)
+            left = tuple(one for one in record_of(user).sums if one is not dropped)
+            remember(user, sums=left)
+    state = record_of(layer).adapted
+    if state is not None:
+        remember(layer, adapted=state.without(weight))
 
 
 def take_back(layer: Any, tie: Tie, variable: Any) -> None:
@@ -155,5 +169,7 @@ def _track_all(layer: Any) -> None:
 def _exchange(layer: Any, old: Any, old_seen: Any, new: Any, seen: Any) -> bool:
     """Replace a variable: `new` in Keras's tracking, `seen` elsewhere; say if it was tracked."""
     found = _keras.put_in_place_of(layer, old, new)
-    _keras.use_instead(layer, [old] if old_seen is None else [old, old_seen], seen)
+    adapted = _keras.sum_of(layer, old)
+    olds = [item for item in (old, old_seen, adapted) if item is not None]
+    _keras.use_instead(layer, olds, seen)
     return found
