@@ -20,19 +20,27 @@ class View(keras.Variable):
     The flag `trainable` belongs to a variable, and a model collects its variables by that flag.
     A model in which a layer is frozen, and the donor in which it is not, need two variables for
     one value. Uses `Variable._value`, `_trainable` (3.12 - 3.15): every backend keeps the value
-    in the first, and the second is what `trainable` reads.
+    in the first, and the second is what `trainable` reads. On PyTorch the value is a parameter of
+    its own in the same memory, for which no gradient is computed.
     """
 
     def __init__(self, source: Any) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
-            if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+            if key not in ("_value", "_seen") and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
         self.__dict__.update(_trainable=False, source=source)
 
     @property
     def _value(self) -> Any:
-        return self.source._value
+        value = self.source._value
+        if type(value).__name__ != "Parameter":
+            return value
+        of, seen = self.__dict__.get("_seen", (None, None))
+        if of is not value:
+            seen = type(value)(value.detach(), requires_grad=False)
+            self.__dict__["_seen"] = value, seen
+        return seen
 
     @_value.setter
     def _value(self, value: Any) -> None:

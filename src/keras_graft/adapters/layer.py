@@ -139,9 +139,7 @@ def adapters_on(layer: Any) -> list[Any]:
     return [factor for made in record_of(layer).sums for factor in made.factors]
 
 
-def adapt(
-    layer: Any, state: State, owners: set[int], done: set[int], remembered: bool = True
-) -> None:
+def adapt(layer: Any, state: State, owners: set[int], done: set[int]) -> None:
     """Give a layer its adapters. No other model may use it, and its weights are frozen already.
 
     Args:
@@ -149,7 +147,6 @@ def adapt(
         state: Its adapters, with their variables.
         owners: The layers whose own weights have adapters, by their identities; more are added.
         done: The layers that are adapted already; more are added.
-        remembered: Whether the layer remembers its state, and files hold it.
     """
     known = {weight.address: weight for weight in groups(layer).weights()}
     found: dict[int, tuple[Weight, list[Adapter]]] = {}
@@ -164,26 +161,28 @@ def adapt(
         if id(one) not in done:
             done.add(id(one))
             _adapt_one(one, found)
-    if remembered and (state.adapters or state.trains):
-        become_adapted(layer)
-    remember(layer, adapted=state if remembered else None, pending=None)
+    if state.adapters or (state.trains and not state.only) or _frozen_inside(layer):
+        become_adapted(layer)  # no file says otherwise what trains
+    remember(layer, adapted=state, pending=None)
     for one in reversed(inside):
         if one.built:
             _keras.track_on_torch(one)
 
 
+def _frozen_inside(layer: Any) -> bool:
+    """Whether layers inside a layer are frozen: Keras does not load their flags."""
+    inside = _keras.layers_inside(layer)[1:]
+    return any(isinstance(v, _keras.View) for one in inside for v in _keras.own_weights(one))
+
+
 def _adapt_one(layer: Any, found: dict[int, tuple[Weight, list[Adapter]]]) -> None:
     sums = []
-    tied = {id(tie.source) for tie in record_of(layer).uses}
     for variable in _keras.own_weights(layer):
-        if id(variable) in tied:  # it follows what the layer of the source does
-            continue
         weight, adapters = found.get(id(variable), (None, []))
-        mine = weight is not None and weight.layer is layer
-        if not mine and not isinstance(variable, _keras.View):
+        if weight is None or weight.layer is not layer:  # or it is only tied to such a weight
             continue
         parts, factors = [], []
-        for adapter in adapters if mine else ():
+        for adapter in adapters:
             seen = [_as_used(factor, adapter) for factor in (adapter.a, adapter.b)]
             for factor in seen:
                 _keras.track(layer, factor)
@@ -196,9 +195,9 @@ def _adapt_one(layer: Any, found: dict[int, tuple[Weight, list[Adapter]]]) -> No
         else:
             _keras.use_instead(layer, [variable], made)
         sums.append(made)
-        if mine:
-            become_adapted(layer)
     remember(layer, sums=tuple(sums))
+    if sums:
+        become_adapted(layer)
 
 
 def _as_used(factor: Any, adapter: Adapter) -> Any:

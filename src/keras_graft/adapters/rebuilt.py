@@ -7,7 +7,15 @@ from typing import Any
 
 from keras_graft import _keras
 from keras_graft.adapters.layer import adapt, plain_class, take_off
-from keras_graft.adapters.state import State, flags_of, is_frozen, path_of, state_of, weighted
+from keras_graft.adapters.state import (
+    State,
+    flags_of,
+    is_frozen,
+    path_of,
+    state_of,
+    states_of,
+    weighted,
+)
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
@@ -53,7 +61,7 @@ def rebuilt(
     states: Mapping[int, State],
     verb: str,
     instead: Mapping[int, Any] | None = None,
-    freeze: bool = False,
+    only: bool | None = None,
 ) -> Graph:
     """Return the graph with layers that have the given adapters.
 
@@ -65,12 +73,13 @@ def rebuilt(
         states: The new state of each layer, by the identity of the layer that the graph calls.
         verb: For messages.
         instead: For the identity of a variable, the variable to use instead.
-        freeze: Whether to freeze also if no layer has an adapter.
+        only: Whether all is frozen also without any adapter; None: as it was.
     """
     _check_wrappers(graph, verb)
     nodes = [node for node in weighted(graph) if not is_frozen(node)]
-    adapts = any(state.adapters for state in states.values())
-    freeze = freeze or adapts
+    if only is None:
+        only = any(state.only for _, state in states_of(graph))
+    freeze = only or any(state.adapters for state in states.values())
     states = {id(n.operation): states.get(id(n.operation), State()) for n in nodes}
     held = {id(n.operation): held_by(n.operation) for n in nodes}
     trains = [held[key] for key, state in states.items() if state.trains]
@@ -90,9 +99,10 @@ def rebuilt(
     for node, layer in made:
         before = state_of(node.operation)
         state = states[id(node.operation)]
-        state = state.replace(flags=before.flags if before else flags_of(node.operation))
+        flags = before.flags if before else flags_of(node.operation)
+        state = state.replace(flags=flags, only=only)
         if freeze:
-            adapt(layer, state, owners, done, adapts)
+            adapt(layer, state, owners, done)
         else:
             _set_free(layer, state)
     return _open(new) if freeze else _retracked(new)

@@ -76,6 +76,7 @@ class State:
         flags: The flag `trainable` that each layer had before, in the order of `layers_inside`.
         adapters: The adapters on its weights.
         trains: Whether all its other weights are trained too.
+        only: Whether the model stays frozen without any adapter: see `kg.train_only`.
         merged: The adapters that were merged into its weights.
         kept: Pairs of variables: (with merged adapters, as it was before).
     """
@@ -83,6 +84,7 @@ class State:
     flags: tuple[bool, ...] = ()
     adapters: tuple[Adapter, ...] = ()
     trains: bool = False
+    only: bool = False
     merged: tuple[Adapter, ...] = ()
     kept: tuple[tuple[Any, Any], ...] = ()
 
@@ -100,6 +102,7 @@ class State:
             "flags": list(self.flags),
             "adapters": [adapter.to_config() for adapter in self.adapters],
             "trains": self.trains,
+            "only": self.only,
         }
 
     @classmethod
@@ -108,7 +111,8 @@ class State:
         adapters = tuple(
             Adapter(**{**one, "inputs": tuple(one["inputs"])}) for one in config["adapters"]
         )
-        return cls(tuple(config["flags"]), adapters, bool(config["trains"]))
+        trains, only = bool(config["trains"]), bool(config["only"])
+        return cls(tuple(config["flags"]), adapters, trains, only)
 
 
 def flags_of(layer: Any) -> tuple[bool, ...]:

@@ -185,7 +185,10 @@ def _matches(pattern: list[str], parts: list[str]) -> bool:
 
 def _nothing(graph: Graph, known: list[Target], selector: Any) -> str:
     able = {t.layer: t for t in known if t.why_not is None and t.is_matrix}
-    refused = {t.layer: t for t in known if t.why_not is not None}
+    refused: dict[str, Target] = {}
+    for target in known:
+        if target.why_not is not None:
+            refused.setdefault(target.layer, target)
     matrices = [t for t in known if t.is_matrix and t.why_not is not None]
     text = f"{shown(selector)} names no weight in {graph.name!r} that can take an adapter."
     test = _test(selector)

@@ -43,4 +43,4 @@ def train_only(graph: Graph, selector: Any) -> Graph:
         if state.trains:
             own = (a.replace(trains=a.active) for a in state.adapters)
             states[key] = state.replace(adapters=tuple(own))
-    return rebuilt(graph, states, "train_only", instead, freeze=True)
+    return rebuilt(graph, states, "train_only", instead, only=True)

@@ -164,8 +164,8 @@ def check_fit(to: NodeWeight, of: NodeWeight, transform: str | None, verb: str) 
             )
     if _keras.sum_of(to.owner, to.variable) is not None:
         raise WeightsError(
-            f"{verb}: kg.lora or kg.train_only froze {to.path!r}. Tie in the model that it was given, "
-            "then call it on the result: adapters of the source apply to the target too."
+            f"{verb}: {to.path!r} has adapters of kg.lora for this weight. Tie first, and then call "
+            "kg.lora: adapters of the source apply to the target too."
         )
     if _keras.adapters_of(to.owner, to.variable):
         raise WeightsError(
