@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_graft import _keras
 from keras_graft.adapters.choose import chosen_names, names_of
 from keras_graft.adapters.factors import logical_shape, new_factors
-from keras_graft.adapters.lora import check_name, unadapted
+from keras_graft.adapters.file_format import (
+    adapter_in,
+    array_of,
+    check_name,
+    checked_path,
+    damaged,
+    opened,
+    said,
+    tensor_in,
+    write,
+)
+from keras_graft.adapters.lora import unadapted
 from keras_graft.adapters.rebuilt import held_by, rebuilt
 from keras_graft.adapters.state import Adapter, State, path_of, state_of, states_of, weighted
 from keras_graft.adapters.targets import Target, all_weights
-from keras_graft.errors import EditError, FileError, WeightsError
+from keras_graft.errors import EditError, WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node
@@ -28,13 +35,9 @@ from keras_graft.graph.parameters import variable_behind
 from keras_graft.model.fingerprint import fingerprint
 from keras_graft.model.read import read
 from keras_graft.model.verb import verb
-from keras_graft.printable import quoted, shown, words_of
+from keras_graft.printable import quoted, shown
 
-_FORMAT = "keras-graft adapters"
-_VERSION = "1"
-
-
-def save_adapters(model: Any, path: str | Path, name: str | Sequence[str] | None = None) -> None:
+def save_adapters(model: Any, path: str | os.PathLike[str], name: str | Sequence[str] | None = None) -> None:
     """Save the adapters of a model to a file, without the network that they belong to.
 
     The file also holds the weights of layers that `train=` of `kg.lora` named, and a fingerprint of
@@ -51,7 +54,7 @@ def save_adapters(model: Any, path: str | Path, name: str | Sequence[str] | None
     """
     graph = model if isinstance(model, Graph) else read(model)
     chosen = chosen_names(graph, name, "save_adapters")
-    file = _checked_path(path, "save_adapters")
+    file = checked_path(path, "save_adapters")
     merged = names_of(graph)[1]
     if merged:
         raise EditError(
@@ -67,21 +70,18 @@ def save_adapters(model: Any, path: str | Path, name: str | Sequence[str] | None
                 written.append({**_said(adapter), "weight": address})
                 for letter in "ab":
                     key = f"{adapter.name}/{address}/{letter}"
-                    tensors[key] = _array(getattr(adapter, letter))
+                    tensors[key] = array_of(getattr(adapter, letter))
         if state.trains:
             trained.append(path_of(node))
             for address, variable in unadapted(node, state).items():
-                tensors[f"trained/{path_of(node)}/{address}"] = _array(variable)
-    about = {
-        "format": _FORMAT, "version": _VERSION, "adapters": json.dumps(written),
-        "trained": json.dumps(trained), "fingerprint": json.dumps(_fingerprint(graph, trained)),
-    }  # fmt: skip
-    _write(file, tensors, about)
+                tensors[f"trained/{path_of(node)}/{address}"] = array_of(variable)
+    digests = _fingerprint(graph, trained)
+    write(file, tensors, {"adapters": written, "trained": trained, "fingerprint": digests})
 
 
 @verb
 def load_adapters(
-    graph: Graph, path: str | Path, name: str | None = None, train: bool = True
+    graph: Graph, path: str | os.PathLike[str], name: str | None = None, train: bool = True
 ) -> Graph:
     """Add the adapters of a file to a copy of the network that they were saved from.
 
@@ -102,10 +102,10 @@ def load_adapters(
     """
     if not isinstance(train, bool):
         raise EditError(f"load_adapters: train must be True or False, got {shown(train)}.")
-    file = _checked_path(path, "load_adapters")
-    with _opened(file) as (tensors, about):
-        adapters = [_adapter(one, file) for one in _list(about, "adapters", file)]
-        trained = [str(layer) for layer in _list(about, "trained", file)]
+    file = checked_path(path, "load_adapters")
+    with opened(file) as (tensors, about):
+        adapters = [adapter_in(one, file) for one in said(about, "adapters", list, file)]
+        trained = [str(layer) for layer in said(about, "trained", list, file)]
         names = _renamed(dict.fromkeys(a.name for a in adapters), name, file)
         taken = [n for n in (*names_of(graph)[0], *names_of(graph)[1]) if n in names.values()]
         if taken:
@@ -133,7 +133,7 @@ def load_adapters(
             held = held_by(node.operation)
             for address, real in unadapted(node, states[key]).items():
                 where = f"trained/{path_of(node)}/{address}"
-                value = _tensor(tensors, where, tuple(real.shape), file)
+                value = tensor_in(tensors, where, tuple(real.shape), file)
                 new = instead[id(real)] = _keras.variable_like(real, value)
                 new.trainable = id(real) in held
     return rebuilt(graph, states, "load_adapters", instead)
@@ -160,20 +160,16 @@ def _fingerprint(graph: Graph, trained: Sequence[str]) -> dict[str, str]:
         for node in _trained(graph, trained)
         for variable in unadapted(node, state_of(node.operation) or State()).values()
     }
-    plain = rebuilt(graph, {}, "fingerprint", instead) if states_of(graph) else graph
+    plain = rebuilt(graph, {}, "fingerprint", instead, only=False) if states_of(graph) else graph
     return fingerprint(plain, left)
 
 
 def _check_fits(graph: Graph, trained: Sequence[str], about: dict[str, str], file: Path) -> None:
-    try:
-        wanted = json.loads(about["fingerprint"])
-        wanted = {key: str(wanted[key]) for key in ("structure", "weights")}
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise _damaged(file, "its fingerprint") from error
+    wanted = said(about, "fingerprint", dict, file)
     have = _fingerprint(graph, trained)
-    if have["structure"] != wanted["structure"]:
+    if have["structure"] != wanted.get("structure"):
         what = "another network: layers, or how they are called, differ"
-    elif have["weights"] != wanted["weights"]:
+    elif have["weights"] != wanted.get("weights"):
         what = (
             "the same network with other weights. Load the weights that they were trained with first"
         )
@@ -203,13 +199,13 @@ def _with_values(
     weight = target.weight
     shape = logical_shape(weight.layer, weight.variable)
     if not set(adapter.inputs) < set(range(len(shape))):
-        raise _damaged(file, f"the axes of {adapter.weight!r}")
+        raise damaged(file, f"the axes of {adapter.weight!r}")
     shapes = {
         "a": (*(shape[axis] for axis in adapter.inputs), adapter.rank),
         "b": (adapter.rank, *(n for axis, n in enumerate(shape) if axis not in adapter.inputs)),
     }
     values = {
-        letter: _tensor(tensors, f"{adapter.name}/{adapter.weight}/{letter}", wanted, file)
+        letter: tensor_in(tensors, f"{adapter.name}/{adapter.weight}/{letter}", wanted, file)
         for letter, wanted in shapes.items()
     }
     adapter = adapter.replace(name=name, weight=weight.address, trains=train)
@@ -217,87 +213,6 @@ def _with_values(
     a.assign(values["a"])
     b.assign(values["b"])
     return adapter.replace(a=a, b=b)
-
-
-def _array(variable: Any) -> np.ndarray:
-    array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
-
-
-def _checked_path(path: Any, verb: str) -> Path:
-    if not isinstance(path, str | os.PathLike) or not str(path).endswith(".safetensors"):
-        raise FileError(f"{verb}: a file of adapters ends in .safetensors, got {shown(path)}.")
-    return Path(path)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise FileError(
-            "Files of adapters need safetensors, which is an extra: pip install "
-            "'keras-graft[features]'"
-        ) from error
-    return safetensors
-
-
-def _write(file: Path, tensors: dict[str, np.ndarray], about: dict[str, str]) -> None:
-    """Write a file under another name, then rename it: no reader sees half a file."""
-    library = _safetensors()
-    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        library.numpy.save_file(tensors, part, metadata=about)
-        os.replace(part, file)
-    except Exception as error:
-        raise FileError(f"{str(file)!r} cannot be written: {words_of(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    library = _safetensors()
-    if not file.is_file():
-        raise FileError(f"load_adapters: there is no file {str(file)!r}.")
-    try:
-        opened = library.safe_open(file, framework="numpy")
-    except Exception as error:
-        raise FileError(f"{file.name!r} is damaged: {words_of(error)}") from error
-    with opened as tensors:
-        about = tensors.metadata() or {}
-        if about.get("format") != _FORMAT:
-            raise FileError(f"{file.name!r} holds no adapters: kg.save_adapters did not write it.")
-        if about.get("version") != _VERSION:
-            raise FileError(
-                f"{file.name!r} is of version {shown(about.get('version'))}, and this keras-graft "
-                f"reads {_VERSION}. Update it."
-            )
-        yield tensors, about
-
-
-def _list(about: dict[str, str], key: str, file: Path) -> list[Any]:
-    try:
-        found = json.loads(about[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise _damaged(file, key) from error
-    if not isinstance(found, list):
-        raise _damaged(file, key)
-    return found
-
-
-def _adapter(one: Any, file: Path) -> Adapter:
-    try:
-        name, rank, alpha, inputs = (one[key] for key in ("name", "rank", "alpha", "inputs"))
-        right = isinstance(rank, int) and rank > 0 and np.isfinite(alpha) and all(
-            isinstance(axis, int) for axis in inputs
-        )
-        check_name(name, "load_adapters")
-        if right and isinstance(one["weight"], str):
-            return Adapter(name, one["weight"], rank, float(alpha), tuple(inputs))
-    except (KeyError, TypeError, EditError) as error:
-        raise _damaged(file, "the list of adapters") from error
-    raise _damaged(file, "the list of adapters")
 
 
 def _renamed(names: Iterable[str], name: Any, file: Path) -> dict[str, str]:
@@ -311,17 +226,3 @@ def _renamed(names: Iterable[str], name: Any, file: Path) -> dict[str, str]:
             f"{listed(names)}."
         )
     return {names[0]: name}
-
-
-def _tensor(tensors: Any, key: str, shape: tuple[int, ...], file: Path) -> np.ndarray:
-    try:
-        found = np.array(tensors.get_tensor(key))
-    except Exception as error:  # SafetensorError: there is none
-        raise _damaged(file, key) from error
-    if tuple(found.shape) != shape or found.dtype.kind not in "fiu":
-        raise _damaged(file, key)
-    return found
-
-
-def _damaged(file: Path, what: str) -> FileError:
-    return FileError(f"{file.name!r} is damaged: {shown(what)} is missing or wrong.")

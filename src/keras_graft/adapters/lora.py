@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_graft import _keras
+from keras_graft.adapters.file_format import check_name
 from keras_graft.adapters.factors import input_axes, new_factors
 from keras_graft.adapters.rebuilt import held_by, rebuilt
 from keras_graft.adapters.state import Adapter, State, state_of, states_of, weighted
@@ -153,15 +153,6 @@ def unadapted(node: Node, state: State) -> dict[str, Any]:
         if weight.address not in adapted
         and id(variable := variable_behind(weight.variable)) not in factors
     }
-
-
-def check_name(name: Any, verb: str) -> None:
-    """Refuse a name that no variable can have on every backend."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise EditError(
-            f"{verb}: the name of an adapter is up to 64 letters, digits, '_' and '-', got "
-            f"{shown(name)}."
-        )
 
 
 def _numbers(rank: Any, alpha: Any) -> tuple[int, float]:

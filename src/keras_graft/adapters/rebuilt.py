@@ -20,7 +20,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
 from keras_graft.graph.record import is_wrapper, remember, unwrapped
-from keras_graft.graph.select import everything
+from keras_graft.graph.select import everything, leaves
 from keras_graft.model.attributes import copied
 from keras_graft.model.clone import Clone
 from keras_graft.weights.address import groups
@@ -34,14 +34,17 @@ class _Around(Clone):
         freeze: Whether the copies hold views of the variables that layers train.
         lists: The variables that layers were made to train, by their identities.
         trained: Those of them that are not frozen.
+        seeds: The states of random generators, by their identities.
     """
 
     def __init__(
-        self, instead: Mapping[int, Any], freeze: bool, lists: set[int], trained: set[int]
-    ) -> None:
+        self, instead: Mapping[int, Any], freeze: bool, lists: set[int], trained: set[int],
+        seeds: set[int],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.copier = _keras.Copier(self._around, self.model, plain_class)
         self._instead, self._freeze, self._lists, self._trained = instead, freeze, lists, trained
+        self._seeds = seeds
 
     def _around(self, old: Any) -> Any:
         if isinstance(old, _keras.Adapted):
@@ -51,6 +54,8 @@ class _Around(Clone):
         if isinstance(old, _keras.Tied):
             return old.copied(self.copier)
         real = _real(old)
+        if id(real) in self._seeds:  # training draws from it
+            return _keras.variable_like(real)
         new = self._instead.get(id(real), real)
         listed = id(real) in self._lists or real.trainable
         return _keras.view(new) if self._freeze and listed and id(real) not in self._trained else new
@@ -86,7 +91,13 @@ def rebuilt(
     adapted = {key for node in nodes for key in _adapted(node, states[id(node.operation)])}
     trained = {key for variables in trains for key in variables} - adapted
     lists = {key for variables in held.values() for key in variables}
-    work = _Around(instead or {}, freeze, lists, trained)
+    seeds = {
+        id(generator.state)
+        for node in leaves(graph.nodes)
+        for layer in _keras.layers_inside(node.operation)
+        for generator in _keras.own_seeds(layer)
+    }
+    work = _Around(instead or {}, freeze, lists, trained, seeds)
     for node in everything(graph):
         if node.nested is None and id(node.operation) not in states and _keeps(node.operation):
             work.copier.keep(node.operation)
@@ -137,8 +148,9 @@ def _check_wrappers(graph: Graph, verb: str) -> None:
 
 
 def _keeps(operation: Any) -> bool:
-    """Whether a layer or an op is shared as it is: it holds no weights, or only views of them."""
-    return is_wrapper(operation) or not _keras.sublayers(operation)
+    """Whether a layer or an op is shared as it is: it holds nothing that training changes."""
+    inside = _keras.sublayers(operation) or _keras.own_seeds(operation)
+    return is_wrapper(operation) or not inside
 
 
 def _set_free(layer: Any, state: State) -> None:
