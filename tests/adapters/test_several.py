@@ -188,7 +188,7 @@ def test_the_report():
      "'attention/attention_output', 'head'."),
     (lambda m, t: kg.lora(m, "norm"), kg.NothingSelectedError, "'norm/gamma' has one dimension."),
     (lambda m, t: kg.lora(m, "head/bias"), kg.EditError, "'head/bias' has one dimension"),
-    (lambda m, t: kg.lora(m, "head", rank=0), kg.EditError, "rank must be a whole number above 0"),
+    (lambda m, t: kg.lora(m, "head", rank=0), kg.EditError, "rank must be a whole number from 1"),
     (lambda m, t: kg.lora(m, "head", alpha="a"), kg.EditError, "alpha must be a number, got 'a'"),
     (lambda m, t: kg.lora(m, "head", name="a/b"), kg.EditError, "letters, digits, '_' and '-'"),
     (lambda m, t: kg.lora(m, "head", seed="x"), kg.EditError, "seed must be a whole number"),

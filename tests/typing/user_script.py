@@ -39,6 +39,10 @@ def on_models(model: keras.Model) -> keras.Model:
     assert_type(kg.sharing(tied), kg.Sharing)
     assert_type(kg.diff(model, tied), kg.Diff)
     assert_type(kg.transplant(model, kg.clone(model)), kg.Transplanted)
+    tuned: keras.Model = kg.lora(kg.train_only(model, "out"), "d", rank=2)
+    assert_type(kg.list_adapters(tuned), kg.Adapters)
+    merged: keras.Model = kg.merge_adapters(kg.set_adapters(tuned, ["default"]))
+    assert kg.remove_adapters(kg.unmerge_adapters(merged)).name == model.name
     return kg.recipes.new_head(model, 4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -20,6 +21,10 @@ from keras_graft.graph.parameters import variable_behind
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown
 from keras_graft.weights.address import groups
+
+
+_HIGHEST = 10_000
+"""The highest rank."""
 
 
 @verb
@@ -81,8 +86,7 @@ def lora(
     """
     rank, alpha = _numbers(rank, alpha)
     check_name(name, "lora")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-        raise EditError(f"lora: seed must be a whole number, got {shown(seed)}.")
+    _check_seed(seed)
     found = targets(graph, target, "lora")
     states = {id(node.operation): state for node, state in states_of(graph)}
     for one in found:
@@ -156,11 +160,25 @@ def unadapted(node: Node, state: State) -> dict[str, Any]:
 
 
 def _numbers(rank: Any, alpha: Any) -> tuple[int, float]:
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
-        raise EditError(f"lora: rank must be a whole number above 0, got {shown(rank)}.")
+    if not _is_whole(rank) or not 0 < rank <= _HIGHEST:
+        raise EditError(
+            f"lora: rank must be a whole number from 1 to {_HIGHEST:,}, got {shown(rank)}."
+        )
     if alpha is None:
         return int(rank), float(rank)
-    number = isinstance(alpha, int | float | np.integer | np.floating)
-    if isinstance(alpha, bool) or not number or not np.isfinite(alpha):
+    try:
+        number = math.nan if isinstance(alpha, bool | str | bytes) else float(alpha)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
         raise EditError(f"lora: alpha must be a number, got {shown(alpha)}.")
-    return int(rank), float(alpha)
+    return int(rank), number
+
+
+def _check_seed(seed: Any) -> None:
+    if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**31):
+        raise EditError(f"lora: seed must be a whole number from 0 to 2**31 - 1, got {shown(seed)}.")
+
+
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int | np.integer) and not isinstance(given, bool)

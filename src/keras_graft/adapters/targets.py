@@ -150,11 +150,15 @@ def _means(graph: Graph, known: list[Target], selector: Any) -> Iterator[Target]
 
 def _test(selector: Any) -> Callable[[str, Target], bool] | None:
     if isinstance(selector, str):
+        while "**/**/" in selector:
+            selector = selector.replace("**/**/", "**/")
         pattern = selector.split("/")
         dotted = selector.rpartition(".")
         other = "/".join(dotted[::2]).split("/") if dotted[0] and dotted[2] else pattern
         return lambda address, _: any(_matches(p, address.split("/")) for p in (pattern, other))
     if isinstance(selector, re.Pattern):
+        if isinstance(selector.pattern, bytes):
+            raise SelectionError(f"{shown(selector)} is a pattern of bytes, and names are text.")
         return lambda address, _: selector.search(address) is not None
     if isinstance(selector, keras.Variable):
         behind = variable_behind(selector)
