@@ -58,7 +58,9 @@ def test_another_network_is_refused(file):
     with pytest.raises(kg.WeightsError, match="the same network with other weights. Load the weig"):
         kg.load_adapters(other, path)
     equal(other.weights, weights)
-    with pytest.raises(kg.WeightsError, match="fit another network: layers, or how they are called"):
+    with pytest.raises(
+        kg.WeightsError, match="fit another network: layers, or how they are called"
+    ):
         kg.load_adapters(kg.replace(donor, "norm", layers.Activation("relu", name="norm")), path)
     changed = kg.clone(donor)
     changed.get_layer("head").bias.assign([0, 0, 1e-6])
@@ -83,8 +85,9 @@ def test_names_that_differ_are_told(tmp_path, file):
     other.set_weights(file[0].get_weights())
     with pytest.raises(kg.WeightsError) as caught:
         kg.load_adapters(other, path)
-    assert "an adapter for 'attention/query/kernel', which the model does not have. The nearest" in (
-        str(caught.value)
+    assert (
+        "an adapter for 'attention/query/kernel', which the model does not have. The nearest"
+        in (str(caught.value))
     )
     assert "'attend/query/kernel'" in str(caught.value)
 

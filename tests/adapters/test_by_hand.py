@@ -145,7 +145,9 @@ def test_quantized_layers_add_to_what_their_integers_give(kind, mode, tmp_path):
     donor = keras.Model(x, layer(x))
     donor.quantize(mode)
     rng = np.random.default_rng(0)
-    given = rng.integers(0, 5, (3, 4)) if kind == "Embedding" else rng.normal(size=(3, *x.shape[1:]))
+    given = (
+        rng.integers(0, 5, (3, 4)) if kind == "Embedding" else rng.normal(size=(3, *x.shape[1:]))
+    )
     given = given.astype("int32" if kind == "Embedding" else "float32")
     plain = arrays(donor(given))[0]
     tuned = kg.lora(kg.lora(donor, "d", 2, alpha=3), "d", 3, name="more")

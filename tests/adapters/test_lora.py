@@ -28,7 +28,9 @@ def test_what_holds_of_every_model(name, tmp_path):
         found = kg.list_adapters(tuned)
         assert [row.weight for row in found.rows] == addresses
         assert len(tuned.trainable_variables) == 2 * len(addresses)
-        assert {id(v) for v in donor.weights} <= {id(getattr(v, "source", v)) for v in tuned.weights}
+        assert {id(v) for v in donor.weights} <= {
+            id(getattr(v, "source", v)) for v in tuned.weights
+        }
         # Only the adapters train.
         frozen = arrays(tuned.non_trainable_weights)
         out = arrays(fitted(stirred(tuned), x)(x))
@@ -147,14 +149,19 @@ def test_what_a_tied_layer_does():
     tuned = stirred(kg.lora(donor, "embedding", 2))
     table, head = tuned.get_layer("embedding"), tuned.get_layer("lm_head")
     close(table.embeddings, np.transpose(arrays(head.kernel)[0]))
-    with pytest.raises(kg.NothingSelectedError, match="'lm_head/kernel' is tied to 'embedding/embeddings': adapt that"):
+    with pytest.raises(
+        kg.NothingSelectedError,
+        match="'lm_head/kernel' is tied to 'embedding/embeddings': adapt that",
+    ):
         kg.lora(donor, "lm_head")
     trained = kg.lora(donor, "embedding", 2, train="lm_head")
     assert {v.path for v in trained.trainable_variables} == {
         "lm_head/bias", "embedding/lora_default_embeddings_a",
         "embedding/lora_default_embeddings_b",
     }  # fmt: skip
-    with pytest.raises(kg.WeightsError, match="'d' has adapters of kg.lora for this weight. Tie first"):
+    with pytest.raises(
+        kg.WeightsError, match="'d' has adapters of kg.lora for this weight. Tie first"
+    ):
         x = keras.Input((4,))
         two = keras.Model(x, layers.Dense(4, name="d")(layers.Dense(4, name="e")(x)))
         kg.tie(kg.lora(two, "d"), "d/kernel", "e/kernel")

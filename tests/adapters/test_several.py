@@ -157,7 +157,9 @@ def test_train_only(tmp_path):
     assert type(loaded.get_layer("head")) is layers.Dense
     tuned = kg.train_only(stirred(kg.lora(donor, "**/query", 2)), "head")
     assert {v.path for v in tuned.trainable_variables} == {"head/kernel", "head/bias"}
-    with pytest.raises(kg.NothingSelectedError, match="train_only: train='add' names no layer with"):
+    with pytest.raises(
+        kg.NothingSelectedError, match="train_only: train='add' names no layer with"
+    ):
         kg.train_only(donor, "add")
 
 

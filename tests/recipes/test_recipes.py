@@ -1,9 +1,7 @@
 """Recipes: what they promise, on a network that has a bit of everything and on real ones."""
 
-import inspect
 import json
 import re
-import textwrap
 
 import architectures
 import keras

@@ -160,5 +160,7 @@ def float_variable(value: Any, name: str, path: str) -> Any:
 def _look_like(new: Any, source: Any) -> None:
     """Give a computed variable the attributes of another one: the constructor would make a value."""
     for key, value in vars(source).items():
-        if key not in ("_value", "_seen") and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+        if key not in ("_value", "_seen") and not key.startswith(
+            "_self_"
+        ):  # TensorFlow's own bookkeeping
             new.__dict__[key] = value

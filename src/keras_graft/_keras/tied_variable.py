@@ -62,7 +62,9 @@ class Tied(keras.Variable):
     def __init__(self, source: Any, owner: Any, transform: Transform, old: Any) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
-            if key not in ("_value", "_seen") and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+            if key not in ("_value", "_seen") and not key.startswith(
+                "_self_"
+            ):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
         shape = transform.shape(tuple(source.shape))
         self.__dict__.update(

@@ -27,7 +27,9 @@ class View(keras.Variable):
     def __init__(self, source: Any) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
-            if key not in ("_value", "_seen") and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+            if key not in ("_value", "_seen") and not key.startswith(
+                "_self_"
+            ):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
         self.__dict__.update(_trainable=False, source=source)
 

@@ -37,7 +37,10 @@ from keras_graft.model.read import read
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown
 
-def save_adapters(model: Any, path: str | os.PathLike[str], name: str | Sequence[str] | None = None) -> None:
+
+def save_adapters(
+    model: Any, path: str | os.PathLike[str], name: str | Sequence[str] | None = None
+) -> None:
     """Save the adapters of a model to a file, without the network that they belong to.
 
     The file also holds the weights of layers that `train=` of `kg.lora` named, and a fingerprint of
@@ -151,9 +154,7 @@ def _trained(graph: Graph, paths: Sequence[str]) -> list[Node]:
 def _fingerprint(graph: Graph, trained: Sequence[str]) -> dict[str, str]:
     """Return the fingerprint of a network without adapters, and without the trained layers."""
     instead = {
-        id(variable_behind(new)): old
-        for _, state in states_of(graph)
-        for new, old in state.kept
+        id(variable_behind(new)): old for _, state in states_of(graph) for new, old in state.kept
     }
     left = {
         id(variable)
@@ -170,9 +171,7 @@ def _check_fits(graph: Graph, trained: Sequence[str], about: dict[str, str], fil
     if have["structure"] != wanted.get("structure"):
         what = "another network: layers, or how they are called, differ"
     elif have["weights"] != wanted.get("weights"):
-        what = (
-            "the same network with other weights. Load the weights that they were trained with first"
-        )
+        what = "the same network with other weights. Load the weights that they were trained with first"
     else:
         return
     raise WeightsError(f"load_adapters: the adapters of {file.name!r} fit {what}. They do not fit "

@@ -114,8 +114,10 @@ def chosen_names(graph: Graph, names: Any, verb: str, merged: bool = False) -> l
         if isinstance(name, str) and name in known:
             continue
         if isinstance(name, str) and name in others:
-            way = "is not merged" if merged else (
-                f"is merged. Unmerge it first: kg.unmerge_adapters(model, {quoted(name)})"
+            way = (
+                "is not merged"
+                if merged
+                else (f"is merged. Unmerge it first: kg.unmerge_adapters(model, {quoted(name)})")
             )
             raise EditError(f"{verb}: {name!r} {way}.")
         raise EditError(

@@ -62,7 +62,8 @@ def new_factors(
     shape = logical_shape(layer, variable)
     inputs = [shape[axis] for axis in adapter.inputs]
     outputs = [length for axis, length in enumerate(shape) if axis not in adapter.inputs]
-    first = keras.initializers.get(initializer)((math.prod(inputs), adapter.rank), "float32")
+    start: Any = keras.initializers.get(initializer)
+    first = start((math.prod(inputs), adapter.rank), "float32")
     values = {
         "a": keras.ops.reshape(first, (*inputs, adapter.rank)),
         "b": keras.ops.zeros((adapter.rank, *outputs), "float32"),

@@ -71,7 +71,9 @@ def write(file: Path, tensors: dict[str, np.ndarray], about: dict[str, Any]) -> 
     library = _safetensors()
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        library.numpy.save_file(tensors, part, metadata={"format": _FORMAT, "version": _VERSION, **said})
+        library.numpy.save_file(
+            tensors, part, metadata={"format": _FORMAT, "version": _VERSION, **said}
+        )
         os.replace(part, file)
     except Exception as error:
         raise FileError(f"{str(file)!r} cannot be written: {words_of(error)}") from error
@@ -117,8 +119,11 @@ def adapter_in(one: Any, file: Path) -> Adapter:
     """Return an adapter that a file lists, without its variables; its weight is an address."""
     try:
         name, rank, alpha, inputs = (one[key] for key in ("name", "rank", "alpha", "inputs"))
-        right = isinstance(rank, int) and rank > 0 and np.isfinite(alpha) and all(
-            isinstance(axis, int) for axis in inputs
+        right = (
+            isinstance(rank, int)
+            and rank > 0
+            and np.isfinite(alpha)
+            and all(isinstance(axis, int) for axis in inputs)
         )
         check_name(name, "load_adapters")
         if right and isinstance(one["weight"], str):

@@ -85,7 +85,7 @@ class AdaptedLayer:
         with _keras.untracked(self, own), as_saved(self):
             super().load_own_variables(_Less(store, {v.name for v in own}))  # type: ignore[misc]
         for variable in own:
-            if variable.name in store.keys():
+            if variable.name in store.keys():  # noqa: SIM118 - no mapping
                 variable.assign(store[variable.name])
             elif variable.name.endswith("_b"):
                 variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
@@ -188,7 +188,7 @@ def _adapt_one(layer: Any, found: dict[int, tuple[Weight, list[Adapter]]]) -> No
                 _keras.track(layer, factor)
             factors += seen
             if adapter.active:
-                parts.append(_keras.Part(*seen, adapter.scale, adapter.inputs))
+                parts.append(_keras.Part(seen[0], seen[1], adapter.scale, adapter.inputs))
         made = _keras.Adapted(variable, tuple(parts), factors)
         if is_quantized(layer):
             add_to_quantized(layer, made)
@@ -266,7 +266,8 @@ class _Less(_ties.Partial, Mapping):
         return self._store[key]
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key in self._store.keys() if key not in self._left)
+        keys = self._store.keys()  # the store is no mapping
+        return (key for key in keys if key not in self._left)
 
     def __len__(self) -> int:
         return len(list(iter(self)))

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
-from keras_graft.adapters.file_format import check_name
 from keras_graft.adapters.factors import input_axes, new_factors
+from keras_graft.adapters.file_format import check_name
 from keras_graft.adapters.rebuilt import held_by, rebuilt
 from keras_graft.adapters.state import Adapter, State, state_of, states_of, weighted
 from keras_graft.adapters.targets import Target, targets, trained_layers
@@ -21,7 +21,6 @@ from keras_graft.graph.parameters import variable_behind
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown
 from keras_graft.weights.address import groups
-
 
 _HIGHEST = 10_000
 """The highest rank."""
@@ -116,9 +115,7 @@ def _new(target: Target, name: str, rank: int, alpha: float, seed: int | None) -
     return adapter.replace(a=a, b=b)
 
 
-def with_trained(
-    graph: Graph, states: dict[int, State], train: Any, verb: str
-) -> dict[int, Any]:
+def with_trained(graph: Graph, states: dict[int, State], train: Any, verb: str) -> dict[int, Any]:
     """Let the states train the layers of a selector; return the copies of their weights.
 
     Args:
@@ -177,7 +174,9 @@ def _numbers(rank: Any, alpha: Any) -> tuple[int, float]:
 
 def _check_seed(seed: Any) -> None:
     if seed is not None and (not _is_whole(seed) or not 0 <= seed < 2**31):
-        raise EditError(f"lora: seed must be a whole number from 0 to 2**31 - 1, got {shown(seed)}.")
+        raise EditError(
+            f"lora: seed must be a whole number from 0 to 2**31 - 1, got {shown(seed)}."
+        )
 
 
 def _is_whole(given: Any) -> bool:

@@ -58,7 +58,9 @@ class _Around(Clone):
             return _keras.variable_like(real)
         new = self._instead.get(id(real), real)
         listed = id(real) in self._lists or real.trainable
-        return _keras.view(new) if self._freeze and listed and id(real) not in self._trained else new
+        return (
+            _keras.view(new) if self._freeze and listed and id(real) not in self._trained else new
+        )
 
 
 def rebuilt(
@@ -180,8 +182,6 @@ def _open(graph: Graph) -> Graph:
 
 
 def _all_open(graph: Graph) -> Graph:
-    steps = [
-        n if n.nested is None else n.replace(nested=_all_open(n.nested)) for n in graph.steps
-    ]
+    steps = [n if n.nested is None else n.replace(nested=_all_open(n.nested)) for n in graph.steps]
     new = graph.replace(nodes=steps, trainable=True)
     return new if graph.stale is None else new.settled(graph.stale)

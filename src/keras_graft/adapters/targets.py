@@ -162,12 +162,16 @@ def _test(selector: Any) -> Callable[[str, Target], bool] | None:
         return lambda address, _: selector.search(address) is not None
     if isinstance(selector, keras.Variable):
         behind = variable_behind(selector)
-        return lambda address, target: variable_behind(target.weight.variable) is behind and (
-            address == target.address
+        return lambda address, target: (
+            variable_behind(target.weight.variable) is behind and (address == target.address)
         )
     if isinstance(selector, type):
-        return lambda address, target: address == target.layer and (
-            isinstance(target.weight.layer, selector) or isinstance(target.node.operation, selector)
+        return lambda address, target: (
+            address == target.layer
+            and (
+                isinstance(target.weight.layer, selector)
+                or isinstance(target.node.operation, selector)
+            )
         )
     return None
 

@@ -10,12 +10,12 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, count, numbered
 from keras_graft.features.engines.building import Runner
 from keras_graft.features.engines.pipeline import failed
-from keras_graft.model.fingerprint import versions
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.location import Location
 from keras_graft.features.store.manifest import Manifest, ShardEntry, differences
+from keras_graft.model.fingerprint import versions
 
 
 @dataclass
