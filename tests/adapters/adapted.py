@@ -31,7 +31,7 @@ def convolutions() -> keras.Model:
 def recurrent() -> keras.Model:
     ids = keras.Input((6,), dtype="int32", name="ids")
     y = layers.Embedding(10, 5, mask_zero=True, name="embed")(ids)
-    y = layers.Bidirectional(layers.LSTM(3, return_sequences=True), name="both")(y)
+    y = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="lstm"), name="both")(y)
     return keras.Model(ids, layers.GRU(3, name="gru")(y), name="recurrent")
 
 

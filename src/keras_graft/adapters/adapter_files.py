@@ -25,11 +25,11 @@ from keras_graft.adapters.file_format import (
 )
 from keras_graft.adapters.lora import unadapted
 from keras_graft.adapters.rebuilt import held_by, rebuilt
-from keras_graft.adapters.state import Adapter, State, path_of, state_of, states_of, weighted
+from keras_graft.adapters.state import Adapter, State, path_of, states_of, weighted
 from keras_graft.adapters.targets import Target, all_weights
 from keras_graft.errors import EditError, WeightsError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.names import listed, nearest
+from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.model.fingerprint import fingerprint
@@ -66,18 +66,20 @@ def save_adapters(
         )
     tensors: dict[str, np.ndarray] = {}
     written, trained = [], []
+    places = {t.address: place for place, t in enumerate(all_weights(graph))}
+    order = [id(node.operation) for node in weighted(graph)]
     for node, state in states_of(graph):
         for adapter in state.adapters:
             if adapter.name in chosen:
                 address = f"{path_of(node)}/{adapter.weight}"
-                written.append({**_said(adapter), "weight": address})
+                written.append({**_said(adapter), "weight": address, "place": places[address]})
                 for letter in "ab":
                     key = f"{adapter.name}/{address}/{letter}"
                     tensors[key] = array_of(getattr(adapter, letter))
         if state.trains:
-            trained.append(path_of(node))
-            for address, variable in unadapted(node, state).items():
-                tensors[f"trained/{path_of(node)}/{address}"] = array_of(variable)
+            trained.append(order.index(id(node.operation)))
+            for number, variable in enumerate(unadapted(node, state).values()):
+                tensors[f"trained/{trained[-1]}/{number}"] = array_of(variable)
     digests = _fingerprint(graph, trained)
     write(file, tensors, {"adapters": written, "trained": trained, "fingerprint": digests})
 
@@ -90,7 +92,7 @@ def load_adapters(
 
     The result is as after `kg.lora`: all other weights are frozen, and shared with the model. Layers
     that were trained beside the adapters get the file's weights. Where the model has adapters of
-    other names already, those stay active and are frozen.
+    other names already, those stay active and are frozen. Names of layers do not count.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -108,8 +110,8 @@ def load_adapters(
     file = checked_path(path, "load_adapters")
     with opened(file) as (tensors, about):
         adapters = [adapter_in(one, file) for one in said(about, "adapters", list, file)]
-        trained = [str(layer) for layer in said(about, "trained", list, file)]
-        names = _renamed(dict.fromkeys(a.name for a in adapters), name, file)
+        trained = said(about, "trained", list, file)
+        names = _renamed(dict.fromkeys(a.name for a, _ in adapters), name, file)
         taken = [n for n in (*names_of(graph)[0], *names_of(graph)[1]) if n in names.values()]
         if taken:
             raise EditError(
@@ -118,24 +120,24 @@ def load_adapters(
                 f"kg.remove_adapters(model, {quoted(taken[0])})."
             )
         _check_fits(graph, trained, about, file)
-        known = {target.address: target for target in all_weights(graph)}
+        known = all_weights(graph)
         states = {id(node.operation): state for node, state in states_of(graph)}
         for key, state in states.items():
             frozen = tuple(a.replace(trains=False) for a in state.adapters)
             states[key] = state.replace(adapters=frozen)
-        for adapter in adapters:
-            target = _at(known, adapter.weight, file)
+        for adapter, place in adapters:
+            target = _at(known, place, file)
             made = _with_values(adapter, names[adapter.name], target, tensors, file, train)
             key = id(target.node.operation)
             state = states.get(key, State())
             states[key] = state.replace(adapters=(*state.adapters, made))
         instead: dict[int, Any] = {}
-        for node in _trained(graph, trained):
+        for place, node in _trained(graph, trained):
             key = id(node.operation)
             states[key] = states.get(key, State()).replace(trains=True)
             held = held_by(node.operation)
-            for address, real in unadapted(node, states[key]).items():
-                where = f"trained/{path_of(node)}/{address}"
+            for number, real in enumerate(unadapted(node, states[key]).values()):
+                where = f"trained/{place}/{number}"
                 value = tensor_in(tensors, where, tuple(real.shape), file)
                 new = instead[id(real)] = _keras.variable_like(real, value)
                 new.trainable = id(real) in held
@@ -147,25 +149,25 @@ def _said(adapter: Adapter) -> dict[str, Any]:
             "inputs": list(adapter.inputs)}  # fmt: skip
 
 
-def _trained(graph: Graph, paths: Sequence[str]) -> list[Node]:
-    return [node for node in weighted(graph) if path_of(node) in paths]
+def _trained(graph: Graph, places: Sequence[Any]) -> list[tuple[int, Node]]:
+    return [(place, node) for place, node in enumerate(weighted(graph)) if place in places]
 
 
-def _fingerprint(graph: Graph, trained: Sequence[str]) -> dict[str, str]:
+def _fingerprint(graph: Graph, trained: Sequence[Any]) -> dict[str, str]:
     """Return the fingerprint of a network without adapters, and without the trained layers."""
     instead = {
         id(variable_behind(new)): old for _, state in states_of(graph) for new, old in state.kept
     }
     left = {
-        id(variable)
-        for node in _trained(graph, trained)
-        for variable in unadapted(node, state_of(node.operation) or State()).values()
+        id(variable_behind(weight))
+        for _, node in _trained(graph, trained)
+        for weight in node.operation.weights
     }
     plain = rebuilt(graph, {}, "fingerprint", instead, only=False) if states_of(graph) else graph
     return fingerprint(plain, left)
 
 
-def _check_fits(graph: Graph, trained: Sequence[str], about: dict[str, str], file: Path) -> None:
+def _check_fits(graph: Graph, trained: Sequence[Any], about: dict[str, str], file: Path) -> None:
     wanted = said(about, "fingerprint", dict, file)
     have = _fingerprint(graph, trained)
     if have["structure"] != wanted.get("structure"):
@@ -178,15 +180,11 @@ def _check_fits(graph: Graph, trained: Sequence[str], about: dict[str, str], fil
                        f"{graph.name!r}.")  # fmt: skip
 
 
-def _at(known: dict[str, Target], address: str, file: Path) -> Target:
-    target = known.get(address)
-    if target is None:
-        near = nearest(address, known)
-        raise WeightsError(
-            f"load_adapters: {file.name!r} has an adapter for {address!r}, which the model does not "
-            f"have. The nearest are {listed(near, 3)}. Names of layers must be those of the model "
-            "that was saved."
-        )
+def _at(known: list[Target], place: int, file: Path) -> Target:
+    """Return the weight at a place: networks of one fingerprint have them in one order."""
+    if not 0 <= place < len(known):
+        raise damaged(file, "the place of a weight")
+    target = known[place]
     if target.why_not is not None:
         raise WeightsError(f"load_adapters: {target.address!r} {target.why_not}.")
     return target

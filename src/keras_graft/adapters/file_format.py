@@ -115,19 +115,23 @@ def said(about: dict[str, str], key: str, kind: type, file: Path) -> Any:
     return found
 
 
-def adapter_in(one: Any, file: Path) -> Adapter:
-    """Return an adapter that a file lists, without its variables; its weight is an address."""
+def adapter_in(one: Any, file: Path) -> tuple[Adapter, int]:
+    """Return an adapter that a file lists, and the place of its weight among those of the model.
+
+    It has no variables, and its weight is named by an address.
+    """
     try:
         name, rank, alpha, inputs = (one[key] for key in ("name", "rank", "alpha", "inputs"))
         right = (
             isinstance(rank, int)
+            and isinstance(one["place"], int)
             and rank > 0
             and np.isfinite(alpha)
             and all(isinstance(axis, int) for axis in inputs)
         )
         check_name(name, "load_adapters")
         if right and isinstance(one["weight"], str):
-            return Adapter(name, one["weight"], rank, float(alpha), tuple(inputs))
+            return Adapter(name, one["weight"], rank, float(alpha), tuple(inputs)), one["place"]
     except (KeyError, TypeError, EditError) as error:
         raise damaged(file, "the list of adapters") from error
     raise damaged(file, "the list of adapters")
