@@ -208,6 +208,12 @@ VERBS: dict[str, Callable] = {
     "from the middle": lambda m, rng: kg.submodel(m, inputs=_values(m, rng)),
     "freeze": lambda m, rng: kg.freeze(m, [_node(m, rng)]),
     "unfreeze": lambda m, rng: kg.unfreeze(m, [_node(m, rng)]),
+    "lora": lambda m, rng: kg.lora(m, [_node(m, rng)], 2, name=f"a{rng.randrange(10**6)}"),
+    "train only": lambda m, rng: kg.train_only(m, [_node(m, rng)]),
+    "set adapters": lambda m, rng: kg.set_adapters(m, []),
+    "merge adapters": lambda m, rng: kg.merge_adapters(m),
+    "unmerge adapters": lambda m, rng: kg.unmerge_adapters(m),
+    "remove adapters": lambda m, rng: kg.remove_adapters(m),
     "tie": _tied,
     "untie": _untied,
     "share": _shared,
@@ -216,7 +222,8 @@ VERBS: dict[str, Callable] = {
 
 EXACT = ("read and build", "insert linear", "replace by itself", "split and join", "inline", "nest",
          "clone", "transplant", "save and load", "reinput batch", "unshare", "untie", "freeze",
-         "unfreeze")  # fmt: skip
+         "unfreeze", "lora", "train only", "set adapters", "merge adapters", "unmerge adapters",
+         "remove adapters")  # fmt: skip
 """Verbs after which outputs must be what they were, to the bit."""
 
 
@@ -296,8 +303,10 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         check_equal(before, arrays(model(x)), f"{where}: the donor")
         assert [layer.name for layer in model.layers] == names, f"{where}: the donor's names"
         if result is not model:
-            if verb in ("freeze", "unfreeze") and keras.backend.backend() == "torch":
-                # Another kernel of PyTorch runs an LSTM whose weights have no gradient.
+            torch = keras.backend.backend() == "torch"
+            if torch and verb in ("freeze", "unfreeze", "lora", "train only"):
+                # Another kernel of PyTorch runs an LSTM whose weights have no gradient. The factors
+                # of adapters that never train add zero, in every other verb too.
                 for a, b in zip(before, arrays(result(x)), strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=where)
             elif verb in EXACT:

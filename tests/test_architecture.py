@@ -29,6 +29,7 @@ ORDER = [
     "parts",
     "edit",
     "training",
+    "adapters",
     "features",
     "recipes",
     "testing",

@@ -32,6 +32,10 @@ CALLS = {
     "tokens": lambda m, value: kg.resize.tokens(["a"], ["a"], fresh=value),
     "positions": lambda m, value: kg.resize.positions(prefix=value),
     "transpose": lambda m, value: kg.resize.transpose(value),
+    "lora name": lambda m, value: kg.lora(m, "a", name=[value]),
+    "set_adapters": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [value]),
+    "set_adapters train": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [], train=value),
+    "remove_adapters": lambda m, value: kg.remove_adapters(kg.lora(m, "a"), [value]),
     "reinput": lambda m, value: kg.reinput(m, (6,), channels=value),
 }
 

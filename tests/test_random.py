@@ -163,6 +163,30 @@ def test_an_edit_at_any_depth_that_changes_no_arithmetic(plan, data):
 
 @bounded
 @given(plans(), st.data())
+def test_adapters_that_add_nothing_change_nothing_anywhere(plan, data):
+    model = interpret(plan)
+    x = random_inputs(model, 3)
+    expected = numpy(model(x))
+    ids, flags = [id(w) for w in model.weights], [v.trainable for v in model.variables]
+    nodes = sorted({n.path for n in everything(kg.read(model))}) or ["**"]
+    chosen = data.draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3))
+    try:
+        tuned = kg.lora(model, chosen, rank=2)
+    except kg.GraftError as error:
+        assert "can take an adapter" in str(error)
+        return
+    assert {v.name.split("_")[0] for v in tuned.trainable_variables} == {"lora"}
+    removed = kg.remove_adapters(tuned)
+    for new in (tuned, kg.clone(tuned), kg.merge_adapters(tuned), removed):
+        for a, b in zip(numpy(new(x)), expected, strict=True):  # PyTorch: another kernel for LSTMs
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert [id(w) for w in removed.weights] == ids == [id(w) for w in model.weights]
+    assert [v.trainable for v in model.variables] == flags
+    assert [v.trainable for v in removed.variables] == flags
+
+
+@bounded
+@given(plans(), st.data())
 def test_any_block_nests_and_opens_again_or_is_refused(plan, data):
     model = interpret(plan)
     graph = kg.read(model)

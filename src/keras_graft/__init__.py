@@ -4,6 +4,12 @@ import keras_graft.model.pickling  # noqa: F401 - registers how graphs are copie
 from keras_graft import features as features
 from keras_graft import layers as layers
 from keras_graft import recipes
+from keras_graft.adapters.adapter_files import load_adapters, save_adapters
+from keras_graft.adapters.choose import remove_adapters, set_adapters
+from keras_graft.adapters.lora import lora
+from keras_graft.adapters.merge import merge_adapters, unmerge_adapters
+from keras_graft.adapters.report import Adapters, list_adapters
+from keras_graft.adapters.train_only import train_only
 from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
@@ -72,10 +78,13 @@ __all__ = [
     # whole jobs, one readable file each
     "recipes",
     # for training
-    "freeze", "unfreeze", "learning_rates",
+    "freeze", "unfreeze", "train_only", "learning_rates",
+    # adapters
+    "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
+    "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried", "LearningRates", "Rates",
+    "Transplanted", "Carried", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

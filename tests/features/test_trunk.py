@@ -65,8 +65,8 @@ def donor_twin(trunk):
 def test_a_block_of_which_all_samples_fail_is_left_out_by_an_actor(tmp_path, monkeypatch):
     from keras_graft.features.engines import ray_worker
     from keras_graft.features.engines.ray_rows import Rows
-    from keras_graft.features.fingerprint import fingerprint
     from keras_graft.features.store.columns import Columns
+    from keras_graft.model.fingerprint import fingerprint
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda given: given))
     x = keras.Input((4,))
@@ -317,7 +317,7 @@ def test_another_trunk_dtype_or_order_is_refused_with_what_differs(trunk, tmp_pa
 
 
 def test_a_fingerprint_is_of_what_a_trunk_does(trunk):
-    from keras_graft.features.fingerprint import fingerprint
+    from keras_graft.model.fingerprint import fingerprint
 
     one, two = donor(), donor()
     two.set_weights(one.get_weights())
@@ -332,7 +332,7 @@ def test_a_fingerprint_is_of_what_a_trunk_does(trunk):
 
 @pytest.mark.parametrize("tensor", [np.asarray, keras.ops.convert_to_tensor])
 def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
-    from keras_graft.features.fingerprint import fingerprint
+    from keras_graft.model.fingerprint import fingerprint
 
     def of(constant):
         x = keras.Input((2000,))
@@ -348,8 +348,8 @@ def test_a_fingerprint_is_of_every_element_of_a_constant(tensor):
 
 
 def test_a_model_out_of_a_file_is_the_same_trunk(tmp_path):
-    from keras_graft.features.fingerprint import fingerprint
     from keras_graft.model.configuration import configuration
+    from keras_graft.model.fingerprint import fingerprint
 
     def of(body, shape=(5, 4)):
         x = keras.Input(shape)

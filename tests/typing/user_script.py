@@ -39,6 +39,10 @@ def on_models(model: keras.Model) -> keras.Model:
     assert_type(kg.sharing(tied), kg.Sharing)
     assert_type(kg.diff(model, tied), kg.Diff)
     assert_type(kg.transplant(model, kg.clone(model)), kg.Transplanted)
+    tuned: keras.Model = kg.lora(kg.train_only(model, "out"), "d", rank=2)
+    assert_type(kg.list_adapters(tuned), kg.Adapters)
+    merged: keras.Model = kg.merge_adapters(kg.set_adapters(tuned, ["default"]))
+    assert kg.remove_adapters(kg.unmerge_adapters(merged)).name == model.name
     whole = kg.recipes.new_head(kg.unfreeze(kg.freeze(model, "d"), batch_norm=True), 4)
     rates = {"d": 0.0, keras.layers.Dense: 1e-4}
     assert_type(kg.learning_rates(whole, "adam", rates, decay=0.9), kg.LearningRates)

@@ -9,9 +9,15 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from keras_graft._keras import private
+from keras_graft._keras.adapted_variable import Adapted as Adapted
+from keras_graft._keras.adapted_variable import Joined as Joined
+from keras_graft._keras.adapted_variable import Part as Part
+from keras_graft._keras.adapted_variable import float_variable as float_variable
 from keras_graft._keras.adapters import adapters_of as adapters_of
+from keras_graft._keras.adapters import factors_in as factors_in
 from keras_graft._keras.adapters import is_adapter as is_adapter
-from keras_graft._keras.adapters import scale_of as scale_of
+from keras_graft._keras.adapters import scales_of as scales_of
+from keras_graft._keras.adapters import sum_of as sum_of
 from keras_graft._keras.adapters import with_adapters as with_adapters
 from keras_graft._keras.configs import compile_like as compile_like
 from keras_graft._keras.configs import get_config as get_config
@@ -36,13 +42,19 @@ from keras_graft._keras.functional import make_functional as make_functional
 from keras_graft._keras.functional import takes_functional_arguments as takes_functional_arguments
 from keras_graft._keras.functional import uses_functional_config as uses_functional_config
 from keras_graft._keras.inside import first_held as first_held
+from keras_graft._keras.layers import flag_of as flag_of
 from keras_graft._keras.layers import is_model as is_model
 from keras_graft._keras.layers import layers_inside as layers_inside
 from keras_graft._keras.layers import own_trained as own_trained
 from keras_graft._keras.layers import put_in_place_of as put_in_place_of
 from keras_graft._keras.layers import set_flag as set_flag
 from keras_graft._keras.layers import sublayers as sublayers
+from keras_graft._keras.layers import track as track
 from keras_graft._keras.layers import tracked as tracked
+from keras_graft._keras.layers import trained_weights as trained_weights
+from keras_graft._keras.layers import untrack as untrack
+from keras_graft._keras.layers import untracked as untracked
+from keras_graft._keras.layers import use_instead as use_instead
 from keras_graft._keras.meantime import forget_readers as forget_readers
 from keras_graft._keras.meantime import named_since as named_since
 from keras_graft._keras.meantime import names_given as names_given

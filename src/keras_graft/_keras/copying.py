@@ -116,7 +116,8 @@ class Copier:
     def _variable(self, value: Any) -> Any:
         new = self._variable_for(value)
         self.put(value, new)
-        if type(value._value).__name__ == "Parameter":  # on PyTorch, whose modules hold it too
+        # On PyTorch, modules hold its memory too. Of a computed variable there is none.
+        if type(vars(value).get("_value")).__name__ == "Parameter":
             self.put(value._value, new._value)
         return new
 

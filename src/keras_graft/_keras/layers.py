@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -66,3 +68,65 @@ def put_in_place_of(layer: Any, old: Any, new: Any) -> bool:
                 store[place] = new
                 tracker.stored_ids[name] = (tracker.stored_ids[name] - {id(old)}) | {id(new)}
     return found
+
+
+def use_instead(layer: Any, old: Sequence[Any], new: Any) -> None:
+    """Let the attributes of a layer hold a new variable where they hold one of the old ones.
+
+    What the layer tracks stays (`Layer._tracker`, 3.12 - 3.15).
+    """
+    stores = set(map(id, tracked(layer)))
+
+    def is_old(item: Any) -> bool:
+        return any(item is one for one in old)
+
+    for name, value in list(vars(layer).items()):
+        if is_old(value):
+            layer.__dict__[name] = new
+        elif isinstance(value, list) and id(value) not in stores:
+            for place, item in enumerate(value):
+                if is_old(item):
+                    list.__setitem__(value, place, new)
+        elif isinstance(value, dict):
+            for key, item in list(value.items()):
+                if is_old(item):
+                    dict.__setitem__(value, key, new)
+
+
+def trained_weights(layer: Any) -> list[Any]:
+    """Return the weights of a layer itself that it was made to train, frozen or not.
+
+    Uses `Layer._trainable_variables` (3.12 - 3.16).
+    """
+    return list(layer._trainable_variables)
+
+
+def track(layer: Any, variable: Any) -> None:
+    """Track one more variable as a weight of a built layer (`Layer._tracker`, 3.12 - 3.16)."""
+    store = "trainable_variables" if variable.trainable else "non_trainable_variables"
+    layer._tracker.config[store][1].append(variable)
+    layer._tracker.stored_ids[store].add(id(variable))
+
+
+def untrack(layer: Any, variables: Iterable[Any]) -> None:
+    """Track variables no longer (`Layer._tracker`, 3.12 - 3.16)."""
+    gone = set(map(id, variables))
+    for name, (_, store) in layer._tracker.config.items():
+        store[:] = [item for item in store if id(item) not in gone]
+        layer._tracker.stored_ids[name] -= gone
+
+
+@contextlib.contextmanager
+def untracked(layer: Any, variables: Sequence[Any]) -> Iterator[None]:
+    """Track some weights of a layer not meanwhile: Keras saves what a layer tracks, in order."""
+    untrack(layer, variables)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            track(layer, variable)
+
+
+def flag_of(layer: Any) -> bool:
+    """Return the flag `trainable` of a layer itself (`Layer._trainable`, 3.12 - 3.16)."""
+    return layer._trainable

@@ -62,7 +62,9 @@ class Tied(keras.Variable):
     def __init__(self, source: Any, owner: Any, transform: Transform, old: Any) -> None:
         # The constructor would make a value.
         for key, value in vars(source).items():
-            if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+            if key not in ("_value", "_seen") and not key.startswith(
+                "_self_"
+            ):  # TensorFlow's own bookkeeping
                 self.__dict__[key] = value
         shape = transform.shape(tuple(source.shape))
         self.__dict__.update(
@@ -75,6 +77,10 @@ class Tied(keras.Variable):
         new = object.__new__(Tied)
         new.__dict__.update(vars(self), source=source, owner=owner)
         return new
+
+    def copied(self, copy: Callable[[Any], Any]) -> Tied:
+        """Return the same variable for a copied source."""
+        return self.over(copy(self.source), copy(self.owner))
 
     @property
     def adapters(self) -> tuple[Any, ...]:
@@ -100,7 +106,7 @@ class Tied(keras.Variable):
         if tuple(value.shape) != tuple(self._shape):
             raise ValueError(f"{self._path!r} has shape {self._shape}, got {tuple(value.shape)}.")
         self.source.assign(self.transform.inverse(value))
-        for factor in self.adapters[1:]:
+        for factor in self.adapters[1::2]:
             factor.assign(keras.ops.zeros(factor.shape, factor.dtype))
         return value
 

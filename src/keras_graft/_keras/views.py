@@ -20,19 +20,27 @@ class _Seen(keras.Variable):
     The flag belongs to a variable, and a model collects its variables by that flag. A model that
     trains a layer, and one that does not, need two variables for one value. Uses
     `Variable._value`, `_trainable` (3.12 - 3.15): every backend keeps the value in the first, and
-    the second is what `trainable` reads.
+    the second is what `trainable` reads. On PyTorch, where the flag is part of the parameter, it
+    has a parameter of its own in the same memory.
     """
 
     def __init__(self, source: Any, trainable: bool) -> None:
-        # The constructor would make a value.
+        # The constructor would make a value. What starts with "_self_" is TensorFlow's bookkeeping.
         for key, value in vars(source).items():
-            if key != "_value" and not key.startswith("_self_"):  # TensorFlow's own bookkeeping
+            if key not in ("_value", "_own") and not key.startswith("_self_"):
                 self.__dict__[key] = value
         self.__dict__.update(_trainable=trainable, source=source)
 
     @property
     def _value(self) -> Any:
-        return self.source._value
+        value = self.source._value
+        if type(value).__name__ != "Parameter":
+            return value
+        of, own = self.__dict__.get("_own", (None, None))
+        if of is not value or own.data_ptr() != value.data_ptr():
+            own = type(value)(value.detach(), requires_grad=self._trainable)
+            self.__dict__["_own"] = value, own
+        return own
 
     @_value.setter
     def _value(self, value: Any) -> None:
@@ -52,34 +60,17 @@ class View(_Seen):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        """Do nothing: on PyTorch the flag would reach the donor's parameter."""
+        """Do nothing: it stays a view."""
 
 
 class Thawed(_Seen):
     """A variable that is trained, and always has the present value of one that may be frozen.
 
-    To the model that has it, it is a variable like any other. On PyTorch, where the flag is part of
-    the parameter, it has a parameter of its own in the same memory.
+    To the model that has it, it is a variable like any other.
     """
 
     def __init__(self, source: Any) -> None:
         super().__init__(source, trainable=True)
-        self.__dict__["_own"] = None
-
-    @property
-    def _value(self) -> Any:
-        value = self.source._value
-        if not hasattr(value, "requires_grad"):
-            return value
-        own = self._own
-        if own is None or own.data_ptr() != value.data_ptr() or own.device != value.device:
-            own = type(value)(value.data, requires_grad=self._trainable)
-            self.__dict__["_own"] = own
-        return own
-
-    @_value.setter
-    def _value(self, value: Any) -> None:
-        self.source._value = value
 
     @property
     def trainable(self) -> bool:  # type: ignore[override]
@@ -89,8 +80,8 @@ class Thawed(_Seen):
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self.__dict__["_trainable"] = bool(value)
-        if self.__dict__["_own"] is not None:
-            self._own.requires_grad = bool(value)
+        if "_own" in self.__dict__:
+            self._own[1].requires_grad = bool(value)
 
 
 _made: weakref.WeakValueDictionary[int, View] = weakref.WeakValueDictionary()

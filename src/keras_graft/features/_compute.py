@@ -16,7 +16,6 @@ from keras_graft.features.engines import ray as ray_engine
 from keras_graft.features.engines.pipeline import Beside, Writer, read_ahead
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.engines.run import Run
-from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed_trunk import check_fixed
 from keras_graft.features.sources.given import opened
 from keras_graft.features.sources.image_folder import ImageFolder
@@ -25,6 +24,7 @@ from keras_graft.features.store.keep import check_sizes
 from keras_graft.features.store.location import location
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.store import FeatureStore
+from keras_graft.model.fingerprint import fingerprint
 from keras_graft.printable import shown
 
 _SHARD = 32 << 20

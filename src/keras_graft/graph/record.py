@@ -25,6 +25,9 @@ class Record:
         alias: The layer or op that this one calls under another name.
         call: The template of the call that a model made for an alias holds.
         mask: Whether a model does nothing but attach a mask.
+        sums: What the layer uses in place of its weights since `kg.lora`: each with its adapters.
+        adapted: The adapters of the layer and of those inside it.
+        pending: The adapters in the file that the layer comes from, until it is built.
         kept: Which weights `replace` copied from the old layer.
         attributes: The names of the attributes that a model of the donor's class has from it.
         gone: The names of the attributes that it lost, each with the reason.
@@ -38,6 +41,9 @@ class Record:
     alias: Any = None
     call: Any = None
     mask: bool = False
+    sums: tuple[Any, ...] = ()
+    adapted: Any = None
+    pending: Any = None
     kept: Any = None
     attributes: tuple[str, ...] = ()
     gone: Mapping[str, str] = field(default_factory=dict)

@@ -232,8 +232,8 @@ class Clone:
     def _variable(self, old: Any) -> Any:
         if isinstance(old, _keras.View):
             return _keras.view(self.copier(old.source))
-        if isinstance(old, _keras.Tied):
-            return old.over(self.copier(old.source), self.copier(old.owner))
+        if isinstance(old, _keras.Tied | _keras.Adapted | _keras.Joined):
+            return old.copied(self.copier)
         value = self._values.get(id(old))
         return _keras.variable_like(old, None if value is None else value[1], self._path(old.path))
 

@@ -1,4 +1,4 @@
-"""Bottleneck adapters, which train in the place of the whole network (Houlsby et al., 2019)."""
+"""Bottleneck adapters, which train instead of the whole network (Houlsby et al., 2019)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     """Put a bottleneck adapter, `x + up(act(down(x)))`, behind each residual addition.
 
     The projection up starts at zero, so that the outputs are at first what they were, to the bit.
-    All layers of the donor are shared. What trains is yours to say; to train the adapters alone:
-
-        for node in kg.select(new, "**").nodes:
-            inside = node.nested is not None  # a frozen model freezes all that is in it
-            node.operation.trainable = inside or node.name.startswith("adapter_")
-
-    That freezes the donor's layers too, as they are the same. Each adapter is three stock layers,
-    `adapter_<name>_down`, `_up` and `_sum`, and works on the last axis.
+    Only the adapters train. All other layers are frozen: they share the memory of the donor's
+    weights, and the donor's flags stay as they are. To train a head too: `kg.train_only(new,
+    ["**/adapter_*", "head"])`. Each adapter is three stock layers, `adapter_<name>_down`, `_up` and
+    `_sum`, and works on the last axis. For adapters inside layers, see `kg.lora`.
 
     Args:
         model: A Keras model or a `Graph`.
         size: The width of the bottleneck.
         after: A selector of values. None: every residual addition at any depth, which is an
             `Add` layer or an addition of two tensors of the same shape.
-        activation: What stands in the bottleneck.
+        activation: The activation function in the bottleneck.
 
     Returns:
         What `model` is.
@@ -44,6 +40,8 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
     >>> new = kg.recipes.add_adapters(model, size=2)
     >>> [layer.name for layer in new.layers if layer.name.startswith("adapter_")]
     ['adapter_add_down', 'adapter_add_up', 'adapter_add_sum']
+    >>> len(new.trainable_weights), len(model.trainable_weights)
+    (4, 2)
     """
     size = _arguments.whole("add_adapters", "size", size)
     activation = _arguments.activation("add_adapters", "activation", activation, several=True)
@@ -72,8 +70,14 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 
         return bottleneck
 
-    # A frozen model stays so layer by layer; as a whole it would freeze the adapters too.
-    graph = kg.insert(graph, adapter, after=after).replace(trainable=True)
+    before = {id(node.operation) for node in kg.select(graph, "**").nodes}
+    graph = kg.insert(graph, adapter, after=after)
+    added = [
+        node
+        for node in kg.select(graph, "**").nodes
+        if node.nested is None and id(node.operation) not in before
+    ]
+    graph = kg.train_only(graph, added)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
 
 

@@ -162,6 +162,11 @@ def check_fit(to: NodeWeight, of: NodeWeight, transform: str | None, verb: str) 
                 f"{verb}: {end.path!r} is quantized ({end.owner.quantization_mode}): its numbers "
                 "mean nothing without its scales. Tie first, and leave the two ends unquantized."
             )
+    if _keras.sum_of(to.owner, to.variable) is not None:
+        raise WeightsError(
+            f"{verb}: {to.path!r} has adapters of kg.lora for this weight. Tie first, and then call "
+            "kg.lora: adapters of the source apply to the target too."
+        )
     if _keras.adapters_of(to.owner, to.variable):
         raise WeightsError(
             f"{verb}: {to.path!r} has LoRA adapters for this weight, which would be gone. Tie the "

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
-from keras_graft.graph.record import remember, unwrapped
+from keras_graft.graph.record import record_of, remember, unwrapped
 from keras_graft.printable import words_of
 from keras_graft.ties.layer import (
     OWN,
@@ -45,6 +45,7 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
     users = [
         user for user in _keras.layers_inside(layer) if _exchange(user, old, held, source, seen)
     ]
+    _drop_adapters(layer, users, old, tie.weight)
     for user in {id(x): x for x in (layer, *users)}.values():
         become_tied(user)
     for user in users:
@@ -57,6 +58,19 @@ def carry_out(layer: Any, tie: Tie, source: Any, owner: Any) -> None:
     others = [known for known in all_ties(layer) if known.weight != tie.weight]
     remember(layer, ties=(*others, tie))
     _track_all(layer)
+
+
+def _drop_adapters(layer: Any, users: list[Any], old: Any, weight: str) -> None:
+    """Forget the adapters of a weight that is tied: those of the source apply to it."""
+    for user in users:
+        dropped = _keras.sum_of(user, old)
+        if dropped is not None:
+            _keras.untrack(user, dropped.factors)
+            left = tuple(one for one in record_of(user).sums if one is not dropped)
+            remember(user, sums=left)
+    state = record_of(layer).adapted
+    if state is not None:
+        remember(layer, adapted=state.without(weight))
 
 
 def take_back(layer: Any, tie: Tie, variable: Any) -> None:
@@ -116,6 +130,8 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     inside = {id(x) for x in _keras.layers_inside(layer)}
 
     def variable(old: Any) -> Any:
+        if isinstance(old, _keras.Adapted | _keras.Joined):
+            return old.copied(copier)
         if not isinstance(old, _keras.Tied | _keras.View):
             return instead.get(id(old), old)
         source = instead.get(id(old.source), old.source)
@@ -153,20 +169,7 @@ def _track_all(layer: Any) -> None:
 def _exchange(layer: Any, old: Any, old_seen: Any, new: Any, seen: Any) -> bool:
     """Replace a variable: `new` in Keras's tracking, `seen` elsewhere; say if it was tracked."""
     found = _keras.put_in_place_of(layer, old, new)
-    stores = set(map(id, _keras.tracked(layer)))
-
-    def is_old(item: Any) -> bool:
-        return item is old or (old_seen is not None and item is old_seen)
-
-    for name, value in list(vars(layer).items()):
-        if is_old(value):
-            layer.__dict__[name] = seen
-        elif isinstance(value, list) and id(value) not in stores:
-            for place, item in enumerate(value):
-                if is_old(item):
-                    list.__setitem__(value, place, seen)
-        elif isinstance(value, dict):
-            for key, item in list(value.items()):
-                if is_old(item):
-                    dict.__setitem__(value, key, seen)
+    adapted = _keras.sum_of(layer, old)
+    olds = [item for item in (old, old_seen, adapted) if item is not None]
+    _keras.use_instead(layer, olds, seen)
     return found

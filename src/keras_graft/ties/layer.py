@@ -174,9 +174,9 @@ class TiedLayer:
         known = record_of(self).knows
         if self.saved_elsewhere(store):
             store = _Without(store, hidden(self))
-        elif type(store) is dict:
+        elif type(whole(store)) is dict:
             pass  # no file: `transplant` asks in which order a file would hold them
-        elif ties_of(self) and (known is None or known() is not store):
+        elif ties_of(self) and (known is None or known() is not whole(store)):
             warnings.warn(
                 f"{told(self)}, and the model that is saved knows no ties: in the file it is a "  # type: ignore[attr-defined]
                 "weight of its own. Save a model that keras-graft made of it: "
@@ -206,7 +206,7 @@ class TiedLayer:
     def saved_elsewhere(self, store: Any) -> bool:
         """Whether the source is saved in the same file: that of a model with both ends."""
         file = record_of(self).sources
-        return file is not None and file() is store
+        return file is not None and file() is whole(store)
 
     def source_found(self, layer: Any) -> None:
         """Called with the layer that the source belongs to, once it is found."""
@@ -300,22 +300,38 @@ def become_tied(layer: Any) -> None:
 tied_class(keras.layers.Layer)  # type: ignore[arg-type] # a file may be loaded before any tie
 
 
-class _Without:
+class Partial:
+    """A store of a file that saves or loads something else than the file's own store."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+
+def whole(store: Any) -> Any:
+    """Return the file's own store."""
+    while isinstance(store, Partial):
+        store = store._store
+    return store
+
+
+class _Without(Partial):
     """A store of a file that ignores some variables when saving."""
 
     def __init__(self, store: Any, hidden: list[Any]) -> None:
-        self._store, self._hidden = store, hidden
+        super().__init__(store)
+        self._hidden = hidden
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not any(value is item for item in self._hidden):
             self._store[key] = value
 
 
-class _With(Mapping):
+class _With(Partial, Mapping):
     """A store of a file with more arrays than the file has, for loading."""
 
     def __init__(self, store: Any, more: Mapping[str, Any]) -> None:
-        self._store, self._more = store, more
+        super().__init__(store)
+        self._more = more
 
     def __getitem__(self, key: str) -> Any:
         return self._more[key] if key in self._more else self._store[key]

@@ -125,7 +125,7 @@ class TiedModel(_keras.LaterOutputs):
             config["keras_graft_shared"] = [
                 _as_first(layer, name, first, path, id(layer) in here).to_config()
                 for first, path, layer in shared
-                for name in named_weights(layer)
+                for name in _but_adapters(layer)
             ]
         return config
 
@@ -196,6 +196,12 @@ def _fits(layer: Any, tie: Tie, weight: Any) -> bool:
         if tie.transform in _keras.TRANSFORMS:
             shape = tuple(_keras.TRANSFORMS[tie.transform].shape(shape))
     return old is not None and tuple(old.shape) == shape and old.dtype == weight.dtype
+
+
+def _but_adapters(layer: Any) -> list[str]:
+    """Return the names of a layer's weights without its adapters: a tied weight has them in it."""
+    factors = _keras.factors_in(layer)
+    return [name for name, weight in named_weights(layer).items() if id(weight) not in factors]
 
 
 def _as_first(layer: Any, name: str, first: str, path: str, tied: bool) -> Tie:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
+from keras_graft.graph.parameters import variable_behind
 from keras_graft.weights.address import Group, Weight
 from keras_graft.weights.match import Pairs
 
@@ -22,9 +23,13 @@ Owners = dict[int, tuple[Weight, Any]]
 
 
 def without_adapters(group: Group) -> Group:
-    """Leave the adapters out of a model loaded from a file: the file holds merged weights."""
-    for _, _, factors in list(_found(group)):
-        _leave_out(group, factors)
+    """Leave Keras's adapters out of a model loaded from a file, which holds merged weights.
+
+    The adapters of `kg.lora` stay: a file holds them beside the weights.
+    """
+    for weight, owner, factors in list(_found(group)):
+        if _keras.sum_of(owner, weight.variable) is None:
+            _leave_out(group, factors)
     return group
 
 
@@ -33,11 +38,11 @@ def merge(origin: Group, into: Group) -> None:
 
     A weight that both models share stays as it is: it cannot have both values.
     """
-    shared = {id(w.variable) for w in into.weights() if w.variable is not None}
+    shared = {id(variable_behind(w.variable)) for w in into.weights() if w.variable is not None}
     if any(_keras.is_adapter(w.variable) for w in into.weights() if w.variable is not None):
         return
     for weight, owner, factors in list(_found(origin)):
-        if id(weight.variable) not in shared:
+        if id(variable_behind(weight.variable)) not in shared:
             _merge(origin, weight, owner, factors)
 
 
@@ -50,10 +55,12 @@ def settled(origin: Group, into: Group, pairs: Pairs) -> Pairs:
         if mine is None or mine.variable is weight.variable or not factors:
             continue
         other, others = there.get(id(mine), (None, []))
-        alike = len(others) == 2 and all(
+        alike = len(others) == len(factors) and all(
             pairs.get(a) is b and a.shape == b.shape for a, b in zip(others, factors, strict=True)
         )
-        if alike and _keras.scale_of(owner) == _keras.scale_of(other):
+        if alike and (
+            _keras.scales_of(owner, weight.variable) == _keras.scales_of(other, mine.variable)
+        ):
             continue
         if _merge(origin, weight, owner, factors):
             gone = {id(factor) for factor in factors}
@@ -66,7 +73,7 @@ def idle(into: Group) -> set[int]:
     return {
         id(factor)
         for _, _, factors in _found(into)
-        if factors and not np.any(factors[-1].read())
+        if factors and not any(np.any(factor.read()) for factor in factors[1::2])
         for factor in factors
     }
 

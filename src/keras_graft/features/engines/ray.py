@@ -22,10 +22,10 @@ from keras_graft.features.engines.pipeline import failed, read_ahead
 from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.engines.run import Run
-from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.fixed_trunk import inner_layers
 from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import Manifest, ShardEntry
+from keras_graft.model.fingerprint import fingerprint
 from keras_graft.printable import shown, words_of
 
 

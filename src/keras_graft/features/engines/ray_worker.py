@@ -17,12 +17,12 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.features.engines.building import Building, Runner, reason
 from keras_graft.features.engines.ray_rows import Rows
-from keras_graft.features.fingerprint import fingerprint
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.manifest import Manifest, ShardEntry
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.shards import shard_name
+from keras_graft.model.fingerprint import fingerprint
 
 
 @dataclass

@@ -12,7 +12,6 @@ from keras_graft.features.data import Batch, batches, count, numbered
 from keras_graft.features.engines.building import Runner
 from keras_graft.features.engines.by_content import Rest, check_reused
 from keras_graft.features.engines.pipeline import failed
-from keras_graft.features.fingerprint import versions
 from keras_graft.features.sources.check import check_inputs
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
@@ -25,6 +24,7 @@ from keras_graft.features.store.manifest import (
     ShardEntry,
     differences,
 )
+from keras_graft.model.fingerprint import versions
 
 
 @dataclass

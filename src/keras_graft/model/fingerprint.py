@@ -1,9 +1,10 @@
-"""The fingerprint of a trunk: digests of its structure and of its weights."""
+"""The fingerprint of a model: digests of its structure and of its weights."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -11,20 +12,26 @@ import keras
 from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Template
+from keras_graft.graph.parameters import variable_behind
 from keras_graft.graph.same import numbered
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.calls import filled
-from keras_graft.model.configuration import configuration, text, to_hash, without
+from keras_graft.model.configuration import configuration, text, to_hash
+from keras_graft.model.configuration import without as left_out
 from keras_graft.model.read import read
 
 _NAMING = ("name", "trainable", "build_config", "shared_object_id", "registered_name", "seed")
 
 
-def fingerprint(trunk: Any) -> dict[str, str]:
+def fingerprint(trunk: Any, without: Collection[int] = ()) -> dict[str, str]:
     """Return digests of the structure and of the weights of a model.
 
     Names and flags do not count. A trunk has the same fingerprint frozen or not, and when the same
     code builds it in another session. A function that a Lambda closes over counts by its name.
+
+    Args:
+        trunk: A Keras model or a `Graph`.
+        without: Variables that do not count, by their identities.
 
     >>> import keras, keras_graft as kg
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -33,7 +40,7 @@ def fingerprint(trunk: Any) -> dict[str, str]:
     """
     structure = hashlib.sha256()
     try:
-        graph = read(trunk)
+        graph = trunk if isinstance(trunk, Graph) else read(trunk)
     except ReadError:  # a model with its own `call`
         structure.update(configuration(trunk, _NAMING).encode())
         weights = trunk.weights
@@ -42,6 +49,8 @@ def fingerprint(trunk: Any) -> dict[str, str]:
         weights = graph.weights
     values = hashlib.sha256()
     for weight in weights:
+        if id(variable_behind(weight)) in without:
+            continue
         for part in to_hash(weight.value):
             values.update(part)
     return {"structure": structure.hexdigest()[:16], "weights": values.hexdigest()[:16]}
@@ -72,7 +81,7 @@ def _structure(graph: Graph) -> str:
         said = filled(Template(node.template.args, kwargs), reads, text)
         inside = "" if node.nested is None else _structure(node.nested)
         config = configuration(layer, _NAMING) if node.nested is None else ""
-        line = f"as {same} {type(layer).__name__} {config} {without(said, _NAMING)} {inside}"
+        line = f"as {same} {type(layer).__name__} {config} {left_out(said, _NAMING)} {inside}"
         digest = hashlib.sha256(line.encode()).hexdigest()
         return [*(f"{digest}:{i}" for i in range(len(node.outputs))), *("?" for _ in node.unseen)]
 

@@ -1,0 +1,1 @@
+"""Low-rank adapters (LoRA): add them, choose, merge, remove, save and load them."""
