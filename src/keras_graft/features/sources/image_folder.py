@@ -184,6 +184,8 @@ class ImageFolder(keras.utils.PyDataset):
         mode = _MODES[self.channels or 3]
         try:
             with Image.open(self.path / key) as file:
+                # Of a large JPEG only as much is decoded as the size needs.
+                file.draft("RGB", self.size[::-1])
                 image: Any = file
                 if image.mode.startswith("I"):  # 16 bits
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
