@@ -169,6 +169,19 @@ def test_sizes_and_channels_are_those_of_the_model(photos, tmp_path):
         compute(kg.freeze(rows), photos, tmp_path / "rows", progress=False)
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("size", [(24, 32), (96, 100), (240, 320), (10, 400)])
+def test_large_jpegs_are_decoded_in_part_and_look_the_same(tmp_path, size):
+    (tmp_path / "a").mkdir()
+    picture(0, size=(6, 8)).resize((320, 240)).save(tmp_path / "a" / "1.jpg", quality=95)
+    found = ImageFolder(tmp_path, size=size)[0][0][0]
+    with Image.open(tmp_path / "a" / "1.jpg") as file:
+        whole = np.asarray(file.resize(size[::-1], Image.Resampling.BILINEAR), "float32")
+    assert found.shape == (*size, 3) and np.abs(found - whole).mean() < 3
+    if size == (240, 320):
+        np.testing.assert_array_equal(found, whole)
+
+
 def test_images_without_classes_have_no_targets(trunk, tmp_path):
     for i in range(5):
         (tmp_path / "flat").mkdir(exist_ok=True)

@@ -76,7 +76,22 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(kg.__file__).parent.parent)}
 
 
-def started(folder, how, seconds=0.0):
+@pytest.fixture
+def started():
+    """Return what starts a writer, which ends with the test."""
+    children = []
+
+    def start(*args):
+        children.append(_started(*args))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def _started(folder, how, seconds=0.0):
     # Shells start what runs in the background without SIGINT.
     return subprocess.Popen(
         [sys.executable, Path(crash_writer.__file__), folder, how, str(seconds)], env=environment(),
@@ -114,7 +129,7 @@ def finished(monkeypatch):
     return check
 
 
-def test_killed_with_timed_writing_a_moment_is_lost(tmp_path, finished):
+def test_killed_with_timed_writing_a_moment_is_lost(tmp_path, started, finished):
     child = started(tmp_path, "timed", 0.05)
     waited(lambda: shards(tmp_path) > 2 or child.poll() is not None)
     child.kill()
@@ -127,7 +142,7 @@ def test_killed_with_timed_writing_a_moment_is_lost(tmp_path, finished):
     assert after[: len(store.manifest.shards)] == store.manifest.shards  # nothing is done again
 
 
-def test_ctrl_c_keeps_all_that_was_computed(tmp_path, finished):
+def test_ctrl_c_keeps_all_that_was_computed(tmp_path, started, finished):
     child = started(tmp_path, "slow")
     waited(lambda: computed(tmp_path) > 12 or child.poll() is not None)
     child.send_signal(signal.SIGINT)
@@ -142,7 +157,7 @@ def test_ctrl_c_keeps_all_that_was_computed(tmp_path, finished):
     assert FeatureStore(tmp_path / "store").manifest.shards[0] == store.manifest.shards[0]
 
 
-def test_a_second_ctrl_c_waits_for_nothing(tmp_path, finished):
+def test_a_second_ctrl_c_waits_for_nothing(tmp_path, started, finished):
     child = started(tmp_path, "stuck")
     waited(lambda: computed(tmp_path) > 5 or child.poll() is not None)
     child.send_signal(signal.SIGINT)

@@ -182,15 +182,18 @@ class ImageFolder(keras.utils.PyDataset):
                 "Images are read with Pillow, which is an extra: pip install 'keras-graft[features]'"
             ) from error
         assert self.size is not None
+        height, width = self.size
         mode = _MODES[self.channels or 3]
         try:
             with Image.open(self.path / key) as file:
+                # Of a large JPEG only as much is decoded as the size needs.
+                file.draft("RGB", (width, height))
                 image: Any = file
                 if image.mode.startswith("I"):  # 16 bits
                     image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
                 if image.mode == "P" and mode == "L":
                     image = image.convert("RGB")
-                image = image.convert(mode).resize(self.size[::-1], Image.Resampling.BILINEAR)
+                image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
                 found = np.asarray(image, np.float32)
         except Exception as error:
             raise FeatureError(
