@@ -152,8 +152,8 @@ def fit_head(
         validation=training.report(1) if len(training.parts) > 1 else None,
         class_names=class_names(data),
         times=Times(
-            one.compile_seconds, compute_seconds, training.clock.first, training.clock.rest,
-            one.seconds * len(training.parts[0].indices), len(training.history.epoch),
+            one.compile_seconds, compute_seconds, training.clock.compiling, training.clock.epoch,
+            one.seconds * len(training.parts[0].indices),
         ),
         views=views or 0, augmented=augmented, frozen=frozen, class_weight=training.weights,
         difference=check_joined(joined, new, one, stores[0]), checked=len(one.batch),

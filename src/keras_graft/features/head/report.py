@@ -39,19 +39,17 @@ class Times:
     Attributes:
         trunk_compile: The first call of the trunk, less the time of a second one.
         compute: To compute the stores, or to check that they were there.
-        head_compile: From the start of training to the end of the first step.
-        epochs: To train, without `head_compile`.
+        head_compile: How much longer the first epoch took than the others.
+        epoch: An epoch from the store, the median without the first.
         whole_epoch: The trunk's forward pass over the training samples. An epoch through the whole
             model takes longer.
-        count: How many epochs there were.
     """
 
     trunk_compile: float
     compute: float
     head_compile: float
-    epochs: float
+    epoch: float
     whole_epoch: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -95,8 +93,8 @@ class Fitted(Tabular):
 
     @property
     def epoch_seconds(self) -> float:
-        """The average time of an epoch from the store, without compiling."""
-        return self.times.epochs / max(self.times.count, 1)
+        """The time of an epoch from the store, without compiling."""
+        return self.times.epoch
 
     @property
     def speed_up(self) -> float:
@@ -118,7 +116,7 @@ class Fitted(Tabular):
                 for name, part in parts.items() if part is not None
             },
             "class_names": None if self.class_names is None else list(self.class_names),
-            "seconds": {**vars(self.times), "epoch": self.epoch_seconds},
+            "seconds": dict(vars(self.times)),
             "bytes": self.bytes, "speed_up": self.speed_up, "views": self.views,
             "augmented": list(self.augmented), "frozen": list(self.frozen),
             "class_weight": self.class_weight,
@@ -137,7 +135,7 @@ class Fitted(Tabular):
             ("seconds to compile the head", f"{times.head_compile:.2f}"),
             ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
             ("seconds an epoch through the whole model, more than", f"{times.whole_epoch:.2f}"),
-            ("times faster, more than", f"{self.speed_up:.1f}"),
+            *([("times faster, more than", f"{self.speed_up:.1f}")] if self.speed_up >= 1 else []),
             (f"largest difference of the joined model, {self.checked} samples",
              f"{self.difference:.3g}"),
         ]  # fmt: skip
@@ -198,6 +196,8 @@ class Fitted(Tabular):
             notes.append(f"augmentation is off: {', '.join(self.augmented)}")
         if self.frozen:
             notes.append(f"frozen, in inference mode: {_some(self.frozen)}")
+        if self.speed_up < 1:
+            notes.append("the trunk takes less time than the head: a store saves nothing here")
         classes = self.training.classes
         if classes and self.class_weight is None and are_uneven(classes):
             notes.append(

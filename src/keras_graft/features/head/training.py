@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -134,20 +136,42 @@ def _weights(
 
 
 class Clock(keras.callbacks.Callback):
-    """Measures training in seconds: `first` until the first step has ended, and `rest` after it."""
+    """Measures training in seconds.
+
+    Attributes:
+        compiling: How much longer the first epoch took than the others: until the first step has
+            ended, if there is only one epoch.
+        epoch: How long an epoch takes: the median of those after the first.
+        count: How many epochs there were.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = self.rest = 0.0
-        self._start = self._last = 0.0
+        self._ends: list[float] = []
+        self._start = self._first_step = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._start = self._last = time.perf_counter()
+        self._start = self._first_step = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not self.first:
-            self._last = time.perf_counter()
-            self.first = self._last - self._start
+        if self._first_step == self._start:
+            self._first_step = time.perf_counter()
 
-    def on_train_end(self, logs: Any = None) -> None:
-        self.rest = time.perf_counter() - self._last
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._ends.append(time.perf_counter())
+
+    @property
+    def count(self) -> int:
+        return len(self._ends)
+
+    @property
+    def epoch(self) -> float:
+        if self.count < 2:
+            return sum(self._ends) - self._first_step * self.count
+        return statistics.median(b - a for a, b in itertools.pairwise(self._ends))
+
+    @property
+    def compiling(self) -> float:
+        if self.count < 2:
+            return self._first_step - self._start
+        return max(0.0, self._ends[0] - self._start - self.epoch)
