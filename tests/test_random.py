@@ -233,8 +233,14 @@ def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
         return
     thawed = kg.unfreeze(frozen, batch_norm=True)
     # `freeze` drops recorded training flags, so the calls may differ in these.
-    before, now = ([id(n.operation) for n in kg.select(m, "**").nodes if n.nested is None]
-                   for m in (model, thawed))  # fmt: skip
+    before, now = (
+        [
+            id(n.operation)
+            for n in everything(kg.read(m))
+            if n.nested is None and isinstance(n.operation, keras.Layer)
+        ]
+        for m in (model, thawed)
+    )
     assert before == now
     assert [id(v) for v in thawed.trainable_variables] == [id(v) for v in model.trainable_variables]
     x = random_inputs(model, 2)
@@ -242,8 +248,8 @@ def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
 
 
 @bounded
-@given(plans(), st.data())
-def test_flags_are_undone_without_a_change_of_the_donor(plan, data):
+@given(plans())
+def test_flags_are_undone_without_a_change_of_the_donor(plan):
     model = interpret(plan)
     before = [v.path for v in model.trainable_variables]
     model.trainable = False
@@ -254,5 +260,5 @@ def test_flags_are_undone_without_a_change_of_the_donor(plan, data):
     assert model.trainable_variables == []
     for one, other in zip(numpy(model.weights), numpy(new.weights), strict=True):
         np.testing.assert_array_equal(one, other)
-    model.trainable = True
-    assert_same_graph(model, new)
+    old, now = ([n.path for n in everything(kg.read(m))] for m in (model, new))
+    assert old == now
