@@ -222,7 +222,12 @@ def test_the_strategy_reaches_its_corners(kind):
 @given(plans(), st.data())
 def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
     model = interpret(plan)
-    nodes = [n for n in everything(kg.read(model)) if n.nested is None]
+    # Keras makes the ops of some masks again in each reading.
+    nodes = [
+        n
+        for n in everything(kg.read(model))
+        if n.nested is None and isinstance(n.operation, keras.Layer)
+    ]
     chosen = data.draw(st.lists(st.sampled_from(nodes), min_size=1, unique_by=id)) if nodes else []
     if not chosen:
         return
