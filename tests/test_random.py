@@ -246,7 +246,12 @@ def test_the_strategy_reaches_its_corners(kind):
 @given(plans(), st.data())
 def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
     model = interpret(plan)
-    nodes = [n for n in everything(kg.read(model)) if n.nested is None]
+    # Keras makes the ops of some masks again in each reading.
+    nodes = [
+        n
+        for n in everything(kg.read(model))
+        if n.nested is None and isinstance(n.operation, keras.Layer)
+    ]
     chosen = data.draw(st.lists(st.sampled_from(nodes), min_size=1, unique_by=id)) if nodes else []
     if not chosen:
         return
@@ -257,8 +262,14 @@ def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
         return
     thawed = kg.unfreeze(frozen, batch_norm=True)
     # `freeze` drops recorded training flags, so the calls may differ in these.
-    before, now = ([id(n.operation) for n in kg.select(m, "**").nodes if n.nested is None]
-                   for m in (model, thawed))  # fmt: skip
+    before, now = (
+        [
+            id(n.operation)
+            for n in everything(kg.read(m))
+            if n.nested is None and isinstance(n.operation, keras.Layer)
+        ]
+        for m in (model, thawed)
+    )
     assert before == now
     assert [id(v) for v in thawed.trainable_variables] == [id(v) for v in model.trainable_variables]
     x = random_inputs(model, 2)
@@ -266,8 +277,8 @@ def test_what_was_frozen_and_unfrozen_is_the_donor(plan, data):
 
 
 @bounded
-@given(plans(), st.data())
-def test_flags_are_undone_without_a_change_of_the_donor(plan, data):
+@given(plans())
+def test_flags_are_undone_without_a_change_of_the_donor(plan):
     model = interpret(plan)
     before = [v.path for v in model.trainable_variables]
     model.trainable = False
@@ -278,5 +289,5 @@ def test_flags_are_undone_without_a_change_of_the_donor(plan, data):
     assert model.trainable_variables == []
     for one, other in zip(numpy(model.weights), numpy(new.weights), strict=True):
         np.testing.assert_array_equal(one, other)
-    model.trainable = True
-    assert_same_graph(model, new)
+    old, now = ([n.path for n in everything(kg.read(m))] for m in (model, new))
+    assert old == now

@@ -645,3 +645,19 @@ def test_what_a_file_says_is_checked():
     made["table"]["weights"][0][3] = 7
     with pytest.raises(kg.WeightsError, match="names a group that it does not hold"):
         kg.LearningRates.from_config(made)
+
+
+@pytest.mark.once
+def test_callbacks_that_look_inside_work(tmp_path):
+    model = network()
+    averaged = opt.Adam(use_ema=True, ema_momentum=0.5)
+    model.compile(kg.learning_rates(model, averaged, RATES), "mse")
+    stem = arrays(model.get_layer("stem").weights)
+    train(model, callbacks=[keras.callbacks.SwapEMAWeights()])
+    equal(stem, model.get_layer("stem").weights)
+    model.compile(kg.learning_rates(model, "adam", RATES), "mse")
+    train(model, 2, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup")])
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="loss")
+    train(model, callbacks=[checkpoint])
+    loaded = keras.models.load_model(tmp_path / "best.keras")
+    equal(loaded.optimizer.variables, model.optimizer.variables)
