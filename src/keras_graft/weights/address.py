@@ -41,6 +41,7 @@ class Weight:
         path: Where a Keras file keeps it; None elsewhere.
         again: Whether a file holds it as one more copy of a weight that has a partner.
         merged: Whether its values include the LoRA adapters of its layer.
+        converted: Whether its axes are in Keras's order although the file has another.
     """
 
     address: str
@@ -53,6 +54,7 @@ class Weight:
     path: str | None = None
     again: bool = False
     merged: bool = False
+    converted: bool = False
 
     @property
     def size(self) -> int:

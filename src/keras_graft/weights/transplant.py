@@ -13,26 +13,29 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
-from keras_graft.graph.names import items_of
+from keras_graft.graph.names import is_one_of, items_of
 from keras_graft.model.recreate import assign
 from keras_graft.printable import shown
 from keras_graft.weights import adapters as adapted
 from keras_graft.weights.address import Group, Weight, groups
 from keras_graft.weights.from_files import stored
-from keras_graft.weights.match import Match, matched
+from keras_graft.weights.match import Match, Pairs, matched
 from keras_graft.weights.meaning import Meaning
 from keras_graft.weights.report import Mismatch, Moved, Transplanted, refusal
 from keras_graft.weights.rule_for import Resize, Rules, check_glob, names, text_of
 from keras_graft.weights.suggest import suggestions
+from keras_graft.weights.torch_format.names import Names
+from keras_graft.weights.torch_format.source import torch_source
 
 
 def transplant(
     source: Any,
     target: Any,
-    match: Match = "name",
+    match: Match | Names = "name",
     resize: Resize | None = None,
     keep: str | Sequence[str] | None = None,
     strict: bool = True,
+    names: str = "keras",
 ) -> Transplanted:
     """Copy the weights of a model or a file into another model.
 
@@ -93,9 +96,9 @@ def transplant(
     head/bias    head/bias    (3,)    (2,)    classes(2 kept, 0 new)
     """
     into = _groups(target, "target")
-    with _source(source) as (origin, label):
-        plan = _Plan(origin, into, match, Rules(resize, into), keep)
-        report = plan.report(label, getattr(target, "name", ""))
+    with _source(source, into, match, keep, names, strict) as (origin, label, pairs, more):
+        plan = _Plan(origin, into, pairs, Rules(resize, into), keep)
+        report = plan.report(label, getattr(target, "name", ""), **more)
         left = report.missing or report.unused or report.mismatched
         if left and (strict or not (report.moved or report.shared)):
             raise WeightsError(refusal(report, plan.fits, origin.ties(), into.ties()))
@@ -136,7 +139,7 @@ class _Plan:
         self,
         origin: Group,
         into: Group,
-        match: Match,
+        pairs: Callable[[], Pairs],
         rules: Rules,
         keep: str | Sequence[str] | None,
     ) -> None:
@@ -145,20 +148,20 @@ class _Plan:
             "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped", "idle")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
         adapted.merge(origin, into)
-        pairs = adapted.settled(origin, into, matched(origin, into, match))
+        paired = adapted.settled(origin, into, pairs())
         idle = adapted.idle(into)
-        self._meaning = Meaning(origin, into, pairs)
+        self._meaning = Meaning(origin, into, paired)
         keep = _globs(keep, origin, into)  # only now do the numbered weights of a file have names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
-        self._sourced = {id(weight.layer) for weight in pairs}
+        self._sourced = {id(weight.layer) for weight in paired}
         used = set()
         for weight in into.weights():
             if _kept(keep, weight.address):
                 self._parts["kept"].append(weight.address)
-                if weight in pairs:
-                    used.add(pairs[weight])
+                if weight in paired:
+                    used.add(paired[weight])
                 continue
-            its = pairs.get(weight) or self._its.get(id(weight.variable))
+            its = paired.get(weight) or self._its.get(id(weight.variable))
             if its is not None:
                 used.add(its)
             if its is not None and its.variable is weight.variable:
@@ -218,10 +221,10 @@ class _Plan:
             )
         )
 
-    def report(self, source: str, target: str) -> Transplanted:
+    def report(self, source: str, target: str, **more: Any) -> Transplanted:
         """Return the report of what the plan does."""
         parts: dict[str, Any] = {name: tuple(part) for name, part in self._parts.items()}
-        return Transplanted(source, target, **parts)
+        return Transplanted(source, target, **parts, **more)
 
     def read(self) -> None:
         """Read all values from the file, so that a damaged one is found before anything changes.
@@ -290,12 +293,24 @@ def _kind(dtype: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _source(source: Any) -> Iterator[tuple[Group, str]]:
-    if isinstance(source, str | os.PathLike):
-        with stored(Path(source)) as found:
-            yield found
+def _source(
+    source: Any, into: Group, match: Any, keep: Any, names: str, strict: bool
+) -> Iterator[tuple[Group, str, Callable[[], Pairs], dict[str, Any]]]:
+    """Yield the weights of a source, its name, a function that pairs them, and more to report."""
+    if not is_one_of(names, "keras", "torch"):
+        raise WeightsError(f"transplant: names={shown(names)} is neither 'keras' nor 'torch'.")
+    if names == "torch":
+        with torch_source(source, into, match, keep) as found:
+            if strict:
+                found.check()
+            more = {"modules": found.rows(), "ignored": found.ignored}
+            yield found.group, found.label, found.pairs, more
+    elif isinstance(source, str | os.PathLike):
+        with stored(Path(source)) as (origin, label):
+            yield origin, label, lambda: matched(origin, into, match), {}
     else:
-        yield _groups(source, "source"), repr(source.name)
+        origin = _groups(source, "source")
+        yield origin, repr(source.name), lambda: matched(origin, into, match), {}
 
 
 def _groups(layer: Any, what: str) -> Group:

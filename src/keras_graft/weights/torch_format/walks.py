@@ -1,0 +1,127 @@
+"""The orders in which a Keras model may have been written down, and its flattened images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_graft import _keras
+from keras_graft.errors import ReadError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node
+from keras_graft.graph.record import unwrapped
+from keras_graft.model.read import read
+from keras_graft.weights.torch_format.slots import Flat, Slot
+
+_SPATIAL = (
+    layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D,
+    layers.SeparableConv1D, layers.SeparableConv2D, layers.Conv1DTranspose, layers.Conv2DTranspose,
+    layers.Conv3DTranspose, layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D,
+    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D, layers.UpSampling2D,
+    layers.UpSampling3D,
+)  # fmt: skip
+_ELEMENTWISE = (
+    layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.PReLU, layers.Dropout,
+    layers.SpatialDropout2D, layers.GaussianNoise, layers.BatchNormalization, layers.Identity,
+    layers.Add, layers.Multiply, layers.Average, layers.GroupNormalization,
+)  # fmt: skip
+
+
+def graph_of(layer: Any) -> Graph | None:
+    """Return a model as a graph; None if its calls cannot be read."""
+    try:
+        return read(layer) if isinstance(layer, keras.Model) else None
+    except ReadError:
+        return None
+
+
+def orders_of(graph: Graph | None, slots: Sequence[Slot]) -> list[list[Slot]]:
+    """Return the orders in which PyTorch's modules for these slots may have been made.
+
+    The order of the layers in the model, and two that keep branches together: from each layer that
+    joins several branches, the first branch before the second, or after it.
+    """
+    found = [list(slots)]
+    if graph is None:
+        return found
+    for turned in (False, True):
+        place: dict[int, int] = {}
+        _walk(graph, turned, place)
+        known = [place.get(id(slot.main.weight.layer)) for slot in slots]
+        if None in known:
+            continue
+        order = [slots[i] for i in sorted(range(len(slots)), key=lambda i: (known[i], i))]
+        if order not in found:
+            found.append(order)
+    return found
+
+
+def _walk(graph: Graph, turned: bool, place: dict[int, int]) -> None:
+    """Number the layers of a graph: each after all that it needs, branch by branch."""
+    seen: set[Node] = set()
+    for output in graph.outputs:
+        stack: list[tuple[Node | None, bool]] = [(graph.producer(output), False)]
+        while stack:
+            node, ready = stack.pop()
+            if node is None or (node in seen and not ready):
+                continue
+            if ready:
+                _number(node, turned, place)
+                continue
+            seen.add(node)
+            stack.append((node, True))
+            makers = [(graph.producer(value), False) for value in node.inputs]
+            stack += makers if turned else reversed(makers)  # the last one is walked first
+
+
+def _number(node: Node, turned: bool, place: dict[int, int]) -> None:
+    if node.nested is not None:
+        _walk(node.nested, turned, place)
+        return
+    for layer in _keras.layers_inside(unwrapped(node.operation)):
+        place.setdefault(id(layer), len(place))
+
+
+def flat_of(graph: Graph | None) -> Flat:
+    """Return, for Dense layers that read a flattened image, the shape of the image.
+
+    PyTorch's images have the channels first, so it flattens them in another order.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    if graph is not None:
+        _flat(graph, {}, found)
+    return found
+
+
+def _flat(graph: Graph, given: dict[Any, Any], found: dict[int, tuple[int, ...]]) -> None:
+    """Follow images and what is flattened of them: "image", or the image's shape."""
+    for node in graph.steps:
+        layer = unwrapped(node.operation)
+        its = [given.get(value.key) for value in node.inputs]
+        gives = None
+        if node.nested is not None:
+            inside = {
+                value.key: given.get(node.inputs[entry.source].key)
+                for value, entry in zip(node.nested.inputs, node.entries, strict=False)
+                if entry.source is not None
+            }
+            _flat(node.nested, inside, found)
+            for value, inner in zip(node.outputs, node.nested.outputs, strict=False):
+                given[value.key] = inside.get(inner.key)
+            continue
+        if isinstance(layer, _SPATIAL):
+            gives = "image" if getattr(layer, "data_format", "") == "channels_last" else None
+        elif isinstance(layer, layers.Flatten | layers.Reshape) and its == ["image"]:
+            spec, made = node.inputs[0].spec, node.outputs[0].spec
+            known = spec is not None and made is not None and None not in spec.shape[1:]
+            gives = tuple(spec.shape[1:]) if known and len(made.shape) == 2 else None
+        elif isinstance(layer, layers.Dense) and isinstance(its[0], tuple):
+            found[id(layer)] = its[0]
+        elif isinstance(layer, _ELEMENTWISE) or not hasattr(layer, "weights"):
+            alike = all(x == its[0] for x in its)
+            same = all(v.spec and v.spec.shape == node.outputs[0].spec.shape for v in node.inputs)
+            gives = its[0] if its and alike and same else None
+        given.update((value.key, gives) for value in node.outputs)
