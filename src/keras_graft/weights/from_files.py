@@ -128,10 +128,10 @@ def _group(
         names = (*names, label)
     weights = [
         _weight(own, key, f"{path}/vars/{key}".lstrip("/"), names, addresses, file)
-        for key in sorted(own, key=_natural)
+        for key in sorted(own, key=natural)
     ]
     inside = []
-    for key in sorted(set(group) - {"vars"}, key=_natural):
+    for key in sorted(set(group) - {"vars"}, key=natural):
         if isinstance(group[key], h5py.Group):
             inside += _group(group[key], f"{path}/{key}".lstrip("/"), names, addresses, file)
     if path and not label:
@@ -193,7 +193,7 @@ def _checked(
     return checked
 
 
-def _natural(key: str) -> list[Any]:
+def natural(key: str) -> list[Any]:
     """Return a sort key that orders names by the numbers in them, of any number of digits."""
     parts = [(p, p.lstrip("0")) for p in re.split(r"([0-9]+)", key)]
     return [
@@ -231,7 +231,7 @@ def safetensors_groups(path: Path) -> Iterator[Group]:
 def _by_paths(file: Any, name: str) -> Group:
     root = Group("", format=(file.metadata() or {}).get("format"))
     known = {(): root}
-    for key in sorted(file.keys(), key=_natural):
+    for key in sorted(file.keys(), key=natural):
         parts = tuple(key.split("/" if "/" in key else "."))
         if len(parts) > _DEPTH:
             raise FileError(f"{name!r} is damaged or forged: {key[:60]!r} has {len(parts)} parts.")

@@ -160,7 +160,12 @@ class Transplanted(Tabular):
 def module_counts(modules: Sequence[ModulePair]) -> list[tuple[str, int]]:
     """Return how many modules were matched in which way."""
     counts = Counter(pair.how for pair in modules)
-    words = {"given": "given in match=", "name": "by name", "shape": "by shape", "order": "by order"}
+    words = {
+        "given": "given in match=",
+        "name": "by name",
+        "shape": "by shape",
+        "order": "by order",
+    }
     return [(f"modules {words.get(how, how)}", n) for how, n in counts.items()]
 
 

@@ -95,7 +95,7 @@ def transplant(
     head/kernel  head/kernel  (8, 3)  (8, 2)  classes(2 kept, 0 new)
     head/bias    head/bias    (3,)    (2,)    classes(2 kept, 0 new)
     """
-    into = _groups(target, "target")
+    into = target_groups(target)
     with _source(source, into, match, keep, names, strict) as (origin, label, pairs, more):
         plan = _Plan(origin, into, pairs, Rules(resize, into), keep)
         report = plan.report(label, getattr(target, "name", ""), **more)
@@ -309,27 +309,32 @@ def _source(
         with stored(Path(source)) as (origin, label):
             yield origin, label, lambda: matched(origin, into, match), {}
     else:
-        origin = _groups(source, "source")
+        origin = target_groups(source, what="source")
         yield origin, repr(source.name), lambda: matched(origin, into, match), {}
 
 
-def _groups(layer: Any, what: str) -> Group:
+def target_groups(layer: Any, verb: str = "transplant", what: str = "target") -> Group:
+    """Return the groups of a model whose weights all have values.
+
+    Raises:
+        WeightsError: If it is no model or layer, not built, or has lost values.
+    """
     if not isinstance(layer, keras.Layer):
         raise WeightsError(
-            f"transplant: the {what} must be a Keras model or layer"
+            f"{verb}: the {what} must be a Keras model or layer"
             + (", or the path of a file" if what == "source" else "")
             + f", got {type(layer).__name__}."
         )
     found = groups(layer)
     if not layer.built:
         raise WeightsError(
-            f"transplant: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
+            f"{verb}: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
             "data, or build it, first."
         )
     for weight in found.weights():
         if not _keras.has_value(weight.variable):
             raise WeightsError(
-                f"transplant: {weight.address!r} of the {what} has no value: it was lost in training "
+                f"{verb}: {weight.address!r} of the {what} has no value: it was lost in training "
                 "with an optimizer made for other weights. Load the model again."
             )
     return found

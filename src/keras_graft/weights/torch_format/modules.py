@@ -53,8 +53,8 @@ class Module:
 
     @cached_property
     def role(self) -> str | None:
-        """Its role in an attention block, if its name says one."""
-        return role_of(self.name)
+        """Its role in an attention block or a bidirectional layer, if its name says one."""
+        return "reverse" if self.name.endswith("_reverse") else role_of(self.name)
 
     @cached_property
     def template(self) -> str:
@@ -130,16 +130,19 @@ _ROLES = {
     **dict.fromkeys(("k", "key", "keys", "wk"), "key"),
     **dict.fromkeys(("v", "value", "values", "wv"), "value"),
 }
+_SHORTCUTS = {"downsample", "shortcut", "skip"}
 _NORMS = {"norm", "layernorm", "ln", "rmsnorm", "groupnorm"}
 
 
 def role_of(name: str) -> str | None:
-    """Return the role that a name of a module or layer says: which projection, or which norm.
+    """Return the role that a name of a module or layer says: which projection, norm or branch.
 
     >>> [role_of(n) for n in ("attn.q_proj", "attention.output.dense", "output.dense", "conv1")]
     ['query', 'output', None, None]
     """
-    words = [w for w in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()) if w]
+    words = [
+        w for w in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()) if w
+    ]
     while len(words) > 1 and words[-1] in _FILLERS and not _attends(words[-2]):
         words.pop()
     if not words:
@@ -147,6 +150,8 @@ def role_of(name: str) -> str | None:
     if words[-1] in _ROLES:
         return _ROLES[words[-1]]
     near = words[-4:]
+    if _SHORTCUTS.intersection(near):
+        return "shortcut"
     if _NORMS & set(near[-2:]):
         return next((f"norm of {word[:3]}" for word in near if word[:3] in ("att", "emb")), None)
     ends = words[-1] in ("o", "wo", "out", "output", "proj")

@@ -13,8 +13,9 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.names import listed, nearest
 from keras_graft.printable import shown, words_of
 from keras_graft.weights.torch_format.modules import Module, thirds
-from keras_graft.weights.torch_format.order import Found, Orders, in_order
+from keras_graft.weights.torch_format.order import Found, in_order
 from keras_graft.weights.torch_format.slots import Slot
+from keras_graft.weights.torch_format.walks import Places
 
 UNKNOWN = "?"
 """What stands in a file of names for a layer that is not known."""
@@ -33,7 +34,7 @@ def names_from(match: Any, modules: Sequence[Module]) -> dict[str, str | None]:
         return {module.name: _called(match, module.name) for module in modules}
     if not isinstance(match, Mapping):
         raise WeightsError(
-            f"transplant: match={shown(match)} is not \"name\", \"order\", a dict of the source's modules "
+            f'transplant: match={shown(match)} is not "name", "order", a dict of the source\'s modules '
             "and the target's layers, the path of a .json file of it, or a function of a module's name."
         )
     for name, address in match.items():
@@ -78,34 +79,42 @@ class Given:
         modules: The modules that are not named.
         left_out: The modules that are named as None.
         unmatched: Modules inside a named one for which no layer was found.
-        orders: The orders of the slots that are not named.
+        places: The slots that are not named.
 
     Args:
         names: The dict.
         modules: All modules.
-        orders: The orders of all slots.
+        places: All slots.
         ordered: Whether the order of the modules is known.
     """
 
     def __init__(
-        self, names: Mapping[str, str | None], modules: Sequence[Module], orders: Orders, ordered: bool
+        self,
+        names: Mapping[str, str | None],
+        modules: Sequence[Module],
+        places: Places,
+        ordered: bool,
     ) -> None:
         self.found = Found()
         self.left_out: list[Module] = []
         self.unmatched: list[Module] = []
         self.modules = list(modules)
-        self.orders = [list(order) for order in orders]
+        self.places = places
         self._ordered = ordered
-        self._all = list(modules), list(orders[0])
+        self._all = list(modules), list(places.slots)
         for whole in (True, False):  # what names one module exactly comes first
             for name in sorted(names, key=lambda n: ("*" in n, -len(n))):
                 for module, address in self._expanded(name, names[name], whole):
                     self._pair(name, module, address, whole)
 
-    def _expanded(self, name: str, address: str | None, whole: bool) -> Iterator[tuple[str, str | None]]:
+    def _expanded(
+        self, name: str, address: str | None, whole: bool
+    ) -> Iterator[tuple[str, str | None]]:
         """Yield the modules that a name with globs stands for; all are known."""
         known = [m.name for m in self._all[0]]
-        above = dict.fromkeys(".".join(n.split(".")[:i]) for n in known for i in range(1, n.count(".") + 1))
+        above = dict.fromkeys(
+            ".".join(n.split(".")[:i]) for n in known for i in range(1, n.count(".") + 1)
+        )
         if "*" not in name:
             if name not in known and name not in above:
                 near = nearest(name, [*known, *above])
@@ -141,7 +150,7 @@ class Given:
                 f"transplant: match= gives {name!r} the layer {address!r}, which the target does not "
                 f"have, or which has no weights. Nearest: {listed(nearest(address, known) or known)}."
             )
-        slots = [s for s in prefix if s in self.orders[0]]
+        slots = [s for s in prefix if s in self.places.slots]
         if len(own) == 1 and len(slots) > 1:
             own = self._split(own[0])
         if len(prefix) == 1 and len(own) == 1:
@@ -152,8 +161,7 @@ class Given:
                 )
             self.found.pairs[slots[0]] = own[0], "given"
         else:
-            inside = [[s for s in order if s in slots] for order in self.orders]
-            self.found.update(in_order(own, inside, self._ordered))
+            self.found.update(in_order(own, self.places.of(slots), self._ordered))
             self.unmatched += own
         self._take(own, slots)
 
@@ -167,7 +175,7 @@ class Given:
 
     def _take(self, modules: Sequence[Module], slots: Sequence[Slot]) -> None:
         self.modules = [m for m in self.modules if m not in modules]
-        self.orders = [[s for s in order if s not in slots] for order in self.orders]
+        self.places = self.places.without(slots)
 
 
 def _filled(address: str | None, words: Sequence[str], name: str) -> str | None:

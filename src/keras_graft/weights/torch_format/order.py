@@ -6,21 +6,15 @@ the layers do, and where only one way to put them together fits.
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.weights.torch_format.modules import Module
+from keras_graft.weights.torch_format.search import Rules, tree_of, ways_of
 from keras_graft.weights.torch_format.slots import Slot
-
-_MOST = 20_000
-"""How many places of the search for an order are looked at before it is given up."""
-_WIDEST = 300
-"""The most modules beside each other in a search."""
-
-Orders = Sequence[Sequence[Slot]]
+from keras_graft.weights.torch_format.walks import Places
 
 
 @dataclass
@@ -30,174 +24,103 @@ class Found:
     Attributes:
         pairs: The module of each slot that has one, and how it was found.
         doubts: Modules and slots of one shape each that may belong together in several ways.
+        hints: A module on which it depends, and the slots that it may be.
     """
 
     pairs: dict[Slot, tuple[Module, str]] = field(default_factory=dict)
     doubts: list[tuple[list[Module], list[Slot]]] = field(default_factory=list)
+    hints: list[tuple[Module, list[Slot]]] = field(default_factory=list)
 
     def update(self, more: Found) -> None:
         """Add what another search found."""
         self.pairs.update(more.pairs)
         self.doubts += more.doubts
+        self.hints += more.hints
 
-    def add(self, pairs: dict[Slot, Module], how: str | None = None) -> None:
-        """Add pairs; without `how`, those of a shape of their own are found by it."""
-        count: dict[Any, int] = defaultdict(int)
-        for module in pairs.values():
-            count[_key(module)] += 1
-        for slot, module in pairs.items():
-            self.pairs[slot] = module, how or ("shape" if count[_key(module)] == 1 else "order")
+    def add(self, pairs: Mapping[Slot, Module], how: Callable[[Module], str]) -> None:
+        """Add pairs, and how each was found."""
+        self.pairs.update((slot, (module, how(module))) for slot, module in pairs.items())
 
 
-def in_order(modules: Sequence[Module], orders: Orders, ordered: bool) -> Found:
+class _Fits:
+    """Which modules may be which slots."""
+
+    def __init__(self, modules: Sequence[Module], slots: Sequence[Slot]) -> None:
+        self._slots = {m: [s for s in slots if s.takes(m)] for m in modules}
+        self._count = Counter(s for found in self._slots.values() for s in found)
+        self._heads = self._of_new_sizes(modules, slots)
+
+    def __call__(self, module: Module, slot: Slot) -> bool:
+        return slot.takes(module) or (module, slot) in self._heads
+
+    def sole(self, module: Module) -> Slot | None:
+        """Return the slot that takes a module, if both fit nothing else."""
+        slots = self._slots[module]
+        return slots[0] if len(slots) == 1 and self._count[slots[0]] == 1 else None
+
+    def how(self, module: Module) -> str:
+        """Return whether a module was found by its shape, or by its order among several."""
+        return "order" if self.sole(module) is None else "shape"
+
+    def _of_new_sizes(
+        self, modules: Sequence[Module], slots: Sequence[Slot]
+    ) -> set[tuple[Module, Slot]]:
+        """Return pairs of one kind whose sizes the other side does not have: a head of new classes."""
+        ours = [m for m in modules if not self._slots[m]]
+        theirs = [s for s in slots if not self._count[s]]
+        if not 0 < len(ours) <= 4 or len(ours) != len(theirs):
+            return set()
+        return {
+            (m, s) for m in ours for s in theirs
+            if s.alike(m) and len(s.main.layout.torch) == len(m.main.shape)
+        }  # fmt: skip
+
+
+def in_order(modules: Sequence[Module], places: Places, ordered: bool) -> Found:
     """Match modules and slots by their shapes, and equal ones by their order.
 
     Args:
         modules: The modules, in the order of the source.
-        orders: Orders in which the slots may be meant.
+        places: The slots.
         ordered: Whether the source tells in which order the modules were made.
     """
     found = Found()
-    if not modules or not orders[0]:
+    if not modules or not places.slots:
         return found
-    orphans = _orphans(modules, orders[0])
-
-    def fits(module: Module, slot: Slot) -> bool:
-        return slot.takes(module) or (module, slot) in orphans
-
-    whole = _whole(modules, orders, fits) if ordered else None
-    if whole is None:
-        whole = _searched(modules, orders, fits)
+    fits = _Fits(modules, places.slots)
+    whole = _whole(modules, places.orders, fits) if ordered else None
+    ways: list[dict[Slot, Module]] = []
+    for fixed in (True, False) if ordered else (False,):
+        for follows in (places.follows, None):
+            if whole is None:
+                ways = ways_of(tree_of(modules), places.orders, Rules(fits, follows, fixed))
+                whole = ways[0] if len(ways) == 1 else None
     if whole is not None:
-        found.add(whole)
+        found.add(whole, fits.how)
         return found
-    _by_class(modules, orders, found)
+    _by_class(modules, places.orders, fits, found)
+    if found.doubts and ways:
+        found.hints.append(_hint(ways))
     return found
 
 
-def _whole(modules: Sequence[Module], orders: Orders, fits: Any) -> dict[Slot, Module] | None:
+def _hint(ways: list[dict[Slot, Module]]) -> tuple[Module, list[Slot]]:
+    """Return a module that is another slot in each of two ways: one without numbers, if there is."""
+    first, second = ({m: s for s, m in way.items()} for way in ways[:2])
+    unlike = [m for m in first if first[m] is not second[m]]
+    module = min(unlike, key=lambda m: (len(m.numbers), len(m.name)))
+    return module, [first[module], second[module]]
+
+
+def _whole(
+    modules: Sequence[Module], orders: Sequence[Sequence[Slot]], fits: Any
+) -> dict[Slot, Module] | None:
     """Pair all in the order of the source, if kinds and shapes are the same all along."""
     ways = []
     for order in orders:
         if len(order) == len(modules) and all(map(fits, modules, order)):
             ways.append(dict(zip(order, modules, strict=True)))
     return ways[0] if ways and all(way == ways[0] for way in ways) else None
-
-
-def _orphans(modules: Sequence[Module], slots: Sequence[Slot]) -> set[tuple[Module, Slot]]:
-    """Return pairs of one kind, of sizes that the other side does not have: a head with new classes."""
-    ours = [m for m in modules if not any(s.takes(m) for s in slots)]
-    theirs = [s for s in slots if not any(s.takes(m) for m in modules)]
-    if not 0 < len(ours) <= 4 or len(ours) != len(theirs):
-        return set()
-    return {
-        (m, s) for m in ours for s in theirs
-        if s.alike(m) and len(s.main.layout.torch) == len(m.main.shape)
-    }  # fmt: skip
-
-
-class _Tree:
-    """The modules by the parts of their names; what stands beside each other has some order."""
-
-    def __init__(self) -> None:
-        self.module: Module | None = None
-        self.inside: dict[str, _Tree] = {}
-        self.size = 0
-
-    def add(self, module: Module, parts: list[str]) -> None:
-        self.size += 1
-        if not parts:
-            self.module = module
-            return
-        self.inside.setdefault(parts[0], _Tree()).add(module, parts[1:])
-
-    def rows(self) -> list[list[_Tree]]:
-        """Return the parts inside; of those that only a number tells apart the order is known."""
-        rows: dict[str, list[tuple[Any, _Tree]]] = defaultdict(list)
-        for name, inner in self.inside.items():
-            numbers = tuple(int(n[:18]) for n in re.findall("[0-9]+", name))
-            rows[re.sub("[0-9]+", "#", name)].append((numbers, inner))
-        found = [[x for _, x in sorted(row, key=lambda x: x[0])] for row in rows.values()]
-        if self.module is not None:
-            own = _Tree()
-            own.module, own.size = self.module, 1
-            found.append([own])
-        return found
-
-
-def _searched(modules: Sequence[Module], orders: Orders, fits: Any) -> dict[Slot, Module] | None:
-    """Pair all in an order that the names allow, if only one fits.
-
-    Modules whose names begin alike follow each other, and `conv1` comes before `conv2`.
-    """
-    root = _Tree()
-    for module in modules:
-        root.add(module, re.split(r"[./]", module.name))
-    ways: list[dict[Slot, Module]] = []
-    for order in orders:
-        if len(order) != len(modules):
-            continue
-        try:
-            for way in _Search(order, fits).ways(root, 0):
-                found = dict(zip(order, _flat(way), strict=True))
-                if found not in ways:
-                    ways.append(found)
-        except (_TooManyError, RecursionError):
-            return None
-    return ways[0] if len(ways) == 1 else None
-
-
-class _TooManyError(Exception):
-    """The search takes too long."""
-
-
-class _Search:
-    """All orders of a tree that fit a row of slots; at most two, as two are too many.
-
-    A way is a module, or a pair of ways of which one follows the other; () if there is nothing.
-    """
-
-    def __init__(self, slots: Sequence[Slot], fits: Any) -> None:
-        self._slots = slots
-        self._fits = fits
-        self._known: dict[Any, list[Any]] = {}
-
-    def ways(self, tree: _Tree, start: int) -> list[Any]:
-        """Return ways to put a tree at a place of the row."""
-        rows = tree.rows()
-        if tree.module is not None and not tree.inside:
-            return [tree.module] if self._fits(tree.module, self._slots[start]) else []
-        if max(map(len, rows)) > _WIDEST:
-            raise _TooManyError
-        return self._rest(id(tree), rows, (0,) * len(rows), start)
-
-    def _rest(self, key: int, rows: Any, places: tuple[int, ...], start: int) -> list[Any]:
-        known = self._known.get((key, places, start))
-        if known is not None:
-            return known
-        if len(self._known) > _MOST:
-            raise _TooManyError
-        found: list[Any] = []
-        heads = [i for i, row in enumerate(rows) if places[i] < len(row)]
-        for i in heads:
-            tree = rows[i][places[i]]
-            after = (*places[:i], places[i] + 1, *places[i + 1 :])
-            firsts = self.ways(tree, start)
-            rests = self._rest(key, rows, after, start + tree.size) if firsts else []
-            found += [(first, rest) for first in firsts for rest in rests]
-        result = found[:2] if heads else [()]
-        self._known[key, places, start] = result
-        return result
-
-
-def _flat(way: Any) -> Iterator[Module]:
-    waiting = [way]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, Module):
-            yield item
-        else:
-            waiting += reversed(item)
 
 
 def _key(item: Module | Slot, roles: frozenset[str | None] = frozenset()) -> Any:
@@ -215,8 +138,14 @@ def _key(item: Module | Slot, roles: frozenset[str | None] = frozenset()) -> Any
     return shape, statistics, recurrent, item.role if item.role in roles else None
 
 
-def _by_class(modules: Sequence[Module], orders: Orders, found: Found) -> None:
-    """Pair those of one shape and role if it is the only one, or if numbers in names order them."""
+def _by_class(
+    modules: Sequence[Module], orders: Sequence[Sequence[Slot]], fits: _Fits, found: Found
+) -> None:
+    """Pair what fits nothing else, and of one shape and role what numbers in names order."""
+    sole = {slot: m for m in modules if (slot := fits.sole(m)) is not None}
+    found.add(sole, fits.how)
+    modules = [m for m in modules if m not in sole.values()]
+    orders = [[s for s in order if s not in sole] for order in orders]
     roles = frozenset(m.role for m in modules) & {s.role for s in orders[0]}
     its: dict[Any, list[Module]] = defaultdict(list)
     for module in modules:
@@ -229,9 +158,9 @@ def _by_class(modules: Sequence[Module], orders: Orders, found: Found) -> None:
         if key not in mine:
             continue
         rows, own = mine[key], sorted(own, key=lambda m: m.numbers)
-        fits = len(own) == len(rows[0]) and all(map(lambda s, m: s.takes(m), rows[0], own))
+        whole = len(own) == len(rows[0]) and all(map(lambda s, m: s.takes(m), rows[0], own))
         clear = len({m.template for m in own}) == 1 and all(row == rows[0] for row in rows)
-        if fits and clear:
-            found.add(dict(zip(rows[0], own, strict=True)))
+        if whole and clear:
+            found.add(dict(zip(rows[0], own, strict=True)), fits.how)
         elif any(s.takes(m) for s in rows[0] for m in own):
             found.doubts.append((own, list(rows[0])))

@@ -84,8 +84,8 @@ class Slot:
 
     @cached_property
     def role(self) -> str | None:
-        """Its role in an attention block, if its address says one."""
-        return role_of(self.address)
+        """Its role in an attention block or a bidirectional layer, if its address says one."""
+        return "reverse" if self.module.endswith("_reverse") else role_of(self.address)
 
     @property
     def main(self) -> Part:
@@ -114,7 +114,7 @@ class Slot:
         if not module.bare and bool(statistics) != ("running_mean" in module.tensors):
             return False
         sides = {self.role, module.role}
-        return len(sides) == 1 or not sides & {"query", "key", "value"} and None in sides
+        return len(sides) == 1 or not sides & {"query", "key", "value", "reverse"} and None in sides
 
     def takes(self, module: Module) -> bool:
         """Whether a module may be this, by its tensors, their shapes, and its role."""
@@ -265,7 +265,9 @@ def _einsum(layer: Any, part: Any) -> tuple[list[Part], Any, str | None]:
 
 def _cell(layer: Any, part: Any) -> tuple[tuple[Part, ...], str | None]:
     count = next(n for cls, n in _CELLS.items() if isinstance(layer, cls))
-    order = (1, 0, 2) if count == 3 else None  # Keras begins with the update gate, PyTorch with reset
+    order = (
+        (1, 0, 2) if count == 3 else None
+    )  # Keras begins with the update gate, PyTorch with reset
     why, after = None, getattr(layer, "reset_after", False)
     if count == 3 and not after:
         why = "reset_after=False computes something else than PyTorch's GRU"
@@ -277,7 +279,11 @@ def _cell(layer: Any, part: Any) -> tuple[tuple[Part, ...], str | None]:
     return (
         *part("kernel", "weight_ih", of),
         *part("recurrent_kernel", "weight_hh", of),
-        *(part("bias", bias, lambda s: of(s[1:]), stacked=True) if after else part("bias", bias, of)),
+        *(
+            part("bias", bias, lambda s: of(s[1:]), stacked=True)
+            if after
+            else part("bias", bias, of)
+        ),
     ), why
 
 

@@ -18,10 +18,10 @@ from keras_graft.weights.report import ModulePair
 from keras_graft.weights.rule_for import names as is_named
 from keras_graft.weights.torch_format.modules import Module, modules_of, thirds
 from keras_graft.weights.torch_format.names import Given, names_from, of_one_name
-from keras_graft.weights.torch_format.order import Found, in_order
+from keras_graft.weights.torch_format.order import in_order
 from keras_graft.weights.torch_format.slots import Part, Slot, slots_of
 from keras_graft.weights.torch_format.tensors import State, Tensor, state_of
-from keras_graft.weights.torch_format.walks import flat_of, graph_of, orders_of
+from keras_graft.weights.torch_format.walks import flat_of, graph_of, places_of
 
 WAYS = ("name", "order")
 
@@ -33,6 +33,7 @@ class TorchSource:
         label: What reports call the source.
         group: The source's weights: in Keras's layouts where they have a layer.
         ignored: The names of integers: counters and tables, which are not weights.
+        tensors: All tensors of the source.
         slots: The places in the target that a module fits in.
         modules: The modules of the source.
         found: Which module belongs to which slot.
@@ -40,6 +41,7 @@ class TorchSource:
 
     def __init__(self, state: State, into: Group, match: Any, keep: Sequence[str]) -> None:
         self.label = state.label
+        self.tensors = state.tensors
         self.group = Group("")
         self.ignored = tuple(t.name for t in state.tensors if not t.is_float)
         self._into = into
@@ -49,17 +51,17 @@ class TorchSource:
         floats = [t for t in state.tensors if t.is_float]
         self._kept = [t for t in floats if _kept(keep, t.name)]
         modules = modules_of(t for t in floats if not _kept(keep, t.name))
-        orders = orders_of(graph, self.slots)
+        places = places_of(graph, self.slots)
         way = match if isinstance(match, str) and match in WAYS else None
-        given = Given({} if way else names_from(match, modules), modules, orders, state.ordered)
-        self.found, rest, orders = given.found, given.modules, given.orders
+        given = Given({} if way else names_from(match, modules), modules, places, state.ordered)
+        self.found, rest, places = given.found, given.modules, given.places
         if way != "order":
-            same = of_one_name(rest, orders[0])
-            self.found.add(same, "name")
+            same = of_one_name(rest, places.slots)
+            self.found.add(same, lambda module: "name")
             rest = [m for m in rest if m not in same.values()]
-            orders = [[s for s in order if s not in same] for order in orders]
-        rest = [part for m in rest for part in _apart(m, orders[0])]
-        self.found.update(in_order(_without_twins(rest, orders[0]), orders, state.ordered))
+            places = places.without(same)
+        rest = [part for m in rest for part in _apart(m, places.slots)]
+        self.found.update(in_order(_without_twins(rest, places.slots), places, state.ordered))
         self.modules = [*(m for m, _ in self.found.pairs.values()), *given.unmatched, *rest]
         self.modules = list(dict.fromkeys(self.modules))
         self.ignored += tuple(t.name for m in given.left_out for t in m.tensors.values())
@@ -75,19 +77,25 @@ class TorchSource:
             return
         count = sum(len(modules) for modules, _ in doubts)
         rows = [
-            (module.name, module.main.shape, listed((s.address for s in slots), 4))
+            (
+                module.name,
+                module.main.shape,
+                listed((s.address for s in slots if s.takes(module)), 4),
+            )
             for modules, slots in doubts
             for module in modules
         ]
-        name, slot = doubts[0][0][0].name, doubts[0][1][0].address
+        module, slots = (self.found.hints or [(doubts[0][0][0], doubts[0][1][:2])])[0]
+        one = f"match={{{quoted(module.name)}: {quoted(slots[0].address)}}}"
+        other = f" or {quoted(slots[1].address)}" if len(slots) > 1 else ""
         raise WeightsError(
             f"transplant: {count} modules of {self.label} may each belong to several layers of "
             f"{self._into.name!r}, and no order is certain:\n"
-            + table(("module", "shape", "may be one of"), rows[:40])
-            + (f"\nand {len(rows) - 40} more" if len(rows) > 40 else "")
-            + "\nThe way out: say which is which, by name or with '*' for numbers, match="
-            f"{{{quoted(name)}: {quoted(slot)}}}. Or write what was found to a file, correct it, and give "
-            'it: kg.torch_names(source, target).save("names.json"), then match="names.json".'
+            + table(("module", "shape", "may be one of"), rows[:20])
+            + (f"\nand {len(rows) - 20} more" if len(rows) > 20 else "")
+            + f"\nThe way out: say which is which, {one}{other}; one module may settle the others, and "
+            "'*' stands for a number. Or write what was found to a file, correct it, and give it: "
+            'kg.torch_names(source, target).save("names.json"), then match="names.json".'
         )
 
     def pairs(self) -> Pairs:

@@ -18,7 +18,7 @@ from keras_graft.errors import FileError, WeightsError
 from keras_graft.graph.names import listed
 from keras_graft.model.hdf5 import allowance
 from keras_graft.printable import shown, words_of
-from keras_graft.weights.from_files import found_on_disk, safetensors_groups
+from keras_graft.weights.from_files import found_on_disk, natural, safetensors_groups
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt")
 """The suffixes of files that `torch.load` reads."""
@@ -57,7 +57,7 @@ class State:
         label: What reports call it.
         tensors: The tensors, in the order of the source.
         ordered: Whether that order is the one in which the modules were made. `.safetensors` files
-            are written in the order of names.
+            are written in the order of names, and so are dicts that were read from them.
     """
 
     label: str
@@ -80,7 +80,8 @@ def state_of(source: Any) -> Iterator[State]:
                 tensors, ordered = _read(path, stack)
             except FileError as error:
                 raise WeightsError(f"transplant: {words_of(error)}") from error
-            yield State(repr(path.name), _unique(tensors, path.name), ordered)
+            known = ordered and not _sorted(tensors)
+            yield State(repr(path.name), _unique(tensors, path.name), known)
         return
     label = "the state dict"
     if not isinstance(source, Mapping):
@@ -92,7 +93,8 @@ def state_of(source: Any) -> Iterator[State]:
             "transplant: with names='torch' the source must be the path of a file, a state dict or "
             f"a PyTorch module, got {label}. Without names= a Keras model is a source."
         )
-    yield State(label, tuple(_tensors(source, label)), True)
+    tensors = _tensors(source, label)
+    yield State(label, tuple(tensors), not _sorted(tensors))
 
 
 def _read(path: Path, stack: contextlib.ExitStack) -> tuple[list[Tensor], bool]:
@@ -213,6 +215,16 @@ def _of_torch(name: str, value: Any, label: str) -> Tensor:
         return np.array(here.numpy())
 
     return Tensor(name, tuple(plain.shape), dtype, read)
+
+
+def _sorted(tensors: list[Tensor]) -> bool:
+    """Whether tensors of each dtype are in the order of their names: as text, or by numbers."""
+    rows: dict[str, list[str]] = {}
+    for tensor in tensors:
+        rows.setdefault(tensor.dtype, []).append(tensor.name)
+    return any(
+        all(names == sorted(names, key=key) for names in rows.values()) for key in (None, natural)
+    )
 
 
 def _unique(tensors: list[Tensor], file: str) -> tuple[Tensor, ...]:

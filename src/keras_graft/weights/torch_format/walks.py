@@ -1,8 +1,9 @@
-"""The orders in which a Keras model may have been written down, and its flattened images."""
+"""What a model's graph says of its layers: in which order they are, and which read flattened images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -38,25 +39,77 @@ def graph_of(layer: Any) -> Graph | None:
         return None
 
 
-def orders_of(graph: Graph | None, slots: Sequence[Slot]) -> list[list[Slot]]:
-    """Return the orders in which PyTorch's modules for these slots may have been made.
+@dataclass(frozen=True)
+class Places:
+    """Slots, in the orders in which PyTorch's modules for them may have been made.
 
-    The order of the layers in the model, and two that keep branches together: from each layer that
-    joins several branches, the first branch before the second, or after it.
+    Attributes:
+        orders: The orders; each has all slots. Branches are kept together: from each layer that joins
+            several, the first branch comes before the second, or after it.
+        before: For each layer, by its `id`, its number and the numbers of those that it needs, as bits.
     """
-    found = [list(slots)]
-    if graph is None:
-        return found
-    for turned in (False, True):
+
+    orders: list[list[Slot]]
+    before: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The slots."""
+        return self.orders[0]
+
+    def of(self, slots: Collection[Slot]) -> Places:
+        """Return these slots alone."""
+        orders = [[slot for slot in order if slot in slots] for order in self.orders]
+        return Places(orders, self.before)
+
+    def without(self, slots: Collection[Slot]) -> Places:
+        """Return the other slots."""
+        return self.of({slot for slot in self.slots if slot not in slots})
+
+    def follows(self, slot: Slot, first: Slot) -> bool:
+        """Whether a slot may come behind another in the flow of data."""
+        number, _ = self.before.get(id(first.main.weight.layer), (-1, 0))
+        own, needs = self.before.get(id(slot.main.weight.layer), (-1, 0))
+        return number < 0 or own < 0 or number == own or bool(needs >> number & 1)
+
+
+def places_of(graph: Graph | None, slots: Sequence[Slot]) -> Places:
+    """Return the slots of a model with what its graph says of their order."""
+    orders: list[list[Slot]] = []
+    for turned in (False, True) if graph is not None else ():
         place: dict[int, int] = {}
         _walk(graph, turned, place)
         known = [place.get(id(slot.main.weight.layer)) for slot in slots]
         if None in known:
-            continue
+            break
         order = [slots[i] for i in sorted(range(len(slots)), key=lambda i: (known[i], i))]
-        if order not in found:
-            found.append(order)
-    return found
+        if order not in orders:
+            orders.append(order)
+    before: dict[int, tuple[int, int]] = {}
+    if graph is not None:
+        _needs(graph, {}, before)
+    return Places(orders or [list(slots)], before)
+
+
+def _needs(graph: Graph, given: dict[Any, int], before: dict[int, tuple[int, int]]) -> None:
+    """Note for each layer which layers run before it and give it what it reads."""
+    for node in graph.steps:
+        needs = 0
+        for value in node.inputs:
+            needs |= given.get(value.key, 0)
+        if node.nested is not None:
+            for value in node.nested.inputs:
+                given[value.key] = needs
+            _needs(node.nested, given, before)
+            made = 0
+            for value in node.nested.outputs:
+                made |= given.get(value.key, 0)
+        else:
+            number = len(before)
+            for layer in _keras.layers_inside(unwrapped(node.operation)):
+                before.setdefault(id(layer), (number, needs))
+            made = needs | 1 << number
+        given.update((value.key, made) for value in node.outputs)
 
 
 def _walk(graph: Graph, turned: bool, place: dict[int, int]) -> None:
@@ -81,8 +134,9 @@ def _number(node: Node, turned: bool, place: dict[int, int]) -> None:
     if node.nested is not None:
         _walk(node.nested, turned, place)
         return
+    number = len(place)  # the order inside a layer is that of its own layers
     for layer in _keras.layers_inside(unwrapped(node.operation)):
-        place.setdefault(id(layer), len(place))
+        place.setdefault(id(layer), number)
 
 
 def flat_of(graph: Graph | None) -> Flat:
