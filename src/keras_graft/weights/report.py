@@ -157,9 +157,12 @@ class Transplanted(Tabular):
         return plain(dataclasses.asdict(self))
 
 
+_HOW = ("given", "name", "shape", "order", "guess")
+
+
 def module_counts(modules: Sequence[ModulePair]) -> list[tuple[str, int]]:
     """Return how many modules were matched in which way."""
-    counts = Counter(pair.how for pair in modules)
+    counts = Counter(pair.how for pair in sorted(modules, key=lambda pair: _HOW.index(pair.how)))
     words = {
         "given": "given in match=",
         "name": "by name",

@@ -17,9 +17,10 @@ from keras_graft.weights import adapters as adapted
 from keras_graft.weights.address import Group
 from keras_graft.weights.report import ModulePair
 from keras_graft.weights.torch_format.modules import BARE, Module
-from keras_graft.weights.torch_format.names import Names, names_from
+from keras_graft.weights.torch_format.names import Names, called, names_from
 from keras_graft.weights.torch_format.report import TorchNames
-from keras_graft.weights.torch_format.slots import Part, Slot, slots_of
+from keras_graft.weights.torch_format.slot import Part, Slot
+from keras_graft.weights.torch_format.slots import slots_of
 from keras_graft.weights.torch_format.source import torch_source
 from keras_graft.weights.torch_format.walks import flat_of, graph_of
 from keras_graft.weights.torch_format.writer import check_path, write
@@ -119,9 +120,7 @@ def _new(group: Group, match: Any) -> tuple[dict[str, np.ndarray], list[ModulePa
         if third and slot in given:
             fused.setdefault(f"{third[1] or ''}{third[2]}", {})[third[3]] = arrays
         else:
-            bare = slot in given and slot.address == slot.main.weight.address
-            bare = bare or slot.module == slot.main.weight.address.replace("/", ".")
-            _put(result, {_full(name, key, bare): value for key, value in arrays.items()})
+            _put(result, {_full(name, key, slot): value for key, value in arrays.items()})
     for name, parts in fused.items():
         _put(result, _joined(name, parts))
     return result, [
@@ -130,9 +129,9 @@ def _new(group: Group, match: Any) -> tuple[dict[str, np.ndarray], list[ModulePa
     ]
 
 
-def _full(name: str, tensor: str, bare: bool) -> str:
+def _full(name: str, tensor: str, slot: Slot) -> str:
     """Return the full name of a tensor of a module."""
-    if bare and tensor == "weight":
+    if slot.parameter:
         return name
     recurrent = _RECURRENT.fullmatch(f".{name}") if tensor.endswith(("_ih", "_hh")) else None
     if recurrent:
@@ -167,13 +166,13 @@ def _put(result: dict[str, np.ndarray], more: Mapping[str, np.ndarray]) -> None:
 def _by_slot(match: Any, slots: list[Slot]) -> dict[Slot, str]:
     """Return the module's name of each slot that a user named."""
     if callable(match) and not isinstance(match, Mapping):
-        names = {s: match(s.address) for s in slots}
+        names = {s: called(match, s.address, "save_weights") for s in slots}
         wrong = [name for name in names.values() if not isinstance(name, str | None)]
         if wrong:
             raise WeightsError(
                 f"save_weights: match= returned {shown(wrong[0])}, not a name or None."
             )
-        return {slot: name for slot, name in names.items() if name is not None}
+        return {slot: str(name) for slot, name in names.items() if name is not None}
     found: dict[Slot, str] = {}
     given = names_from(match, [])
     for name, address in sorted(given.items(), key=lambda item: "*" in item[0]):
@@ -199,12 +198,15 @@ def _like(group: Group, match: Any, like: Any) -> tuple[dict[str, np.ndarray], l
     """Return the tensors under the names and in the shapes of another source."""
     with torch_source(like, group, "name" if match is None else match, None) as found:
         found.check()
+        twins = found.twins()
+        paired = {m for m, _ in found.found.pairs.values()}
         left = [
-            m.name for m in found.modules if m not in {m for m, _ in found.found.pairs.values()}
-        ]
+            t.name for m in found.modules if m not in paired for t in m.tensors.values()
+            if t.name not in twins
+        ]  # fmt: skip
         without = [s.address for s in found.slots if s not in found.found.pairs]
         if left or without:
-            what = [f"modules of like= without a layer: {listed(left)}"] if left else []
+            what = [f"tensors of like= without a layer: {listed(left)}"] if left else []
             what += [f"layers without a module: {listed(without)}"] if without else []
             raise WeightsError(
                 f"save_weights: {'; '.join(what)}. Say which is which with match=, or None for a module "
@@ -214,6 +216,7 @@ def _like(group: Group, match: Any, like: Any) -> tuple[dict[str, np.ndarray], l
         for slot, (module, _) in found.found.pairs.items():
             for part, names in slot.names(module):
                 _fill(values, part, module, names)
+        values.update((name, values[other]) for name, other in twins.items())
         result = {t.name: _whole(values, t.name, t.read) for t in found.tensors}
         return result, list(found.rows())
 

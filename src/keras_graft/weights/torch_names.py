@@ -53,10 +53,10 @@ def torch_names(
         for modules, slots in found.found.doubts:
             its = sorted(modules, key=lambda m: (m.numbers, m.name))
             for module, slot in zip(its, slots, strict=False):
-                rows.append(ModulePair(module.name, slot.address, "guess: check"))
+                rows.append(ModulePair(found.name_of(module, slot), slot.address, "guess"))
         place = {slot.address: i for i, slot in enumerate(found.slots)}
         rows.sort(key=lambda row: place[row.layer])
-        known = {row.module for row in rows}
+        known = {row.module for row in rows} | {row.module.removesuffix(".weight") for row in rows}
         layers = {row.layer for row in rows}
         return TorchNames(
             found.label,

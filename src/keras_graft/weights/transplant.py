@@ -59,12 +59,23 @@ def transplant(
     position, as Keras itself does. The names in a `.safetensors` file may use `/` or `.`; they are
     addresses, or paths of variables.
 
+    With `names="torch"` the source has PyTorch's names and layouts: kernels are transposed, gates put
+    in Keras's order, the parts of an attention taken apart. A module is matched with the layer of its
+    name, then by its shape, and among several of one shape by the order; the report lists what was
+    matched by order. An order that may mean several things is refused. A file holds no epsilon, momentum
+    or padding: these must be equal in the model.
+
     Args:
-        source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file.
+        source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file. With
+            `names="torch"` a `.safetensors` file or its index, a `.pth`, `.pt` or `.bin` file (where
+            PyTorch is installed), a state dict, or a module of PyTorch.
         target: A built model or layer.
         match: `"name"`; `"shape"`: each weight takes the first unused one of its shape; `"order"`:
             the i-th weight takes the i-th; or a function of the target's address and variable that
-            returns an address of the source, or None.
+            returns an address of the source, or None. With `names="torch"`: `"name"`; `"order"`, which
+            ignores names; `{"layer1.*.conv1": "block*_conv"}`, where `*` stands for one part of a name
+            and None leaves a module out; the path of a `.json` file of it, as `kg.torch_names` writes; or
+            a function of a module's name that returns a layer's address, or None.
         resize: What becomes of weights of another shape: a rule of `kg.resize`, several of them, or
             `{glob of addresses or of layers: rules}`. Without globs, rules apply to the weights
             that do not fit; with a glob, to all weights that it names.
@@ -72,6 +83,7 @@ def transplant(
             the source's are left out.
         strict: Whether to refuse if anything on either side is left over or does not fit. If False,
             it stays as it is and is listed in the report; to copy nothing at all is still refused.
+        names: `"keras"`, or `"torch"`: whose names and layouts the source has.
 
     Returns:
         The report: prints as tables, has `to_dict()`.

@@ -14,7 +14,7 @@ from keras_graft.graph.names import listed, nearest
 from keras_graft.printable import shown, words_of
 from keras_graft.weights.torch_format.modules import Module, thirds
 from keras_graft.weights.torch_format.order import Found, in_order
-from keras_graft.weights.torch_format.slots import Slot
+from keras_graft.weights.torch_format.slot import Slot
 from keras_graft.weights.torch_format.walks import Places
 
 UNKNOWN = "?"
@@ -28,10 +28,10 @@ def names_from(match: Any, modules: Sequence[Module]) -> dict[str, str | None]:
     Raises:
         WeightsError: If it is no dict of names, or the file or function does not give one.
     """
-    if isinstance(match, str | os.PathLike):
+    if isinstance(match, os.PathLike) or (isinstance(match, str) and match.endswith(".json")):
         match = _loaded(Path(match))
     if callable(match) and not isinstance(match, Mapping):
-        return {module.name: _called(match, module.name) for module in modules}
+        return {module.name: called(match, module.name) for module in modules}
     if not isinstance(match, Mapping):
         raise WeightsError(
             f'transplant: match={shown(match)} is not "name", "order", a dict of the source\'s modules '
@@ -61,13 +61,24 @@ def _loaded(path: Path) -> Any:
         ) from error
 
 
-def _called(match: Callable[[str], Any], name: str) -> str | None:
+def called(match: Callable[[str], Any], name: str, verb: str = "transplant") -> Any:
+    """Return what a user's function says of a name.
+
+    Raises:
+        WeightsError: If it raises.
+    """
     try:
         return match(name)
     except Exception as error:
+        what = "the name of a module, and must return the address of a layer"
+        what = (
+            what
+            if verb == "transplant"
+            else "the address of a layer, and must return a module's name"
+        )
         raise WeightsError(
-            f"transplant: match= raised {type(error).__name__} for {name!r}: {words_of(error)}. It is "
-            "called with the name of a module, and must return the address of a layer, or None."
+            f"{verb}: match= raised {type(error).__name__} for {name!r}: {words_of(error)}. It is called "
+            f"with {what}, or None."
         ) from error
 
 
@@ -116,6 +127,8 @@ class Given:
             ".".join(n.split(".")[:i]) for n in known for i in range(1, n.count(".") + 1)
         )
         if "*" not in name:
+            if name not in known:
+                name = name.removesuffix(".weight")  # a tensor that is one weight of a layer
             if name not in known and name not in above:
                 near = nearest(name, [*known, *above])
                 raise WeightsError(

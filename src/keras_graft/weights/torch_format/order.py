@@ -13,7 +13,7 @@ from typing import Any
 
 from keras_graft.weights.torch_format.modules import Module
 from keras_graft.weights.torch_format.search import Rules, tree_of, ways_of
-from keras_graft.weights.torch_format.slots import Slot
+from keras_graft.weights.torch_format.slot import Slot
 from keras_graft.weights.torch_format.walks import Places
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_graft.weights.torch_format.modules import Module
-from keras_graft.weights.torch_format.slots import Slot
+from keras_graft.weights.torch_format.slot import Slot
 
 _ORDINALS = {"before": "1", "after": "2", "first": "1", "second": "2"}
 _MOST = 20_000

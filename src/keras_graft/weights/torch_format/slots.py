@@ -1,21 +1,19 @@
-"""The places in a Keras model that a PyTorch module fits in: which weight takes which tensor, and how."""
+"""The slots of each kind of Keras layer: which module of PyTorch computes the same, in which layout."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
 from keras_graft.weights.address import Group, Weight
 from keras_graft.weights.torch_format import layouts
 from keras_graft.weights.torch_format.layouts import Layout
-from keras_graft.weights.torch_format.modules import BARE, Module, role_of
+from keras_graft.weights.torch_format.slot import WEIGHT_AND_BIAS, Part, Slot
 
 Flat = Mapping[int, tuple[int, ...]]
 """For Dense layers that read a flattened image, by their `id`, the shape of the image."""
@@ -25,104 +23,8 @@ _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTran
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _CELLS = {layers.LSTMCell: 4, layers.GRUCell: 3, layers.SimpleRNNCell: 1}
-_WEIGHT_AND_BIAS = frozenset(("weight", "bias"))
-_STATISTICS = frozenset((*_WEIGHT_AND_BIAS, "running_mean", "running_var"))
+_STATISTICS = frozenset((*WEIGHT_AND_BIAS, "running_mean", "running_var"))
 _RECURRENT = frozenset(("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-
-
-@dataclass(frozen=True)
-class Part:
-    """One weight of a layer, and the tensors that it is made of.
-
-    Attributes:
-        weight: The weight.
-        tensors: Their names within the module.
-        layout: The layout of each of them.
-        stacked: Whether several are rows of the weight; otherwise they are added.
-    """
-
-    weight: Weight
-    tensors: tuple[str, ...]
-    layout: Layout
-    stacked: bool = False
-
-    def to_keras(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Return the weight's values."""
-        made = [self.layout.to_keras(array) for array in arrays]
-        if self.stacked:
-            return np.stack(made)
-        if len(made) == 1:
-            return made[0]
-        exact = [array.astype(np.result_type(array.dtype, np.float32)) for array in made]
-        return np.sum(exact, axis=0, dtype=exact[0].dtype)
-
-    def to_torch(self, array: np.ndarray) -> list[np.ndarray]:
-        """Return the values of the tensors: of several that are added all but the first are zero."""
-        rows = list(array) if self.stacked else [array, *[array * 0] * (len(self.tensors) - 1)]
-        return [self.layout.to_torch(row) for row in rows]
-
-
-@dataclass(eq=False)
-class Slot:
-    """A layer, or a part of one, that corresponds to one module.
-
-    Attributes:
-        address: The address of the layer, or of the weight if it is one weight of a larger layer.
-        module: The name that the module gets if no other is known.
-        kind: The layer's class, for messages.
-        parts: Its weights.
-        allowed: The names of the tensors that such a module may have.
-        why: Why no module of PyTorch computes the same; None if one does.
-    """
-
-    address: str
-    module: str
-    kind: str
-    parts: tuple[Part, ...]
-    allowed: frozenset[str] = _WEIGHT_AND_BIAS
-    why: str | None = None
-
-    @cached_property
-    def role(self) -> str | None:
-        """Its role in an attention block or a bidirectional layer, if its address says one."""
-        return "reverse" if self.module.endswith("_reverse") else role_of(self.address)
-
-    @property
-    def main(self) -> Part:
-        """The part that tells it from others of its kind."""
-        return self.parts[0]
-
-    def owns(self, address: str) -> bool:
-        """Whether this is the address of the slot, or of the layer that has its weights."""
-        return address in (self.address, self.parts[0].weight.address.rpartition("/")[0])
-
-    def names(self, module: Module) -> list[tuple[Part, list[str]]]:
-        """Return the parts that a module has tensors for, and the names of these."""
-        if module.bare:
-            return [(self.parts[0], [BARE])] if len(self.parts) == 1 else []
-        return [
-            (p, list(p.tensors)) for p in self.parts if all(n in module.tensors for n in p.tensors)
-        ]
-
-    def alike(self, module: Module) -> bool:
-        """Whether a module may be this, whatever its sizes."""
-        if self.why or not self.names(module):
-            return False
-        if not module.bare and not self.allowed.issuperset(module.tensors):
-            return False
-        statistics = {n for p in self.parts for n in p.tensors} & {"running_mean"}
-        if not module.bare and bool(statistics) != ("running_mean" in module.tensors):
-            return False
-        sides = {self.role, module.role}
-        return len(sides) == 1 or not sides & {"query", "key", "value", "reverse"} and None in sides
-
-    def takes(self, module: Module) -> bool:
-        """Whether a module may be this, by its tensors, their shapes, and its role."""
-        return self.alike(module) and all(
-            part.layout.fits(module.tensors[name].shape)
-            for part, names in self.names(module)
-            for name in names
-        )
 
 
 def slots_of(group: Group, flat: Flat) -> list[Slot]:
@@ -199,7 +101,7 @@ def _of_layer(
     def affine(kernel: Callable[[Any], Layout], name: str = "kernel") -> tuple[Part, ...]:
         return (*part(name, "weight", kernel), *part("bias", "bias", layouts.same))
 
-    def slot(parts: Any, allowed: Any = _WEIGHT_AND_BIAS, why: str | None = None) -> Iterator[Slot]:
+    def slot(parts: Any, allowed: Any = WEIGHT_AND_BIAS, why: str | None = None) -> Iterator[Slot]:
         if parts:
             yield Slot(address, module, kind, tuple(parts), allowed, why)
 
@@ -239,7 +141,8 @@ def _of_layer(
         (found,) = part(name, "weight", layouts.same)
         its = found.weight.address
         why = f"PyTorch has no {kind}" if isinstance(layer, keras.layers.RNN) else None
-        yield Slot(its, its.replace("/", "."), kind, (found,), frozenset(["weight"]), why)
+        module = its.replace("/", ".")
+        yield Slot(its, module, kind, (found,), frozenset(["weight"]), why, parameter=True)
 
 
 def _alpha(shape: tuple[int, ...]) -> Layout:
@@ -260,7 +163,7 @@ def _einsum(layer: Any, part: Any) -> tuple[list[Part], Any, str | None]:
         else:
             why = f"its bias_axes {layer.bias_axes!r} are not the outputs of a Linear"
             parts += part("bias", "bias", layouts.same)
-    return parts, _WEIGHT_AND_BIAS, why
+    return parts, WEIGHT_AND_BIAS, why
 
 
 def _cell(layer: Any, part: Any) -> tuple[tuple[Part, ...], str | None]:
@@ -296,4 +199,4 @@ def _norm(layer: Any, own: dict[str, Weight], part: Any) -> tuple[list[Part], fr
             parts += part(name, "bias", layouts.same)
     statistics = [*part("moving_mean", "running_mean", layouts.same),
                   *part("moving_variance", "running_var", layouts.same)]  # fmt: skip
-    return [*parts, *statistics], _STATISTICS if statistics else _WEIGHT_AND_BIAS
+    return [*parts, *statistics], _STATISTICS if statistics else WEIGHT_AND_BIAS

@@ -19,7 +19,8 @@ from keras_graft.weights.rule_for import names as is_named
 from keras_graft.weights.torch_format.modules import Module, modules_of, thirds
 from keras_graft.weights.torch_format.names import Given, names_from, of_one_name
 from keras_graft.weights.torch_format.order import in_order
-from keras_graft.weights.torch_format.slots import Part, Slot, slots_of
+from keras_graft.weights.torch_format.slot import Part, Slot
+from keras_graft.weights.torch_format.slots import slots_of
 from keras_graft.weights.torch_format.tensors import State, Tensor, state_of
 from keras_graft.weights.torch_format.walks import flat_of, graph_of, places_of
 
@@ -70,8 +71,16 @@ class TorchSource:
         """Refuse a source of which the names and shapes do not tell what belongs where.
 
         Raises:
-            WeightsError: If there are modules that may belong to several layers.
+            WeightsError: If there are modules that may belong to several layers, or layers that PyTorch
+                does not have.
         """
+        for slot in self.slots:
+            if slot.why:
+                raise WeightsError(
+                    f"transplant: {slot.address!r} ({slot.kind}) of the target computes what no module of "
+                    f"PyTorch does: {slot.why}. Make the layer so that it does, or leave it out with "
+                    f"keep={quoted(slot.address)}, and its module with match={{...: None}}."
+                )
         doubts = self.found.doubts
         if not doubts:
             return
@@ -122,7 +131,19 @@ class TorchSource:
         """Return which module became which layer, and how that was found, in the target's order."""
         place = {slot: i for i, slot in enumerate(self.slots)}
         pairs = sorted(self.found.pairs.items(), key=lambda pair: place[pair[0]])
-        return tuple(ModulePair(m.name, s.address, how) for s, (m, how) in pairs)
+        return tuple(ModulePair(self.name_of(m, s), s.address, how) for s, (m, how) in pairs)
+
+    @staticmethod
+    def name_of(module: Module, slot: Slot) -> str:
+        """Return what reports call a module: for one weight of a layer, the name of the tensor."""
+        return f"{module.name}.weight" if slot.parameter and not module.bare else module.name
+
+    def twins(self) -> dict[str, str]:
+        """Return the tensors without a layer that are the weight of another module too."""
+        taken = [t for m, _ in self.found.pairs.values() for t in m.tensors.values()]
+        names = {t.name for t in taken}
+        left = [t for m in self.modules for t in m.tensors.values() if t.name not in names]
+        return {t.name: o.name for t in left for o in taken if _is_twin(t, o)}
 
 
 @contextlib.contextmanager

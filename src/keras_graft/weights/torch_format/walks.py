@@ -12,10 +12,11 @@ from keras import layers
 from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node
+from keras_graft.graph.node import Node, Value
 from keras_graft.graph.record import unwrapped
 from keras_graft.model.read import read
-from keras_graft.weights.torch_format.slots import Flat, Slot
+from keras_graft.weights.torch_format.slot import Slot
+from keras_graft.weights.torch_format.slots import Flat
 
 _SPATIAL = (
     layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D,
@@ -76,7 +77,9 @@ class Places:
 def places_of(graph: Graph | None, slots: Sequence[Slot]) -> Places:
     """Return the slots of a model with what its graph says of their order."""
     orders: list[list[Slot]] = []
-    for turned in (False, True) if graph is not None else ():
+    for turned in (False, True):
+        if graph is None:
+            break
         place: dict[int, int] = {}
         _walk(graph, turned, place)
         known = [place.get(id(slot.main.weight.layer)) for slot in slots]
@@ -169,13 +172,16 @@ def _flat(graph: Graph, given: dict[Any, Any], found: dict[int, tuple[int, ...]]
         if isinstance(layer, _SPATIAL):
             gives = "image" if getattr(layer, "data_format", "") == "channels_last" else None
         elif isinstance(layer, layers.Flatten | layers.Reshape) and its == ["image"]:
-            spec, made = node.inputs[0].spec, node.outputs[0].spec
-            known = spec is not None and made is not None and None not in spec.shape[1:]
-            gives = tuple(spec.shape[1:]) if known and len(made.shape) == 2 else None
+            sizes, made = _shape(node.inputs[0])[1:], _shape(node.outputs[0])
+            gives = sizes if None not in sizes and len(made) == 2 else None
         elif isinstance(layer, layers.Dense) and isinstance(its[0], tuple):
             found[id(layer)] = its[0]
         elif isinstance(layer, _ELEMENTWISE) or not hasattr(layer, "weights"):
             alike = all(x == its[0] for x in its)
-            same = all(v.spec and v.spec.shape == node.outputs[0].spec.shape for v in node.inputs)
+            same = all(_shape(v) == _shape(node.outputs[0]) for v in node.inputs)
             gives = its[0] if its and alike and same else None
         given.update((value.key, gives) for value in node.outputs)
+
+
+def _shape(value: Value) -> tuple[Any, ...]:
+    return () if value.spec is None else tuple(value.spec.shape)
