@@ -271,9 +271,9 @@ class Named(nn.Module):
 
 
 class BertLayer(nn.Module):
-    def __init__(self, dim, heads):
+    def __init__(self, dim, heads, approximate):
         super().__init__()
-        self.heads = heads
+        self.heads, self.approximate = heads, approximate
         linear = lambda: nn.Linear(dim, dim)  # noqa: E731
         self.attention = Named(
             self=Named(query=linear(), key=linear(), value=linear()),
@@ -283,17 +283,18 @@ class BertLayer(nn.Module):
         self.output = Named(dense=nn.Linear(4 * dim, dim), LayerNorm=nn.LayerNorm(dim, eps=1e-12))
 
     def forward(self, x):
-        own, out = getattr(self.attention, "self"), self.attention.output
+        own, out = self.attention.self, self.attention.output
         q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for p in (own.query, own.key, own.value))  # fmt: skip
         y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
         x = out.LayerNorm(x + out.dense(y))
-        y = self.output.dense(nn.functional.gelu(self.intermediate.dense(x)))
+        y = self.intermediate.dense(x)
+        y = self.output.dense(nn.functional.gelu(y, approximate=self.approximate))
         return self.output.LayerNorm(x + y)
 
 
 class Bert(nn.Module):
-    def __init__(self, words=50, length=12, dim=16, heads=2, depth=12):
+    def __init__(self, words=50, length=12, dim=16, heads=2, depth=12, approximate="none"):
         super().__init__()
         self.embeddings = Named(
             word_embeddings=nn.Embedding(words, dim),
@@ -302,7 +303,7 @@ class Bert(nn.Module):
             LayerNorm=nn.LayerNorm(dim, eps=1e-12),
         )
         self.embeddings.register_buffer("position_ids", torch.arange(length)[None])
-        self.encoder = Named(layer=nn.ModuleList(BertLayer(dim, heads) for _ in range(depth)))
+        self.encoder = Named(layer=nn.ModuleList(BertLayer(dim, heads, approximate) for _ in range(depth)))
         self.pooler = Named(dense=nn.Linear(dim, dim))
 
     def forward(self, ids):

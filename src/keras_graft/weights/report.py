@@ -168,6 +168,7 @@ def module_counts(modules: Sequence[ModulePair]) -> list[tuple[str, int]]:
         "name": "by name",
         "shape": "by shape",
         "order": "by order",
+        "guess": "guessed",
     }
     return [(f"modules {words.get(how, how)}", n) for how, n in counts.items()]
 

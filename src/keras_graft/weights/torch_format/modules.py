@@ -143,12 +143,14 @@ def role_of(name: str) -> str | None:
     words = [
         w for w in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()) if w
     ]
+    count = len(words)
     while len(words) > 1 and words[-1] in _FILLERS and not _attends(words[-2]):
         words.pop()
     if not words:
         return None
-    if words[-1] in _ROLES:
-        return _ROLES[words[-1]]
+    if words[-1] in _ROLES:  # a letter alone may be any name
+        told = len(words[-1]) > 1 or len(words) < count or words[-2:-1] == ["to"]
+        return _ROLES[words[-1]] if told or any(map(_attends, words[-4:])) else None
     near = words[-4:]
     if _SHORTCUTS.intersection(near):
         return "shortcut"

@@ -43,14 +43,21 @@ class Found:
 
 
 class _Fits:
-    """Which modules may be which slots."""
+    """Which modules may be which slots; what is known already fits nothing else."""
 
-    def __init__(self, modules: Sequence[Module], slots: Sequence[Slot]) -> None:
-        self._slots = {m: [s for s in slots if s.takes(m)] for m in modules}
+    def __init__(
+        self, modules: Sequence[Module], slots: Sequence[Slot], known: Mapping[Slot, Module]
+    ) -> None:
+        self._known = known
+        self._named = set(known.values())
+        self._heads: set[tuple[Module, Slot]] = set()
+        self._slots = {m: [s for s in slots if self(m, s)] for m in modules}
         self._count = Counter(s for found in self._slots.values() for s in found)
         self._heads = self._of_new_sizes(modules, slots)
 
     def __call__(self, module: Module, slot: Slot) -> bool:
+        if slot in self._known or module in self._named:
+            return self._known.get(slot) is module
         return slot.takes(module) or (module, slot) in self._heads
 
     def sole(self, module: Module) -> Slot | None:
@@ -59,7 +66,9 @@ class _Fits:
         return slots[0] if len(slots) == 1 and self._count[slots[0]] == 1 else None
 
     def how(self, module: Module) -> str:
-        """Return whether a module was found by its shape, or by its order among several."""
+        """Return whether a module was found by its name, its shape, or its order among several."""
+        if module in self._named:
+            return "name"
         return "order" if self.sole(module) is None else "shape"
 
     def _of_new_sizes(
@@ -76,18 +85,24 @@ class _Fits:
         }  # fmt: skip
 
 
-def in_order(modules: Sequence[Module], places: Places, ordered: bool) -> Found:
+def in_order(
+    modules: Sequence[Module],
+    places: Places,
+    ordered: bool,
+    known: Mapping[Slot, Module] | None = None,
+) -> Found:
     """Match modules and slots by their shapes, and equal ones by their order.
 
     Args:
         modules: The modules, in the order of the source.
         places: The slots.
         ordered: Whether the source tells in which order the modules were made.
+        known: Those among them that are known to belong together, by their names.
     """
     found = Found()
     if not modules or not places.slots:
         return found
-    fits = _Fits(modules, places.slots)
+    fits = _Fits(modules, places.slots, known or {})
     whole = _whole(modules, places.orders, fits) if ordered else None
     ways: list[dict[Slot, Module]] = []
     for fixed in (True, False) if ordered else (False,):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,10 @@ class TorchSource:
         way = match if isinstance(match, str) and match in WAYS else None
         given = Given({} if way else names_from(match, modules), modules, places, state.ordered)
         self.found, rest, places = given.found, given.modules, given.places
-        if way != "order":
-            same = of_one_name(rest, places.slots)
-            self.found.add(same, lambda module: "name")
-            rest = [m for m in rest if m not in same.values()]
-            places = places.without(same)
+        known = {} if way == "order" else of_one_name(rest, places.slots)
         rest = [part for m in rest for part in _apart(m, places.slots)]
-        self.found.update(in_order(_without_twins(rest, places.slots), places, state.ordered))
+        single = _without_twins(rest, places.slots, known.values())
+        self.found.update(in_order(single, places, state.ordered, known))
         self.modules = [*(m for m, _ in self.found.pairs.values()), *given.unmatched, *rest]
         self.modules = list(dict.fromkeys(self.modules))
         self.ignored += tuple(t.name for m in given.left_out for t in m.tensors.values())
@@ -168,17 +165,20 @@ def _apart(module: Module, slots: Sequence[Slot]) -> list[Module]:
     return [module] if whole else thirds(module) or [module]
 
 
-def _without_twins(modules: Sequence[Module], slots: Sequence[Slot]) -> list[Module]:
+def _without_twins(
+    modules: Sequence[Module], slots: Sequence[Slot], known: Collection[Module]
+) -> list[Module]:
     """Leave out modules whose weight is that of another, where there are more modules than layers.
 
-    A tied weight is in a file once for each of its modules.
+    A tied weight is in a file once for each of its modules. What is known already stays.
     """
     result: list[Module] = []
     for module in modules:
         alike = [m for m in modules if m.main.shape == module.main.shape]
         places = sum(any(slot.takes(m) for m in alike) for slot in slots)
-        earlier = [m for m in alike if m in result]
-        if len(alike) > places and any(_is_twin(module.main, m.main) for m in earlier):
+        earlier = [m for m in alike if m in result or m in known]
+        spare = len(alike) > places and module not in known
+        if spare and any(_is_twin(module.main, m.main) for m in earlier):
             continue
         result.append(module)
     return result

@@ -180,11 +180,16 @@ def _tensor(name: Any, value: Any, label: str) -> Tensor:
         raise WeightsError(f"transplant: {label} has the key {shown(name)}, which is no name.")
     if hasattr(value, "untyped_storage"):
         return _of_torch(name, value, label)
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise WeightsError(
+            f"transplant: {name!r} of {label} is {type(value).__name__}, not a tensor. Give only the "
+            "state dict."
+        )
     try:
         array = np.asarray(keras.ops.convert_to_numpy(value))
     except Exception as error:
         raise WeightsError(
-            f"transplant: {name!r} of {label} is {type(value).__name__}, not a tensor."
+            f"transplant: {name!r} of {label} is not a tensor with values: {words_of(error)}"
         ) from error
     if array.dtype.kind not in "biufV" and array.dtype.name != "bfloat16":
         raise WeightsError(f"transplant: {name!r} of {label} holds {array.dtype}, not numbers.")
