@@ -31,7 +31,7 @@ def names_from(match: Any, modules: Sequence[Module]) -> dict[str, str | None]:
     if isinstance(match, os.PathLike) or (isinstance(match, str) and match.endswith(".json")):
         match = _loaded(Path(match))
     if callable(match) and not isinstance(match, Mapping):
-        return {module.name: called(match, module.name) for module in modules}
+        match = {module.name: called(match, module.name) for module in modules}
     if not isinstance(match, Mapping):
         raise WeightsError(
             f'transplant: match={shown(match)} is not "name", "order", a dict of the source\'s modules '

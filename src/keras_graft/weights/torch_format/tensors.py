@@ -85,9 +85,7 @@ def state_of(source: Any) -> Iterator[State]:
         return
     label = "the state dict"
     if not isinstance(source, Mapping):
-        # On the PyTorch backend a Keras layer is a module too, with names of Keras.
-        state = None if isinstance(source, keras.Layer) else getattr(source, "state_dict", None)
-        source, label = state() if callable(state) else source, repr(type(source).__name__)
+        source, label = _state_dict(source), repr(type(source).__name__)
     if not isinstance(source, Mapping):
         raise WeightsError(
             "transplant: with names='torch' the source must be the path of a file, a state dict or "
@@ -95,6 +93,19 @@ def state_of(source: Any) -> Iterator[State]:
         )
     tensors = _tensors(source, label)
     yield State(label, tuple(tensors), not _sorted(tensors))
+
+
+def _state_dict(source: Any) -> Any:
+    """Return the state dict of a PyTorch module; anything else as it is."""
+    # On the PyTorch backend a Keras layer is a module too, with names of Keras.
+    if isinstance(source, keras.Layer | type) or not callable(getattr(source, "state_dict", None)):
+        return source
+    try:
+        return source.state_dict()
+    except Exception as error:
+        raise WeightsError(
+            f"transplant: {type(source).__name__!r} gives no state dict: {words_of(error)}"
+        ) from error
 
 
 def _read(path: Path, stack: contextlib.ExitStack) -> tuple[list[Tensor], bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_graft.errors import WeightsError
-from keras_graft.printable import words_of
+from keras_graft.printable import shown, words_of
 from keras_graft.weights.torch_format.tensors import PICKLED
 
 
@@ -23,14 +23,25 @@ def check_path(path: Path) -> None:
     """
     if not path.name.endswith((".safetensors", *PICKLED)):
         raise WeightsError(
-            f"save_weights: {path.name!r} does not end in .safetensors or {', '.join(PICKLED)}. Keras's "
+            f"save_weights: {shown(path.name)} does not end in .safetensors or {', '.join(PICKLED)}. Keras's "
             "own formats are written by model.save() and model.save_weights()."
         )
-    if path.is_dir() or not path.absolute().parent.is_dir():
+    if _is_folder(path) or not _is_folder(path.absolute().parent):
         raise WeightsError(
-            f"save_weights: {str(path)!r} cannot be written: "
-            + ("it is a directory." if path.is_dir() else "there is no such folder. Make it first.")
+            f"save_weights: {shown(str(path))} cannot be written: "
+            + (
+                "it is a directory."
+                if _is_folder(path)
+                else "there is no such folder. Make it first."
+            )
         )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], kind: str) -> None:
@@ -59,9 +70,9 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], kind: str) -> None:
         ) from error
 
 
-def _write(name: str, arrays: Mapping[str, np.ndarray], kind: str, shown: str) -> None:
+def _write(name: str, arrays: Mapping[str, np.ndarray], kind: str, file: str) -> None:
     try:
-        if shown.endswith(PICKLED):
+        if file.endswith(PICKLED):
             import torch
 
             torch.save({key: _tensor(array) for key, array in arrays.items()}, name)
@@ -70,9 +81,9 @@ def _write(name: str, arrays: Mapping[str, np.ndarray], kind: str, shown: str) -
 
             save_file(dict(arrays), name, {"format": kind})
     except ImportError as error:
-        package = "torch" if shown.endswith(PICKLED) else "'keras-graft[features]'"
+        package = "torch" if file.endswith(PICKLED) else "'keras-graft[features]'"
         raise WeightsError(
-            f"save_weights: {shown!r} needs a package that is not installed: pip install {package}"
+            f"save_weights: {file!r} needs a package that is not installed: pip install {package}"
         ) from error
 
 
