@@ -268,6 +268,11 @@ def unclear(group: Group) -> list[Weight]:
     return result + [w for p in group.inside if p not in found for w in unclear(p)]
 
 
+def named_by_keras(group: Group) -> bool:
+    """Whether Keras named a layer, so that the name depends on what was made before."""
+    return group.layer is not None and _automatic(group)[0] is not None
+
+
 def _automatic(group: Group) -> tuple[str | None, int]:
     """Return the base and the number of a name that Keras gave; (None, 0) for other names."""
     # Bidirectional names its two layers after the one it was given.

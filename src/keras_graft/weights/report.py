@@ -63,8 +63,9 @@ class ModulePair:
     Attributes:
         module: The name of the module, or of the parameter.
         layer: The address of the layer, or of the weight.
-        how: How they were matched: `"given"` in `match=`, by `"name"`, by a `"shape"` that no other
-            has, or by `"order"` among several of one shape. What was matched by order may be wrong.
+        how: How they were matched: `"given"` in `match=`; by `"name"`; by a `"shape"` that no other has,
+            `"part"` if other modules or layers are left over; or by `"order"` among several of one
+            shape. The last two may be wrong: check them. `torch_names` also has `"guess"`.
     """
 
     module: str
@@ -130,9 +131,9 @@ class Transplanted(Tabular):
         if changed:
             head = ("changed", "from", "shape", "now", "rule", "cast")
             tables.append(("", head, changed))
-        guessed = [(p.module, p.layer) for p in self.modules if p.how == "order"]
-        if guessed:
-            tables.append(("", ("by order: please check", "layer"), guessed))
+        check = [(p.module, p.layer, _HOW[p.how]) for p in self.modules if p.how in _UNSURE]
+        if check:
+            tables.append(("", ("please check", "layer", "matched"), check))
         if self.mismatched:
             rows = [
                 (m.target, m.source, m.source_shape, m.shape, m.reason) for m in self.mismatched
@@ -157,20 +158,21 @@ class Transplanted(Tabular):
         return plain(dataclasses.asdict(self))
 
 
-_HOW = ("given", "name", "shape", "order", "guess")
+_HOW = {
+    "given": "given in match=",
+    "name": "by name",
+    "shape": "by shape",
+    "part": "by shape, others left over",
+    "order": "by order",
+    "guess": "guessed",
+}
+_UNSURE = ("part", "order")
 
 
 def module_counts(modules: Sequence[ModulePair]) -> list[tuple[str, int]]:
     """Return how many modules were matched in which way."""
-    counts = Counter(pair.how for pair in sorted(modules, key=lambda pair: _HOW.index(pair.how)))
-    words = {
-        "given": "given in match=",
-        "name": "by name",
-        "shape": "by shape",
-        "order": "by order",
-        "guess": "guessed",
-    }
-    return [(f"modules {words.get(how, how)}", n) for how, n in counts.items()]
+    counts = Counter(pair.how for pair in modules)
+    return [(f"modules {words}", counts[how]) for how, words in _HOW.items() if counts[how]]
 
 
 def refusal(

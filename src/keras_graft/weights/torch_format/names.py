@@ -168,9 +168,8 @@ class Given:
             own = self._split(own[0])
         if len(prefix) == 1 and len(own) == 1:
             if not slots:
-                first = self.found.pairs[prefix[0]][0].name
                 raise WeightsError(
-                    f"transplant: match= gives {address!r} to two modules, {first!r} and {own[0].name!r}."
+                    f"transplant: match= gives {address!r} to two modules; one is {own[0].name!r}."
                 )
             self.found.pairs[slots[0]] = own[0], "given"
         else:
@@ -204,8 +203,12 @@ def _filled(address: str | None, words: Sequence[str], name: str) -> str | None:
 
 
 def of_one_name(modules: Sequence[Module], slots: Sequence[Slot]) -> dict[Slot, Module]:
-    """Pair modules and layers of one name, where dots stand for the slashes of an address."""
+    """Pair modules and layers of one name, where dots stand for the slashes of an address.
+
+    A name that Keras gave is believed only if all layers find a module of their name.
+    """
     known = {m.name: m for m in modules}
-    return {
-        s: known[s.module] for s in slots if s.module in known and s.takes(known[s.module])
-    }  # fmt: skip
+    found = {s: known[s.module] for s in slots if s.module in known and s.takes(known[s.module])}
+    if len(found) == len(slots):
+        return found
+    return {slot: module for slot, module in found.items() if not slot.automatic}

@@ -158,7 +158,13 @@ def _by_class(
 ) -> None:
     """Pair what fits nothing else, and of one shape and role what numbers in names order."""
     sole = {slot: m for m in modules if (slot := fits.sole(m)) is not None}
-    found.add(sole, fits.how)
+    partly = len(modules) != len(orders[0])
+
+    def how(module: Module) -> str:
+        way = fits.how(module)
+        return "part" if partly and way == "shape" else way
+
+    found.add(sole, how)
     modules = [m for m in modules if m not in sole.values()]
     orders = [[s for s in order if s not in sole] for order in orders]
     roles = frozenset(m.role for m in modules) & {s.role for s in orders[0]}

@@ -59,6 +59,7 @@ class Slot:
         allowed: The names of the tensors that such a module may have.
         why: Why no module of PyTorch computes the same; None if one does.
         parameter: Whether it is one weight of a layer of no known kind.
+        automatic: Whether Keras named the layer or one around it, by what was made before.
     """
 
     address: str
@@ -68,6 +69,7 @@ class Slot:
     allowed: frozenset[str] = WEIGHT_AND_BIAS
     why: str | None = None
     parameter: bool = False
+    automatic: bool = False
 
     @cached_property
     def role(self) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_graft.weights.address import Group, Weight
+from keras_graft.weights.address import Group, Weight, named_by_keras
 from keras_graft.weights.torch_format import layouts
 from keras_graft.weights.torch_format.layouts import Layout
 from keras_graft.weights.torch_format.slot import WEIGHT_AND_BIAS, Part, Slot
@@ -34,7 +34,7 @@ def slots_of(group: Group, flat: Flat) -> list[Slot]:
         group: The groups of the model.
         flat: For Dense layers that read a flattened image, by their `id`, the shape of the image.
     """
-    return list(_slots(group, (), flat, None, set()))
+    return list(_slots(group, (), flat, None, set(), False))
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,18 @@ def _slots(
     flat: Flat,
     around: _Recurrent | None,
     seen: set[int],
+    automatic: bool,
 ) -> Iterator[Slot]:
     own = {w.name: w for w in group.own if id(w) not in seen}
     seen.update(id(w) for w in own.values())
     if own:
-        yield from _of_layer(group.layer, own, flat, around)
+        for slot in _of_layer(group.layer, own, flat, around):
+            slot.automatic = automatic
+            yield slot
     for number, inner in enumerate(group.inside):
         its = _around(group, inner, "/".join(path), number, around)
-        yield from _slots(inner, (*path, inner.name), flat, its, seen)
+        named = automatic or named_by_keras(inner)
+        yield from _slots(inner, (*path, inner.name), flat, its, seen, named)
 
 
 def _around(
