@@ -122,7 +122,9 @@ def conv_bn(x, filters, size, stride, name, relu=True):
     return L.ReLU()(x) if relu else x
 
 
-def keras_resnet(bottleneck, depths, width=8, classes=10, shortcut_first=False, size=32, unnamed=False):
+def keras_resnet(
+    bottleneck, depths, width=8, classes=10, shortcut_first=False, size=32, unnamed=False
+):
     """Return a ResNet; its shortcut is made, and added, before or after the main branch."""
     image = x = keras.Input((size, size, 3))
     x = conv_bn(x, width, 7, 2, "stem")
@@ -171,7 +173,9 @@ class Excite(nn.Module):
 class Separable(nn.Module):
     def __init__(self, inputs, outputs, kernel, stride):
         super().__init__()
-        self.conv_dw = nn.Conv2d(inputs, inputs, kernel, stride, kernel // 2, groups=inputs, bias=False)
+        self.conv_dw = nn.Conv2d(
+            inputs, inputs, kernel, stride, kernel // 2, groups=inputs, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(inputs)
         self.se = Excite(inputs, max(1, inputs // 4))
         self.conv_pw = nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -189,7 +193,9 @@ class Inverted(nn.Module):
         middle = inputs * expansion
         self.conv_pw = nn.Conv2d(inputs, middle, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv_dw = nn.Conv2d(middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False)
+        self.conv_dw = nn.Conv2d(
+            middle, middle, kernel, stride, kernel // 2, groups=middle, bias=False
+        )
         self.bn2 = nn.BatchNorm2d(middle)
         self.se = Excite(middle, max(1, inputs // 4))
         self.conv_pwl = nn.Conv2d(middle, outputs, 1, bias=False)
@@ -303,7 +309,9 @@ class Bert(nn.Module):
             LayerNorm=nn.LayerNorm(dim, eps=1e-12),
         )
         self.embeddings.register_buffer("position_ids", torch.arange(length)[None])
-        self.encoder = Named(layer=nn.ModuleList(BertLayer(dim, heads, approximate) for _ in range(depth)))
+        self.encoder = Named(
+            layer=nn.ModuleList(BertLayer(dim, heads, approximate) for _ in range(depth))
+        )
         self.pooler = Named(dense=nn.Linear(dim, dim))
 
     def forward(self, ids):
@@ -354,7 +362,9 @@ class VitBlock(nn.Module):
         elif names == "timm":
             self.attn = Named(qkv=nn.Linear(dim, 3 * dim), proj=nn.Linear(dim, dim))
         else:
-            own = Named(query=nn.Linear(dim, dim), key=nn.Linear(dim, dim), value=nn.Linear(dim, dim))
+            own = Named(
+                query=nn.Linear(dim, dim), key=nn.Linear(dim, dim), value=nn.Linear(dim, dim)
+            )
             self.attention = Named(attention=own, output=Named(dense=nn.Linear(dim, dim)))
         setattr(self, norms[1], nn.LayerNorm(dim, eps=1e-6))
         up, down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
@@ -393,8 +403,14 @@ class Vit(nn.Module):
     def __init__(self, names, size=32, patch=8, dim=16, heads=2, depth=12, classes=10):
         super().__init__()
         self.names, count = names, (size // patch) ** 2 + 1
-        conv, blocks = nn.Conv2d(3, dim, patch, patch), [VitBlock(dim, heads, names) for _ in range(depth)]
-        token, places = nn.Parameter(torch.zeros(1, 1, dim)), nn.Parameter(torch.zeros(1, count, dim))
+        conv, blocks = (
+            nn.Conv2d(3, dim, patch, patch),
+            [VitBlock(dim, heads, names) for _ in range(depth)],
+        )
+        token, places = (
+            nn.Parameter(torch.zeros(1, 1, dim)),
+            nn.Parameter(torch.zeros(1, count, dim)),
+        )
         head, norm = nn.Linear(dim, classes), nn.LayerNorm(dim, eps=1e-6)
         if names == "torchvision":
             self.class_token, self.conv_proj = token, conv
@@ -407,7 +423,9 @@ class Vit(nn.Module):
         else:
             patches = Named(projection=conv)
             self.vit = Named(
-                embeddings=Named(cls_token=token, position_embeddings=places, patch_embeddings=patches),
+                embeddings=Named(
+                    cls_token=token, position_embeddings=places, patch_embeddings=patches
+                ),
                 encoder=Named(layer=nn.ModuleList(blocks)),
                 layernorm=norm,
             )

@@ -141,11 +141,17 @@ for call in (
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[0] == "4"
-    assert "'model.pth' is read with PyTorch, which is not installed: pip install torch" in done.stdout
+    assert (
+        "'model.pth' is read with PyTorch, which is not installed: pip install torch" in done.stdout
+    )
     assert "'back.pth' needs a package that is not installed: pip install torch" in done.stdout
     back = load_file(tmp_path / "back.safetensors")
     assert torch.equal(back["hidden.weight"], net[0].weight.detach())
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["back.safetensors", "model.pth", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "back.safetensors",
+        "model.pth",
+        "model.safetensors",
+    ]
 
 
 class Evil:
@@ -215,7 +221,9 @@ def test_names_that_would_forge_a_line_are_escaped(tmp_path):
     name = "a\nerror: all is lost \x1b[31m"
     save_file({f"{name}.weight": torch.ones(5, 4)}, tmp_path / "a.safetensors")
     for source in (tmp_path / "a.safetensors", {f"{name}.weight": torch.ones(5, 4)}):
-        words = refused(source, keras.Sequential([keras.Input((4, 4)), L.Conv1D(7, 1)]), names="torch")
+        words = refused(
+            source, keras.Sequential([keras.Input((4, 4)), L.Conv1D(7, 1)]), names="torch"
+        )
         assert "a\\nerror: all is lost \\x1b[31m" in words and "\x1b" not in words
     twice = {f"{name}.weight": torch.ones(5, 4), "b\r.weight": torch.zeros(5, 4)}
     its = keras.Sequential([keras.Input((4,)), L.Dense(5), L.Dense(4), L.Dense(5)])
@@ -245,11 +253,21 @@ def test_an_index_reads_no_file_elsewhere(tmp_path):
     }.items():
         path.write_text(json.dumps({"weight_map": {"0.weight": name}}))
         assert words in refused(path, model(), names="torch")
-    for text in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', "[" * 10**5, "\x00"):
+    for text in (
+        "",
+        "[]",
+        "{}",
+        '{"weight_map": 3}',
+        '{"weight_map": {"a": 3}}',
+        "[" * 10**5,
+        "\x00",
+    ):
         path.write_text(text)
         assert "is damaged" in refused(path, model(), names="torch")
     _safetensors(module(), folder / "part.safetensors")
-    path.write_text(json.dumps({"weight_map": {"0.weight": "part.safetensors", "9.bias": "part.safetensors"}}))
+    path.write_text(
+        json.dumps({"weight_map": {"0.weight": "part.safetensors", "9.bias": "part.safetensors"}})
+    )
     assert "names tensors that its files lack: '9.bias'" in refused(path, model(), names="torch")
 
 
@@ -303,7 +321,9 @@ def test_a_mapping_must_name_what_is_there(tmp_path):
     ):  # fmt: skip
         assert words in refused(net, its, names="torch", match=match), match
     (tmp_path / "names.json").write_text("{")
-    assert "cannot be read as JSON" in refused(net, its, names="torch", match=tmp_path / "names.json")
+    assert "cannot be read as JSON" in refused(
+        net, its, names="torch", match=tmp_path / "names.json"
+    )
     (tmp_path / "names.json").write_text("[1]")
     assert "match=[1] is not" in refused(net, its, names="torch", match=tmp_path / "names.json")
     (tmp_path / "names.json").write_text('{"0": "hidden", "2": null}')
@@ -314,7 +334,12 @@ def test_a_mapping_must_name_what_is_there(tmp_path):
 def test_save_weights_writes_what_load_state_dict_takes(tmp_path):
     its, net = model(), module()
     before = by_address(its)
-    for suffix, load in {"safetensors": load_file, "pth": torch.load, "pt": torch.load, "bin": torch.load}.items():
+    for suffix, load in {
+        "safetensors": load_file,
+        "pth": torch.load,
+        "pt": torch.load,
+        "bin": torch.load,
+    }.items():
         path = tmp_path / f"net.{suffix}"
         report = kg.save_weights(its, path, names="torch", match={"0": "hidden", "2": "out"})
         assert report.mapping == {"0": "hidden", "2": "out"}
@@ -363,7 +388,9 @@ def test_fused_projections_and_recurrent_layers_are_written_in_one(tmp_path):
     net = Net()
     report = kg.transplant(net, its, names="torch")
     expected = {"rnn.l0": "both/forward_lstm", "attn.in_proj.query": "mha/query"}
-    assert expected.items() <= {m: a.rstrip("_0123456789") for m, a in report.mapping.items()}.items()
+    assert (
+        expected.items() <= {m: a.rstrip("_0123456789") for m, a in report.mapping.items()}.items()
+    )
     kg.save_weights(its, tmp_path / "a.safetensors", names="torch", match=report.mapping)
     back = load_file(tmp_path / "a.safetensors")
     other = Net()

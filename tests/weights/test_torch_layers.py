@@ -46,7 +46,9 @@ def test_a_dense_layer_behind_a_flattened_image_has_its_rows_in_another_order(si
     its, model = case.made()
     kg.transplant(its.state_dict(), model, names="torch")
     assert case.error(its, model) < 1e-5
-    assert size[0] > 6 or not np.allclose(model.layers[-1].layers[-1].kernel, its[5].weight.detach().T)
+    assert size[0] > 6 or not np.allclose(
+        model.layers[-1].layers[-1].kernel, its[5].weight.detach().T
+    )
 
 
 @pytest.mark.once

@@ -7,8 +7,8 @@ import keras_hub
 import numpy as np
 import pytest
 import torch
-from architectures import cheap_weights
-from donor import arrays, equal
+from architectures import application, backbones, cheap_weights
+from donor import arrays, equal, some
 from keras import layers as L
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -79,7 +79,9 @@ def test_a_network_from_pytorch_and_back(name, tmp_path):
         kg.save_weights(model, tmp_path / "back.safetensors", names="torch", **how)
         back = load_file(tmp_path / "back.safetensors")
         whole = {n: back.get(n, v) for n, v in state.items()} if "like" not in how else back
-        assert all(torch.equal(whole[n], v) for n, v in state.items()) and whole.keys() == state.keys()
+        assert (
+            all(torch.equal(whole[n], v) for n, v in state.items()) and whole.keys() == state.keys()
+        )
         assert len(back) >= len(state) - len(report.ignored)
         other = made().eval()
         other.load_state_dict(whole)
@@ -151,7 +153,9 @@ def test_names_of_transformers_into_a_bert_of_keras_hub(kind, source, tmp_path):
     head = nn.Linear(16, 16)
     state |= {f"cls.predictions.transform.dense.{n}": t for n, t in head.state_dict().items()}
     state["cls.predictions.bias"] = torch.zeros(50)
-    state["cls.predictions.decoder.weight"] = state["bert.embeddings.word_embeddings.weight"].clone()
+    state["cls.predictions.decoder.weight"] = state[
+        "bert.embeddings.word_embeddings.weight"
+    ].clone()
     state["cls.predictions.decoder.bias"] = state["cls.predictions.bias"].clone()
     save_file(state, tmp_path / "model.safetensors")
     model = keras_hub.models.BertBackbone(
@@ -177,7 +181,9 @@ def test_names_of_transformers_into_a_bert_of_keras_hub(kind, source, tmp_path):
     kg.save_weights(model, tmp_path / "back.safetensors", names="torch", match=report.mapping)
     back = load_file(tmp_path / "back.safetensors")
     assert all(torch.equal(tensor, state[name]) for name, tensor in back.items())
-    assert {n for n in state if n.startswith("bert.")} - back.keys() == {"bert.embeddings.position_ids"}
+    assert {n for n in state if n.startswith("bert.")} - back.keys() == {
+        "bert.embeddings.position_ids"
+    }
 
 
 def test_names_of_transformers_into_a_vit_of_keras_hub(tmp_path):
@@ -256,7 +262,9 @@ def chain(names):
 def test_words_give_no_order_and_numbers_do(tmp_path):
     model = chain(["a", "b", "c"])
     module = Sized(["zeta", "alpha", "mid"])
-    report = kg.transplant(module.state_dict(), model, names="torch")  # in the order they were made in
+    report = kg.transplant(
+        module.state_dict(), model, names="torch"
+    )  # in the order they were made in
     assert report.mapping == {"zeta": "a", "alpha": "b", "mid": "c"}
     assert "please check" in str(report) and "zeta" in str(report)
     save_file(module.state_dict(), tmp_path / "a.safetensors")
@@ -301,6 +309,18 @@ def test_another_order_of_kinds_is_no_order():
     assert "3 modules of 'Sized' may each belong to several layers" in words
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_numbers_follow_the_flow_of_data(turned, tmp_path):
+    """A layer `fc2` needs what `fc1` gives: so the third one is the branch beside them."""
+    x = keras.Input((6,))
+    main = L.Dense(6, name="second")(L.Dense(6, name="main")(x))
+    side = L.Dense(6, name="side")(x)
+    model = keras.Model(x, L.Add()([side, main] if turned else [main, side]))
+    save_file(Sized(["fc1", "extra", "fc2"]).state_dict(), tmp_path / "a.safetensors")
+    report = kg.transplant(tmp_path / "a.safetensors", model, names="torch")
+    assert report.mapping == {"fc1": "main", "fc2": "second", "extra": "side"}
+
+
 def test_equal_branches_are_refused():
     x = keras.Input((6,))
     left, right = (L.Dense(6, name=f"{n}2")(L.Dense(6, name=f"{n}1")(x)) for n in ("left", "right"))
@@ -310,18 +330,25 @@ def test_equal_branches_are_refused():
         setattr(module, name, nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)))
     words = refused(module, model, names="torch")
     assert "4 modules" in words
-    report = kg.transplant(module, model, names="torch", match={"deep.0": "right1", "deep.1": "right2"})
+    report = kg.transplant(
+        module, model, names="torch", match={"deep.0": "right1", "deep.1": "right2"}
+    )
     assert report.mapping["wide.1"] == "left2"
 
 
 def test_two_networks_of_one_shape_in_one_file(tmp_path):
     encoder = nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))
-    module = nn.ModuleDict({"encoder": encoder, "decoder": nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))})
+    module = nn.ModuleDict(
+        {"encoder": encoder, "decoder": nn.Sequential(*(nn.Linear(6, 6) for _ in range(3)))}
+    )
     save_file(state_of(module), tmp_path / "a.safetensors")
     model = chain([f"{part}_{i}" for part in ("enc", "dec") for i in range(3)])
     assert "6 modules" in refused(tmp_path / "a.safetensors", model, names="torch")
     report = kg.transplant(
-        tmp_path / "a.safetensors", model, names="torch", match={"encoder.*": "enc_*", "decoder.*": "dec_*"}
+        tmp_path / "a.safetensors",
+        model,
+        names="torch",
+        match={"encoder.*": "enc_*", "decoder.*": "dec_*"},
     )
     assert all(layer == name.replace("encoder.", "enc_").replace("decoder.", "dec_")
                for name, layer in report.mapping.items())  # fmt: skip
@@ -347,7 +374,9 @@ def test_the_parts_of_a_named_part_are_matched_inside_it(tmp_path):
 def test_a_function_says_which_module_is_which_layer():
     module = Sized(["x", "y", "z"])
     model = chain(["a", "b", "c"])
-    report = kg.transplant(module, model, names="torch", match=lambda name: "cab"["xyz".index(name)])
+    report = kg.transplant(
+        module, model, names="torch", match=lambda name: "cab"["xyz".index(name)]
+    )
     assert report.mapping == {"x": "c", "y": "a", "z": "b"}
     equal(model.get_layer("c").kernel.value, module.x.weight.detach().T.contiguous())
     words = refused(module, model, names="torch", match=lambda name: 1 / 0)
@@ -408,15 +437,38 @@ def test_names_that_keras_gave_say_nothing(tmp_path):
     report = kg.transplant(module, model, names="torch")
     assert report.mapping == {"one": first.name, first.name: "last"}
     kg.save_weights(model, tmp_path / "own.safetensors", names="torch")  # here all names are known
-    assert {p.how for p in kg.transplant(tmp_path / "own.safetensors", model, names="torch").modules} == {"name"}
+    assert {
+        p.how for p in kg.transplant(tmp_path / "own.safetensors", model, names="torch").modules
+    } == {"name"}
 
 
 def test_a_shape_of_its_own_is_listed_where_others_are_left_over():
     """The head of a masked language model has a shape that the pooler of a classifier has too."""
-    module = nn.ModuleDict({"embed": nn.Embedding(9, 6), "transform": nn.Linear(6, 6), "out": nn.Linear(6, 9)})
+    module = nn.ModuleDict(
+        {"embed": nn.Embedding(9, 6), "transform": nn.Linear(6, 6), "out": nn.Linear(6, 9)}
+    )
     x = keras.Input((4,), dtype="int32")
     y = L.Dense(6, name="pooler")(L.Embedding(9, 6, name="words")(x))
     model = keras.Model(x, y)
     refused(module, model, names="torch")
     report = kg.transplant(module, model, names="torch", strict=False)
     assert "transform     pooler  by shape, others left over" in str(report)
+
+
+REAL = {
+    **backbones(),
+    **{n: lambda n=n: application(n) for n in ("MobileNetV3Small", "ConvNeXtTiny")},
+}
+
+
+@pytest.mark.parametrize("name", some(sorted(REAL), 9))
+def test_every_weight_of_a_real_architecture_is_written_and_read(name, tmp_path):
+    with cheap_weights():
+        model = REAL[name]()
+    other = kg.clone(model)
+    for weight in other.weights:
+        weight.assign(keras.ops.zeros(weight.shape, weight.dtype))
+    kg.save_weights(model, tmp_path / "a.safetensors", names="torch")
+    report = kg.transplant(tmp_path / "a.safetensors", other, names="torch")
+    equal(model.weights, other.weights)
+    assert len(report.moved) == len(model.weights)

@@ -207,7 +207,8 @@ def of_one_name(modules: Sequence[Module], slots: Sequence[Slot]) -> dict[Slot, 
 
     A name that Keras gave is believed only if all layers find a module of their name.
     """
-    known = {m.name: m for m in modules}
+    known = {f"{m.name}.weight": m for m in modules if list(m.tensors) == ["weight"]}
+    known |= {m.name: m for m in modules}
     found = {s: known[s.module] for s in slots if s.module in known and s.takes(known[s.module])}
     if len(found) == len(slots):
         return found
