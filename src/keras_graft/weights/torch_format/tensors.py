@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,17 @@ class Tensor:
     def is_float(self) -> bool:
         """Whether it may be a weight: PyTorch's integers are counters and tables."""
         return self.dtype.startswith(("float", "bfloat")) or self.dtype == "unknown"
+
+    @cached_property
+    def digest(self) -> bytes | None:
+        """A checksum of its values; None for a vector, and if all values are equal."""
+        if len(self.shape) < 2:
+            return None
+        values = np.ascontiguousarray(self.read())
+        data = values.reshape(-1).view("uint8").reshape(values.size, -1)
+        if not values.size or (data == data[0]).all():
+            return None
+        return hashlib.blake2b(data.data, digest_size=16).digest()
 
 
 @dataclass(frozen=True)
