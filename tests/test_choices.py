@@ -27,6 +27,8 @@ CALLS = {
     "transplant keep": lambda m, value: kg.transplant(m, model(), keep=[value]),
     "transplant resize": lambda m, value: kg.transplant(m, model(), resize=[value]),
     "transplant globs": lambda m, value: kg.transplant(m, model(), resize={"a": [value]}),
+    "transplant names": lambda m, value: kg.transplant(m, model(), names=value),
+    "save_weights names": lambda m, value: kg.save_weights(m, "gone/a.safetensors", names=value),
     "channels": lambda m, value: kg.resize.channels(value),
     "vocabulary": lambda m, value: kg.resize.vocabulary([0], new=value),
     "tokens": lambda m, value: kg.resize.tokens(["a"], ["a"], fresh=value),

@@ -28,6 +28,7 @@ WORDS = {
     "clone_a_model": "fresh weights of one seed are equal: True",
     "cross_reference": "out/kernel  embedding/embeddings  transpose",
     "share_and_unshare": "67,722 parameters, with one attention layer 17,802",
+    "torch_weights": "the same outputs after training with Keras: True",
     "join_models": "head of the second: equal to the bit",
 }
 

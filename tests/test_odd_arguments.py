@@ -1,6 +1,8 @@
 """Whatever a verb is given: a GraftError (or the TypeError of a wrong name), and no change."""
 
 import re
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,6 +60,8 @@ def odd():
 
 
 RELU = layers.ReLU
+STATE = {"a.weight": np.ones((4, 4), "float32"), "a.bias": np.zeros(4, "float32")}
+SAVED = Path(tempfile.mkdtemp(), "a.safetensors")
 
 
 def _hashed(given):
@@ -155,6 +159,17 @@ VERBS = {
     "transplant match": lambda m, o: kg.transplant(kg.clone(m), m, match=o),
     "transplant resize": lambda m, o: kg.transplant(kg.clone(m), m, resize=o),
     "transplant keep": lambda m, o: kg.transplant(kg.clone(m), m, keep=o),
+    "transplant torch": lambda m, o: kg.transplant(o, m, names="torch"),
+    "transplant torch match": lambda m, o: kg.transplant(STATE, m, match=o, names="torch"),
+    "transplant names": lambda m, o: kg.transplant(kg.clone(m), m, names=o),
+    "torch_names source": lambda m, o: kg.torch_names(o, m),
+    "torch_names target": lambda m, o: kg.torch_names(STATE, o),
+    "torch_names match": lambda m, o: kg.torch_names(STATE, m, match=o),
+    "save_weights": lambda m, o: kg.save_weights(o, SAVED, names="torch"),
+    "save_weights path": lambda m, o: kg.save_weights(m, o, names="torch"),
+    "save_weights names": lambda m, o: kg.save_weights(m, SAVED, names=o),
+    "save_weights match": lambda m, o: kg.save_weights(m, SAVED, names="torch", match=o),
+    "save_weights like": lambda m, o: kg.save_weights(m, SAVED, names="torch", like=o),
     "carry from": lambda m, o: kg.carry_optimizer(o, m),
     "carry to": lambda m, o: kg.carry_optimizer(m, o),
     "freeze model": lambda m, o: kg.freeze(o),

@@ -126,6 +126,18 @@ def test_what_is_built_is_saved_and_loaded(tmp_path_factory, plan):
     equal(model(x), y)
 
 
+@examples(torch=25, others=5)
+@given(plans())
+def test_weights_are_written_with_pytorch_names_and_read_back(tmp_path_factory, plan):
+    model = interpret(plan)
+    other = kg.clone(model, weights="fresh", seed=5)
+    path = tmp_path_factory.mktemp("torch") / "model.safetensors"
+    kg.save_weights(model, path, names="torch")
+    kg.transplant(path, other, names="torch")
+    x = random_inputs(model, 3)
+    equal(model(x), other(x))
+
+
 def same_weights(model, edited):
     assert {id(w) for w in edited.weights} == {id(w) for w in model.weights}
 

@@ -61,6 +61,9 @@ from keras_graft.weights import resize
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.carry_optimizer import carry_optimizer
 from keras_graft.weights.report import Transplanted
+from keras_graft.weights.save_weights import save_weights
+from keras_graft.weights.torch_format.report import TorchNames
+from keras_graft.weights.torch_names import torch_names
 from keras_graft.weights.transplant import transplant
 
 __version__ = "0.1.0.dev0"
@@ -74,7 +77,7 @@ __all__ = [
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     # weights
     "clone", "share", "unshare", "tie", "untie", "register_transform",
-    "transplant", "resize", "carry_optimizer",
+    "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
     # whole jobs, one readable file each
     "recipes",
     # for training
@@ -84,7 +87,7 @@ __all__ = [
     "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried", "LearningRates", "Rates", "Adapters",
+    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

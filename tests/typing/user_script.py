@@ -39,6 +39,14 @@ def on_models(model: keras.Model) -> keras.Model:
     assert_type(kg.sharing(tied), kg.Sharing)
     assert_type(kg.diff(model, tied), kg.Diff)
     assert_type(kg.transplant(model, kg.clone(model)), kg.Transplanted)
+    state = {"fc.weight": keras.ops.ones((3, 4)), "fc.bias": keras.ops.ones(3)}
+    found = kg.torch_names(state, model, match={"fc": "d"})
+    assert_type(found, kg.TorchNames)
+    assert_type(found.mapping, dict[str, str])
+    copied = kg.transplant(
+        state, kg.clone(model), match=found.mapping, keep="out", names="torch", strict=False
+    )
+    assert copied.modules[0].how == "given"
     tuned: keras.Model = kg.lora(kg.train_only(model, "out"), "d", rank=2)
     assert_type(kg.list_adapters(tuned), kg.Adapters)
     merged: keras.Model = kg.merge_adapters(kg.set_adapters(tuned, ["default"]))

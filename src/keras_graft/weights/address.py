@@ -41,6 +41,7 @@ class Weight:
         path: Where a Keras file keeps it; None elsewhere.
         again: Whether a file holds it as one more copy of a weight that has a partner.
         merged: Whether its values include the LoRA adapters of its layer.
+        converted: Whether its axes are in Keras's order although the file has another.
     """
 
     address: str
@@ -53,6 +54,7 @@ class Weight:
     path: str | None = None
     again: bool = False
     merged: bool = False
+    converted: bool = False
 
     @property
     def size(self) -> int:
@@ -264,6 +266,11 @@ def unclear(group: Group) -> list[Weight]:
     found = _unclear(group.inside)
     result = [w for p in found for w in p.weights()]
     return result + [w for p in group.inside if p not in found for w in unclear(p)]
+
+
+def named_by_keras(group: Group) -> bool:
+    """Whether Keras named a layer, so that the name depends on what was made before."""
+    return group.layer is not None and _automatic(group)[0] is not None
 
 
 def _automatic(group: Group) -> tuple[str | None, int]:

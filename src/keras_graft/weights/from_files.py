@@ -32,14 +32,12 @@ _DTYPES = {
 }  # fmt: skip
 
 
-@contextlib.contextmanager
-def stored(path: Path) -> Iterator[tuple[Group, str]]:
-    """Yield the outermost group of a file, and what reports call the file.
+def found_on_disk(path: Path) -> None:
+    """Refuse a path at which no ordinary file can be read.
 
     Raises:
-        WeightsError: If the file is missing, of an unknown kind, or damaged.
+        WeightsError: If the file is missing, a directory or a device.
     """
-    name = path.name
     try:
         kind = path.stat().st_mode
     except (OSError, ValueError) as error:  # also a name that no file can have
@@ -54,20 +52,33 @@ def stored(path: Path) -> Iterator[tuple[Group, str]]:
         )
     if not stat.S_ISREG(kind):
         raise WeightsError(f"transplant: {str(path)!r} is not a regular file.")
+
+
+@contextlib.contextmanager
+def stored(path: Path) -> Iterator[tuple[Group, str]]:
+    """Yield the outermost group of a file, and what reports call the file.
+
+    Raises:
+        WeightsError: If the file is missing, of an unknown kind, or damaged.
+    """
+    found_on_disk(path)
+    name = path.name
     if name.endswith((".weights.json", ".safetensors.index.json")):
         raise WeightsError(
-            f"transplant: {name!r} is the index of weights in several files. Load them into a model "
-            "of their architecture, with load_weights() or their own library, and give the model."
+            f"transplant: {name!r} is the index of weights in several files. With PyTorch's names, "
+            "give names='torch'; otherwise load them into a model of their architecture, with "
+            "load_weights() or their own library, and give the model."
         )
     if not name.endswith((".keras", ".weights.h5", ".safetensors")):
         raise WeightsError(
-            f"transplant: {name!r} is not a .keras, .weights.h5 or .safetensors file. Load a file of "
-            "another kind with its own library, and give the model."
+            f"transplant: {name!r} is not a .keras, .weights.h5 or .safetensors file. For PyTorch's "
+            ".pth, .pt and .bin give names='torch'. Load a file of another kind with its own library, "
+            "and give the model."
         )
     with contextlib.ExitStack() as stack:
         try:
             if name.endswith(".safetensors"):
-                found = stack.enter_context(_safetensors(path)), repr(name)
+                found = stack.enter_context(safetensors_groups(path)), repr(name)
             elif name.endswith(".weights.h5"):
                 file = stack.enter_context(hdf5.opened(path, name, path.stat().st_size))
                 found = _root(file, name), repr(name)
@@ -117,10 +128,10 @@ def _group(
         names = (*names, label)
     weights = [
         _weight(own, key, f"{path}/vars/{key}".lstrip("/"), names, addresses, file)
-        for key in sorted(own, key=_natural)
+        for key in sorted(own, key=natural)
     ]
     inside = []
-    for key in sorted(set(group) - {"vars"}, key=_natural):
+    for key in sorted(set(group) - {"vars"}, key=natural):
         if isinstance(group[key], h5py.Group):
             inside += _group(group[key], f"{path}/{key}".lstrip("/"), names, addresses, file)
     if path and not label:
@@ -182,7 +193,7 @@ def _checked(
     return checked
 
 
-def _natural(key: str) -> list[Any]:
+def natural(key: str) -> list[Any]:
     """Return a sort key that orders names by the numbers in them, of any number of digits."""
     parts = [(p, p.lstrip("0")) for p in re.split(r"([0-9]+)", key)]
     return [
@@ -192,7 +203,13 @@ def _natural(key: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _safetensors(path: Path) -> Iterator[Group]:
+def safetensors_groups(path: Path) -> Iterator[Group]:
+    """Yield the tensors of a `.safetensors` file as groups, by the parts of their names.
+
+    Raises:
+        FileError: If the file is damaged.
+        WeightsError: If safetensors is not installed.
+    """
     try:
         from safetensors import safe_open
     except ImportError as error:
@@ -214,7 +231,7 @@ def _safetensors(path: Path) -> Iterator[Group]:
 def _by_paths(file: Any, name: str) -> Group:
     root = Group("", format=(file.metadata() or {}).get("format"))
     known = {(): root}
-    for key in sorted(file.keys(), key=_natural):
+    for key in sorted(file.keys(), key=natural):
         parts = tuple(key.split("/" if "/" in key else "."))
         if len(parts) > _DEPTH:
             raise FileError(f"{name!r} is damaged or forged: {key[:60]!r} has {len(parts)} parts.")

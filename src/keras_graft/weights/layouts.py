@@ -40,7 +40,7 @@ def as_torch(its: Weight, mine: Weight, written: str | None, turned: str | None)
 
 
 def _may_differ(its: Weight, mine: Weight) -> bool:
-    of_tensors = its.variable is None and its.path is None
+    of_tensors = its.variable is None and its.path is None and not its.converted
     return of_tensors and len(mine.shape) > 1 and bool(_KERNEL.fullmatch(mine.name))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,23 @@ class Mismatch:
 
 
 @dataclass(frozen=True)
+class ModulePair:
+    """A module of PyTorch and the layer that got its weights.
+
+    Attributes:
+        module: The name of the module, or of the parameter.
+        layer: The address of the layer, or of the weight.
+        how: How they were matched: `"given"` in `match=`; by `"name"`; by a `"shape"` that no other has,
+            `"part"` if other modules or layers are left over; or by `"order"` among several of one
+            shape. The last two may be wrong: check them. `torch_names` also has `"guess"`.
+    """
+
+    module: str
+    layer: str
+    how: str
+
+
+@dataclass(frozen=True)
 class Transplanted(Tabular):
     """The report of `transplant`; prints as tables.
 
@@ -70,6 +88,8 @@ class Transplanted(Tabular):
         kept: Weights of the target that `keep=` names.
         dropped: Weights of the source that a rule drops.
         idle: LoRA adapters of the target that have no source and add nothing; they stay.
+        modules: With `names="torch"`, the modules and their layers, in the order of the target.
+        ignored: With `names="torch"`, the counters and tables of the source, which are no weights.
     """
 
     source: str
@@ -82,6 +102,13 @@ class Transplanted(Tabular):
     kept: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    modules: tuple[ModulePair, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Which module became which layer; with `names="torch"` it can be given as `match=`."""
+        return {pair.module: pair.layer for pair in self.modules}
 
     def tables(self) -> list[Table]:
         """Return the summary, what was changed or does not fit, and what stayed."""
@@ -92,6 +119,7 @@ class Transplanted(Tabular):
             "source dropped": self.dropped, "source unused": self.unused,
         }  # fmt: skip
         summary += [(name, len(part)) for name, part in parts.items() if part]
+        summary += module_counts(self.modules)
         parameters = sum(m.parameters for m in self.moved)
         title = f"{self.target!r} from {self.source}: {parameters:,} parameters"
         tables: list[Table] = [(title, ("", "weights"), summary)]
@@ -103,6 +131,9 @@ class Transplanted(Tabular):
         if changed:
             head = ("changed", "from", "shape", "now", "rule", "cast")
             tables.append(("", head, changed))
+        check = [(p.module, p.layer, _HOW[p.how]) for p in self.modules if p.how in _UNSURE]
+        if check:
+            tables.append(("", ("please check", "layer", "matched"), check))
         if self.mismatched:
             rows = [
                 (m.target, m.source, m.source_shape, m.shape, m.reason) for m in self.mismatched
@@ -125,6 +156,23 @@ class Transplanted(Tabular):
             return [plain(x) for x in value] if isinstance(value, tuple | list) else value
 
         return plain(dataclasses.asdict(self))
+
+
+_HOW = {
+    "given": "given in match=",
+    "name": "by name",
+    "shape": "by shape",
+    "part": "by shape, others left over",
+    "order": "by order",
+    "guess": "guessed",
+}
+_UNSURE = ("part", "order")
+
+
+def module_counts(modules: Sequence[ModulePair]) -> list[tuple[str, int]]:
+    """Return how many modules were matched in which way."""
+    counts = Counter(pair.how for pair in modules)
+    return [(f"modules {words}", counts[how]) for how, words in _HOW.items() if counts[how]]
 
 
 def refusal(

@@ -13,26 +13,29 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import WeightsError
-from keras_graft.graph.names import items_of
+from keras_graft.graph.names import is_one_of, items_of
 from keras_graft.model.recreate import assign
 from keras_graft.printable import shown
 from keras_graft.weights import adapters as adapted
 from keras_graft.weights.address import Group, Weight, groups
 from keras_graft.weights.from_files import stored
-from keras_graft.weights.match import Match, matched
+from keras_graft.weights.match import Match, Pairs, matched
 from keras_graft.weights.meaning import Meaning
 from keras_graft.weights.report import Mismatch, Moved, Transplanted, refusal
 from keras_graft.weights.rule_for import Resize, Rules, check_glob, names, text_of
 from keras_graft.weights.suggest import suggestions
+from keras_graft.weights.torch_format.names import Names
+from keras_graft.weights.torch_format.source import torch_source
 
 
 def transplant(
     source: Any,
     target: Any,
-    match: Match = "name",
+    match: Match | Names = "name",
     resize: Resize | None = None,
     keep: str | Sequence[str] | None = None,
     strict: bool = True,
+    names: str = "keras",
 ) -> Transplanted:
     """Copy the weights of a model or a file into another model.
 
@@ -56,12 +59,23 @@ def transplant(
     position, as Keras itself does. The names in a `.safetensors` file may use `/` or `.`; they are
     addresses, or paths of variables.
 
+    With `names="torch"` the source has PyTorch's names and layouts: kernels are transposed, gates put
+    in Keras's order, the parts of an attention taken apart. A module is matched with the layer of its
+    name, then by its shape, and among several of one shape by the order; the report lists what was
+    matched by order. An order that may mean several things is refused. A file holds no epsilon, momentum
+    or padding: these must be equal in the model.
+
     Args:
-        source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file.
+        source: A model or layer, or the path of a `.keras`, `.weights.h5` or `.safetensors` file. With
+            `names="torch"` a `.safetensors` file or its index, a `.pth`, `.pt` or `.bin` file (where
+            PyTorch is installed), a state dict, or a module of PyTorch.
         target: A built model or layer.
         match: `"name"`; `"shape"`: each weight takes the first unused one of its shape; `"order"`:
             the i-th weight takes the i-th; or a function of the target's address and variable that
-            returns an address of the source, or None.
+            returns an address of the source, or None. With `names="torch"`: `"name"`; `"order"`, which
+            ignores names; `{"layer1.*.conv1": "block*_conv"}`, where `*` stands for one part of a name
+            and None leaves a module out; the path of a `.json` file of it, as `kg.torch_names` writes; or
+            a function of a module's name that returns a layer's address, or None.
         resize: What becomes of weights of another shape: a rule of `kg.resize`, several of them, or
             `{glob of addresses or of layers: rules}`. Without globs, rules apply to the weights
             that do not fit; with a glob, to all weights that it names.
@@ -69,6 +83,7 @@ def transplant(
             the source's are left out.
         strict: Whether to refuse if anything on either side is left over or does not fit. If False,
             it stays as it is and is listed in the report; to copy nothing at all is still refused.
+        names: `"keras"`, or `"torch"`: whose names and layouts the source has.
 
     Returns:
         The report: prints as tables, has `to_dict()`.
@@ -92,10 +107,10 @@ def transplant(
     head/kernel  head/kernel  (8, 3)  (8, 2)  classes(2 kept, 0 new)
     head/bias    head/bias    (3,)    (2,)    classes(2 kept, 0 new)
     """
-    into = _groups(target, "target")
-    with _source(source) as (origin, label):
-        plan = _Plan(origin, into, match, Rules(resize, into), keep)
-        report = plan.report(label, getattr(target, "name", ""))
+    into = target_groups(target)
+    with _source(source, into, match, keep, names, strict) as (origin, label, pairs, more):
+        plan = _Plan(origin, into, pairs, Rules(resize, into), keep)
+        report = plan.report(label, getattr(target, "name", ""), **more)
         left = report.missing or report.unused or report.mismatched
         if left and (strict or not (report.moved or report.shared)):
             raise WeightsError(refusal(report, plan.fits, origin.ties(), into.ties()))
@@ -136,7 +151,7 @@ class _Plan:
         self,
         origin: Group,
         into: Group,
-        match: Match,
+        pairs: Callable[[], Pairs],
         rules: Rules,
         keep: str | Sequence[str] | None,
     ) -> None:
@@ -145,20 +160,20 @@ class _Plan:
             "moved", "shared", "missing", "unused", "mismatched", "kept", "dropped", "idle")}  # fmt: skip
         self.fits: dict[str, list[str]] = {}
         adapted.merge(origin, into)
-        pairs = adapted.settled(origin, into, matched(origin, into, match))
+        paired = adapted.settled(origin, into, pairs())
         idle = adapted.idle(into)
-        self._meaning = Meaning(origin, into, pairs)
+        self._meaning = Meaning(origin, into, paired)
         keep = _globs(keep, origin, into)  # only now do the numbered weights of a file have names
         self._its = {id(w.variable): w for w in origin.weights() if w.variable is not None}
-        self._sourced = {id(weight.layer) for weight in pairs}
+        self._sourced = {id(weight.layer) for weight in paired}
         used = set()
         for weight in into.weights():
             if _kept(keep, weight.address):
                 self._parts["kept"].append(weight.address)
-                if weight in pairs:
-                    used.add(pairs[weight])
+                if weight in paired:
+                    used.add(paired[weight])
                 continue
-            its = pairs.get(weight) or self._its.get(id(weight.variable))
+            its = paired.get(weight) or self._its.get(id(weight.variable))
             if its is not None:
                 used.add(its)
             if its is not None and its.variable is weight.variable:
@@ -218,10 +233,10 @@ class _Plan:
             )
         )
 
-    def report(self, source: str, target: str) -> Transplanted:
+    def report(self, source: str, target: str, **more: Any) -> Transplanted:
         """Return the report of what the plan does."""
         parts: dict[str, Any] = {name: tuple(part) for name, part in self._parts.items()}
-        return Transplanted(source, target, **parts)
+        return Transplanted(source, target, **parts, **more)
 
     def read(self) -> None:
         """Read all values from the file, so that a damaged one is found before anything changes.
@@ -290,31 +305,48 @@ def _kind(dtype: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _source(source: Any) -> Iterator[tuple[Group, str]]:
-    if isinstance(source, str | os.PathLike):
-        with stored(Path(source)) as found:
-            yield found
+def _source(
+    source: Any, into: Group, match: Any, keep: Any, names: str, strict: bool
+) -> Iterator[tuple[Group, str, Callable[[], Pairs], dict[str, Any]]]:
+    """Yield the weights of a source, its name, a function that pairs them, and more to report."""
+    if not is_one_of(names, "keras", "torch"):
+        raise WeightsError(f"transplant: names={shown(names)} is neither 'keras' nor 'torch'.")
+    if names == "torch":
+        with torch_source(source, into, match, keep) as found:
+            if strict:
+                found.check()
+            more = {"modules": found.rows(), "ignored": found.ignored}
+            yield found.group, found.label, found.pairs, more
+    elif isinstance(source, str | os.PathLike):
+        with stored(Path(source)) as (origin, label):
+            yield origin, label, lambda: matched(origin, into, match), {}
     else:
-        yield _groups(source, "source"), repr(source.name)
+        origin = target_groups(source, what="source")
+        yield origin, repr(source.name), lambda: matched(origin, into, match), {}
 
 
-def _groups(layer: Any, what: str) -> Group:
+def target_groups(layer: Any, verb: str = "transplant", what: str = "target") -> Group:
+    """Return the groups of a model whose weights all have values.
+
+    Raises:
+        WeightsError: If it is no model or layer, not built, or has lost values.
+    """
     if not isinstance(layer, keras.Layer):
         raise WeightsError(
-            f"transplant: the {what} must be a Keras model or layer"
+            f"{verb}: the {what} must be a Keras model or layer"
             + (", or the path of a file" if what == "source" else "")
             + f", got {type(layer).__name__}."
         )
     found = groups(layer)
     if not layer.built:
         raise WeightsError(
-            f"transplant: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
+            f"{verb}: the {what} {layer.name!r} is not built: it has no weights yet. Call it on "
             "data, or build it, first."
         )
     for weight in found.weights():
         if not _keras.has_value(weight.variable):
             raise WeightsError(
-                f"transplant: {weight.address!r} of the {what} has no value: it was lost in training "
+                f"{verb}: {weight.address!r} of the {what} has no value: it was lost in training "
                 "with an optimizer made for other weights. Load the model again."
             )
     return found

@@ -1,0 +1,1 @@
+"""Weights under PyTorch's names and in PyTorch's layouts: read, matched and written."""
