@@ -24,6 +24,7 @@ WORDS = {
     "features_store": "joined, it gives what the head gave on the store",
     "transplant": "predictions/kernel  (1280, 10)     (1280, 4)      classes(3 kept, 1 new)",
     "carry_optimizer": "a model that was not edited trains on as it would have: True",
+    "fine_tune": "saved and loaded: ",
     "unfreeze": "steps: 12 at 0.01 and less",
     "clone_a_model": "fresh weights of one seed are equal: True",
     "cross_reference": "out/kernel  embedding/embeddings  transpose",

@@ -192,6 +192,10 @@ def test_refusals(tmp_path, trunk):
     with pytest.raises(kg.FeatureError, match="'both' augments, but it also holds 'inner_drop'"):
         compute(kg.freeze(mixed), x, tmp_path, views=2)
 
+    mixing = keras.Model(inputs, layers.MixUp(name="mix")(inputs))
+    with pytest.raises(kg.FeatureError, match="'mix' mixes samples, and their targets would"):
+        compute(kg.freeze(mixing), x, tmp_path, views=2)
+
     class Own(keras.Model):
         def call(self, x):
             return x

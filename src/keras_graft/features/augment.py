@@ -158,9 +158,15 @@ def _augments(layer: Any) -> bool:
 
 
 def _check_unmixed(node: Node) -> None:
+    parts = _parts(node)
+    if any(isinstance(part, (keras.layers.MixUp, keras.layers.CutMix)) for part in parts):
+        raise FeatureError(
+            f"{names_of([node])[0]!r} mixes samples, and their targets would have to be mixed alike: mix "
+            'in the data, or leave it out of the views, augment="off".'
+        )
     wrong = [
         part.name
-        for part in _parts(node)
+        for part in parts
         if (draws(part) and not _augments(part)) or part.trainable_variables
         or isinstance(part, keras.layers.BatchNormalization)
     ]  # fmt: skip
