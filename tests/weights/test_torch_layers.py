@@ -26,7 +26,9 @@ def test_a_layer_computes_what_its_module_does(name, tmp_path):
 
 @pytest.mark.once
 def test_the_documents_list_every_kind_of_layer():
-    rows = re.findall(r"^\| ([^|]+) \| [0-9][0-9.e+-]+ \| [0-9][0-9.e+-]+ \|$", DOCS.read_text(), re.M)
+    rows = re.findall(
+        r"^\| ([^|]+) \| [0-9][0-9.e+-]+ \| [0-9][0-9.e+-]+ \|$", DOCS.read_text(), re.M
+    )
     assert rows == list(CASES)
 
 
