@@ -51,14 +51,21 @@ class _Fits:
         self._known = known
         self._named = set(known.values())
         self._heads: set[tuple[Module, Slot]] = set()
-        self._slots = {m: [s for s in slots if self(m, s)] for m in modules}
+        self._taken: dict[tuple[Module, Slot], bool] = {}
+        alike: dict[Any, list[Slot]] = defaultdict(list)
+        for slot in slots:
+            alike[_key(slot) if slot.main.tensors[0] != "bias" else None].append(slot)
+        self._slots = {m: [s for s in alike[_key(m)] + alike[None] if self(m, s)] for m in modules}
         self._count = Counter(s for found in self._slots.values() for s in found)
         self._heads = self._of_new_sizes(modules, slots)
 
     def __call__(self, module: Module, slot: Slot) -> bool:
         if slot in self._known or module in self._named:
             return self._known.get(slot) is module
-        return slot.takes(module) or (module, slot) in self._heads
+        key = module, slot
+        if key not in self._taken:
+            self._taken[key] = slot.takes(module)
+        return self._taken[key] or key in self._heads
 
     def sole(self, module: Module) -> Slot | None:
         """Return the slot that takes a module, if both fit nothing else."""

@@ -172,16 +172,25 @@ def _without_twins(
 
     A tied weight is in a file once for each of its modules. What is known already stays.
     """
-    result: list[Module] = []
+    if len(modules) <= len(slots):
+        return list(modules)
+    result: dict[Module, None] = {}
+    known = set(known)
+    by_shape: dict[tuple[int, ...], list[Module]] = {}
     for module in modules:
-        alike = [m for m in modules if m.main.shape == module.main.shape]
-        places = sum(any(slot.takes(m) for m in alike) for slot in slots)
+        by_shape.setdefault(module.main.shape, []).append(module)
+    places = {
+        shape: sum(any(slot.takes(m) for m in alike) for slot in slots)
+        for shape, alike in by_shape.items()
+    }
+    for module in modules:
+        alike = by_shape[module.main.shape]
         earlier = [m for m in alike if m in result or m in known]
-        spare = len(alike) > places and module not in known
+        spare = len(alike) > places[module.main.shape] and module not in known
         if spare and any(_is_twin(module.main, m.main) for m in earlier):
             continue
-        result.append(module)
-    return result
+        result[module] = None
+    return list(result)
 
 
 def _is_twin(tensor: Tensor, other: Tensor) -> bool:
