@@ -118,9 +118,8 @@ def check_store(one: Tried, store: FeatureStore) -> None:
     if not difference <= close:
         raise FeatureError(
             f"The store in {store.path} does not hold what the trunk gives for the first batch: they "
-            f"differ by up to {difference:g}. Does the data come in a different order each time "
-            "(shuffle=True)? If not, kg.features.FeatureStore("
-            f"{store.path!r}).verify() checks the shards; resume=False computes them again."
+            f"differ by up to {difference:g}. kg.features.FeatureStore({store.path!r}).verify() checks "
+            "whether shards are damaged; resume=False computes them again."
         )
 
 

@@ -133,7 +133,7 @@ def fit_head(
     stores = [
         _computed(
             trunk, source, store, "" if name == "data" else "-validation", batch_size=batch_size,
-            dtype=dtype, views=views or 0 if name == "data" else 0, seed=seed, resume=resume,
+            dtype=dtype, views=(views or 0) if name == "data" else 0, seed=seed, resume=resume,
             on_error=on_error, progress=progress,
         )
         for name, source in sources.items()
