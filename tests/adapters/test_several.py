@@ -212,7 +212,7 @@ def test_the_report():
      "quantize: 'query' has adapters. Merge them first: kg.merge_adapters(model)."),
     (lambda m, t: t.get_layer("attention")._query_dense.enable_lora(2), kg.NotYetError,
      "enable_lora: 'query' has adapters of kg.lora"),
-], ids=str)  # fmt: skip
+], ids=range(18))  # fmt: skip
 def test_refusals(call, error, says):
     model = attention()
     tuned = kg.lora(model, "**/query", 2)
