@@ -132,7 +132,7 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     def variable(old: Any) -> Any:
         if isinstance(old, _keras.Adapted | _keras.Joined):
             return old.copied(copier)
-        if not isinstance(old, _keras.Tied | _keras.View):
+        if id(old) in instead or not isinstance(old, _keras.Tied | _keras.View):
             return instead.get(id(old), old)
         source = instead.get(id(old.source), old.source)
         if isinstance(old, _keras.Tied) and id(old.owner) in inside:
