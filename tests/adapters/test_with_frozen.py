@@ -51,7 +51,9 @@ def test_unfreeze_does_not_undo_what_lora_froze():
     only = kg.train_only(donor, "head")
     for new in (model, only, kg.clone(model)):
         for how in ({}, {"batch_norm": True}, {"in_place": True}):
-            with pytest.raises(kg.EditError, match=r"froze 'norm'.*kg\.train_only\(model, \.\.\.\)"):
+            with pytest.raises(
+                kg.EditError, match=r"froze 'norm'.*kg\.train_only\(model, \.\.\.\)"
+            ):
                 kg.unfreeze(new, "norm", **how)
             assert not new.get_layer("norm").trainable
     assert "norm/gamma" in names(kg.train_only(model, ["norm", "head"]))
@@ -153,3 +155,13 @@ def test_a_part_left_frozen_by_unfreeze_is_unfrozen_later():
         whole.compile("sgd", "mse")
         whole.fit(np.eye(3), np.ones((3, 4)), verbose=0)
         equal(donor(np.eye(3)), whole(np.eye(3)))
+
+
+def test_a_frozen_layer_beside_adapters_is_frozen_again_and_trains_around(tmp_path):
+    donor, model = tuned()
+    for frozen in (kg.freeze(model, "norm"), kg.freeze(model, ["attention", "norm"])):
+        before = [arrays(w) for w in frozen.non_trainable_variables]
+        fit(frozen)
+        for old, new in zip(before, frozen.non_trainable_variables, strict=True):
+            if "seed" not in new.path:
+                equal(old, arrays(new))
