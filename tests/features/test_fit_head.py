@@ -321,3 +321,25 @@ def test_a_store_that_is_not_of_this_trunk_is_found_out(tmp_path):
             model, "pool", data, store=tmp_path / "store", dtype="float32", progress=False,
             batch_size=8,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("weight", ["balanced", {0: 1.0, 1: 2.0, 2: 1.0, 3: 1.0}])
+def test_both_kinds_of_weights_are_refused_before_the_trunk_runs(weight, tmp_path):
+    x, y = images(24)
+    how = {"head": 4, "class_weight": weight, "store": tmp_path / "s", "progress": False}
+    w = np.ones(24)
+    with pytest.raises(kg.FeatureError, match=r"weights \* np\.array\(\[1\.0, 2\.0\]\)\[y\]"):
+        kg.features.fit_head(donor(), "pool", (x, y, w), **how)
+    assert not (tmp_path / "s").exists()
+    del how["class_weight"]
+    each = w * np.array([1.0, 2.0, 1.0, 1.0])[y]
+    kg.features.fit_head(donor(), "pool", (x, y, each), **how)
+
+
+@pytest.mark.once
+def test_classes_as_floats_are_told_what_to_do():
+    x, y = images(24)
+    with pytest.raises(kg.FeatureError, match=r'y\.astype\("int64"\)'):
+        kg.features.fit_head(donor(), "pool", (x, y.astype("float32")), head=4, progress=False)
+    with pytest.raises(kg.FeatureError, match="Say how to train"):
+        kg.features.fit_head(donor(), "pool", (x, y + 0.5), head=4, progress=False)

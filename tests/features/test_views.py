@@ -227,3 +227,13 @@ def test_which_layers_augment():
     found = names_of(augmentation(keras.Model(inputs, x)))
     assert found == ["rand", "pipe"]
     assert AugmentedTrunk(keras.Model(inputs, x), 1, 0).views == 1
+
+
+def test_layers_that_were_frozen_before_are_named_when_they_draw():
+    x, y = images(16)
+    how = {"at": "pool", "data": (x, y), "head": 4, "progress": False}
+    first = kg.features.fit_head(augmented(), augment="off", **how)
+    again = kg.features.fit_head(first.model, views=1, **how)
+    assert again.augmented == ("augment/flip", "augment/turn", "noise")
+    features = again.store.take(np.arange(16), "features", views=np.ones(16, int))["features"]
+    assert not np.array_equal(features, again.store.take(np.arange(16), "features")["features"])

@@ -321,3 +321,27 @@ def test_frozen_at_either_end_is_frozen_at_both():
         assert "kernel" not in {v.name for v in tied.trainable_variables}
         tied.get_layer(name).trainable = True
         assert "kernel" in {v.name for v in tied.trainable_variables}
+
+
+def test_freeze_and_unfreeze_leave_the_adapters_of_a_tie(tmp_path):
+    tied = kg.tie(language(), *ENDS, transform="transpose")
+    tuned = kg.lora(tied, "embedding", rank=2, seed=1)
+    for variable in tuned.trainable_variables:
+        variable.assign(0.3 * np.ones(variable.shape))
+    ids = random_inputs(tuned, 2)
+    before = np.asarray(tuned.predict(ids, verbose=0))
+    frozen = kg.freeze(tuned)
+    thawed = kg.unfreeze(frozen)
+    assert [v.path for v in thawed.trainable_variables] == [
+        v.path for v in tuned.trainable_variables
+    ]
+    for model in (tuned, frozen, thawed):
+        np.testing.assert_array_equal(model.predict(ids, verbose=0), before)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.models.load_model(tmp_path / "m.keras")
+        np.testing.assert_array_equal(loaded.predict(ids, verbose=0), before)
+    changed = 0.1 * np.ones(tuned.trainable_variables[0].shape)
+    thawed.trainable_variables[0].assign(changed)
+    now = np.asarray(thawed.predict(ids, verbose=0))
+    assert not np.array_equal(now, before)
+    np.testing.assert_array_equal(tuned.predict(ids, verbose=0), now)

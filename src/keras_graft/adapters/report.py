@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_graft.adapters.state import Adapter, path_of, states_of, weighted
+from keras_graft.adapters.state import Adapter, is_frozen, path_of, states_of, weighted
 from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.model.verb import question
 from keras_graft.tables import Table, Tabular
@@ -106,13 +107,14 @@ def list_adapters(graph: Graph) -> Adapters:
         trained.update((id(v), math.prod(v.shape)) for v in operation.trainable_variables)
     for node, state in states_of(graph):
         for merged, adapters in ((False, state.adapters), (True, state.merged)):
-            rows += [_row(path_of(node), adapter, merged) for adapter in adapters]
+            rows += [_row(node, adapter, merged) for adapter in adapters]
     trainable = sum(trained.values()) if graph.trainable else 0
     return Adapters(graph.name, tuple(rows), trainable, sum(seen.values()))
 
 
-def _row(path: str, adapter: Adapter, merged: bool) -> AdapterRow:
+def _row(node: Node, adapter: Adapter, merged: bool) -> AdapterRow:
+    trains = adapter.trains and not merged and not is_frozen(node)
     return AdapterRow(
-        adapter.name, f"{path}/{adapter.weight}", adapter.rank, adapter.alpha, adapter.size,
-        adapter.active and not merged, adapter.trains and not merged, merged,
+        adapter.name, f"{path_of(node)}/{adapter.weight}", adapter.rank, adapter.alpha,
+        adapter.size, adapter.active and not merged, trains, merged,
     )  # fmt: skip

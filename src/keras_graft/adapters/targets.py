@@ -21,7 +21,7 @@ from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.graph.record import record_of, ties_of, unwrapped
 from keras_graft.graph.select import leaves, select
-from keras_graft.printable import printable, shown
+from keras_graft.printable import printable, quoted, shown
 from keras_graft.weights.address import Weight, groups
 
 
@@ -72,7 +72,10 @@ def all_weights(graph: Graph) -> list[Target]:
 def _why_not(node: Node, weight: Weight) -> str | None:
     layer, variable = weight.layer, weight.variable
     if is_frozen(node):
-        return "is in a layer that kg.freeze put in inference mode; adapt before you freeze"
+        return (
+            "is in a layer that kg.freeze put in inference mode. Thaw it first: "
+            f"kg.unfreeze(model, {quoted(path_of(node))})"
+        )
     if _keras.is_adapter(variable):
         return "is itself part of an adapter"
     if getattr(layer, "lora_enabled", False) and not record_of(layer).sums:

@@ -14,6 +14,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
+from keras_graft.graph.record import record_of
 from keras_graft.graph.select import leaves
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.nested import Place, at_depth
@@ -47,10 +48,18 @@ class Flags:
         self._variables: dict[int, tuple[Any, bool]] = {}
         self._users: dict[int, list[tuple[Node, bool, bool]]] = {}
         self._left: list[str] = []
+        self._beside: list[str] = []
         self.gained: list[Node] = []
         for node in self._nodes:
             self._add(node, id(node.operation) in chosen)
         self._check_users()
+        if self._beside and not self.gained:
+            raise EditError(
+                f"unfreeze: kg.lora or kg.train_only froze {listed(dict.fromkeys(self._beside))}, and "
+                "unfreeze does not undo that. Name all that is trained: kg.train_only(model, ...), or "
+                "kg.lora(..., train=...). Or take the adapters off first: kg.merge_adapters(model), "
+                "kg.remove_adapters(model)."
+            )
         if self._left and not self.gained:
             raise EditError(
                 f"unfreeze: only BatchNormalization layers are frozen here: {listed(self._left)}. They "
@@ -62,17 +71,20 @@ class Flags:
         frozen = isinstance(node.operation, Frozen)
         whole = node.operation.layer if frozen else node.operation
         wrapped = frozen and not (chosen and self._may(whole))  # it stays in its wrapper
+        adapts = record_of(whole).adapted is not None
         gains = False
         for layer in _keras.layers_inside(whole):
             now = self._graph.trainable and layer.trainable and not frozen
-            want = now or (chosen and self._may(layer))
+            may = chosen and self._may(layer)
+            want = now or (may and not (adapts and _all_views(layer)))
             gains |= want and not now
             if chosen and not want:
-                self._left.append(path_of(node))
+                (self._beside if adapts else self._left).append(path_of(node))
             for variable in _keras.own_trained(layer):
                 before = self._graph.trainable and variable.trainable and not frozen
-                adapted = bool(_keras.adapters_of(layer, variable))
-                after = before or (chosen and want and not adapted)
+                fixed = adapts and isinstance(variable, _keras.View)
+                fixed = fixed or bool(_keras.adapters_of(layer, variable))
+                after = before or (chosen and want and not fixed)
                 gains |= after and not before
                 self._users.setdefault(id(variable), []).append((node, before, after))
                 if not wrapped:
@@ -114,7 +126,7 @@ class Flags:
         A layer whose flags differ is made again around the same values: see `_keras.Thawed`.
         """
         instead = {
-            key: _keras.thawed(variable) if after else _keras.view(variable)
+            key: _keras.thawed(_seen(variable)) if after else _keras.view(variable)
             for key, (variable, after) in self._changed().items()
         }
         made: dict[int, Any] = {}
@@ -187,3 +199,14 @@ def _set(layers: list[tuple[Any, bool]], variables: list[tuple[Any, bool]]) -> N
         _keras.set_flag(layer, flag)
     for variable, flag in variables:
         variable.trainable = flag
+
+
+def _seen(variable: Any) -> Any:
+    """Return the variable that a view shows; any other variable unchanged."""
+    return variable.source if isinstance(variable, _keras.View) else variable
+
+
+def _all_views(layer: Any) -> bool:
+    """Whether all weights are views that a layer, with those inside it, was made to train."""
+    trained = [v for each in _keras.layers_inside(layer) for v in _keras.own_trained(each)]
+    return all(isinstance(v, _keras.View) for v in trained)

@@ -58,8 +58,12 @@ class Frozen(keras.Layer):
             kwargs["training"] = False
         if not layer.built:
             return layer(*args, **kwargs)
-        # Gradients pass through the layer, but do not reach its weights.
-        values = [(v.source, keras.ops.stop_gradient(v.value)) for v in self._frozen_weights]
+        # Gradients pass through the layer, but do not reach its weights. These may be views
+        # themselves: those of a layer that `kg.lora` has frozen.
+        values = []
+        for view in self._frozen_weights:
+            value = keras.ops.stop_gradient(view.value)
+            values += [(view.source, value), (view, value)]
         with keras.StatelessScope(values), _keras.own_call_context():
             return layer(*args, **kwargs)
 

@@ -10,6 +10,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
+from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import everything, leaves, tied
 from keras_graft.model.swap import exchanged
 from keras_graft.printable import quoted
@@ -96,11 +97,13 @@ def tell_sources(graph: Graph, layers: Iterable[Any]) -> None:
     """Set on new tied layers which layers of the graph their sources belong to."""
     ties = [(layer, tie) for layer in layers for tie in _ties.ties_of(layer)]
     sources = {id(tie.source) for _, tie in ties}
+    # Not the wrapper of a frozen layer: that one has no adapters, and the layer inside may have.
+    operations = {id(op): op for op in (unwrapped(n.operation) for n in leaves(graph.nodes))}
     owners = {
-        id(weight): _ties.owner_of(node.operation, weight)
-        for node in leaves(graph.nodes)
-        for weight in getattr(node.operation, "weights", ())
-        if id(weight) in sources and _ties.owns(node.operation, weight)
+        id(weight): _ties.owner_of(operation, weight)
+        for operation in operations.values()
+        for weight in getattr(operation, "weights", ())
+        if id(weight) in sources and _ties.owns(operation, weight)
     }
     for layer, tie in ties:
         if id(tie.source) in owners:

@@ -99,10 +99,14 @@ def look_again(layer: Any) -> None:
     """Update the views in a wrapper: the layer inside may have different variables now."""
     views = [v for store in _keras.tracked(layer) for v in store if isinstance(v, _keras.View)]
     # A `layers.Renamed` has no views: its variables are those of the layer inside.
-    for old, now in zip(views, unwrapped(layer).weights if views else (), strict=True):
-        if old.source is not now:
-            new = _keras.view(now)
+    held = [_keras.view(weight) for weight in unwrapped(layer).weights] if views else []
+    for old, new in zip(views, held, strict=False):
+        if old is not new:
             _exchange(layer, old, None, new, new)
+    for new in held[len(views) :]:  # adapters of the source of a tie
+        _keras.track(layer, new)
+    if len(held) > len(views):
+        layer.__dict__["_frozen_weights"] = held
     _track_all(layer)
 
 
@@ -132,7 +136,7 @@ def shared_copy(layer: Any, plain: bool = False, instead: Mapping[int, Any] | No
     def variable(old: Any) -> Any:
         if isinstance(old, _keras.Adapted | _keras.Joined):
             return old.copied(copier)
-        if not isinstance(old, _keras.Tied | _keras.View):
+        if id(old) in instead or not isinstance(old, _keras.Tied | _keras.View):
             return instead.get(id(old), old)
         source = instead.get(id(old.source), old.source)
         if isinstance(old, _keras.Tied) and id(old.owner) in inside:

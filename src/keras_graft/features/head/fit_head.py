@@ -126,6 +126,7 @@ def fit_head(
     for name, source in sources.items():
         first[name], sources[name] = tried(trunk, source, batch_size, dtype, name)
         if name == "data":
+            _check_weights(class_weight, first[name].batch.w)
             heads.compiled(new, head, model, compile, first[name].batch.y)
         heads.check_trains(new, first[name].features, first[name].batch)
 
@@ -162,7 +163,9 @@ def fit_head(
 
 def _augmented(trunk: Any, augment: str | None, views: int | None) -> tuple[str, ...]:
     """Return the layers that augment; refuse them if nothing says what should happen."""
-    nodes = [node for node in augmentation(trunk) if not isinstance(node.operation, Frozen)]
+    nodes = augmentation(trunk)
+    if views is None:  # a frozen layer draws for views alone
+        nodes = [node for node in nodes if not isinstance(node.operation, Frozen)]
     names = names_of(nodes)
     if names and augment is None and views is None:
         raise FeatureError(
@@ -194,6 +197,15 @@ def _check_choices(
     if taken:
         raise FeatureError(
             f"fit_head takes no {listed(sorted(taken))}: give data=(x, y) or data=(x, y, weights)."
+        )
+
+
+def _check_weights(class_weight: Any, weights: Any) -> None:
+    """Refuse both kinds of weights: Keras does, when the trunk has run over everything."""
+    if class_weight is not None and weights is not None:
+        raise FeatureError(
+            "class_weight= and the sample weights of data=(x, y, weights) do not go together. Leave one "
+            "out, or multiply the weights yourself: data=(x, y, weights * np.array([1.0, 2.0])[y])."
         )
 
 

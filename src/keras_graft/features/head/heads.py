@@ -134,11 +134,20 @@ def loss_for(classes: int, y: Any) -> str:
             return "sparse_categorical_crossentropy"
         if width == classes > 1 and np.isin(array, (0, 1)).all() and (array.sum(1) == 1).all():
             return "categorical_crossentropy"
+    if len(leaves) == 1 and width == 1 < classes and array.dtype.kind == "f" and _whole(array):
+        raise FeatureError(
+            f"head={classes} needs targets that are classes, and these are whole numbers of "
+            f'{array.dtype}. Give integers: y.astype("int64").'
+        )
     raise FeatureError(
         f"head={classes} needs targets that are classes: whole numbers, or rows with a single one among "
         f"{classes}; these are {len(leaves)} of shape {array.shape} and {array.dtype}. Say how to train: "
         "compile={'optimizer': 'adam', 'loss': 'mse'}."
     )
+
+
+def _whole(array: np.ndarray) -> bool:
+    return bool((np.isfinite(array) & (array == np.round(array)) & (array >= 0)).all())
 
 
 def check_trains(head: Any, features: Any, batch: Batch) -> None:
