@@ -11,6 +11,9 @@ from keras import layers
 import keras_graft as kg
 from keras_graft.features import FeatureDataset
 from keras_graft.features.head.classes import classes_of, divided
+from keras_graft.features.head.heads import made
+
+K = keras.ops.convert_to_numpy
 
 
 def fit(data, **kwargs):
@@ -141,6 +144,53 @@ def test_a_loss_of_logits_gets_logits():
     assert done.head.layers[-1].activation is keras.activations.linear
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("loss, activation", [
+    ("mse", "linear"), ("sparse_categorical_crossentropy", "softmax"), ("mae", "linear"),
+    (keras.losses.MeanSquaredError(), "linear"), (keras.losses.CategoricalHinge(), "linear"),
+    (keras.losses.SparseCategoricalCrossentropy(), "softmax"),
+    (keras.losses.SparseCategoricalCrossentropy(from_logits=True), "linear"),
+    (keras.losses.sparse_categorical_crossentropy, "softmax"),
+    (["sparse_categorical_crossentropy"], "softmax"), ({"predictions": "mse"}, "linear"),
+    (keras.losses.CategoricalFocalCrossentropy(), "softmax"), ("kl_divergence", "softmax"),
+    (lambda y, p: 0.0, "linear"),
+])  # fmt: skip
+def test_a_number_of_outputs_gives_what_the_loss_takes(loss, activation):
+    head = made(3, kg.split(donor(), at="pool")[0], {"loss": loss})
+    assert head.layers[-1].activation.__name__ == activation
+
+
+def test_a_regression_learns_numbers_beyond_one():
+    x, _ = images(60)
+    y = x.mean((1, 2, 3)) * 20
+    how = {"optimizer": keras.optimizers.Adam(0.1), "loss": "mse"}
+    done = fit((x, y), head=1, compile=how, epochs=60)
+    assert done.training.final["loss"] < 5
+
+
+def test_the_joined_model_goes_on_where_the_head_stopped(tmp_path):
+    x, y = sorted_by_class()
+    done = fit((x, y), epochs=3)
+    steps = int(done.head.optimizer.iterations)
+    assert int(done.model.optimizer.iterations) == steps == 6
+    found = done.model.evaluate(x, y, verbose=0, return_dict=True)
+    assert found["accuracy"] == pytest.approx(done.training.final["accuracy"])
+    tuned = kg.unfreeze(done.model, "block")
+    assert int(tuned.optimizer.iterations) == steps
+    momenta = [
+        [
+            K(v)
+            for v in model.optimizer.variables
+            if "predictions" in v.path and "momentum" in v.path
+        ]
+        for model in (done.head, tuned)
+    ]
+    assert momenta[0] and all(np.array_equal(a, b) for a, b in zip(*momenta, strict=True))
+    tuned.fit(x, y, verbose=0)
+    done.model.save(tmp_path / "m.keras")
+    assert int(keras.models.load_model(tmp_path / "m.keras").optimizer.iterations) == steps
+
+
 def test_layers_are_a_head():
     y = {"optimizer": "sgd", "loss": "sparse_categorical_crossentropy"}
     one = fit(sorted_by_class(), head=layers.Dense(4, "softmax"), compile=y)
@@ -189,7 +239,7 @@ def test_the_report_as_text_data_and_html():
     said = str(done)
     for words in (
         "epoch  ", "val_accuracy", "at the end  accuracy", "validation  ", "class 3",
-        "seconds to compile the trunk", "largest difference of the joined model, 32 samples",
+        "seconds to compile the trunk", "largest difference of the joined model on 32 samples, with features as float16",
         "frozen, in inference mode: bn, drop",
     ):  # fmt: skip
         assert words in said, (words, said)
@@ -208,8 +258,9 @@ def test_the_report_as_text_data_and_html():
 def test_a_long_training_is_printed_in_a_few_lines():
     done = fit(sorted_by_class(), epochs=40)
     lines = str(done).splitlines()
-    numbers = [int(line.split()[0]) for line in lines[1:13]]
-    assert numbers[0] == 1 and numbers[-1] == 40 and lines[13] == ""
+    numbers = [int(line.split()[0]) for line in lines[2:14]]
+    assert lines[0] == "40 epochs, 12 of them shown"
+    assert numbers[0] == 1 and numbers[-1] == 40 and lines[14] == ""
 
 
 def test_several_inputs_and_outputs():

@@ -131,7 +131,7 @@ def test_fit_head_asks_what_to_do_with_augmentation(tmp_path):
     with pytest.raises(kg.FeatureError) as refused:
         kg.features.fit_head(model, "pool", (x, y), **how)
     said = str(refused.value)
-    assert "'augment/flip', 'augment/turn', 'noise' of the trunk draw" in said
+    assert "'augment/flip', 'augment/turn', 'noise'. A trunk that" in said
     assert 'augment="off" trains without' in said and "views=4 stores" in said
     assert not (tmp_path / "s").exists()
     off = kg.features.fit_head(model, "pool", (x, y), augment="off", **how)

@@ -86,4 +86,9 @@ def fit(
     table = written({"model": fitted.model}, {"model": out}, as_json)
     if report is not None:
         report.write_text(fitted.to_html())
-    return {**fitted.to_dict(), **table} if as_json else f"{fitted}\n\n{table}"
+    return {**fitted.to_dict(), **table} if as_json else f"{_options(fitted)}\n\n{table}"
+
+
+def _options(report: Any) -> str:
+    """Return a report with the options of the command in place of arguments of Python."""
+    return str(report).replace('class_weight="balanced"', "--class-weight balanced")

@@ -14,6 +14,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.sources.arrays import array, is_array, no_numbers, own, rows
 from keras_graft.features.sources.samples import collated, is_samples
 from keras_graft.features.sources.tables import plain
+from keras_graft.printable import shown
 
 tree = keras.tree
 
@@ -131,8 +132,12 @@ def _items(data: Any) -> Iterator[Any]:
     cardinality = getattr(data, "cardinality", None)
     if callable(cardinality) and int(cardinality()) == -1:  # type: ignore[call-overload]
         raise FeatureError("The dataset has no end: remove .repeat().")
+    if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+        raise FeatureError(
+            f"The data is a function, {shown(getattr(data, '__name__', ''))}: call it, if it gives batches."
+        )
     try:
-        yield from data
+        yield from data  # type: ignore[misc]
     except TypeError as error:
         if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from keras_graft.edit.freeze import freeze
-from keras_graft.errors import FeatureError
+from keras_graft.errors import FeatureError, WeightsError
 from keras_graft.features._compute import compute
 from keras_graft.features.augment import augmentation, names_of
 from keras_graft.features.fixed_trunk import changing
@@ -27,6 +28,7 @@ from keras_graft.layers.frozen import Frozen
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.printable import shown
+from keras_graft.weights.go_on_training import go_on_training
 
 
 def fit_head(
@@ -92,7 +94,8 @@ def fit_head(
         **fit: Other arguments of `fit`.
 
     Returns:
-        The joined model, the history, and a report: losses, metrics, classes, times and bytes. It
+        The joined model, compiled as the head was and with its optimizer's state; the history; and
+        a report: losses, metrics, classes, times and bytes. It
         prints as tables, is drawn with curves in a notebook, and has `to_dict()`.
 
     Raises:
@@ -144,8 +147,17 @@ def fit_head(
         check_store(one, computed)
 
     training = Training(new, stores, batch_size, seed, validation_split, class_weight)
-    training.fit(epochs, progress, fit)
+    try:
+        training.fit(epochs, progress, fit)
+    except KeyboardInterrupt as error:
+        if store is not None:
+            error.add_note(
+                f"The features are kept in {stores[0].path}: call again, and only the head is trained again."
+            )
+        raise
     joined = join(trunk, new)
+    with contextlib.suppress(WeightsError):  # an optimizer that cannot be made again
+        go_on_training(new, joined)
     one = first["data"]
     return Fitted(
         model=joined, head=new, history=training.history, store=stores[0],
@@ -169,8 +181,8 @@ def _augmented(trunk: Any, augment: str | None, views: int | None) -> tuple[str,
     names = names_of(nodes)
     if names and augment is None and views is None:
         raise FeatureError(
-            f"{listed(names)} of the trunk draw random numbers in training, and a trunk that runs "
-            'once gives the same features in each epoch. Say what to do: augment="off" trains without, '
+            f"Layers of the trunk draw random numbers in training: {listed(names)}. A trunk that runs once "
+            'gives the same features in each epoch. Say what to do: augment="off" trains without, '
             "views=4 stores 4 augmented views of each sample."
         )
     return tuple(names)
@@ -185,7 +197,7 @@ def _check_choices(
         raise FeatureError("Give validation_split or validation_data, not both.")
     if augment not in (None, "off") or (augment and views is not None):
         raise FeatureError(
-            f'augment must be "off", and without views=; got {shown(augment)} and views={shown(views)}.'
+            f'Give augment="off" or views=, not both; got {shown(augment)} and views={shown(views)}.'
         )
     if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
         raise FeatureError(f"views must be a whole number, 1 or more, got {shown(views)}.")

@@ -80,15 +80,26 @@ def _classifier(classes: int, features: Any, compile: Mapping[str, Any] | None) 
             f"head={classes} needs features of 2 to 5 axes with the batch, and they are {features.shape}: "
             "give a model as head."
         )
-    loss = (compile or {}).get("loss")
-    logits = isinstance(loss, keras.Loss) and _keras.get_config(loss).get("from_logits")
-    activation = None if logits else "sigmoid" if classes == 1 else "softmax"
+    activation = "sigmoid" if classes == 1 else "softmax"
+    if compile is not None and not _takes_probabilities(compile.get("loss")):
+        activation = None
     # Numbers of classes stay float32 in mixed precision, as Keras advises.
     dense = keras.layers.Dense(classes, activation, name="predictions", dtype="float32")
     if rank == 2:
         return [dense]
     pool = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
     return [pool(name="head_pool"), dense]
+
+
+def _takes_probabilities(loss: Any) -> bool:
+    """Whether a loss compares probabilities of classes, and not logits or other numbers."""
+    if isinstance(loss, Mapping | list | tuple) and len(loss) == 1:
+        (loss,) = loss.values() if isinstance(loss, Mapping) else loss
+    if isinstance(loss, keras.Loss):
+        config = _keras.get_config(loss)
+        return config.get("from_logits") is False or isinstance(loss, keras.losses.KLDivergence)
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "")
+    return "crossentropy" in name.lower() or name in ("kl_divergence", "kld", "KLDivergence")
 
 
 def compiled(head: Any, given: Any, model: Any, compile: Mapping[str, Any] | None, y: Any) -> None:
@@ -139,10 +150,15 @@ def loss_for(classes: int, y: Any) -> str:
             f"head={classes} needs targets that are classes, and these are whole numbers of "
             f'{array.dtype}. Give integers: y.astype("int64").'
         )
+    if len(leaves) > 1:
+        raise FeatureError(
+            f"head={classes} has one output, and the data has {len(leaves)} targets: give one of them, or "
+            "a model with as many outputs as head."
+        )
     raise FeatureError(
-        f"head={classes} needs targets that are classes: whole numbers, or rows with a single one among "
-        f"{classes}; these are {len(leaves)} of shape {array.shape} and {array.dtype}. Say how to train: "
-        "compile={'optimizer': 'adam', 'loss': 'mse'}."
+        f"head={classes} needs targets that are classes: whole numbers, or one-hot rows of {classes}; these "
+        f"have the shape {array.shape} and {array.dtype}. For other numbers: "
+        f"head=keras.layers.Dense({classes}), compile={{'optimizer': 'adam', 'loss': 'mse'}}."
     )
 
 

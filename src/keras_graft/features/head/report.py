@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from typing import Any
 
 from keras_graft.features.head.classes import are_uneven
 from keras_graft.features.head.curves import curves
 from keras_graft.features.store.store import FeatureStore
+from keras_graft.printable import printable
 from keras_graft.tables import Table, Tabular
 
 _LINES = 12
@@ -67,7 +69,7 @@ class Fitted(Tabular):
         class_names: The names of the classes, if the data has them.
         times: Where the time went.
         views: How many augmented views of each sample were stored.
-        augmented: The layers of the trunk that augment.
+        augmented: The layers of the trunk that augment, also where they are off.
         frozen: Other layers of the trunk that act differently in training, and are frozen.
         class_weight: How much a sample of each class counts in training; None: all the same.
         difference: The largest difference between the outputs of the joined model and those of
@@ -102,6 +104,11 @@ class Fitted(Tabular):
         return self.times.whole_epoch / max(self.epoch_seconds, 1e-9)
 
     @property
+    def _dtype(self) -> str:
+        columns = self.store.manifest.columns
+        return ", ".join(sorted({c.dtype for n, c in columns.items() if n.startswith("features/")}))
+
+    @property
     def bytes(self) -> int:
         """The size of the stores."""
         return sum(store.bytes for store in (self.store, self.validation_store) if store)
@@ -134,9 +141,9 @@ class Fitted(Tabular):
             ("seconds to compute the features", f"{times.compute:.2f}"),
             ("seconds to compile the head", f"{times.head_compile:.2f}"),
             ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
-            ("seconds an epoch through the whole model, more than", f"{times.whole_epoch:.2f}"),
-            *([("times faster, more than", f"{self.speed_up:.1f}")] if self.speed_up >= 1 else []),
-            (f"largest difference of the joined model, {self.checked} samples",
+            ("seconds an epoch through the whole model, at least", f"{times.whole_epoch:.2f}"),
+            *([("times faster, at least", f"{self.speed_up:.1f}")] if self.speed_up >= 1 else []),
+            (f"largest difference of the joined model on {self.checked} samples, with features as {self._dtype}",
              f"{self.difference:.3g}"),
         ]  # fmt: skip
         if self.views:
@@ -160,7 +167,8 @@ class Fitted(Tabular):
             (str(i + 1), *(f"{values[i]:.4g}" if i < len(values) else "" for values in history.values()))
             for i in shown
         ]  # fmt: skip
-        return "", ("epoch", *history), rows
+        title = f"{count} epochs, {_LINES} of them shown" if count > _LINES else ""
+        return title, ("epoch", *history), rows
 
     def _end_table(self) -> Table | None:
         parts = [("training", self.training), ("validation", self.validation)]
@@ -169,7 +177,8 @@ class Fitted(Tabular):
             return None
         keys = list(measured[0][1])
         rows = [(name, *(f"{final[key]:.4g}" for key in keys)) for name, final in measured]
-        return "", ("at the end", *keys), rows
+        title = "without augmentation and class weights" if self.views or self.class_weight else ""
+        return title, ("at the end", *keys), rows
 
     def _class_table(self) -> Table | None:
         if not self.training.classes:
@@ -191,7 +200,10 @@ class Fitted(Tabular):
     def _notes(self) -> tuple[str, ...]:
         notes = []
         if self.views:
-            notes.append(f"augmented by {', '.join(self.augmented)}")
+            notes.append(
+                f"augmented by {', '.join(self.augmented)}; in the model they are off, until kg.unfreeze "
+                "names them"
+            )
         elif self.augmented:
             notes.append(f"augmentation is off: {', '.join(self.augmented)}")
         if self.frozen:
@@ -208,6 +220,7 @@ class Fitted(Tabular):
 
     def to_html(self) -> str:
         """Return the report as a page of its own, with curves; it needs no other file."""
+        name = html.escape(printable(f"The head of {self.model.name}, trained from a store"))
         style = (
             "body{font:14px sans-serif;margin:2em;color:#222;background:#fff}"
             "td,th{padding:2px 12px 2px 0;text-align:left}td:not(:first-child){text-align:right}"
@@ -216,7 +229,8 @@ class Fitted(Tabular):
         )
         return (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>keras-graft: a head trained '
-            f"from a store</title><style>{style}</style><body>{self._repr_html_()}</body></html>"
+            f"from a store</title><style>{style}</style><body><h1>{name}</h1>{self._repr_html_()}"
+            "</body></html>"
         )
 
     def _repr_html_(self) -> str:
