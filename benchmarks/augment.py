@@ -23,7 +23,7 @@ from keras_graft.tables import table
 SIZE, TRAIN, TEST, EPOCHS, SEEDS = 32, 240, 2000, 40, 3
 HEAD = f"""# What augmented views give
 
-Written by `benchmarks/augment.py` on two shared cores. Six photographs that scikit-image and
+Written by `benchmarks/augment.py` on two shared cores, beside other work: read seconds as ratios. Six photographs that scikit-image and
 scikit-learn ship are cut into tiles of {SIZE}x{SIZE}; a head learns from {TRAIN} tiles which photograph
 a tile is of, {EPOCHS} epochs, and is tested on {TEST:,} tiles of other places. The trunk has learned on
 tiles without labels how their colours were exchanged. Augmentation is a flip, a shift, brightness and

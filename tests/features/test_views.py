@@ -200,7 +200,7 @@ def test_refusals(tmp_path, trunk):
         def call(self, x):
             return x
 
-    own = Own()
+    own = Own(name="own")
     own(x)
     with pytest.raises(
         kg.FeatureError, match="views=2 needs to know which layers of 'own' augment"
