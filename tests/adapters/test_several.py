@@ -263,3 +263,20 @@ def test_a_weight_of_a_users_layer_by_its_address():
     a, b = arrays(tuned.trainable_variables)
     close(tuned(given), arrays(model(given))[0] + given @ a @ b)
     close(kg.merge_adapters(tuned)(given), tuned(given))
+
+
+def test_half_of_a_tie_does_not_train_alone():
+    ids = keras.Input((5,), dtype="int32")
+    x = keras.layers.Dense(4, name="d")(keras.layers.Embedding(9, 4, name="emb")(ids))
+    model = kg.tie(
+        keras.Model(ids, keras.layers.Dense(9, name="lm")(x)), "lm.kernel", "emb.embeddings",
+        transform="transpose",
+    )  # fmt: skip
+    says = r"'lm' is tied to 'emb', which would stay frozen. Name both, \['lm', 'emb'\], or untie"
+    with pytest.raises(kg.EditError, match=f"train_only: a weight of {says}"):
+        kg.train_only(model, "lm")
+    with pytest.raises(kg.EditError, match=f"lora: a weight of {says}"):
+        kg.lora(model, "d", train="lm")
+    both = kg.train_only(model, ["lm", "emb"])
+    assert [v.path for v in both.trainable_variables] == ["emb/embeddings", "lm/bias"]
+    kg.train_only(kg.untie(model, "lm.kernel"), "lm")

@@ -236,10 +236,18 @@ def trained_layers(graph: Graph, selector: Any, verb: str) -> set[int]:
         if is_frozen(node):
             raise EditError(
                 f"{verb}: train={shown(selector)} names {node.path!r}, which kg.freeze put in "
-                "inference mode. Thaw it first: kg.replace(model, kg.layers.Frozen, lambda node: "
-                "node.operation.layer)."
+                f"inference mode. Thaw it first: kg.unfreeze(model, {quoted(node.path)}, batch_norm=True)."
             )
     found = {id(node.operation) for node in nodes if getattr(node.operation, "weights", None)}
     if not found:
         raise NothingSelectedError(f"{verb}: train={shown(selector)} names no layer with weights.")
+    owners = {id(unwrapped(n.operation)): n for n in leaves(graph.nodes)}
+    for node in nodes:
+        for tie in ties_of(node.operation):
+            owner = owners.get(id(tie.seen.owner))
+            if owner is not None and id(owner.operation) not in found:
+                raise EditError(
+                    f"{verb}: a weight of {node.path!r} is tied to {owner.path!r}, which would stay frozen. "
+                    f"Name both, [{listed([node.path, owner.path])}], or untie them first: kg.untie."
+                )
     return found
