@@ -23,7 +23,7 @@ import keras_graft as kg
 from keras_graft.features import ImageFolder
 from keras_graft.tables import table
 
-SIZE, EACH, EPOCHS, TURNS = 160, 40, 8, 3
+SIZE, EACH, EPOCHS, TURNS = 160, 24, 6, 3
 AT = "global_average_pooling2d"
 HEAD = f"""# `fit_head` from a folder of photographs
 
