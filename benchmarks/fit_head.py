@@ -29,10 +29,12 @@ HEAD = f"""# `fit_head` from a folder of photographs
 
 Written by `benchmarks/fit_head.py` on two shared cores. Six photographs are cut into {6 * EACH} images of
 {SIZE}x{SIZE}, in a folder for each. A new head on MobileNetV3Large ({AT}, fresh weights) learns from them for
-{EPOCHS} epochs: the same head, the same steps, so the same accuracy. Seconds are those from the folder to
-the trained model, with decoding and compiling; medians of {TURNS} turns. "fit" trains the whole model with
+{EPOCHS} epochs: the same head, the same number of steps; fresh weights tell little of the classes. Seconds are
+those from the folder to the trained model, with decoding and compiling; medians of {TURNS} turns. "fit" trains the whole model with
 its trunk frozen. "loop" is what one writes by hand in plain Keras: `trunk.predict`, then `head.fit` on
-the arrays. "store" is `fit_head` with an empty folder, "again" with the store it left.
+the arrays. "store" is `fit_head` with an empty folder, "again" with the store it left. What
+`fit_head` takes longer than the loop is the same for more images: it compiles the joined model too, to
+compare it with the head on the store.
 """
 
 
