@@ -127,7 +127,8 @@ def with_trained(graph: Graph, states: dict[int, State], train: Any, verb: str) 
     if train is None:
         return {}
     instead: dict[int, Any] = {}
-    wanted = trained_layers(graph, train, verb)
+    adapted = {key for key, state in states.items() if state.adapters}
+    wanted = trained_layers(graph, train, verb, adapted)
     for node in weighted(graph):
         key = id(node.operation)
         before = state_of(node.operation)

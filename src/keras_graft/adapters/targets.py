@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,8 +226,15 @@ def _ends(able: dict[str, Target]) -> list[str]:
     return [layer.rpartition("/")[2] for layer in able]
 
 
-def trained_layers(graph: Graph, selector: Any, verb: str) -> set[int]:
-    """Return the identities of the layers that a selector of `train=` means."""
+def trained_layers(graph: Graph, selector: Any, verb: str, adapted: Set[int]) -> set[int]:
+    """Return the identities of the layers that a selector of `train=` means.
+
+    Args:
+        graph: The graph.
+        selector: The selector.
+        verb: For messages.
+        adapted: The identities of layers with adapters: what is tied to them follows the adapters.
+    """
     try:
         nodes = list(leaves(select(graph, selector).nodes))
     except SelectionError as error:
@@ -245,7 +252,7 @@ def trained_layers(graph: Graph, selector: Any, verb: str) -> set[int]:
     for node in nodes:
         for tie in ties_of(node.operation):
             owner = owners.get(id(tie.seen.owner))
-            if owner is not None and id(owner.operation) not in found:
+            if owner is not None and id(owner.operation) not in found | adapted:
                 raise EditError(
                     f"{verb}: a weight of {node.path!r} is tied to {owner.path!r}, which would stay frozen. "
                     f"Name both, [{listed([node.path, owner.path])}], or untie them first: kg.untie."
