@@ -78,7 +78,7 @@ class Beside:
                 future.set_result(result)
 
     def _next(self) -> Any:
-        """Return the next call, and what is to be done with it; None at the end."""
+        """Return the next call, and what to do with it; None at the end."""
         try:
             return self._calls.get(timeout=self._seconds)
         except queue.Empty:
