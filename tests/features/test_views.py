@@ -209,6 +209,8 @@ def test_refusals(tmp_path, trunk):
     for wrong in (-1, 1.5, 1000):
         with pytest.raises(kg.FeatureError, match=f"views must be a whole number .* {wrong}"):
             compute(trunk, x, tmp_path, views=wrong)
+    with pytest.raises(kg.FeatureError, match="seed must be a whole number, 0 or more, got -1"):
+        compute(trunk, x, tmp_path, views=2, seed=-1)
     with pytest.raises(kg.FeatureError, match='engine="ray" takes none'):
         compute(trunk, x, tmp_path, views=2, engine="ray")
     assert not any(tmp_path.iterdir())

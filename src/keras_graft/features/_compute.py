@@ -130,6 +130,8 @@ def compute(
             f"views must be a whole number from 0 to 999, got {shown(views)}"
             + (', and engine="ray" takes none: use engine="local"' if engine == "ray" else "") + "."
         )  # fmt: skip
+    if not isinstance(seed, Integral) or seed < 0:
+        raise FeatureError(f"seed must be a whole number, 0 or more, got {shown(seed)}.")
     data = opened(data, trunk, int(batch_size))
     if keys is None and isinstance(data, ImageFolder):
         keys = data.keys

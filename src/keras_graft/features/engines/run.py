@@ -103,7 +103,7 @@ class Run:
             data: The data that they come from; see `check_labels` for what is compared of it.
 
         Returns:
-            The samples that are to be computed; None if the store is complete.
+            The samples that must still be computed; None if the store is complete.
         """
         found = self.found
         if found is None or not found.shards:
