@@ -79,6 +79,8 @@ def test_frozen_is_the_donor_at_inference_in_training_too_and_when_loaded(donor,
     def check(model, training=False):
         assert_same_outputs(lambda x: expected, at(model, training), x, exact=exact(donor))
 
+    # Before its first batch, Keras runs a model with an unbuilt layer once more, uncompiled.
+    assert all(layer.built for layer in frozen._flatten_layers())
     check(frozen)
     check(frozen, training=True)
     assert frozen.trainable_variables == [] and len(frozen.weights) == len(donor.weights)
@@ -86,6 +88,7 @@ def test_frozen_is_the_donor_at_inference_in_training_too_and_when_loaded(donor,
     assert [layer.name for layer in frozen.layers] == [layer.name for layer in donor.layers]
     frozen.save(tmp_path / "frozen.keras")
     loaded = keras.models.load_model(tmp_path / "frozen.keras")
+    assert all(layer.built for layer in loaded._flatten_layers())
     check(loaded, training=True)
     assert loaded.trainable_variables == []
     frozen.save_weights(tmp_path / "frozen.weights.h5")

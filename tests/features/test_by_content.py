@@ -189,7 +189,10 @@ def test_a_store_is_resumed_from_data_in_another_order(trunk, tmp_path, monkeypa
     store = run(trunk, data, tmp_path)
     monkeypatch.undo()
     # None of those that were there was computed again; one is run to compare the columns.
-    assert sum(seen) - 1 == 50 - kept and max(seen) <= 8
+    # On JAX the last batch is filled up.
+    missing = 50 - kept
+    filled = missing + (-missing % 8 if keras.backend.backend() == "jax" and max(seen) == 8 else 0)
+    assert sum(seen) - 1 == filled and max(seen) <= 8
     assert_in_pairs(store, trunk, x, y)
 
 

@@ -116,7 +116,10 @@ def test_a_resumed_folder_skips_what_is_there(trunk, photos, tmp_path, monkeypat
         keras.Model, "predict_on_batch", lambda self, x: (seen.append(len(x)), real(self, x))[1]
     )
     store = compute(trunk, photos, tmp_path / "s", batch_size=4, progress=False)
-    assert store.complete and len(store) == 35 and sum(seen) == 35 - before + 1
+    # On JAX the last batch is filled up.
+    missing = 35 - before
+    filled = missing + (-missing % 4 if keras.backend.backend() == "jax" else 0)
+    assert store.complete and len(store) == 35 and sum(seen) == filled + 1
     assert sorted(store.to_numpy()["keys"]) == sorted(ImageFolder(photos).keys)
 
 

@@ -44,6 +44,9 @@ class Frozen(keras.Layer):
 
     def _take_weights(self) -> None:
         self._frozen_weights = [_keras.view(weight) for weight in self.layer.weights]
+        # Before its first batch, Keras runs a model with an unbuilt layer once outside of the
+        # compiled function. On JAX that compiles each operation of the network alone.
+        self.built = True
 
     @property
     def keras_graft_inside(self) -> Any:

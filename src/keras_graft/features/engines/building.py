@@ -30,6 +30,7 @@ class Runner:
 
     def __init__(self, trunk: Any, worked: bool = False) -> None:
         self._trunk, self._worked = trunk, worked
+        self._longest = 0
 
     def __call__(self, batch: Batch) -> tuple[Any, dict[int, str]]:
         """Return the outputs of the samples that work (None if none does), and why the rest fail.
@@ -39,7 +40,7 @@ class Runner:
                 worked yet, so that the cause is not a single sample.
         """
         try:
-            outputs = self._trunk.predict_on_batch(batch.x)
+            outputs = self._outputs(batch)
         except Exception as error:
             first = error
         else:
@@ -62,6 +63,21 @@ class Runner:
             return None, failed
         rest = batch[works]
         return self._kept(rest, self._trunk.predict_on_batch(rest.x)), failed
+
+    def _outputs(self, batch: Batch) -> Any:
+        """Run the trunk on a batch.
+
+        JAX compiles a network once for each number of samples, so a shorter batch at the end is
+        filled up with its last sample.
+        """
+        length = len(batch)
+        self._longest = max(self._longest, length)
+        fills = keras.backend.backend() == "jax" and not isinstance(self._trunk, AugmentedTrunk)
+        if not fills or length == self._longest:
+            return self._trunk.predict_on_batch(batch.x)
+        rows = [*range(length), *[length - 1] * (self._longest - length)]
+        outputs = _of_each(self._trunk.predict_on_batch(batch[rows].x), self._longest)
+        return tree.map_structure(lambda leaf: leaf[:length], outputs)
 
     def _kept(self, batch: Batch, outputs: Any) -> Any:
         outputs = _of_each(outputs, len(batch))
