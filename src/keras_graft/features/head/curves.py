@@ -7,7 +7,7 @@ import math
 
 from keras_graft.printable import printable
 
-_WIDTH, _HEIGHT, _EDGE = 320, 160, 34
+_WIDTH, _HEIGHT, _EDGE = 330, 160, 44
 _COLORS = ("#3b6fb5", "#d9822b")
 _DOTS = 12
 """The most epochs that are drawn with a dot each."""

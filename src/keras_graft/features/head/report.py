@@ -224,7 +224,7 @@ class Fitted(Tabular):
         style = (
             "body{font:14px sans-serif;margin:2em;color:#222;background:#fff}"
             "td,th{padding:2px 12px 2px 0;text-align:left}td:not(:first-child){text-align:right}"
-            "table{border-collapse:collapse;margin:1em 0}"
+            "h1{font-size:1.4em}table{border-collapse:collapse;margin:1em 0}"
             "@media(prefers-color-scheme:dark){body{color:#ddd;background:#1c1c1c}}"
         )
         return (
