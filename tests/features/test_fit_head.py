@@ -1,5 +1,8 @@
 """A head learns from a store what it learns above its trunk."""
 
+import ast
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -87,6 +90,14 @@ def test_fit_head_in_one_line(tmp_path):
     new = keras.Sequential([keras.Input((6,)), layers.Dense(3, name="three")])
     with pytest.raises(kg.FeatureError, match="Nothing says how to train"):
         kg.features.fit_head(donor(), "pool", (x, y), store=tmp_path / "t")
+    features = keras.Input((6,))
+    two = keras.Model(features, [layers.Dense(4, "softmax")(features) for _ in "ab"])
+    with pytest.raises(kg.FeatureError, match="'loss': .'sparse_cat.*', 'sparse_cat.*'.}") as told:
+        kg.features.fit_head(donor(), "pool", (x, (y, y)), head=two)
+    way_out = re.search("compile=({.*}),", str(told.value))[1]
+    kg.features.fit_head(
+        donor(), "pool", (x, (y, y)), head=two, compile=ast.literal_eval(way_out), progress=False
+    )
     again = kg.features.fit_head(
         model, "pool", (x, y), store=tmp_path / "s", head=new, progress=False,
         compile={"optimizer": "sgd", "loss": keras.losses.SparseCategoricalCrossentropy(True)},

@@ -284,6 +284,11 @@ def test_other_files_and_sources_are_refused(tmp_path):
     assert "names='jax' is neither 'keras' nor 'torch'" in refused(model(), its, names="jax")
     torch.save(module().state_dict(), tmp_path / "a.pth")
     assert "For PyTorch's .pth, .pt and .bin give names='torch'" in refused(tmp_path / "a.pth", its)
+    for source in (module(), module().state_dict()):
+        assert "or a state dict of PyTorch give names='torch'" in refused(source, its)
+    save_file(module().state_dict(), tmp_path / "a.safetensors")
+    words = refused(tmp_path / "a.safetensors", its)
+    assert "The source has the names of PyTorch: names='torch' reads them." in words
     _sharded(module(), tmp_path)
     assert "give names='torch'" in refused(tmp_path / "model.safetensors.index.json", its)
 

@@ -218,6 +218,8 @@ def refusal(
     rest = "" if nothing else (
         ", or strict=False, which leaves all these as they are and lists them in the report"
     )  # fmt: skip
+    if any(address.endswith((".weight", ".running_mean")) for address in report.unused):
+        lines.append("The source has the names of PyTorch: names='torch' reads them.")
     lines.append(
         "The way out: resize= for different shapes, match= for different names (match='order' if Keras "
         f"gave the layers new names), keep= for what must stay{rest}."

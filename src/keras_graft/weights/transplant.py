@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +336,11 @@ def target_groups(layer: Any, verb: str = "transplant", what: str = "target") ->
             f"{verb}: the {what} must be a Keras model or layer"
             + (", or the path of a file" if what == "source" else "")
             + f", got {type(layer).__name__}."
+            + (
+                " For a module or a state dict of PyTorch give names='torch'."
+                if what == "source" and (isinstance(layer, Mapping) or hasattr(layer, "state_dict"))
+                else ""
+            )
         )
     found = groups(layer)
     if not layer.built:

@@ -121,9 +121,12 @@ def compiled(head: Any, given: Any, model: Any, compile: Mapping[str, Any] | Non
         head.compile("adam", loss_for(int(given), y), metrics=["accuracy"])
     elif not getattr(head, "compiled", False):
         if not getattr(model, "compiled", False):
+            count = len(head.outputs)
+            loss = "sparse_categorical_crossentropy"
+            losses = repr(loss if count == 1 else [loss] * count)
             raise FeatureError(
-                "Nothing says how to train the head. Give compile={'optimizer': 'adam', 'loss': "
-                "'sparse_categorical_crossentropy'}, or compile the head."
+                f"Nothing says how to train the head. Give compile={{'optimizer': 'adam', 'loss': {losses}}}, "
+                "or compile the head."
             )
         _keras.compile_like(head, model)
 
