@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from feature_helpers import donor, images, run
+from keras import layers
 
 import keras_graft as kg
 from keras_graft.features import FeatureDataset, compute
@@ -216,3 +217,25 @@ def test_as_tf_and_as_torch(trunk, tmp_path):
     for made in (FeatureDataset(several, 4).as_tf(), FeatureDataset(several, 4).as_torch()):
         for ((one, two),) in made:
             np.testing.assert_array_equal(2 * np.asarray(one), np.asarray(two))
+
+
+def test_several_features_and_targets_in_lists(tmp_path):
+    x, y = images()
+    model = donor()
+    taps = [model.get_layer(name).output for name in ("pool", "stem")]
+    trunk = kg.freeze(keras.Model(model.input, taps))
+    store = run(trunk, (x, [y, y / 2]), tmp_path)
+    inputs = [keras.Input(part.shape[1:]) for part in trunk.outputs]
+    both = layers.Concatenate()([inputs[0], layers.GlobalMaxPooling2D()(inputs[1])])
+    head = keras.Model(inputs, [layers.Dense(1)(both), layers.Dense(1)(both)])
+    head.compile(keras.optimizers.SGD(0.0), ["mse", "mse"])
+    features, targets = FeatureDataset(store, 8).to_numpy()
+    expected = head.predict(features, verbose=0)
+    reader = FeatureDataset(store, 8, shuffle=False)
+    for a, b in zip(head.predict(reader, verbose=0), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    losses = [
+        head.evaluate(features, targets, verbose=0)[0], head.evaluate(reader, verbose=0)[0],
+        head.fit(reader, verbose=0).history["loss"][0],
+    ]  # fmt: skip
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)

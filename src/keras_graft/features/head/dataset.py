@@ -131,7 +131,10 @@ class FeatureDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, not number {shown(index)}.")
-        return self._epoch.batch(index)
+        batch = self._epoch.batch(index)
+        # Keras makes tensors of it there, and TensorFlow takes a list for one tensor.
+        on_tensorflow = keras.backend.backend() == "tensorflow"
+        return keras.tree.lists_to_tuples(batch) if on_tensorflow else batch
 
     def _drawn(
         self, store: FeatureStore, indices: np.ndarray, number: int | None
