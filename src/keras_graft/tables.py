@@ -67,6 +67,18 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def shortened(names: Iterable[str], most: int = 3) -> str:
+    """Return names as text; of more than `most`, the first ones and how many more there are.
+
+    >>> shortened(["a", "b"]), shortened(["a", "b", "c", "d"])
+    ('a and b', 'a, b and 2 more')
+    """
+    names = list(names)
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
 def _lines(title: str | tuple[str, ...]) -> list[str]:
     return [printable(line) for line in ((title,) if isinstance(title, str) else title)]
 

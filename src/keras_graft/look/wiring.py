@@ -1,0 +1,117 @@
+"""Which call gives what another one reads, through the borders of nested models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.select import everything
+from keras_graft.look.numbers import Place, place_of
+from keras_graft.tables import shortened
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor comes from.
+
+    Attributes:
+        place: The call that gives it, which is no nested model; None for an input of the graph.
+        index: Which output of the call, or which input of the graph.
+        path: The path that selects it.
+    """
+
+    place: Place | None
+    index: int
+    path: str
+
+
+class Wiring:
+    """The calls of a graph and of its nested models, and how they are connected.
+
+    Attributes:
+        nodes: The calls by their places, in graph order, outer before inner.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: dict[Place, Node] = {place_of(node): node for node in everything(graph)}
+        self._known: dict[Any, Source | None] = {}
+        self._reads: dict[Place, tuple[Source | None, ...]] = {}
+        users: dict[tuple[Place | None, int], dict[str, None]] = {}
+        for place, node in self.nodes.items():
+            if node.nested is not None:
+                continue
+            found = tuple(self._source(node.home, node.scope, v) for v in node.reads)
+            self._reads[place] = found
+            for source in found:
+                if source is not None:
+                    users.setdefault((source.place, source.index), {})[node.path] = None
+        for value in graph.outputs:
+            source = self._source(graph, (), value)
+            if source is not None:
+                users.setdefault((source.place, source.index), {})[""] = None
+        self._users = users
+
+    def reads(self, node: Node) -> tuple[Source | None, ...]:
+        """Return where the tensors that a call reads come from; None: an input left out."""
+        return self._reads.get(place_of(node), ())
+
+    def where(self, node: Node) -> str:
+        """Return the neighbours of a call as text: `"between a and b"`."""
+        before = dict.fromkeys(
+            s.path for s in self.reads(node)[: len(node.inputs)] if s is not None
+        )
+        after: dict[str, None] = {}
+        for i in range(len(node.gives)):
+            after.update(self._users.get((place_of(node), i), {}))
+        ends = after.pop("", "no") is None
+        return between(before, after, ends)
+
+    def _source(self, graph: Graph, scope: tuple[Node, ...], value: Value) -> Source | None:
+        key = (tuple(n.key for n in scope), value.key)
+        if key not in self._known:
+            self._known[key] = self._found(graph, scope, value)
+        return self._known[key]
+
+    def _found(self, graph: Graph, scope: tuple[Node, ...], value: Value) -> Source | None:
+        while True:
+            node = graph.producer(value)
+            if node is None:
+                index = [v.key for v in graph.inputs].index(value.key)
+                if not scope:
+                    return Source(None, index, graph.input_names[index])
+                call = scope[-1]
+                entry = call.entries[index].source if index < len(call.entries) else None
+                if entry is None:
+                    return None
+                graph, scope, value = call.home, scope[:-1], call.reads[entry]
+                continue
+            index = [v.key for v in node.gives].index(value.key)
+            here = node.within(graph, scope)
+            if node.nested is None:
+                return Source(place_of(here), index, value.within(graph, scope).path)
+            outside = len(node.outputs)
+            inner = (
+                node.nested.outputs[index] if index < outside else node.unseen[index - outside][1]
+            )
+            graph, scope, value = node.nested, (*scope, here), inner
+
+
+def between(before: Iterable[str], after: Iterable[str], ends: bool) -> str:
+    """Return the neighbours of a call as text, shortened where there are many.
+
+    >>> between(["a"], ["b"], False), between(["a", "b", "c", "d"], [], True)
+    ('between a and b', 'after a, b and 2 more, before the output')
+    >>> between([], ["b", "c"], False)
+    'before b and c'
+    """
+    before, after = list(before), list(after)
+    if len(before) == len(after) == 1 and not ends:
+        return f"between {before[0]} and {after[0]}"
+    after += ["the output"] if ends else []
+    parts = [f"after {shortened(before)}"] if before else []
+    parts += [f"before {shortened(after)}"] if after else []
+    return ", ".join(parts)
