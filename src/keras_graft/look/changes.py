@@ -65,7 +65,7 @@ def changes(
         if text:
             why[node.path] = text
             of_new[its] = of_old[mine] = "changed"
-    for state, wiring, other in ((of_new, new, of_old), (of_old, old, of_new)):
+    for state, other in ((of_new, of_old), (of_old, of_new)):
         for (scope, _), said in list(state.items()):
             if said == "kept":
                 continue

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from keras_graft._keras import leaves_flag
-from keras_graft.errors import SelectionError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.names import is_one_of
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.record import record_of
@@ -21,7 +18,6 @@ from keras_graft.look.sharing import sharing
 from keras_graft.look.wiring import Wiring
 from keras_graft.model.attributes import class_of
 from keras_graft.model.read import read
-from keras_graft.printable import shown
 
 
 def diff(old: Any, new: Any) -> Diff:

@@ -41,6 +41,7 @@ class Wiring:
         self._known: dict[Any, Source | None] = {}
         self._reads: dict[Place, tuple[Source | None, ...]] = {}
         users: dict[tuple[Place | None, int], dict[str, None]] = {}
+        self._readers: dict[tuple[Place | None, int], dict[Place, None]] = {}
         for place, node in self.nodes.items():
             if node.nested is not None:
                 continue
@@ -49,6 +50,7 @@ class Wiring:
             for source in found:
                 if source is not None:
                     users.setdefault((source.place, source.index), {})[node.path] = None
+                    self._readers.setdefault((source.place, source.index), {})[place] = None
         for value in graph.outputs:
             source = self._source(graph, (), value)
             if source is not None:
@@ -58,6 +60,47 @@ class Wiring:
     def reads(self, node: Node) -> tuple[Source | None, ...]:
         """Return where the tensors that a call reads come from; None: an input left out."""
         return self._reads.get(place_of(node), ())
+
+    def users(self, place: Place) -> list[Place]:
+        """Return the calls that read what a call gives, each once; for a nested model, none."""
+        count = len(self.nodes[place].gives)
+        found = [self._readers.get((place, i), {}) for i in range(count)]
+        return list(dict.fromkeys(p for users in found for p in users))
+
+    def behind(self, node: Node) -> list[Node]:
+        """Return the calls that a call depends on, and itself; inside nested models."""
+        stack = [place_of(node)]
+        if node.nested is not None:
+            ends = [self._source(node.home, node.scope, v) for v in node.values]
+            stack = [s.place for s in ends if s is not None and s.place is not None]
+        found: dict[Place, Node] = {}
+        while stack:
+            place = stack.pop()
+            if place not in found:
+                found[place] = self.nodes[place]
+                sources = self._reads.get(place, ())
+                stack += [s.place for s in sources if s is not None and s.place is not None]
+        return list(found.values())
+
+    def cuts(self) -> set[Place]:
+        """Return the calls that everything which runs later needs, directly or through others.
+
+        Outputs of the graph do not count, and neither do masks: a mask accompanies its tensor.
+        """
+        order = {place: i for i, place in enumerate(self._reads)}
+        last = dict.fromkeys(order, -1)
+        last[None] = -1  # type: ignore[index]
+        for place, sources in self._reads.items():
+            for source in sources[: len(self.nodes[place].inputs)]:
+                if source is not None:
+                    last[source.place] = order[place]  # type: ignore[index]
+        result = set()
+        furthest = last.pop(None)  # type: ignore[call-overload]
+        for place, at in order.items():
+            if furthest <= at:
+                result.add(place)
+            furthest = max(furthest, last[place])
+        return result
 
     def where(self, node: Node) -> str:
         """Return the neighbours of a call as text: `"between a and b"`."""
