@@ -60,7 +60,7 @@ def changes(
         said = _arguments(was, node, paired.leaf)
         if node.nested is None:
             said += [paired.changed(node.operation), *_specs(was, node)]
-            said += _reads(old, new, was, node, pairs, back)
+            said += _reads(old, new, was, node, pairs, back, paired.inputs)
         text = "; ".join(filter(None, said))
         if text:
             why[node.path] = text
@@ -149,6 +149,7 @@ def _reads(
     node: Node,
     pairs: Mapping[Place, Place],
     back: Mapping[Place, Place],
+    inputs: Mapping[str, str],
 ) -> list[str]:
     """Say which inputs a call reads from elsewhere, unless a new or dropped call explains it."""
     before, now = old.reads(was), new.reads(node)
@@ -156,7 +157,7 @@ def _reads(
         return [f"reads {len(now)} tensors, before {len(before)}"]
     found = []
     for mine, its in zip(before, now, strict=True):
-        if not _same(mine, its, pairs, back):
+        if not _same(mine, its, pairs, back, inputs):
             names = (("nothing" if s is None else s.path) for s in (its, mine))
             found.append("reads {}, before {}".format(*names))
     return found
@@ -167,6 +168,7 @@ def _same(
     its: Source | None,
     pairs: Mapping[Place, Place],
     back: Mapping[Place, Place],
+    inputs: Mapping[str, str],
 ) -> bool:
     if mine is None or its is None:
         return mine is its
@@ -174,7 +176,6 @@ def _same(
         return True  # a new call
     if mine.place is not None and mine.place not in back:
         return True  # a dropped call
-    was = None if its.place is None else pairs[its.place]
-    return was == mine.place and (
-        mine.index == its.index or (was is None and mine.path == its.path)
-    )
+    if its.place is None:
+        return mine.place is None and inputs.get(its.path) == mine.path
+    return pairs[its.place] == mine.place and mine.index == its.index

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from keras_graft._keras import leaves_flag
+from keras_graft.errors import SelectionError
 from keras_graft.graph.graph import Graph
+from keras_graft.graph.names import is_one_of
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.record import record_of
 from keras_graft.graph.select import leaves
+from keras_graft.look.by_value import ByValue
 from keras_graft.look.changes import Changes, changes
 from keras_graft.look.diff_report import Changed, Diff, Layer, SpecChange
 from keras_graft.look.numbers import Numbered, Numbers
@@ -17,19 +21,35 @@ from keras_graft.look.pairing import ByIdentity, Pairing, first_calls
 from keras_graft.look.sharing import sharing
 from keras_graft.look.wiring import Wiring
 from keras_graft.model.attributes import class_of
+from keras_graft.model.files import load
 from keras_graft.model.read import read
+from keras_graft.printable import shown
 
 
-def diff(old: Any, new: Any) -> Diff:
-    """Report what is shared, new, dropped and changed between two models.
+def diff(old: Any, new: Any, by: str | None = None) -> Diff:
+    """Report what is shared, new, dropped and changed between two models, and where.
 
-    Operations and variables count as the same if they are the same objects, so a copy shares
-    nothing with its original. For each output, the report says whether the same calls on the
-    same inputs compute it (then it cannot differ) or whether it is downstream of a change.
+    By identity, operations and variables count as the same if they are the same objects, as after
+    an edit. So a copy shares nothing with its original. By value, a model and its saved and loaded
+    copy are the same: operations belong together by their names, else by their weights, else by
+    their places; then their configurations and the values of their weights are compared, exactly.
+
+    For each output, the report says whether the same calls on the same inputs compute it (then it
+    cannot differ) or whether it is downstream of a change.
 
     Args:
-        old: A Keras model or a `Graph`.
+        old: A Keras model, a `Graph`, or the path of a `.keras` or `.h5` file. A file is loaded in
+            Keras's safe mode.
         new: The one to compare it with.
+        by: "identity" or "value"; None: by value if one of them is a file, else by identity.
+
+    Returns:
+        The report: it prints as tables, and `to_dict()` gives data.
+
+    Raises:
+        SelectionError: If `by` is another word, or "identity" for a file.
+        FileError: If a file cannot be loaded.
+        ReadError: If a model cannot be read as a graph.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -40,21 +60,36 @@ def diff(old: Any, new: Any) -> Diff:
     (15, 0, 8)
     >>> report.same_outputs
     ('h',)
+    >>> kg.diff(model, kg.clone(model), by="value").same_outputs
+    ('out',)
     """
-    old, new = read(old), read(new)
-    return _report(old, new, ByIdentity(old, new))
+    if by is not None and not is_one_of(by, "identity", "value"):
+        raise SelectionError(f'diff: by= is "identity" or "value", got {shown(by)}.')
+    files = [item for item in (old, new) if isinstance(item, str | os.PathLike)]
+    if files and by == "identity":
+        raise SelectionError(
+            f"diff: {shown(str(files[0]))} is a file, and what is loaded from it is a new object, "
+            'the same as no other: compare by value, kg.diff(old, new, by="value").'
+        )
+    wirings = Wiring(read(_loaded(old))), Wiring(read(_loaded(new)))
+    value = by == "value" or bool(files)
+    pairing = ByValue(*wirings) if value else ByIdentity(*(w.graph for w in wirings))
+    return _report(wirings, pairing)
 
 
-def _report(old: Graph, new: Graph, pairing: Pairing) -> Diff:
+def _loaded(model: Any) -> Any:
+    return load(os.fspath(model)) if isinstance(model, str | os.PathLike) else model
+
+
+def _report(wirings: tuple[Wiring, Wiring], pairing: Pairing) -> Diff:
     numbers = Numbers(pairing.identity, pairing.leaf)
-    before, now = numbers.of(old), numbers.of(new)
-    wirings = Wiring(old), Wiring(new)
+    old, new = wirings[0].graph, wirings[1].graph
+    before, now = numbers.of(old), numbers.of(new, pairing.inputs)
     found = changes(*wirings, pairing, before, now)
     mine, its = first_calls(old), first_calls(new)
-    kept = {id(was) for n in its.values() if (was := pairing.before(n.operation)) is not None}
     shared = [n for n in its.values() if pairing.before(n.operation) is not None]
     fresh = [n for n in its.values() if pairing.before(n.operation) is None]
-    gone = [n for n in mine.values() if id(n.operation) not in kept]
+    gone = [n for n in mine.values() if pairing.gone(n.operation)]
     same, other = _outputs(new, before, now)
     ties = [{id(v.variable): v.name for v in sharing(graph).variables} for graph in (old, new)]
     ties[1] = {pairing.variable(key): name for key, name in ties[1].items()}

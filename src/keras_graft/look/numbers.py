@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,10 +36,14 @@ class Numbers:
         """Return the number of a key; equal keys have the same number."""
         return self._known.setdefault(key, len(self._known))
 
-    def of(self, graph: Graph) -> Numbered:
-        """Number the values of a graph. Its inputs are known by their names."""
+    def of(self, graph: Graph, names: Mapping[str, str] | None = None) -> Numbered:
+        """Number the values of a graph.
+
+        Its inputs are known by their names, or by those that `names` has for them.
+        """
         result = Numbered({}, {})
-        given = [self.number(("input", name)) for name in graph.input_names]
+        names = {} if names is None else names
+        given = [self.number(("input", names.get(name, name))) for name in graph.input_names]
         result.values = self._inside(graph, given, None, (), result.calls)
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from keras_graft.graph.graph import Graph
@@ -17,14 +18,20 @@ class Pairing(Protocol):
         by: "identity" or "value".
         renamed: Pairs (name before, name now) of operations with another name.
         unclear: Operations that could belong to several of the old graph.
+        inputs: For the name of each input of the new graph, that of the old one.
     """
 
     by: str
     renamed: tuple[tuple[str, str], ...]
     unclear: tuple[str, ...]
+    inputs: Mapping[str, str]
 
     def before(self, operation: Any) -> Any:
         """Return the operation of the old graph that one of the new graph belongs to, or None."""
+        ...
+
+    def gone(self, operation: Any) -> bool:
+        """Whether an operation of the old graph belongs to none of the new graph."""
         ...
 
     def changed(self, operation: Any) -> str:
@@ -57,6 +64,8 @@ class ByIdentity:
 
     def __init__(self, old: Graph, new: Graph) -> None:
         self._old = {key: node.operation for key, node in first_calls(old).items()}
+        self._now = set(first_calls(new))
+        self.inputs = {name: name for name in new.input_names}
         before, now = weights_in(old), weights_in(new)
         self._parameters = {
             "shared": sum(size for key, size in now.items() if key in before),
@@ -68,6 +77,10 @@ class ByIdentity:
     def before(self, operation: Any) -> Any:
         """Return the operation itself if the old graph has it."""
         return self._old.get(id(operation))
+
+    def gone(self, operation: Any) -> bool:
+        """Whether the new graph lacks an operation."""
+        return id(operation) not in self._now
 
     def changed(self, operation: Any) -> str:
         """An operation is never another one than itself."""

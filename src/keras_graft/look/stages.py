@@ -186,7 +186,9 @@ def _by_resolution(wiring: Wiring, known: dict[Place, Resolution]) -> list[Place
             begun.add(place)
             if not pads(unwrapped(node.operation)):
                 groups.setdefault((at.inputs, at.turns, at.stride), []).append(place)
-    through = wiring.cuts()
+    through, depths = wiring.cuts(), wiring.depths()
+    for places in groups.values():
+        places.sort(key=depths.__getitem__)
     ends = [_last(wiring, places, through) for places in groups.values()]
     order = {place: i for i, place in enumerate(wiring.nodes)}
     return sorted(ends, key=order.__getitem__)

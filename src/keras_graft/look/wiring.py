@@ -61,6 +61,18 @@ class Wiring:
         """Return where the tensors that a call reads come from; None: an input left out."""
         return self._reads.get(place_of(node), ())
 
+    def source(self, value: Value) -> Source | None:
+        """Return where a value of the graph itself comes from."""
+        return self._source(self.graph, (), value.within(None))
+
+    def ends(self) -> list[Source | None]:
+        """Return where the outputs of the graph come from."""
+        return [self._source(self.graph, (), value) for value in self.graph.outputs]
+
+    def readers(self, place: Place | None, index: int) -> list[Place]:
+        """Return the calls that read an output of a call, or, for None, an input of the graph."""
+        return list(self._readers.get((place, index), ()))
+
     def users(self, place: Place) -> list[Place]:
         """Return the calls that read what a call gives, each once; for a nested model, none."""
         count = len(self.nodes[place].gives)
@@ -101,6 +113,14 @@ class Wiring:
                 result.add(place)
             furthest = max(furthest, last[place])
         return result
+
+    def depths(self) -> dict[Place, int]:
+        """Return for each call how many calls follow each other up to it, at most."""
+        found: dict[Place, int] = {}
+        for place, sources in self._reads.items():
+            known = (found.get(s.place, 0) for s in sources if s is not None and s.place)
+            found[place] = 1 + max(known, default=0)
+        return found
 
     def where(self, node: Node) -> str:
         """Return the neighbours of a call as text: `"between a and b"`."""

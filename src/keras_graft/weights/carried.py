@@ -8,7 +8,7 @@ from typing import Any
 from keras_graft.tables import Table, Tabular
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Carried(Tabular):
     """The report of `carry_optimizer`; prints as tables.
 

@@ -54,7 +54,7 @@ class Times:
     whole_epoch: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fitted(Tabular):
     """A head trained from a store, joined to its trunk; prints as a table.
 
