@@ -9,6 +9,7 @@ from typing import Any
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
 from keras_graft.graph.same import comparable
+from keras_graft.graph.walk import is_op
 from keras_graft.look.numbers import Numbered, Place
 from keras_graft.look.pairing import Pairing
 from keras_graft.look.wiring import Source, Wiring
@@ -111,8 +112,9 @@ def _pairs(
                 pairs[place] = its.pop(0)
         elif (was := paired.before(node.operation)) is not None:
             if its := equal.get((id(was), now.calls[place])):
-                pairs[place] = its.pop(0)
-                del calls[id(was)][pairs[place]]
+                # A loaded model may compute a mask twice.
+                pairs[place] = its[0] if len(its) == 1 and is_op(node) else its.pop(0)
+                calls[id(was)].pop(pairs[place], None)
             else:
                 left.setdefault(id(was), []).append(place)
     for key, places in left.items():
@@ -152,15 +154,25 @@ def _reads(
     inputs: Mapping[str, str],
 ) -> list[str]:
     """Say which inputs a call reads from elsewhere, unless a new or dropped call explains it."""
+    counts = len(was.inputs), len(node.inputs)
+    if counts[0] != counts[1]:
+        return [f"reads {counts[1]} tensors, before {counts[0]}"]
     before, now = old.reads(was), new.reads(node)
-    if len(before) != len(now):
-        return [f"reads {len(now)} tensors, before {len(before)}"]
     found = []
-    for mine, its in zip(before, now, strict=True):
+    for mine, its in zip(before[: counts[0]], now[: counts[0]], strict=True):
         if not _same(mine, its, pairs, back, inputs):
             names = (("nothing" if s is None else s.path) for s in (its, mine))
             found.append("reads {}, before {}".format(*names))
-    return found
+    masks = [{s for s in side[counts[0] :] if s is not None} for side in (before, now)]
+    for mine in list(masks[0]):  # one that is passed as an argument too, or is known by both
+        if mine in before[: counts[0]] or any(
+            _same(mine, its, pairs, back, inputs) for its in masks[1]
+        ):
+            masks[0].discard(mine)
+    for its in list(masks[1]):
+        if any(_same(mine, its, pairs, back, inputs) for mine in before):
+            masks[1].discard(its)
+    return found + (["reads another mask"] if masks[0] or masks[1] else [])
 
 
 def _same(

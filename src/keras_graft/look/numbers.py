@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Value
+from keras_graft.graph.node import Node, Slot, Value
 from keras_graft.graph.same import comparable, numbered
 
 Place = tuple[tuple[Any, ...], Any]
@@ -83,7 +83,8 @@ class Numbers:
                 kwargs["training"] = flag
             args = comparable(node.template.args, self.leaf)
             called = (self.identity(node.operation), args, comparable(kwargs, self.leaf))
-            return [self.number((called, tuple(reads), i)) for i in range(len(node.outputs))]
+            key = (called, tuple(reads[: len(node.inputs)]), tuple(_hidden(node, reads)))
+            return [self.number((key, i)) for i in range(len(node.outputs))]
         entering = []
         for entry in node.entries:
             at = -1 if entry.source is None else reads[entry.source]
@@ -92,6 +93,16 @@ class Numbers:
             entering.append(at)
         inside = self._inside(node.nested, entering, flag, (*scope, node.key), calls)
         return [inside[v] for v in (*node.nested.outputs, *(mask for _, mask in node.unseen))]
+
+
+def _hidden(node: Node, reads: Sequence[int]) -> list[int]:
+    """Return the numbers of the masks that a call reads beside its arguments.
+
+    A loaded model may attach a mask to a tensor that it passes as an argument too.
+    """
+    kwargs = node.template.kwargs.items()
+    said = {reads[v.index] for k, v in kwargs if k.endswith("mask") and isinstance(v, Slot)}
+    return [number for number in reads[len(node.inputs) :] if number not in said]
 
 
 @dataclass

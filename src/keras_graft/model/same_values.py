@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ _NAMING = ("name", "build_config", "shared_object_id", "registered_name")
 _CHUNK = 1 << 24
 """How many elements of a weight are compared at once."""
 _SAMPLE = 16
+_UNNAMED = re.compile(r"variable(_[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,22 @@ def sample(operation: Any) -> tuple[bytes, ...]:
 
 
 def changed_settings(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Say which entries of two configurations differ."""
+    """Say which entries of two configurations differ.
+
+    A custom layer without a `get_config` cannot tell its own, at least once it was loaded.
+    """
+    if not before or not now:
+        return []
     names = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     return [f"{n} {_short(now.get(n))}, before {_short(before.get(n))}" for n in names]
 
 
 def pairs(before: Any, now: Any) -> list[tuple[Any, Any]]:
     """Return pairs of weights: of equal names if each name is there once, else in order."""
-    old, new = _weights(before), _weights(now)
-    names = [w.name for w in old]
-    if [w.name for w in new] != names and len(set(names)) == len(names):
-        by_name = {w.name: w for w in old}
-        return [(by_name[w.name], w) for w in new if w.name in by_name]
-    return list(zip(old, new, strict=False))
+    old, new = ({_name(w, i): w for i, w in enumerate(_weights(x))} for x in (before, now))
+    if len(old) == len(_weights(before)) and len(new) == len(_weights(now)):
+        return [(old[name], w) for name, w in new.items() if name in old]
+    return list(zip(_weights(before), _weights(now), strict=False))
 
 
 def changed_weight(before: Any, now: Any) -> WeightChange | None:
@@ -127,6 +132,11 @@ def argument(leaf: Any) -> Any:
 
 def _weights(operation: Any) -> list[Any]:
     return list(getattr(operation, "weights", ()))
+
+
+def _name(weight: Any, number: int) -> str:
+    """Return the name of a weight; its number if Keras named it by what was made before."""
+    return str(number) if _UNNAMED.fullmatch(weight.name) else weight.name
 
 
 def _dtype(weight: Any) -> str:
