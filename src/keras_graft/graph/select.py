@@ -15,7 +15,7 @@ from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node, Value
 from keras_graft.graph.table import selection_tables
 from keras_graft.printable import shown, words_of
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted
 
 Item = Node | Value
 _DEEPEST = 50
@@ -383,5 +383,5 @@ def _nothing(graph: Graph, selector: Any) -> str:
     hint = f" Nearest: {listed(near)}." if near else ""
     return (
         f"Nothing in {graph.name!r} matches {shown(selector)}.{hint} print(kg.read(model)) lists "
-        f"its {len(graph)} nodes."
+        f"its {counted(len(graph), 'node')}."
     )
