@@ -48,7 +48,7 @@ class ByValue:
         self._compare()
         self._equal_ops()
         self.renamed = tuple(
-            (_path(self._mine[id(was)]), _path(self._its[key]))
+            ("/".join(_path(self._mine[id(was)])), "/".join(_path(self._its[key])))
             for key, was in self._pairs.items()
             if id(was) in self._mine and _path(self._mine[id(was)]) != _path(self._its[key])
             and not is_op(self._its[key])

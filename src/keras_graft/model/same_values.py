@@ -40,8 +40,10 @@ class WeightChange:
 
 def settings(operation: Any) -> dict[str, str]:
     """Return the configuration of an operation, entry by entry, as texts; names do not count."""
-    found = entries(operation, _NAMING).items()
-    return {key: json.dumps(value, sort_keys=True, default=str) for key, value in found}
+    found = entries(operation, _NAMING)
+    if "dtype" in found:  # the name of a policy does count
+        found["dtype"] = getattr(getattr(operation, "dtype_policy", None), "name", found["dtype"])
+    return {key: json.dumps(value, sort_keys=True, default=str) for key, value in found.items()}
 
 
 def shapes(operation: Any) -> tuple[tuple[Any, ...], ...]:
