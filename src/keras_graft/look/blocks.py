@@ -17,7 +17,7 @@ def blocks(wiring: Wiring) -> list[list[Place]]:
 
     A block is what has names that begin with the same number: the layer `layer_0`, the nested
     model `block_3`, the layers `block3_conv`, `block3_add`. There must be another block whose name
-    begins alike, and it must have weights. Names that Keras gave say nothing. So where no names
+    begins alike, and a block has weights and is more than one plain layer. Names that Keras gave say nothing. So where no names
     tell, the calls of layers that hold other layers are the blocks, if a class has several.
     """
     found: dict[tuple[str, ...], list[Place]] = {}
@@ -25,7 +25,7 @@ def blocks(wiring: Wiring) -> list[list[Place]]:
         key = _key(node)
         if key is not None:
             found.setdefault(key, []).append(place)
-    found = {key: places for key, places in found.items() if _weighs(wiring, places)}
+    found = {key: places for key, places in found.items() if _is_block(wiring, places)}
     stems: dict[tuple[str, ...], set[str]] = {}
     for *above, stem, number in found:
         stems.setdefault((*above, stem), set()).add(number)
@@ -47,9 +47,16 @@ def _key(node: Node) -> tuple[str, ...] | None:
     return None
 
 
-def _weighs(wiring: Wiring, places: list[Place]) -> bool:
-    """Whether some call has a kernel: a weight that is no vector."""
-    return any(has_kernel(wiring.nodes[place]) for place in places)
+def _is_block(wiring: Wiring, places: list[Place]) -> bool:
+    """Whether calls hold a weight that is no vector, and are several, or one that holds others."""
+    nodes = [wiring.nodes[place] for place in places]
+    several = len(nodes) > 1 or nodes[0].nested is not None or _inner(nodes[0]) > 1
+    return several and any(map(has_kernel, nodes))
+
+
+def _inner(node: Node) -> int:
+    """Return how many layers with weights the layer of a call holds."""
+    return len([layer for layer in sublayers(node.operation) if layer.weights])
 
 
 def has_kernel(node: Node) -> bool:
@@ -60,8 +67,7 @@ def has_kernel(node: Node) -> bool:
 def _composites(wiring: Wiring) -> list[list[Place]]:
     kinds: dict[str, list[Place]] = {}
     for place, node in wiring.nodes.items():
-        inner = [layer for layer in sublayers(node.operation) if layer.weights]
-        if node.nested is not None or len(inner) > 1:
+        if node.nested is not None or _inner(node) > 1:
             kinds.setdefault(node.kind, []).append(place)
     several = [places for places in kinds.values() if len(places) > 1]
     inside = {place_of(n) for places in several for p in places for n in wiring.nodes[p].scope}

@@ -91,7 +91,8 @@ def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
     if most is None or len(found) <= most:
         return list(found), "" if found else "no cuts: no single value has everything pass through it"
     chosen = sorted(range(len(found)), key=lambda i: (found[i].size.rank, i))[:most]
-    title = f"{counted(len(found), 'cut')}; the {most} with the smallest tensor (all: most=None)"
+    few = "one" if most == 1 else f"{most}"
+    title = f"{counted(len(found), 'cut')}; the {few} with the smallest tensor (all: most=None)"
     return [found[i] for i in sorted(chosen)], title
 
 
