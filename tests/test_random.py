@@ -303,3 +303,50 @@ def test_flags_are_undone_without_a_change_of_the_donor(plan):
         np.testing.assert_array_equal(one, other)
     old, now = ([n.path for n in everything(kg.read(m))] for m in (model, new))
     assert old == now
+
+
+@examples(torch=15, others=6)
+@given(plans(), st.data())
+def test_a_loaded_model_is_the_same_by_value(tmp_path_factory, plan, data):
+    model = interpret(plan)
+    path = tmp_path_factory.mktemp("by_value") / "m.keras"
+    model.save(path)
+    report = kg.diff(model, path)
+    assert report.by == "value" and report.renamed == report.unclear == ()
+    assert report.new == report.dropped == report.changed == report.specs == ()
+    assert report.other_outputs == () and report.shared_parameters == model.count_params()
+    found = report.changes()
+    assert {*found.of_old.values(), *found.of_new.values()} <= {"kept"}
+    # One other value of one weight is found, and named.
+    loaded = keras.models.load_model(path)
+    weights = [w for w in loaded.weights if w.shape and 0 not in w.shape]
+    if not weights:
+        return
+    weight = data.draw(st.sampled_from(weights))
+    values = np.array(keras.ops.convert_to_numpy(weight.value))
+    values.flat[-1] = values.flat[-1] + 2
+    weight.assign(values)
+    report = kg.diff(model, loaded, by="value")
+    assert report.new == report.dropped == () and report.changed_parameters == values.size
+    assert len({c.name.partition("#")[0] for c in report.changed}) >= 1
+    assert all("differs by up to 2" in c.what for c in report.changed)
+
+
+@examples(torch=40, others=8)
+@given(plans(), st.data())
+def test_one_edit_of_a_copy_is_what_changed_by_value(plan, data):
+    model = interpret(plan)
+    graph = kg.read(model)
+    places = [v for n in everything(graph) for v in n.values]
+    if not places:
+        return
+    place = data.draw(st.sampled_from(places)).path
+    try:
+        edited = kg.insert(kg.clone(model), keras.layers.Activation("tanh", name="mark"), place)
+    except kg.GraftError:
+        return  # not every value can be changed: a mask, whole numbers
+    report = kg.diff(model, edited, by="value")
+    assert [layer.name.rpartition("/")[2].partition("#")[0] for layer in report.new] == ["mark"]
+    assert report.dropped == report.renamed == report.unclear == ()
+    assert report.shared_parameters == model.count_params() and report.new_parameters == 0
+    assert "after " in report.new[0].where or "between " in report.new[0].where

@@ -41,9 +41,11 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.select import Selection
 from keras_graft.look.cuts import Cut, cuts
-from keras_graft.look.diff import Diff, diff
+from keras_graft.look.diff import diff
+from keras_graft.look.diff_report import Diff
 from keras_graft.look.select import select
 from keras_graft.look.sharing import Sharing, sharing
+from keras_graft.look.stages import Stages, stages
 from keras_graft.model.build import build
 from keras_graft.model.clone import clone
 from keras_graft.model.read import read
@@ -70,7 +72,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "sharing", "diff",
+    "read", "build", "select", "cuts", "stages", "sharing", "diff",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
@@ -86,7 +88,7 @@ __all__ = [
     "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
     "remove_adapters", "save_adapters", "load_adapters",
     # results
-    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
+    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
     "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",

@@ -6,10 +6,13 @@ Names come from files: invisible characters are escaped in every title, head and
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_graft.printable import printable
+
+_NUMBER = re.compile(r"\?|[0-9,.]*[0-9]( [kMGT]?B( x .*)?)?")
 
 Table = tuple[str | tuple[str, ...], Sequence[str], Sequence[Sequence[object]]]
 """The title (one line or a tuple of lines), the head, the rows."""
@@ -28,6 +31,8 @@ class Tabular:
             lines = [*_lines(title), table(head, rows) if rows else ""]
             parts.append("\n".join(filter(None, lines)))
         return "\n\n".join(parts)
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return "".join(
@@ -67,6 +72,41 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def shortened(names: Iterable[str], most: int = 3) -> str:
+    """Return names as text; of more than `most`, the first ones and how many more there are.
+
+    >>> shortened(["a", "b"]), shortened(["a", "b", "c", "d"])
+    ('a and b', 'a, b and 2 more')
+    """
+    names = list(names)
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, in the singular for 1.
+
+    >>> counted(1, "sample"), counted(2_000, "sample"), counted(0, "branch", "branches")
+    ('1 sample', '2,000 samples', '0 branches')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def in_bytes(size: float) -> str:
+    """Return a number of bytes as text, in powers of 1,000.
+
+    >>> in_bytes(64), in_bytes(802_816), in_bytes(1_605_632_000), in_bytes(0.5)
+    ('64 B', '803 kB', '1.6 GB', '0.5 B')
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            break
+        size /= 1000
+    plain = size >= 99.5 or size == int(size)
+    return f"{size:,.0f} {unit}" if plain else f"{size:{'.1f' if size >= 1 else '.2g'}} {unit}"
+
+
 def _lines(title: str | tuple[str, ...]) -> list[str]:
     return [printable(line) for line in ((title,) if isinstance(title, str) else title)]
 
@@ -80,4 +120,4 @@ def _cell(value: Any) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text == "?" or text.replace(",", "").replace(".", "").isdecimal()
+    return _NUMBER.fullmatch(text) is not None

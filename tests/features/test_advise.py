@@ -13,8 +13,8 @@ def test_advice_says_what_each_cut_takes_and_saves():
     advice = kg.features.advise(donor(), images()[0])
     rows = {cut.name: (each, total, share) for cut, each, total, share in advice.rows}
     stem, block = 36 * 27 * 6, 36 * 54 * 6
-    assert rows["stem"] == (432, 21600, pytest.approx(stem / (stem + block + 24)))
-    assert rows["pool"] == (12, 600, pytest.approx((stem + block) / (stem + block + 24)))
+    assert rows["stem"] == (864, 43200, pytest.approx(stem / (stem + block + 24)))
+    assert rows["pool"] == (24, 1200, pytest.approx((stem + block) / (stem + block + 24)))
     assert "bytes in all" in str(advice) and list(rows)[0] == "stem"
     with pytest.raises(kg.FeatureError, match="how many samples it has"):
         kg.features.advise(donor(), iter([]))
@@ -32,10 +32,10 @@ def test_advice_counts_what_a_layer_does_at_each_place():
     for given in (model, kg.freeze(model)):
         rows = kg.features.advise(given, np.int64(7)).rows
         assert [cut.name for cut, *_ in rows] == ["all", "last"]
-        assert [each for _, each, *_ in rows] == [80, 8]
+        assert [each for _, each, *_ in rows] == [160, 32]
         shares = [share for *_, share in rows]
         np.testing.assert_allclose(shares, np.cumsum(work)[:2] / work.sum())
-        assert rows[0][2] == 560
+        assert rows[0].bytes_in_all == 7 * rows[0].bytes_per_sample
     image = keras.Input((None, 4, 2))
     up = layers.Conv2DTranspose(3, 2, strides=2, name="up")(image)
     down = layers.Conv2D(1, 1, name="down")(up)

@@ -39,7 +39,7 @@ class AdapterRow:
     merged: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adapters(Tabular):
     """The adapters of a model.
 

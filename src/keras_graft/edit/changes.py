@@ -17,6 +17,7 @@ from keras_graft.graph.node import Node, Value
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.walk import in_order, read_places, swept
 from keras_graft.printable import quoted, words_of
+from keras_graft.tables import counted
 
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
@@ -134,7 +135,7 @@ def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Grap
         if len(outputs) != len(node.outputs):
             used = [patch.graph.label(v) for v in node.outputs if _is_used(patch.graph, v)]
             raise EditError(
-                f"replace {node.label!r}: the new part gives {len(outputs)} values, the old node "
+                f"replace {node.label!r}: the new part gives {counted(len(outputs), 'value')}, the old node "
                 f"gave {len(node.outputs)}, and {listed(used)} "
                 f"{'is' if len(used) == 1 else 'are'} used. Give one value for each old one."
             )
@@ -327,7 +328,7 @@ def _is_used(graph: Graph, value: Value) -> bool:
 def _one(outputs: Sequence[Value], verb: str, item: Node | Value) -> Sequence[Value]:
     if len(outputs) != 1:
         raise EditError(
-            f"{verb} {item.label!r}: the new part gives {len(outputs)} values, and one is needed."
+            f"{verb} {item.label!r}: the new part gives {counted(len(outputs), 'value')}, and one is needed."
         )
     return outputs
 

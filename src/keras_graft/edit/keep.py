@@ -13,7 +13,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.names import listed
 from keras_graft.graph.record import remember
-from keras_graft.look.diff import Kept
+from keras_graft.look.diff_report import Kept
 from keras_graft.model.recreate import assign
 
 

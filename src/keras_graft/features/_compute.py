@@ -26,6 +26,7 @@ from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.model.fingerprint import fingerprint
 from keras_graft.printable import shown
+from keras_graft.tables import counted
 
 _SHARD = 32 << 20
 
@@ -179,7 +180,7 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             if progress:
                 found = run.found
                 assert found is not None
-                print(f"Nothing to compute: {run.folder} holds all {found.rows:,} samples.")
+                print(f"Nothing to compute: {run.folder} holds the {counted(found.rows, 'sample')}.")
             return
         done = 0 if run.found is None else run.found.samples
         if bar is not None and done:
@@ -227,6 +228,6 @@ def _kept(writer: Writer, reader: Beside, error: BaseException, run: Run) -> Non
         return  # writing itself has failed, or is what is raised
     stored = writer.manifest.samples
     error.add_note(
-        f"{stored:,} samples are stored in {run.folder}. Call kg.features.compute again with the same data: "
+        f"{counted(stored, 'sample is', 'samples are')} stored in {run.folder}. Call kg.features.compute again with the same data: "
         "it computes only those that are missing."
     )

@@ -16,7 +16,7 @@ from keras_graft.graph.node import Node, Slot, Value
 from keras_graft.graph.order import sort
 from keras_graft.graph.origin import Past, moved
 from keras_graft.graph.table import graph_footer, graph_tables
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted
 
 _FIELDS = (
     "inputs", "outputs", "input_template", "output_template", "name", "trainable",
@@ -230,8 +230,9 @@ class Graph(Copyable, Tabular):
 
     def __repr__(self) -> str:
         return (
-            f"<Graph {self.name!r}: {len(self.steps)} nodes, {len(self.operations)} operations, "
-            f"{len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+            f"<Graph {self.name!r}: {counted(len(self.steps), 'node')}, "
+            f"{counted(len(self.operations), 'operation')}, "
+            f"{counted(len(self.inputs), 'input')}, {counted(len(self.outputs), 'output')}>"
         )
 
     def tables(self) -> list[Table]:

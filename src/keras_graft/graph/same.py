@@ -13,10 +13,11 @@ T = TypeVar("T")
 _PLAIN = (str, int, float, complex, bool, bytes)
 
 
-def comparable(structure: Any) -> Any:
+def comparable(structure: Any, other: Callable[[Any], Any] = id) -> Any:
     """Return recorded arguments in a hashable form that is equal for equal arguments.
 
-    Other objects, such as arrays, are compared by their `id`: the caller must keep them alive.
+    `other` returns what stands for any other object, such as an array. By default it is the `id`:
+    the caller must keep the objects alive.
 
     >>> comparable({"a": [1], "b": 2}) == comparable({"b": 2, "a": [1]})
     True
@@ -27,12 +28,12 @@ def comparable(structure: Any) -> Any:
         return structure
     if isinstance(structure, dict):
         items = sorted(structure.items(), key=lambda item: str(item[0]))
-        return tuple((str(key), comparable(value)) for key, value in items)
+        return tuple((str(key), comparable(value, other)) for key, value in items)
     if isinstance(structure, list | tuple):
-        return tuple(comparable(v) for v in structure)
+        return tuple(comparable(v, other) for v in structure)
     if type(structure) in _PLAIN:
         return type(structure).__name__, structure
-    return id(structure)
+    return other(structure)
 
 
 def form_of(node: Node) -> Any:

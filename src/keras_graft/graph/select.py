@@ -10,11 +10,12 @@ from typing import Any
 from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
 from keras_graft.graph.closed import what_is_closed
 from keras_graft.graph.graph import Graph
+from keras_graft.graph.named_block import end_of_block
 from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node, Value
 from keras_graft.graph.table import selection_tables
 from keras_graft.printable import shown, words_of
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted
 
 Item = Node | Value
 _DEEPEST = 50
@@ -192,7 +193,8 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
                 raise NothingSelectedError(_nothing(graph, part))
             yield from found
     elif isinstance(selector, str):
-        yield from _by_text(graph, selector, ())
+        found = list(_by_text(graph, selector, ()))
+        yield from found or _by_text(graph, selector, (), blocks=True)
     elif isinstance(selector, Node | Value):
         yield _own(graph, selector)
     elif isinstance(selector, re.Pattern):
@@ -295,16 +297,19 @@ def _by_tensor(graph: Graph, tensor: Any) -> Value:
     return found
 
 
-def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
+def _by_text(
+    graph: Graph, text: str, scope: tuple[Node, ...], blocks: bool = False
+) -> Iterator[Item]:
+    """Yield what a path selects; with `blocks`, the ends of blocks whose names begin so."""
     head, slash, rest = text.partition("/")
     if slash and head == "**":
         while rest.startswith("**/"):
             rest = rest[3:]
         text = f"**/{rest}"
-        yield from _by_text(graph, rest, scope)
+        yield from _by_text(graph, rest, scope, blocks)
         for node in graph.steps:
             if node.nested is not None:
-                yield from _by_text(node.nested, text, (*scope, node.within(graph, scope)))
+                yield from _by_text(node.nested, text, (*scope, node.within(graph, scope)), blocks)
         return
     if text == "**" and not _exact(graph, text, scope):
         yield from everything(graph, scope)
@@ -312,9 +317,10 @@ def _by_text(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]
     if slash:
         for item in _level(graph, head, scope):
             if isinstance(item, Node) and item.nested is not None:
-                yield from _by_text(item.nested, rest, (*scope, item))
+                yield from _by_text(item.nested, rest, (*scope, item), blocks)
         return
-    yield from _level(graph, text, scope)
+    end = end_of_block(graph, text, scope) if blocks else None
+    yield from _level(graph, text, scope) if end is None else (end,)
 
 
 def _level(graph: Graph, text: str, scope: tuple[Node, ...]) -> Iterator[Item]:
@@ -377,5 +383,5 @@ def _nothing(graph: Graph, selector: Any) -> str:
     hint = f" Nearest: {listed(near)}." if near else ""
     return (
         f"Nothing in {graph.name!r} matches {shown(selector)}.{hint} print(kg.read(model)) lists "
-        f"its {len(graph)} nodes."
+        f"its {counted(len(graph), 'node')}."
     )

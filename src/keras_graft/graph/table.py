@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import count_parameters
 from keras_graft.printable import printable
-from keras_graft.tables import Table
+from keras_graft.tables import Table, counted
 
 if TYPE_CHECKING:
     from keras_graft.graph.graph import Graph
@@ -32,7 +32,7 @@ def graph_tables(graph: Graph) -> list[Table]:
 def graph_footer(graph: Graph) -> str:
     """Return the line below the table of a graph: outputs and number of parameters."""
     outputs = ", ".join(graph.label(v) for v in graph.outputs)
-    return f"outputs: {printable(outputs)}; {count_parameters(graph.operations):,} parameters"
+    return f"outputs: {printable(outputs)}; {counted(count_parameters(graph.operations), 'parameter')}"
 
 
 def selection_tables(selection: Selection) -> list[Table]:

@@ -65,7 +65,7 @@ class TiedWeight:
     here: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sharing(Tabular):
     """The sharing report of a model; prints as tables.
 

@@ -24,19 +24,31 @@ def configuration(operation: Any, ignored: Collection[str] = ()) -> str:
         operation: The layer or op.
         ignored: Entries that do not count, at any depth.
     """
+    found = entries(operation, ignored)
+    if not isinstance(operation, keras.Layer):
+        return str(sorted(found.items()))
+    return json.dumps(found, sort_keys=True, default=str) if found else ""
+
+
+def entries(operation: Any, ignored: Collection[str] = ()) -> dict[str, Any]:
+    """Return the entries of the configuration of a layer, or the attributes of an op.
+
+    It is empty for a custom layer that cannot be written.
+    """
     if not isinstance(operation, keras.Layer):
         plain = (bool, int, float, str, tuple, list, type(None))
         held = {k: _item(v) for k, v in vars(operation).items() if k != "name" and k[0] != "_"}
         own = {k: without(v, ignored) for k, v in held.items() if isinstance(v, plain)}
         own.update((k, digest(v)) for k, v in held.items() if isinstance(v, np.ndarray))
-        return str(sorted(own.items()))
+        return own
     try:
         config = without(_keras.serialize(operation)["config"], ignored)
-        return json.dumps(config, sort_keys=True, default=str)
+        json.dumps(config, sort_keys=True, default=str)
+        return config
     except GraftError:
         raise  # Keras moved
     except Exception:  # a custom layer that cannot be written counts by its class and weights
-        return ""
+        return {}
 
 
 def without(config: Any, ignored: Collection[str]) -> Any:

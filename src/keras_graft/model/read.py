@@ -41,7 +41,7 @@ def read(model: Any) -> Graph:
     >>> x = keras.Input((4,), name="x")
     >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
     >>> kg.read(model)
-    <Graph 'tiny': 1 nodes, 1 operations, 1 inputs, 1 outputs>
+    <Graph 'tiny': 1 node, 1 operation, 1 input, 1 output>
     """
     if isinstance(model, Graph):
         return model

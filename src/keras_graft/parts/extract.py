@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keras_graft.errors import CutError, NothingSelectedError
+from keras_graft.errors import CutError, NothingSelectedError, SelectionError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed, safe
 from keras_graft.graph.node import Node, Slot, Value
 from keras_graft.graph.opened import Opened
 from keras_graft.graph.select import is_exact, select, select_value
 from keras_graft.graph.walk import after, crossing, lacking, needed, pruned
+from keras_graft.look.stages import chosen
+from keras_graft.look.stages import stages as stages_of
 from keras_graft.model.verb import verb
 from keras_graft.parts.ends import ends, part, refuse
 
 
 @verb
-def extract(graph: Graph, taps: Any) -> Graph:
+def extract(graph: Graph, taps: Any = None, *, stages: Any = None) -> Graph:
     """Return a model with the same inputs that outputs intermediate values.
 
     Args:
         model: A Keras model or a `Graph`.
         taps: A selector. One exact name gives one tensor; a glob, a list or a dict
             `{"name": selector}` gives a dict of tensors by name.
+        stages: Numbers of stages in place of `taps`, as `kg.stages(model)` lists them: one number
+            gives one tensor, a tuple gives a dict of tensors by name. Negative numbers count from
+            the last stage.
 
     Returns:
         A model that shares the layers it needs with `model`.
@@ -39,6 +44,16 @@ def extract(graph: Graph, taps: Any) -> Graph:
     >>> kg.extract(edited, "h").output_shape
     (None, 3)
     """
+    if (taps is None) == (stages is None):
+        both = "both were given" if stages is not None else "neither was given"
+        raise SelectionError(
+            'extract takes the values to output, kg.extract(model, "name"), or numbers of stages, '
+            f"kg.extract(model, stages=(-2, -1)): {both}."
+        )
+    if stages is not None:
+        found = [stage.value for stage in chosen(stages_of(graph), stages)]
+        one = not isinstance(stages, list | tuple | range)
+        taps = found[0] if one else {value.path: value for value in found}
     if isinstance(taps, dict):
         if not taps:
             raise NothingSelectedError(f"An empty dict names no tap of {graph.name!r}.")

@@ -16,6 +16,7 @@ from keras_graft.model.read import read
 from keras_graft.parts.ends import renewed
 from keras_graft.printable import words_of
 from keras_graft.shared.tie_again import rejoined
+from keras_graft.tables import counted
 
 
 def join(*stages: Any) -> Any:
@@ -93,7 +94,7 @@ def _handed(result: Graph, stage: Graph) -> list[Value]:
         return [places[i] for i in range(len(stage.inputs))]
     if len(result.outputs) != len(stage.inputs):
         raise JoinError(
-            f"{result.name!r} gives {len(result.outputs)} values "
+            f"{result.name!r} gives {counted(len(result.outputs), 'value')} "
             f"({listed(result.label(v) for v in result.outputs)}), {stage.name!r} takes "
             f"{len(stage.inputs)} ({listed(stage.input_names)})."
         )

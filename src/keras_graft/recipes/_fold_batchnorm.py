@@ -27,7 +27,7 @@ KERNELS: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Folded(Tabular):
     """What `fold_batchnorm` gives; prints as a table.
 

@@ -8,7 +8,7 @@ from typing import Any
 from keras_graft.tables import Table, Tabular
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rates(Tabular):
     """The learning rates of a model's weights; prints as tables.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Carried(Tabular):
     """The report of `carry_optimizer`; prints as tables.
 
@@ -36,7 +36,7 @@ class Carried(Tabular):
     def tables(self) -> list[Table]:
         """Return a summary, and the weights that are new, dropped, or have other names."""
         title = (
-            f"{self.optimizer} after {self.steps:,} steps; for each weight: "
+            f"{self.optimizer} after {counted(int(self.steps), 'step')}; for each weight: "
             f"{', '.join(self.slots) or 'nothing'}"
         )
         for what, names in (("starts fresh for all", self.begins), ("gone", self.gone)):

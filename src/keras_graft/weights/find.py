@@ -16,6 +16,7 @@ from keras_graft.graph.node import Node
 from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import leaves, select, tied
 from keras_graft.printable import shown
+from keras_graft.tables import counted
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _weight_of(graph: Graph, path: str, name: str, verb: str) -> NodeWeight:
     found = [name] if name in known else [k for k in known if k.endswith("/" + name)]
     if len(found) != 1:
         raise WeightsError(
-            f"{verb}: {node.path!r} ({node.kind}) has {'no' if not found else len(found)} weights "
+            f"{verb}: {node.path!r} ({node.kind}) has {counted(len(found), 'weight') if found else 'no weights'} "
             f"named {shown(name)}; it has {listed(known)}."
         )
     return NodeWeight(node, found[0], known[found[0]])

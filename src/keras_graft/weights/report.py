@@ -73,7 +73,7 @@ class ModulePair:
     how: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Transplanted(Tabular):
     """The report of `transplant`; prints as tables.
 

@@ -16,6 +16,7 @@ from keras_graft.features.store.checksum import Checksums, checksum
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.manifest import INPUTS, Column, ShardEntry, Skipped, is_label
 from keras_graft.features.store.shards import dtype_of, encode
+from keras_graft.tables import counted
 
 tree = keras.tree
 
@@ -106,7 +107,7 @@ def _of_each(outputs: Any, samples: int) -> Any:
         shape = np.shape(leaf)
         if shape[:1] != (samples,):
             raise FeatureError(
-                f"The trunk gives an output of shape {shape} for {samples} samples, but a store "
+                f"The trunk gives an output of shape {shape} for {counted(samples, 'sample')}, but a store "
                 "holds one row for each sample: use a trunk that ends before the batch axis is "
                 "merged with another axis or reduced."
             )

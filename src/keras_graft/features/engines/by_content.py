@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_graft.features.data import Batch, count, joined, numbered
 from keras_graft.features.store.content import MISSING, OTHER_LABELS, Samples
+from keras_graft.tables import counted
 
 if TYPE_CHECKING:
     from keras_graft.features.engines.run import Run
@@ -31,7 +32,7 @@ def check_reused(run: Run, stream: Iterator[Batch], data: Any) -> None:
     while done < run.compared:
         batch = next(stream, None)
         if batch is None:
-            run.refuse([f"{run.found.samples} samples, now {done}"])
+            run.refuse([f"{counted(run.found.samples, 'sample')}, now {done:,}"])
         places = samples.match(*run.columns.digests(batch).values())
         other = np.flatnonzero(places == OTHER_LABELS)
         if len(other):
@@ -69,8 +70,8 @@ class Rest:
             self._run.refuse([_nothing_common(self._seen, self._data)])
         if left:
             self._run.refuse([
-                f"{left} of its {found.samples} samples are not in the data, which "
-                f"has {self._seen} samples now"
+                f"{left:,} of its {counted(found.samples, 'sample')} {'is' if left == 1 else 'are'} not in the data, "
+                f"which has {counted(self._seen, 'sample')} now"
                 + (f" (of these, {len(self._others)} have inputs of samples in the store, and other "
                    "targets, sample weights or keys)" if self._others else "")
             ])  # fmt: skip
@@ -181,7 +182,7 @@ def _not_there(start: int, places: np.ndarray, data: Any) -> str:
 def _nothing_common(seen: int, data: Any) -> str:
     once = hasattr(data, "__next__")
     return (
-        f"none of the {'' if once else 'first '}{seen} samples is in it. It was made of different "
+        f"none of the {'' if once else 'first '}{counted(seen, 'sample')} is in it. It was made of different "
         "inputs, or the data changes them in each pass (random crops or flips: put them into "
         "the model, or leave them out)"
     )

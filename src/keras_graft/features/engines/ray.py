@@ -27,6 +27,7 @@ from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import Manifest, ShardEntry
 from keras_graft.model.fingerprint import fingerprint
 from keras_graft.printable import shown, words_of
+from keras_graft.tables import counted
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _collect(
                 bar.update(manifest.samples, finalize=False)
     if known:
         assert run.found is not None
-        run.refuse([f"{run.found.samples} samples, now {start}"])
+        run.refuse([f"{counted(run.found.samples, 'sample')}, now {start:,}"])
     manifest.replace(complete=True).save(run.folder)
     for name in leftovers(run.folder, manifest):  # left by killed actors
         run.folder.delete(name)

@@ -25,6 +25,7 @@ from keras_graft.features.store.manifest import (
     differences,
 )
 from keras_graft.model.fingerprint import versions
+from keras_graft.tables import counted
 
 
 @dataclass
@@ -80,7 +81,7 @@ class Run:
         """Refuse keys if their number differs from the number of samples."""
         keys = self.columns.keys
         if keys is not None and total is not None and len(keys[0]) != total:
-            raise FeatureError(f"There are {total} samples, but {len(keys[0])} keys.")
+            raise FeatureError(f"There is a different number of keys: {counted(total, 'sample')}, {counted(len(keys[0]), 'key')}.")
 
     @property
     def compared(self) -> int:
@@ -130,7 +131,7 @@ class Run:
                 done = passed + shard.samples - missing
                 batch = rest or next(stream, None)
                 if batch is None:
-                    self.refuse([f"{found.samples} samples, now {done}"])
+                    self.refuse([f"{counted(found.samples, 'sample')}, now {done:,}"])
                 part, rest = batch[:missing], batch[missing:] if len(batch) > missing else None
                 inputs.add(part.x)
                 labels.add(list(self.columns.labels(part)[1].values()))
@@ -167,7 +168,7 @@ class Run:
             parts = [k for k in keys if found.trunk.get(k) != self.digests.get(k)]
             self.refuse([f"the {part} of the trunk" for part in parts])
         if found.complete and total is not None and total != found.samples:
-            self.refuse([f"{found.samples} samples, now {total}"])
+            self.refuse([f"{counted(found.samples, 'sample')}, now {total:,}"])
         if found.complete:
             self.check_keys(found.samples)
         if found.skipped and not self.skip:

@@ -93,7 +93,7 @@ def tried(
         start += len(batch)
     if not start:
         raise FeatureError(f"The {name} is empty.")
-    raise FeatureError(f"The trunk fails on each of the {start} samples of {name}.")
+    raise FeatureError(f"The trunk fails on each sample of {name}, {start:,} in all.")
 
 
 def _overflows(columns: Columns, features: Any) -> set[int]:

@@ -15,6 +15,7 @@ from keras_graft import _keras
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.printable import shown, words_of
+from keras_graft.tables import counted
 
 tree = keras.tree
 
@@ -52,7 +53,7 @@ def made(head: Any, trunk: Any, compile: Mapping[str, Any] | None) -> Any:
     outputs = tree.flatten(trunk.outputs)
     if len(outputs) != 1:
         raise FeatureError(
-            f"The trunk gives {len(outputs)} values at the cut, and head={shown(head)} takes one: give "
+            f"The trunk gives {counted(len(outputs), 'value')} at the cut, and head={shown(head)} takes one: give "
             "a model with as many inputs, or cut at one value (kg.cuts(model) lists them)."
         )
     if number is not None:

@@ -10,7 +10,7 @@ from keras_graft.features.head.classes import are_uneven
 from keras_graft.features.head.curves import curves
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.printable import printable
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted, in_bytes
 
 _LINES = 12
 """The most epochs that are printed. Of more, some are left out."""
@@ -54,7 +54,7 @@ class Times:
     whole_epoch: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fitted(Tabular):
     """A head trained from a store, joined to its trunk; prints as a table.
 
@@ -136,14 +136,14 @@ class Fitted(Tabular):
         rows = [
             ("samples", f"{self.training.samples:,}"
              + (f", and {self.validation.samples:,} for validation" if self.validation else "")),
-            ("bytes stored", f"{self.bytes:,}"),
+            ("stored", in_bytes(self.bytes)),
             ("seconds to compile the trunk", f"{times.trunk_compile:.2f}"),
             ("seconds to compute the features", f"{times.compute:.2f}"),
             ("seconds to compile the head", f"{times.head_compile:.2f}"),
             ("seconds an epoch from the store", f"{self.epoch_seconds:.3f}"),
             ("seconds an epoch through the whole model, at least", f"{times.whole_epoch:.2f}"),
             *([("times faster, at least", f"{self.speed_up:.1f}")] if self.speed_up >= 1 else []),
-            (f"largest difference of the joined model on {self.checked} samples, with features as {self._dtype}",
+            (f"largest difference of the joined model on {counted(self.checked, 'sample')}, with features as {self._dtype}",
              f"{self.difference:.3g}"),
         ]  # fmt: skip
         if self.views:
@@ -167,7 +167,7 @@ class Fitted(Tabular):
             (str(i + 1), *(f"{values[i]:.4g}" if i < len(values) else "" for values in history.values()))
             for i in shown
         ]  # fmt: skip
-        title = f"{count} epochs, {_LINES} of them shown" if count > _LINES else ""
+        title = f"{counted(count, 'epoch')}, {_LINES} of them shown" if count > _LINES else ""
         return title, ("epoch", *history), rows
 
     def _end_table(self) -> Table | None:
@@ -192,7 +192,7 @@ class Fitted(Tabular):
             for one in every[:_CLASSES]
         ]  # fmt: skip
         if len(every) > _CLASSES:
-            rows.append((f"{len(every) - _CLASSES} more classes", *(
+            rows.append((counted(len(every) - _CLASSES, "more class", "more classes"), *(
                 sum((part.classes or {}).get(one, 0) for one in every[_CLASSES:]) for part in parts
             )))  # fmt: skip
         return "", ("class", "training", "validation")[: len(parts) + 1], rows

@@ -10,13 +10,14 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store.manifest import is_label
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
+from keras_graft.tables import counted
 
 
 def open_store(store: Any) -> FeatureStore:
     found = store if isinstance(store, FeatureStore) else FeatureStore(store)
     if not found.complete:
         raise FeatureError(
-            f"{found.path} is not complete: {len(found)} samples so far. Finish it with "
+            f"{found.path} is not complete: {counted(len(found), 'sample')} so far. Finish it with "
             "kg.features.compute and the same data."
         )
     return found
@@ -37,7 +38,7 @@ def check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
             )
         if len(other) != len(first):
             raise FeatureError(
-                f"{first.path} holds {len(first)} samples, {other.path} {len(other)}: stores that "
+                f"{first.path} holds {counted(len(first), 'sample')}, {other.path} {len(other):,}: stores that "
                 "are used together must hold the same samples."
             )
     for one, other in itertools.combinations(stores, 2):

@@ -16,6 +16,7 @@ from keras_graft.features.head.classes import balanced, classes_of, counts
 from keras_graft.features.head.dataset import FeatureDataset
 from keras_graft.features.head.report import Part
 from keras_graft.features.store.store import FeatureStore
+from keras_graft.tables import counted
 
 tree = keras.tree
 
@@ -77,7 +78,7 @@ class Training:
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
         fed, callbacks = self.parts[0].fed()
         if progress:
-            print(f"Training the head on the features of {len(self.parts[0].indices):,} samples.")
+            print(f"Training the head on the features of {counted(len(self.parts[0].indices), 'sample')}.")
         self.history = self._head.fit(
             fed,
             validation_data=self.parts[1].fed()[0] if len(self.parts) > 1 else None,
@@ -116,7 +117,7 @@ def _parts(
     for name, part in zip(subsets, parts, strict=True):
         if not len(part):
             raise FeatureError(
-                f"validation_split={split} of {len(stores[0])} samples leaves none for "
+                f"validation_split={split} of {counted(len(stores[0]), 'sample')} leaves none for "
                 f"{name or 'training'}."
             )
     return parts

@@ -17,6 +17,7 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.store.failures import said
 from keras_graft.graph.names import listed
 from keras_graft.printable import quoted, shown, words_of
+from keras_graft.tables import counted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 """The files that are read as images, whatever the case of their letters."""
@@ -204,7 +205,7 @@ class ImageFolder(keras.utils.PyDataset):
         return np.ascontiguousarray(np.moveaxis(found, -1, 0)) if self._first else found
 
     def __repr__(self) -> str:
-        return f"<ImageFolder {str(self.path)!r}: {self.samples} images, {len(self.class_names)} classes>"
+        return f"<ImageFolder {str(self.path)!r}: {counted(self.samples, 'image')}, {counted(len(self.class_names), 'class', 'classes')}>"
 
 
 def _listed(path: Path) -> tuple[list[str], list[str]]:

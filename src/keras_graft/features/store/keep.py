@@ -12,6 +12,7 @@ from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.remote import folder_at
 from keras_graft.printable import shown
+from keras_graft.tables import counted
 
 
 def check_sizes(folder: Folder, manifest: Manifest) -> None:
@@ -22,8 +23,8 @@ def check_sizes(folder: Folder, manifest: Manifest) -> None:
         if size != shard.bytes:
             raise FeatureError(
                 f"{folder}: shard {shard.file!r} "
-                + ("does not exist" if size is None else f"has {size} bytes")
-                + f", {shard.bytes} were written. {way_out(folder, number)}"
+                + ("does not exist" if size is None else f"has {counted(size, 'byte')}")
+                + f", {shard.bytes:,} were written. {way_out(folder, number)}"
             )
 
 
@@ -32,7 +33,7 @@ def way_out(folder: Folder, number: int) -> str:
     if not number:
         return "No shard before it is left: compute the store again, with resume=False."
     return (
-        f"Keep the {number} shards before it, and compute the rest again: "
+        f"Keep the {counted(number, 'shard')} before it, and compute the rest again: "
         f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."
     )
 

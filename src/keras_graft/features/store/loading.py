@@ -37,6 +37,7 @@ from keras_graft.features.store.schema import (
 )
 from keras_graft.features.store.shards import SHARD
 from keras_graft.printable import shown, words_of
+from keras_graft.tables import counted
 
 _SUM = text(r"([0-9a-f]{16})")
 _LABEL = text(r"([ -~]{0,200})")
@@ -168,7 +169,7 @@ def _check(manifest: Manifest) -> None:
         elif len(shard.labels) != labels or not shard.inputs:
             wrong = f"has {len(shard.labels)} labels for {labels} columns of them"
         elif not shard.rows * width + 8 <= shard.bytes or shard.rows and not width:
-            wrong = f"has {shard.bytes} bytes, which do not fit {shard.rows} rows of {width}"
+            wrong = f"has {counted(shard.bytes, 'byte')}, which does not fit {counted(shard.rows, 'row')} of {width:,}"
         elif any(b <= a for a, b in zip([start - 1, *skipped], [*skipped, end], strict=True)):
             wrong = f"leaves out samples that are not among its own, {start} to {end - 1}"
         elif any(bool(sample.inputs) != manifest.by_content for sample in shard.skipped):

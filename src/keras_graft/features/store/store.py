@@ -18,7 +18,7 @@ from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.rows import Rows
 from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import shown, words_of
-from keras_graft.tables import Table, Tabular
+from keras_graft.tables import Table, Tabular, counted, in_bytes
 
 _TEXTS = 1 << 20
 """Bytes of texts that are checked at once."""
@@ -283,13 +283,14 @@ class FeatureStore(Tabular):
                 "kg.features.compute again with the same data"
             )
         title = (
-            f"{self.path}: {len(self):,} samples in {len(m.shards)} shards, {self.bytes:,} bytes, "
+            f"{self.path}: {counted(len(self), 'sample')} in {counted(len(m.shards), 'shard')}, "
+            f"{in_bytes(self.bytes)}, "
             f"{state}",
             f"trunk {m.trunk.get('structure')}, weights {m.trunk.get('weights')}; "
             + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
         )
         rows = [
-            (n.rstrip("/"), m.columns[n], m.columns[n].bytes) for n in self.columns(*KINDS, "views")
+            (n.rstrip("/"), m.columns[n], in_bytes(m.columns[n].bytes)) for n in self.columns(*KINDS, "views")
         ]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
         if m.skipped:
@@ -298,7 +299,7 @@ class FeatureStore(Tabular):
         return found
 
     def __repr__(self) -> str:
-        return f"<FeatureStore {self.path!r}: {len(self)} samples>"
+        return f"<FeatureStore {self.path!r}: {counted(len(self), 'sample')}>"
 
 
 def _text(row: np.ndarray) -> str:

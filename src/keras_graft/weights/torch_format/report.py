@@ -15,7 +15,7 @@ from keras_graft.weights.report import ModulePair, module_counts
 from keras_graft.weights.torch_format.names import UNKNOWN
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TorchNames(Tabular):
     """Which module of PyTorch is which layer; prints as tables.
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras_graft.errors import WeightsError
 from keras_graft.graph.names import listed
 from keras_graft.printable import quoted
-from keras_graft.tables import table
+from keras_graft.tables import counted, table
 from keras_graft.weights.address import Group, Weight
 from keras_graft.weights.match import Pairs
 from keras_graft.weights.report import ModulePair
@@ -95,7 +95,7 @@ class TorchSource:
         one = f"match={{{quoted(module.name)}: {quoted(slots[0].address)}}}"
         other = f" or {quoted(slots[1].address)}" if len(slots) > 1 else ""
         raise WeightsError(
-            f"transplant: {count} modules of {self.label} may each belong to several layers of "
+            f"transplant: {counted(count, 'module')} of {self.label} may each belong to several layers of "
             f"{self._into.name!r}, and no order is certain:\n"
             + table(("module", "shape", "may be one of"), rows[:20])
             + (f"\nand {len(rows) - 20} more" if len(rows) > 20 else "")
