@@ -208,15 +208,24 @@ def _item(
     inputs: Sequence[Value],
     path: str | None,
 ) -> dict[str, Any]:
+    item = empty_item(type_, label, kind)
+    if path is not None:
+        item["path"], item["select"] = printable(path), f"kg.select(model, {quoted(path)})"
+    item["spec"], item["inputs"] = "; ".join(specs(outputs)), specs(inputs)
+    return item
+
+
+def empty_item(type_: str, label: str, kind: str) -> dict[str, Any]:
+    """Return an item of a scene with every entry, about which nothing is known but its name."""
     return {
         "type": type_,
         "parent": None,
         "label": printable(label),
-        "path": None if path is None else printable(path),
-        "select": None if path is None else f"kg.select(model, {quoted(path)})",
+        "path": None,
+        "select": None,
         "kind": printable(kind),
-        "spec": "; ".join(specs(outputs)),
-        "inputs": specs(inputs),
+        "spec": "",
+        "inputs": [],
         "parameters": 0,
         "trainable": 0,
         "cost": None,

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from keras_graft.display.borders import fill_borders
 from keras_graft.display.cut_rows import cut_rows
 from keras_graft.display.fold import fold
 from keras_graft.display.parts import Part, parts_of
@@ -49,6 +50,7 @@ def drawn(graph: Graph, parts: list[Part], kind: str) -> dict[str, Any]:
     """Return the scene of parts: their items with identifiers, the edges, totals and cuts."""
     listing = _Listing()
     listing.add(parts, None)
+    fill_borders(list(listing.ids))
     leaves = [part for part in listing.ids if part.inside is None and part.item["type"] == "node"]
     whole = sum(part.item["cost"] or 0 for part in leaves)
     items = {}
