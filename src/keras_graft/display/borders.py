@@ -36,10 +36,7 @@ def fill_borders(parts: Sequence[Part]) -> None:
         first, last = _first(group), _last(group)
         start, stop = place[first], place[last] + 1
         entering = dict.fromkeys(
-            value
-            for i in range(start, stop)
-            for value in reads[i]
-            if not start <= value[0] < stop
+            value for i in range(start, stop) for value in reads[i] if not start <= value[0] < stop
         )
         leaving = [
             value

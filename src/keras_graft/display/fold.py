@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from keras_graft.display.group import block_of, repeat_of
-from keras_graft.display.names import Prefixes, in_common, is_given_by_keras, tokens
+from keras_graft.display.names import Prefixes, in_common, telling
 from keras_graft.display.parts import Part
 from keras_graft.display.repeats import Read, Run, runs
 from keras_graft.display.width import segments, widths
@@ -50,12 +50,14 @@ class _Level:
         self._nodes = nodes
         places = {part: i for i, part in enumerate(nodes)}
         self._reads: list[list[Read]] = [
-            [(-1 - n if isinstance(n, int) else places[n], output) for n, output in part.near]
+            [
+                (-1 - n if isinstance(n, int) else places[n], output)
+                for n, output in part.near
+                if isinstance(n, int) or n in places
+            ]
             for part in nodes
         ]
-        self._names = [
-            () if is_given_by_keras(p.name, p.item["kind"]) else tokens(p.name) for p in nodes
-        ]
+        self._names = telling([(part.name, part.item["kind"]) for part in nodes])
         self._prefixes = Prefixes(self._names)
         self._widths = widths(self._reads)
         self._readers = [0] * len(nodes)
@@ -166,7 +168,7 @@ class _Level:
     def _begins(self, unit: _Unit, depth: int) -> tuple[str, ...] | None:
         """Return the first parts of the names in a unit, one more than `depth`, if it has them.
 
-        None for a unit whose names Keras gave: it may lie in any block.
+        None for a unit whose names tell nothing: it may lie in any block.
         """
         if not self._named(unit.start, unit.stop):
             return None

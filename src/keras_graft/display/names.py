@@ -18,6 +18,23 @@ def tokens(name: str) -> tuple[str, ...]:
     return tuple(_TOKEN.findall(name))
 
 
+def telling(named: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """Return the parts of each name; none for a name that tells nothing about blocks.
+
+    That is one that Keras gave by itself, or one that begins as no other does: such a node may lie
+    in any block.
+
+    Args:
+        named: The name and the class of each layer.
+
+    >>> telling([("b_0_conv", "Conv2D"), ("re_lu_2", "ReLU"), ("b_0_out", "Add"), ("new", "Dense")])
+    [('b_0', 'conv'), (), ('b_0', 'out'), ()]
+    """
+    found = [() if is_given_by_keras(*pair) else tokens(pair[0]) for pair in named]
+    first = Counter(name[:1] for name in found)
+    return [name if first[name[:1]] > 1 else () for name in found]
+
+
 def is_given_by_keras(name: str, kind: str) -> bool:
     """Whether a layer has the name that Keras gives by itself: it says nothing about blocks.
 

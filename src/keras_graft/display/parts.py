@@ -33,7 +33,7 @@ class Part:
         inside: The parts inside a nested model, in order.
         sizes: The parameters of its variables, by identity.
         trained: Those of them that training changes.
-        match: What finds the same call in another graph.
+        match: Its type, and its path or number.
         node: The node, None for inputs and outputs.
     """
 
@@ -45,7 +45,7 @@ class Part:
     inside: list[Part] | None = None
     sizes: Mapping[int, int] = field(default_factory=dict)
     trained: frozenset[int] = frozenset()
-    match: Any = None
+    match: tuple[str, Any] = ("group", None)
     node: Node | None = None
 
 
@@ -76,7 +76,6 @@ class _Reader:
     def __init__(self, graph: Graph) -> None:
         self._known = Known(graph)
         self._forms: dict[Any, int] = {}
-        self._seen: dict[int, int] = {}
 
     def level(
         self,
@@ -161,10 +160,9 @@ class _Reader:
             shared=facts.shared,
             ties=facts.ties,
         )
-        number = self._seen[id(node.operation)] = self._seen.get(id(node.operation), -1) + 1
         return Part(
             item, name, (facts.form, str(calls)), sizes=facts.sizes, trained=facts.trained,
-            match=(id(node.operation), number), node=node,
+            match=("node", path), node=node,
         )  # fmt: skip
 
     def _number(self, part: Part) -> int:

@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from keras_graft.display.borders import fill_borders
+from keras_graft.display.compare import compared
 from keras_graft.display.cut_rows import cut_rows
 from keras_graft.display.fold import fold
 from keras_graft.display.parts import Part, parts_of
 from keras_graft.graph.graph import Graph
+from keras_graft.look.diff import Diff
 from keras_graft.model.read import read
 from keras_graft.printable import printable
 
@@ -29,7 +31,7 @@ def scene(x: Any) -> dict[str, Any]:
     """Return a model, a graph or a diff as plain data, ready for JSON.
 
     Args:
-        x: A Keras model or a `Graph`.
+        x: A Keras model, a `Graph`, or the report of `kg.diff`.
 
     Returns:
         The scene; the docstring of this module says what is in it.
@@ -42,6 +44,9 @@ def scene(x: Any) -> dict[str, Any]:
     >>> drawn["edges"]
     [['i0', 'n0', '(?, 4) float32', 'data'], ['n0', 'o0', '(?, 2) float32', 'data']]
     """
+    if isinstance(x, Diff):
+        changes = x.changes()
+        return drawn(changes.new, fold(compared(changes)), "diff")
     graph = read(x)
     return drawn(graph, fold(parts_of(graph)), "graph")
 
@@ -52,7 +57,7 @@ def drawn(graph: Graph, parts: list[Part], kind: str) -> dict[str, Any]:
     listing.add(parts, None)
     fill_borders(list(listing.ids))
     leaves = [part for part in listing.ids if part.inside is None and part.item["type"] == "node"]
-    whole = sum(part.item["cost"] or 0 for part in leaves)
+    whole = sum(p.item["cost"] or 0 for p in leaves if p.item["change"] != "dropped")
     items = {}
     for part, identifier in listing.ids.items():
         if part.item["cost"] is not None:
@@ -66,7 +71,8 @@ def drawn(graph: Graph, parts: list[Part], kind: str) -> dict[str, Any]:
     )
     sizes: dict[int, int] = {}
     trained: set[int] = set()
-    for part in leaves:
+    there = [part for part in leaves if part.item["change"] != "dropped"]
+    for part in there:
         sizes.update(part.sizes)
         trained |= part.trained
     trainable = sum(sizes[key] for key in trained)
@@ -76,8 +82,8 @@ def drawn(graph: Graph, parts: list[Part], kind: str) -> dict[str, Any]:
         "name": printable(graph.name),
         "kind": kind,
         "totals": {
-            "nodes": len(leaves),
-            "operations": len({id(p.node.operation) for p in leaves if p.node}),
+            "nodes": len(there),
+            "operations": len({id(p.node.operation) for p in there if p.node}),
             "parameters": total,
             "trainable": trainable,
             "frozen": total - trainable,
@@ -123,7 +129,10 @@ def _add_up(group: Part) -> None:
     group.trained = frozenset(key for part in inside for key in part.trained)
     costs = [part.item["cost"] for part in inside if part.item["cost"] is not None]
     group.item["cost"] = sum(costs) if costs else None
+    group.item["may_differ"] = any(part.item["may_differ"] for part in inside)
     if group.node is None:
+        changes = {part.item["change"] for part in inside}
+        group.item["change"] = changes.pop() if len(changes) == 1 else "changed"
         states = {part.item["state"] for part in inside} - {"none"}
         group.item["state"] = states.pop() if len(states) == 1 else "mixed" if states else "none"
         group.item["parameters"] = sum(group.sizes.values())
