@@ -82,7 +82,7 @@ def _maximal(forms: Sequence[int], reads: Sequence[Sequence[Read]]) -> list[tupl
         if forms[i] != forms[j] or len(reads[i]) != len(reads[j]):
             return False
         return all(
-            a == b or (a[1] == b[1] and a[0] >= 0 and i - a[0] == j - b[0])
+            a == b or (a[1] == b[1] and i - a[0] == j - b[0])
             for a, b in zip(reads[i], reads[j], strict=True)
         )
 
