@@ -10,6 +10,8 @@ from keras_graft.adapters.lora import lora
 from keras_graft.adapters.merge import merge_adapters, unmerge_adapters
 from keras_graft.adapters.report import Adapters, list_adapters
 from keras_graft.adapters.train_only import train_only
+from keras_graft.display.picture import Picture
+from keras_graft.display.show import show
 from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
@@ -70,7 +72,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "sharing", "diff",
+    "read", "build", "select", "cuts", "sharing", "diff", "show",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
@@ -87,7 +89,7 @@ __all__ = [
     "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters", "Picture",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
