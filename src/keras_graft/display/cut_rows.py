@@ -35,7 +35,7 @@ def cut_rows(
             "name": printable(cut.name),
             "output": str(cut.value.spec or "?"),
             "bytes": size,
-            "bytes_text": bytes_text(size),
+            "bytes_text": str(getattr(cut, "size", bytes_text(size))),
             "below": cut.parameters_below,
             "above": cut.parameters_above,
             "share": below / whole if whole else 0.0,

@@ -134,7 +134,7 @@ class _Level:
 
     def _by_name(self, units: list[_Unit], depth: int) -> list[_Unit]:
         """Return units with groups of those whose names begin alike."""
-        if units[-1].stop - units[0].start <= _SHORT:
+        if not units or units[-1].stop - units[0].start <= _SHORT:
             return units
         result: list[_Unit] = []
         at = 0

@@ -106,7 +106,9 @@ class _Reader:
                 elif value in entry:
                     part.near.append((entry[value], 0))
             if node.nested is None:
-                pairs = [(v, "data") for v in node.inputs] + [(m, "mask") for _, m in node.hidden]
+                masks = {v.mask for v in node.inputs}
+                pairs = [(v, "mask" if v in masks else "data") for v in node.inputs]
+                pairs += [(mask, "mask") for _, mask in node.hidden]
                 for value, kind in pairs:
                     source = found.get(value)
                     if source is not None:
