@@ -72,7 +72,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "sharing", "diff", "show",
+    "read", "build", "select", "cuts", "sharing", "diff",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
@@ -82,6 +82,8 @@ __all__ = [
     "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
     # whole jobs, one readable file each
     "recipes",
+    # pictures
+    "show", "Picture",
     # for training
     "freeze", "unfreeze", "train_only", "learning_rates",
     # adapters
@@ -89,7 +91,7 @@ __all__ = [
     "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Sharing", "Diff",
-    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters", "Picture",
+    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

@@ -34,7 +34,7 @@ class View:
             parent = item["parent"]
             self.children.setdefault(parent, []).append(key)
             self._levels[key] = 0 if parent is None else self._levels[parent] + 1
-        deepest = 1 + max(self._levels.values(), default=0)
+        deepest = max(self._levels.values(), default=0)
         if depth is None:
             counts = [self._count(level) for level in range(deepest + 1)]
             depth = max((d for d, count in enumerate(counts) if count <= _MOST), default=0)
