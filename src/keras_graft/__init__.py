@@ -10,6 +10,8 @@ from keras_graft.adapters.lora import lora
 from keras_graft.adapters.merge import merge_adapters, unmerge_adapters
 from keras_graft.adapters.report import Adapters, list_adapters
 from keras_graft.adapters.train_only import train_only
+from keras_graft.display.picture import Picture
+from keras_graft.display.show import show
 from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
@@ -82,6 +84,8 @@ __all__ = [
     "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
     # whole jobs, one readable file each
     "recipes",
+    # pictures
+    "show", "Picture",
     # for training
     "freeze", "unfreeze", "train_only", "learning_rates",
     # adapters

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from keras_graft.errors import GraphError
 from keras_graft.graph.copyable import Copyable
@@ -52,6 +52,8 @@ class Graph(Copyable, Tabular):
     past: Past | None
     stale: tuple[Any, ...] | None
     """The keys of the nodes whose specs must be inferred again; None: all nodes."""
+    notebook: ClassVar[Callable[[Graph], str] | None] = None
+    """How a notebook shows a graph. Set by `display/show.py`, which knows what this folder cannot."""
 
     def __init__(
         self,
@@ -241,6 +243,10 @@ class Graph(Copyable, Tabular):
 
     def __str__(self) -> str:
         return f"{super().__str__()}\n{graph_footer(self)}"
+
+    def _repr_html_(self) -> str:
+        drawn = type(self).notebook
+        return super()._repr_html_() if drawn is None else drawn(self)
 
     # -- the one change that every edit uses ------------------------------------------------
 

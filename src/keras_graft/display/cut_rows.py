@@ -1,0 +1,62 @@
+"""The cuts of a network, as a scene lists them: both sides, with sizes and share of compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from keras_graft.display.cost import cost
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.walk import needed
+from keras_graft.look.cuts import cuts
+from keras_graft.printable import printable, quoted
+
+
+def cut_rows(
+    graph: Graph, identifier: Callable[[Any], str | None], whole: int
+) -> list[dict[str, Any]]:
+    """Return one row for each single value at which the graph can be cut.
+
+    Args:
+        graph: The graph.
+        identifier: Returns the identifier of a node in the scene, by the node's key.
+        whole: The cost of the whole network.
+    """
+    rows: list[dict[str, Any]] = []
+    below, before = 0, graph.inputs
+    for cut in cuts(graph):
+        # Each cut separates the next one from the inputs.
+        below += sum(cost(n) or 0 for n in needed(graph, (cut.value,), before))
+        before = (cut.value,)
+        producer = graph.producer(cut.value)
+        size = cut.bytes_per_sample
+        rows.append({
+            "after": None if producer is None else identifier(producer.key),
+            "name": printable(cut.name),
+            "output": str(cut.value.spec or "?"),
+            "bytes": size,
+            "bytes_text": str(getattr(cut, "size", bytes_text(size))),
+            "below": cut.parameters_below,
+            "above": cut.parameters_above,
+            "share": below / whole if whole else 0.0,
+            "call": f"kg.split(model, {quoted(cut.name)})",
+        })  # fmt: skip
+    return rows
+
+
+def bytes_text(size: int | None) -> str:
+    """Return a number of bytes for a reader.
+
+    >>> bytes_text(3_211_264), bytes_text(12), bytes_text(None)
+    ('3.2 MB', '12 B', '?')
+    """
+    if size is None:
+        return "?"
+    if size < 1000:
+        return f"{size} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 999.95 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"
