@@ -53,6 +53,7 @@ class CutList {
       row.classList.add("chosen");
       row.firstChild.setAttribute("aria-expanded", "true");
       row.append(this.detail(this.cuts[i]));
+      row.scrollIntoView({ block: "nearest" });
       Dom.say(`Cut after ${this.cuts[i].name}`);
     }
     this.picture.refresh();

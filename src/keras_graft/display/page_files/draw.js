@@ -121,7 +121,7 @@ const Draw = (() => {
     for (let at = under; at > 0; at -= SHEET) element.append(Dom.svg("rect", { class: "sheet", x: at, y: at, width: wide, height: high, rx: round }));
     element.append(Dom.svg("rect", { class: "face", width: wide, height: high, rx: round }));
     if (item.type === "node") element.append(Dom.svg("path", { class: "strip", d: `M6 0H5A5 5 0 0 0 0 6V${high - 6}A5 5 0 0 0 5 ${high}H6Z` }));
-    if (group) element.append(Dom.svg("path", { class: "sign", d: `M12 ${high / 2 - 4}l5 4l-5 4` }));
+    if (group) element.append(handle(`M12 ${high / 2 - 4}l5 4l-5 4`, 26, high));
     const left = group ? 26 : item.type === "node" ? 15 : w / 2;
     element.append(
       Dom.svg("text", { class: "label", x: left, y: high / 2 - 4, text: texts[0] }),
@@ -138,10 +138,13 @@ const Draw = (() => {
     element.append(
       Dom.svg("rect", { class: "face", width: w, height: h, rx: 8 }),
       Dom.svg("rect", { class: "head", width: w, height: Layout.HEAD, rx: 8 }),
-      Dom.svg("path", { class: "sign", d: "M12 14l4 5l4 -5" }),
+      handle("M12 14l4 5l4 -5", 28, Layout.HEAD),
     );
     return element;
   }
+
+  /** What one click opens or closes a group at: an arrow, and the room around it. */
+  const handle = (d, width, height) => Dom.svg("g", { class: "sign" }, Dom.svg("rect", { width, height }), Dom.svg("path", { d }));
 
   function title(network, item, { x, y, w }) {
     const copies = item.times ? ` · ${item.times} equal blocks` : "";

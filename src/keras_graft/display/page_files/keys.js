@@ -2,8 +2,6 @@
 /* The keyboard: arrows go along the lines, letters do what the buttons do. */
 
 const Keys = (() => {
-  const ROOM = 40;
-
   /** The boxes at the other ends of the lines of a box. */
   function along(id, down) {
     return Draw.lines().filter((l) => (down ? l.from : l.to) === id).map((l) => (down ? l.to : l.from));
@@ -24,7 +22,7 @@ const Keys = (() => {
     }
     const right = key === "ArrowRight" ? 1 : -1;
     const beside = Object.entries(places).filter(([other, box]) =>
-      other !== id && !network.isOpen(other) && (middle(box) - middle(here)) * right > 0 && box.y < here.y + here.h + ROOM && box.y + box.h > here.y - ROOM);
+      other !== id && !network.isOpen(other) && (middle(box) - middle(here)) * right > 0 && box.y < here.y + here.h && box.y + box.h > here.y);
     beside.sort((a, b) => Math.abs(middle(a[1]) - middle(here)) - Math.abs(middle(b[1]) - middle(here)));
     return beside.length ? beside[0][0] : null;
   }

@@ -63,10 +63,10 @@
     picture.table.show(on);
   }
 
+  /** In a narrow window the cuts lie above the picture. */
   function side() {
-    const closed = document.body.classList.toggle("no-cuts");
-    document.body.classList.toggle("with-cuts", !closed);
-    document.querySelector("[data-act=cuts]").setAttribute("aria-expanded", String(!closed));
+    const open = document.body.classList.toggle("with-cuts");
+    document.querySelector("[data-act=cuts]").setAttribute("aria-expanded", String(open));
   }
 
   function escape() {
