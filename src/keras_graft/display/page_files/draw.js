@@ -178,7 +178,7 @@ const Draw = (() => {
     const words = [];
     if (item.shared) words.push(["shared", "shared"]);
     if (item.ties && item.ties.length) words.push(["tied", "tied"]);
-    if (item.may_differ) words.push(["may differ", "differs"]);
+    if (item.may_differ && item.type === "output") words.push(["may differ", "differs"]);
     let right = wide - 8;
     return words.map(([text, name]) => {
       const element = pill(right, -8, text, name);

@@ -116,7 +116,7 @@ const Layout = (() => {
     return { places, paths, width: outer.done.width, height: outer.done.height };
   }
 
-  const newLevel = () => ({ ids: [], index: new Map(), edges: new Map(), ins: new Map(), outs: new Map(), inPorts: new Map(), outPorts: new Map(), done: null });
+  const newLevel = () => ({ ids: [], index: new Map(), edges: new Map(), ins: new Map(), outs: new Map(), inPorts: new Map(), outPorts: new Map(), arrivals: [], done: null });
 
   /** The steps of one edge through the levels: out of the groups around `from`, into those around `to`. */
   function route(levels, from, to, up, down) {
@@ -142,6 +142,7 @@ const Layout = (() => {
       const p = numbered(inner.inPorts, from);
       const key = `in${p}>${inner.index.get(b[k - 1])}`;
       inner.ins.set(key, [p, inner.index.get(b[k - 1])]);
+      inner.arrivals[p] = steps[steps.length - 1].key;
       steps.push({ group: b[k], key, into: p });
     }
     return steps;
@@ -176,9 +177,26 @@ const Layout = (() => {
       places[child] = { x: x + dx, y: y + dy, w, h };
       if (levels.has(child)) {
         const within = levels.get(child);
+        if (crossed(inside.done, within)) within.done = mirrored(within.done);
         set(child, x + dx + PAD + within.shift, y + dy + within.top, levels, box, places);
       }
     });
+  }
+
+  /** Whether lines come to a group in the other order than they go on inside. */
+  function crossed(outside, { arrivals, done }) {
+    const from = arrivals.map((key) => outside.points.get(key)[0][0]);
+    let sum = 0;
+    for (let i = 1; i < from.length; i++) sum += Math.sign((from[i] - from[i - 1]) * (done.inX[i] - done.inX[i - 1]));
+    return sum < 0;
+  }
+
+  function mirrored({ boxes, points, inX, outX, width, height }) {
+    return {
+      boxes: boxes.map((b) => ({ ...b, x: width - b.x - b.w })),
+      points: new Map([...points].map(([key, line]) => [key, line.map(([x, y]) => [width - x, y])])),
+      inX: inX.map((x) => width - x), outX: outX.map((x) => width - x), width, height,
+    };
   }
 
   function joined(steps, levels, places) {

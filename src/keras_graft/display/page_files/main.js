@@ -35,7 +35,7 @@
 
   function head({ name, totals, kind }) {
     Dom.at("name").textContent = name;
-    const words = kind === "diff" ? ["Changes"] : [];
+    const words = kind === "diff" ? [changes()] : [];
     words.push(Dom.plural(totals.nodes, "layer"));
     if (totals.operations !== totals.nodes) words[words.length - 1] += ` (${Dom.number(totals.operations)} different)`;
     words.push(`${Dom.short(totals.parameters)} parameters`);
@@ -44,6 +44,12 @@
     Dom.at("totals").textContent = words.join(" · ");
     const folding = network.groups.length > 0;
     for (const act of ["open", "close"]) document.querySelector(`[data-act=${act}]`).hidden = !folding;
+  }
+
+  function changes() {
+    const nodes = [...network.items.values()].filter((item) => item.type === "node");
+    const count = (change) => nodes.filter((item) => item.change === change).length;
+    return ["new", "dropped", "changed"].map((change) => `${Dom.number(count(change))} ${change}`).join(", ");
   }
 
   /** In a diff, show at once what changed. */

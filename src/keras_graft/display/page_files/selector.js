@@ -19,7 +19,7 @@ class Selector {
       if (!model) continue;
       this.nested = true;
       // The inputs of a nested model can be selected, and are drawn as the model's box.
-      for (const input of item.entries || []) {
+      for (const input of item.inner_inputs || []) {
         this.level(item.path).push({ id: `${id}:${input}`, box: id, name: input, call: 0, path: `${item.path}/${input}`, model: false, input: true, outputs: 1 });
       }
     }
