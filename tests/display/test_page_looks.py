@@ -49,6 +49,11 @@ def test_a_narrow_window(opened):
     box(page, "g0").click()
     panel = page.locator("#panel")
     assert panel.is_visible() and panel.bounding_box()["y"] > 300
+    box(page, "o0").focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(400)
+    frame = box(page, "n12").bounding_box()
+    assert frame["y"] + frame["height"] < panel.bounding_box()["y"]
     page.locator("#unpin").click()
     assert not panel.is_visible()
     page.get_by_role("button", name="Cuts").click()
@@ -77,6 +82,23 @@ def test_a_large_network_is_laid_out_in_a_worker(opened):
     page = opened(scenes.flat(1000))
     assert len(page.workers) == 1
     assert len(shown(page)) == 1000
+
+
+def test_the_page_answers_while_it_lays_out(opened):
+    scene = scenes.flat(900)
+    scene["items"] = {"g0": scenes.group("all", "block")} | scene["items"]
+    for item in list(scene["items"].values())[1:]:
+        item["parent"] = "g0"
+    page = opened(scene)
+    assert shown(page) == ["all"] and not page.locator("#busy").is_visible()
+    box(page, "g0").focus()
+    page.keyboard.press("Enter")
+    page.locator("#busy").wait_for()
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    assert page.locator("html").get_attribute("data-busy") == "yes"
+    page.wait_for_selector("html[data-busy=no]")
+    assert not page.locator("#busy").is_visible() and len(shown(page)) == 901
 
 
 def test_without_workers_it_is_laid_out_too(opened):

@@ -61,17 +61,25 @@ const Camera = (() => {
     apply();
   }
 
-  /** Move a box into view if it is not. */
-  function show(box, always = false) {
-    const { width, height } = view();
+  /** Move a box into view if it is not; `covered` is what lies over the picture, at the right or below. */
+  function show(box, covered) {
+    const { width, height } = free(covered);
     if (scale < 0.5) zoomTo(0.8);
     const left = x + box.x * scale;
     const top = y + box.y * scale;
     const w = box.w * scale;
     const h = Math.min(box.h * scale, height - 2 * MARGIN);
     const hidden = left < MARGIN || top < MARGIN || left + w > width - MARGIN || top + h > height - MARGIN;
-    if (!hidden && !always) return;
+    if (!hidden) return;
     glide(x + width / 2 - (left + w / 2), y + height / 2 - (top + h / 2));
+  }
+
+  function free(covered) {
+    const { width, height } = view();
+    const frame = svg.getBoundingClientRect();
+    if (!covered || covered.right <= frame.left || covered.left >= frame.right) return { width, height };
+    if (covered.left > frame.left + 60) return { width: covered.left - frame.left, height };
+    return { width, height: Math.max(80, covered.top - frame.top) };
   }
 
   function zoomTo(next) {

@@ -45,7 +45,7 @@ const Describe = (() => {
     if (item.spec) rows.push(...row("Output", specs(item.spec.split("; "))));
     if (item.type === "group" || item.type === "node") {
       rows.push(...row("Parameters", parameters(item)));
-      if (item.cost !== null && item.cost !== undefined) rows.push(...row("Cost", cost(item)));
+      if (item.cost) rows.push(...row("Cost", cost(item)));
     }
     if (item.shared) rows.push(...row("Shared", item.shared));
     if (item.ties && item.ties.length) rows.push(...row("Tied", specs(item.ties)));

@@ -94,7 +94,9 @@ class Picture {
   }
 
   bring(id) {
-    if (this.places[id]) Camera.show(this.places[id]);
+    const over = getComputedStyle(this.panel);
+    const covered = over.position === "absolute" && over.visibility === "visible";
+    if (this.places[id]) Camera.show(this.places[id], covered && this.panel.getBoundingClientRect());
   }
 
   point(id) {

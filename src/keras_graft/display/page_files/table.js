@@ -12,7 +12,7 @@ class NodeTable {
   fill() {
     if (this.rows.size) return;
     const diff = this.network.scene.kind === "diff";
-    const heads = ["Name", "Kind", "Output", "Parameters", "Share of compute", "Notes"];
+    const heads = ["Name", "Kind", "Output", "Parameters", "Compute", "Notes"];
     if (diff) heads.unshift("Change");
     const body = Dom.html("tbody");
     for (const id of this.network.nodes) {
@@ -23,7 +23,7 @@ class NodeTable {
         Dom.html("td", { class: "spec", text: item.spec }),
         Dom.html("td", { class: "number", text: item.parameters ? Dom.number(item.parameters) : "" }),
         Dom.html("td", { class: "number", text: item.share ? Dom.percent(item.share) : "" }),
-        Dom.html("td", { text: this.notes(item) }),
+        Dom.html("td", { class: "notes", text: this.notes(item) }),
       ];
       if (diff) cells.unshift(Dom.html("td", { class: `change ${item.change || ""}`, text: item.change ? Kinds.CHANGES[item.change].join(" ") : "" }));
       const row = Dom.html("tr", { "data-id": id }, ...cells);
@@ -31,7 +31,7 @@ class NodeTable {
       body.append(row);
     }
     const caption = Dom.html("caption", { text: `${Dom.plural(this.rows.size, "node")} of ${this.network.scene.name}, in order` });
-    const head = Dom.html("thead", {}, Dom.html("tr", {}, ...heads.map((text) => Dom.html("th", { scope: "col", text }))));
+    const head = Dom.html("thead", {}, Dom.html("tr", {}, ...heads.map((text) => Dom.html("th", { scope: "col", text, class: ["Parameters", "Compute"].includes(text) && "number" }))));
     this.place.replaceChildren(Dom.html("table", {}, caption, head, body));
   }
 
