@@ -44,9 +44,13 @@ def opened(browser, tmp_path):
         own = (address, "about:", "blob:")
         page.on("console", lambda said: wrong.append(f"console: {said.type} {said.text}"))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss())
+        )
         page.on("request", lambda r: r.url.startswith(own) or wrong.append(f"request: {r.url}"))
-        page.on("framenavigated", lambda f: f.url.startswith(own) or wrong.append(f"went to {f.url}"))
+        page.on(
+            "framenavigated", lambda f: f.url.startswith(own) or wrong.append(f"went to {f.url}")
+        )
         page.goto(address)
         if not isinstance(scene, str):
             page.wait_for_selector("html[data-ready=yes]")

@@ -129,7 +129,18 @@ def diff() -> dict[str, Any]:
 
 def forged() -> dict[str, Any]:
     """Names that are scripts, that turn the text around, or that do not end."""
-    names = [SCRIPT, PICTURE, LINK, REVERSED, LONG, "{{code}}", "-->", "<!--", "\ud800", "&lt;b&gt;"]
+    names = [
+        SCRIPT,
+        PICTURE,
+        LINK,
+        REVERSED,
+        LONG,
+        "{{code}}",
+        "-->",
+        "<!--",
+        "\ud800",
+        "&lt;b&gt;",
+    ]
     items = {
         f"n{i}": item(name, name, arguments=[[name, name]], shared=name, ties=[name], spec=name)
         for i, name in enumerate(names)

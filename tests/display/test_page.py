@@ -41,7 +41,11 @@ class Parsed(HTMLParser):
         self._in = None
 
     def of(self, tag, **wanted):
-        return [t for g, a, t in self.texts if g == tag and all(a.get(k) == v for k, v in wanted.items())]
+        return [
+            t
+            for g, a, t in self.texts
+            if g == tag and all(a.get(k) == v for k, v in wanted.items())
+        ]
 
 
 def digest(text):
@@ -61,7 +65,9 @@ def policy(text):
 @pytest.mark.parametrize("text", [page(scenes.blocks()), page_of_tables("t", [("", ["a"], [[1]])])])
 def test_only_its_own_scripts_and_styles_may_run(text):
     found, allowed = Parsed(text), policy(text)
-    code = [t for tag, a, t in found.texts if tag == "script" and a.get("type") != "application/json"]
+    code = [
+        t for tag, a, t in found.texts if tag == "script" and a.get("type") != "application/json"
+    ]
     assert sorted(allowed["script-src"]) == sorted(map(digest, code))
     assert allowed["style-src"] == list(map(digest, found.of("style")))
     assert allowed["default-src"] == ["'none'"]
@@ -101,7 +107,14 @@ def test_a_scene_is_not_changed():
 def test_scripts_put_nothing_in_as_html():
     for name in (*CODE, "layout"):
         code = (ASSETS / f"{name}.js").read_text()
-        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("):
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "Function(",
+        ):
             assert word not in code, (name, word)
         assert "</script" not in code and "<!--" not in code
         assert code.count("\n") <= 300, name

@@ -8,7 +8,10 @@ pytestmark = pytest.mark.once
 
 def shown(page):
     """The labels of the boxes that can be seen."""
-    return [e.get_attribute("aria-label").split(",")[0] for e in page.locator("#picture [data-id]").all()]
+    return [
+        e.get_attribute("aria-label").split(",")[0]
+        for e in page.locator("#picture [data-id]").all()
+    ]
 
 
 def box(page, name):
@@ -89,7 +92,15 @@ def test_the_panel_says_what_is_pointed_at_and_keeps_what_is_selected(opened):
     assert "Kinds of layers" in panel.text_content()
     box(page, "n12").hover()
     text = panel.text_content()
-    for word in ("out", "Dense", "(?, 8) float32", "72 (frozen)", "25 %", "embedding/embeddings", "units"):
+    for word in (
+        "out",
+        "Dense",
+        "(?, 8) float32",
+        "72 (frozen)",
+        "25 %",
+        "embedding/embeddings",
+        "units",
+    ):
         assert word in text, word
     assert panel.locator(".call code").text_content() == 'kg.select(model, "out")'
     page.mouse.move(5, 5)
@@ -250,7 +261,10 @@ def test_names_that_are_scripts(opened):
     for i in range(10):
         box(page, f"n{i}").click(force=True)
         page.locator("#cut-list button").first.click()
-        page.fill("#search", scenes.forged()["items"][f"n{i}"]["label"].encode("utf-8", "replace").decode())
+        page.fill(
+            "#search",
+            scenes.forged()["items"][f"n{i}"]["label"].encode("utf-8", "replace").decode(),
+        )
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Table").click()
     assert page.locator("img, iframe, object, a, h1 *, #table script").count() == 0

@@ -44,7 +44,7 @@ def test_a_narrow_window(opened):
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     for name in ("Open all", "Table", "Help", "Cuts"):
         frame = page.get_by_role("button", name=name, exact=True).bounding_box()
-        assert 0 <= frame["x"] and frame["x"] + frame["width"] <= 400
+        assert frame["x"] >= 0 and frame["x"] + frame["width"] <= 400
     assert not page.locator("#cuts").is_visible()
     box(page, "g0").click()
     panel = page.locator("#panel")
@@ -64,7 +64,9 @@ def test_a_narrow_window(opened):
 @pytest.mark.parametrize("scene", [scenes.blocks(), scenes.flat(400)])
 def test_in_the_frame_of_a_notebook(opened, scene):
     text = html.escape(html_of(scene), quote=True)
-    page = opened(f'<!DOCTYPE html><iframe sandbox="allow-scripts" width=900 height=600 srcdoc="{text}"></iframe>')
+    page = opened(
+        f'<!DOCTYPE html><iframe sandbox="allow-scripts" width=900 height=600 srcdoc="{text}"></iframe>'
+    )
     frame = page.frame_locator("iframe")
     frame.locator("html[data-ready=yes]").wait_for()
     first = frame.locator("#picture [data-id]").first
@@ -112,7 +114,9 @@ def test_without_workers_it_is_laid_out_too(opened):
 def test_a_diff_is_told_by_signs_and_words(opened):
     page = opened(scenes.diff())
     assert "first" in shown(page)  # what changed is open at once
-    signs = {i: box(page, i).locator(".corner").all_text_contents() for i in ("n0", "n1", "n2", "n3")}
+    signs = {
+        i: box(page, i).locator(".corner").all_text_contents() for i in ("n0", "n1", "n2", "n3")
+    }
     assert signs == {"n0": [], "n1": ["~"], "n2": ["−"], "n3": ["+"]}
     for name, word in (("n0", "kept"), ("n1", "changed"), ("n2", "dropped"), ("n3", "new")):
         assert f", {word}" in box(page, name).get_attribute("aria-label")
@@ -131,7 +135,9 @@ def test_a_diff_is_told_by_signs_and_words(opened):
 
 
 def test_the_tables_of_a_report(opened):
-    page = opened(page_of_tables("Cuts of <b>", [("74 cuts", ["cut", "bytes"], [["<i>a</i>", 12345]])]))
+    page = opened(
+        page_of_tables("Cuts of <b>", [("74 cuts", ["cut", "bytes"], [["<i>a</i>", 12345]])])
+    )
     assert page.locator("h1").text_content() == "Cuts of <b>"
     assert page.locator("td").all_text_contents() == ["<i>a</i>", "12,345"]
     before = lightness(page)

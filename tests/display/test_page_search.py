@@ -3,12 +3,12 @@
 import re
 
 import keras
+import models
 import page_scenes as scenes
 import pytest
 from keras import layers
 
 import keras_graft as kg
-import models
 from keras_graft.display.scene import scene as scene_of
 
 pytestmark = pytest.mark.once
@@ -17,7 +17,9 @@ pytestmark = pytest.mark.once
 def twice_nested():
     """A model called twice, with a model inside; names that look like patterns and repeat."""
     x = keras.Input((4,), name="x")
-    core = keras.Sequential([x, layers.Dense(4, name="attn_0"), layers.ReLU(name="relu")], name="core")
+    core = keras.Sequential(
+        [x, layers.Dense(4, name="attn_0"), layers.ReLU(name="relu")], name="core"
+    )
     y = inner = keras.Input((4,), name="y")
     y = layers.Dense(4, name="attn_1")(core(y))
     encoder = keras.Model(inner, layers.Add(name="add")([y, inner]), name="encoder")
@@ -116,7 +118,9 @@ def test_nothing_is_found(opened):
     assert "Try a name" in page.locator("#matches").text_content()
 
 
-@pytest.mark.parametrize("text", ['a"b\\c', "*[", "(?:", "**/", "/", "//", "a/", "#", ":", "x" * 3000])
+@pytest.mark.parametrize(
+    "text", ['a"b\\c', "*[", "(?:", "**/", "/", "//", "a/", "#", ":", "x" * 3000]
+)
 def test_any_text_may_be_typed(opened, text):
     page = opened(scenes.blocks())
     words, _ = count(page, text)

@@ -73,7 +73,10 @@ def page_of_tables(title: str, tables: Iterable[Table]) -> str:
             f"<section>{text}{_aligned(html_table(head, rows)) if rows else ''}</section>"
         )
     return _filled(
-        "tables.html", scripts={"code": _code("theme")}, title=_title(title), tables="".join(sections)
+        "tables.html",
+        scripts={"code": _code("theme")},
+        title=_title(title),
+        tables="".join(sections),
     )
 
 
@@ -138,4 +141,4 @@ def _library() -> str:
 
 @functools.cache
 def _read(name: str) -> str:
-    return (files(__package__) / "page_files" / name).read_text(encoding="utf-8")
+    return (files("keras_graft.display") / "page_files" / name).read_text(encoding="utf-8")
