@@ -32,6 +32,7 @@ ORDER = [
     "adapters",
     "features",
     "recipes",
+    "display",
     "testing",
     "cli",
     "__main__",
