@@ -64,6 +64,8 @@ class Search {
     const hidden = this.found.ids.some((id) => !this.network.isSeen(id));
     const words = {
       selector: Dom.plural(count, "match", "matches"),
+      block: `${Dom.plural(count, "match", "matches")}: the last node of the block`,
+      ends: `No node of this name; its block has ${count} ends: name one of them`,
       class: `${Dom.plural(count, "match", "matches")} of this class`,
       part: `No node of this name; ${Dom.plural(count, "name contains", "names contain")} it`,
       none: "No match",

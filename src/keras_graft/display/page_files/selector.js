@@ -33,8 +33,12 @@ class Selector {
   /** What a text finds: {ids, count, call, how}; null for an empty text. */
   find(text) {
     if (!text.trim()) return null;
+    const call = `kg.select(model, ${quoted(text)})`;
     const found = this.unique(this.byText(text, ""));
-    if (found.length) return this.result(found, `kg.select(model, ${quoted(text)})`, "selector");
+    if (found.length) return this.result(found, call, "selector");
+    this.unclear = false;
+    const ends = this.unique(this.byText(text, "", true));
+    if (ends.length) return this.result(ends, this.unclear ? null : call, this.unclear ? "ends" : "block");
     const kinds = this.nodes().filter((e) => this.network.get(e.id).kind === text);
     if (kinds.length) return this.result(kinds, `kg.select(model, lambda node: node.kind == ${quoted(text)})`, "class");
     const looser = this.anywhere(text);
@@ -60,18 +64,19 @@ class Selector {
     return [...this.levels.values()].flat().filter((e) => !e.input);
   }
 
-  byText(text, scope) {
+  /** What a path selects; with `blocks`, the ends of blocks whose names begin so. */
+  byText(text, scope, blocks = false) {
     const slash = text.indexOf("/");
     const head = slash < 0 ? text : text.slice(0, slash);
     let rest = slash < 0 ? "" : text.slice(slash + 1);
     if (slash >= 0 && head === "**") {
       while (rest.startsWith("**/")) rest = rest.slice(3);
-      const inner = this.models(this.level(scope)).flatMap((e) => this.byText(`**/${rest}`, e.path));
-      return [...this.byText(rest, scope), ...inner];
+      const inner = this.models(this.level(scope)).flatMap((e) => this.byText(`**/${rest}`, e.path, blocks));
+      return [...this.byText(rest, scope, blocks), ...inner];
     }
     if (text === "**" && !this.exact(text, scope).length) return this.everything(scope);
-    if (slash < 0) return this.atLevel(text, scope);
-    return this.models(this.atLevel(head, scope)).flatMap((e) => this.byText(rest, e.path));
+    if (slash < 0) return blocks ? this.endsOfBlock(text, scope) : this.atLevel(text, scope);
+    return this.models(this.atLevel(head, scope)).flatMap((e) => this.byText(rest, e.path, blocks));
   }
 
   models(entries) {
@@ -86,7 +91,7 @@ class Selector {
     return this.level(scope).filter((e) => e.name === text);
   }
 
-  /** One segment of a path: the exact name first, then call and output, then glob, then a block. */
+  /** One segment of a path: the exact name first, then call and output, then glob. */
   atLevel(text, scope) {
     const exact = this.exact(text, scope);
     if (exact.length) return exact;
@@ -98,9 +103,24 @@ class Selector {
       if (call !== undefined && e.call !== Number(call)) return false;
       return output === undefined || Number(output) < e.outputs;
     });
-    if (found.length || glob || text !== name) return found;
-    const block = this.level(scope).filter((e) => !e.input && (e.name.startsWith(`${text}_`) || e.name.startsWith(`${text}/`)));
-    return block.slice(-1);
+    return found;
+  }
+
+  /** The ends of the block whose names begin with a text: its nodes that are used outside it. */
+  endsOfBlock(text, scope) {
+    const block = new Map(
+      this.level(scope)
+        .filter((e) => !e.input && text && (e.name.startsWith(`${text}_`) || e.name.startsWith(`${text}/`)))
+        .map((e) => [e, e.name.slice(text.length + 1)]),
+    );
+    if (block.size < 2 || [...block.values()].every((rest) => /^\d+$/.test(rest))) return [];
+    const members = new Set([...block.keys()].flatMap((e) => this.network.inside(e.id)));
+    const ends = [...block.keys()].filter((e) => {
+      const own = new Set(this.network.inside(e.id));
+      return this.network.edges.some(([from, to]) => own.has(from) && !members.has(to) && this.network.get(to).change !== "dropped");
+    });
+    this.unclear ||= ends.length > 1;
+    return ends;
   }
 }
 
