@@ -122,6 +122,19 @@ def test_a_call_is_copied(opened):
     assert page.locator("#search").input_value() == 'kg.select(model, "out")'
 
 
+def test_a_call_is_selected_where_it_cannot_be_copied(opened):
+    page = opened(scenes.blocks())
+    page.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined});"
+        "document.execCommand = () => false;"
+    )
+    page.reload()
+    box(page, "n12").click()
+    page.locator("#panel .copy").click()
+    page.wait_for_selector("#panel .copy:text('Press Ctrl+C')")
+    assert page.evaluate("String(getSelection())") == 'kg.select(model, "out")'
+
+
 def test_a_cut_shows_two_stages(opened):
     page = opened(scenes.blocks(90))
     rows = page.locator("#cut-list li")

@@ -38,8 +38,8 @@ const Describe = (() => {
 
   /** The content of the panel for an item. */
   function panel(network, item, actions) {
-    const [family, familyName] = Kinds.family(item);
-    const kind = item.type === "group" ? groupWords(network, item) : item.type === "node" ? item.kind : familyName;
+    const [family] = Kinds.family(item);
+    const kind = item.type === "group" ? groupWords(network, item) : item.type === "node" ? item.kind : { input: "Input", output: "Output" }[item.type] || item.type;
     const rows = [];
     if (item.inputs && item.inputs.length) rows.push(...row(item.inputs.length > 1 ? "Inputs" : "Input", specs(item.inputs)));
     if (item.spec) rows.push(...row("Output", specs(item.spec.split("; "))));

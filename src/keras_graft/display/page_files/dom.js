@@ -54,10 +54,12 @@ const Dom = (() => {
     at("status").textContent = text;
   }
 
-  async function copy(text, button) {
-    const before = button.textContent;
-    button.textContent = (await toClipboard(text)) ? "Copied" : "Press Ctrl+C";
-    setTimeout(() => (button.textContent = before), 1500);
+  /** Copy a text; where that is not allowed, select it, so that the keyboard can. */
+  async function copy(text, code, button) {
+    const done = await toClipboard(text);
+    if (!done) window.getSelection().selectAllChildren(code);
+    button.textContent = done ? "Copied" : "Press Ctrl+C";
+    setTimeout(() => (button.textContent = "Copy"), 1500);
   }
 
   async function toClipboard(text) {
@@ -87,7 +89,7 @@ const Dom = (() => {
   function call(text) {
     const code = html("code", { text, tabindex: "0", dir: "ltr" });
     const button = html("button", { class: "copy", type: "button", text: "Copy", "aria-label": `Copy ${text}` });
-    button.addEventListener("click", () => copy(text, button));
+    button.addEventListener("click", () => copy(text, code, button));
     return html("div", { class: "call" }, code, button);
   }
 

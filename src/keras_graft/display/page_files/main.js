@@ -35,6 +35,7 @@
 
   function head({ name, totals, kind }) {
     Dom.at("name").textContent = name;
+    document.body.classList.toggle("diff", kind === "diff");
     const words = kind === "diff" ? [changes()] : [];
     words.push(Dom.plural(totals.nodes, "layer"));
     if (totals.operations !== totals.nodes) words[words.length - 1] += ` (${Dom.number(totals.operations)} different)`;
