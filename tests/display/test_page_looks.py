@@ -129,6 +129,13 @@ def test_a_diff_is_told_by_signs_and_words(opened):
     page.keyboard.press("c")
     laid_out(page)
     assert page.locator(".corner").all_text_contents() == ["+1", "−1", "~1"]
+    page.locator(".changes button").nth(1).click()
+    laid_out(page)
+    assert page.locator(".box.chosen").get_attribute("data-id") == "n2"
+    page.keyboard.press("Escape")
+    assert page.locator(".changes li").all_text_contents() == [
+        "~secondchanged", "−reludropped", "+gelunew",
+    ]  # fmt: skip
     page.keyboard.press("t")
     column = page.locator("#table tbody td:first-child").all_text_contents()
     assert column == ["", "= kept", "~ changed", "− dropped", "+ new", ""]

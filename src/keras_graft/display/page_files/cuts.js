@@ -72,13 +72,7 @@ class CutList {
       Dom.html("p", { class: "between" }, Dom.html("strong", { text: cut.bytes_text ? `${cut.bytes_text} a sample` : "" }), Dom.html("code", { text: cut.output })),
       stage("Second stage", "second", cut.above, share === null ? null : 1 - share),
       cut.call && Dom.call(cut.call),
-      hidden && Dom.html("button", { type: "button", class: "wide", text: "Show it in the picture", onclick: () => this.reveal(cut) }));
-  }
-
-  async reveal(cut) {
-    this.network.reveal(cut.after);
-    await this.picture.relayout(null);
-    this.picture.select(cut.after, true);
+      hidden && Dom.html("button", { type: "button", class: "wide", text: "Show it in the picture", onclick: () => this.picture.reveal(cut.after) }));
   }
 
   /** "first", "second" or "both": on which sides of the chosen cut a box lies. */

@@ -86,7 +86,7 @@ const Describe = (() => {
   }
 
   /** The panel while nothing is selected: the model as a whole. A kind of layer starts a search. */
-  function overview(network, search) {
+  function overview(network, search, reveal) {
     const nodes = network.nodes.map((id) => network.get(id));
     const ends = (type) => nodes.filter((i) => i.type === type).map((i) => `${i.label} ${i.spec}`);
     const kinds = new Map();
@@ -102,9 +102,19 @@ const Describe = (() => {
       html("dl", { class: "ends" },
         ...(inputs.length ? row(inputs.length > 1 ? "Inputs" : "Input", specs(inputs)) : []),
         ...(outputs.length ? row(outputs.length > 1 ? "Outputs" : "Output", specs(outputs)) : [])),
+      network.scene.kind === "diff" && changes(nodes, reveal),
       html("section", {}, html("h3", { text: "Kinds of layers" }), list),
       html("p", { class: "hint", text: "Point at a box or select one to read about it." }),
-    ];
+    ].filter(Boolean);
+  }
+
+  /** What a diff found, each a button that leads to it. */
+  function changes(nodes, reveal) {
+    const found = nodes.filter((item) => item.type === "node" && item.change && item.change !== "kept");
+    const list = found.map((item) => html("li", {}, html("button", { type: "button", onclick: () => reveal(item.id) },
+      html("span", { class: `change ${item.change}`, text: Kinds.CHANGES[item.change][0] }), html("span", { text: item.path || item.label }),
+      html("span", { class: "count", text: Kinds.CHANGES[item.change][1] }))));
+    return html("section", {}, html("h3", { text: found.length ? "Changes" : "No layer changed" }), html("ul", { class: "kinds changes" }, ...list));
   }
 
   return { line, panel, notes, overview };

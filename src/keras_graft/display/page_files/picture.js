@@ -93,6 +93,12 @@ class Picture {
     Dom.say(Describe.line(this.network, this.network.get(seen)));
   }
 
+  /** Open what hides an item, and go to it. */
+  async reveal(id) {
+    if (this.network.reveal(id)) await this.relayout(null);
+    this.select(id, true);
+  }
+
   bring(id) {
     const over = getComputedStyle(this.panel);
     const covered = over.position === "absolute" && over.visibility === "visible";
@@ -120,7 +126,7 @@ class Picture {
     document.body.classList.toggle("informed", Boolean(shown));
     document.body.classList.toggle("pinned", Boolean(this.chosen));
     if (shown) Dom.at("panel-content").replaceChildren(...Describe.panel(this.network, shown, this));
-    else Dom.at("panel-content").replaceChildren(...Describe.overview(this.network, this.search));
+    else Dom.at("panel-content").replaceChildren(...Describe.overview(this.network, this.search, (id) => this.reveal(id)));
   }
 
   /** Mark the lines of the box that is pointed at. */
