@@ -19,7 +19,7 @@ from feature_images import photos
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not page.stem.startswith("benchmarks")]
-LANGUAGES = {"python", "console", "text"}
+LANGUAGES = {"python", "console", "text", "mermaid"}
 PENDING = {name for name in ("show", "stages", "steps", "replay") if not hasattr(kg, name)}
 """Verbs that pages show and that are not there: a block with one of them is not run."""
 

@@ -11,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from flowchart import svg
 from mkdocs.structure.files import File, Files
 from reference import pages as reference
 
@@ -28,7 +29,7 @@ def mapping() -> dict[str, str]:
     pages = dict(PAGES)
     for path in (ROOT / "docs").rglob("*.md"):
         pages[path.relative_to(ROOT).as_posix()] = path.relative_to(ROOT / "docs").as_posix()
-    pages["examples/README.md"] = pages["examples"] = "examples/index.md"
+    pages["examples/README.md"] = pages["examples"] = "examples.md"
     for path in [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("notebooks/*.ipynb")]:
         name = path.relative_to(ROOT).as_posix()
         pages[name] = posixpath.splitext(name)[0] + ".md"
@@ -79,6 +80,13 @@ def _cells(notebook: dict) -> str:
     return "\n\n".join(cells)
 
 
+def on_post_build(config) -> None:
+    """Let the search work in pages opened from the disk, where a browser reads no JSON."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
+
+
 def on_page_markdown(markdown: str, page, **kwargs) -> str:
     pages = mapping()
     here = page.file.src_uri
@@ -94,6 +102,9 @@ def on_page_markdown(markdown: str, page, **kwargs) -> str:
         goal = pages.get(file, file.removeprefix("docs/"))
         return f"{words}({posixpath.relpath(goal, posixpath.dirname(here) or '.')}{anchor})"
 
+    markdown = re.sub(
+        r"^```mermaid\n(.*?)^```$", lambda m: svg(m[1]), markdown, flags=re.S | re.M
+    )
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
     link = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]*)(#[^)\s]*)?\)")
     return "".join(p if p.startswith("```") else link.sub(turned, p) for p in parts)

@@ -38,10 +38,9 @@ def pages() -> dict[str, tuple[str, str]]:
         if not names:
             continue
         path = f"reference/{re.sub('[^a-z]+', '-', title.lower())}.md"
-        # The results are data: their fields are in the first lines of each.
         shown = "\n\n".join(f"::: {module}.{name}" for name in names)
         found[path] = title, f"# {title}\n\n{sentence}\n\n{shown}\n"
-        rows = [f"\n## {title}\n\n| Name | |\n| --- | --- |"]
+        rows = [f"\n## {title}\n\n| Name | What it does |\n| --- | --- |"]
         short = module.replace("keras_graft", "kg", 1) if module != "keras_graft.testing" else module
         for name in names:
             link = f"[`{short}.{name}`]({path.removeprefix('reference/')}#{module}.{name})"
