@@ -33,7 +33,7 @@ MODULES = {
 def pages() -> dict[str, tuple[str, str]]:
     """Return the title and the Markdown of each page, by its path on the site."""
     found: dict[str, tuple[str, str]] = {}
-    overview = ["# Reference\n\nEvery public name, and what it does. Each has an example.\n"]
+    overview = ["# Reference\n\nEvery public name, and what it does. Every function has an example.\n"]
     for title, sentence, module, names in sections():
         if not names:
             continue
