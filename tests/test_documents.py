@@ -38,12 +38,13 @@ def run(page):
     for language, code in blocks(page):
         if language == "python":
             if PENDING and re.search(rf"\bkg\.({'|'.join(PENDING)})\(", code):
+                printed.append(None)
                 continue
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 exec(compile(code, page.name, "exec"), names)
             printed.append(out.getvalue())
-        elif language == "text" and printed:  # what the last Python block prints, or a part of it
+        elif language == "text" and printed and printed[-1] is not None:  # what the last Python block prints, or a part of it
             assert stripped(code) in stripped(printed[-1]), f"{page.name}:\n{printed[-1]}"
     return names
 
