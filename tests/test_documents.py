@@ -10,11 +10,12 @@ import tomllib
 from pathlib import Path
 
 import keras
-import keras_graft as kg
 import numpy as np
 import pytest
 from architectures import cheap_weights
 from feature_images import photos
+
+import keras_graft as kg
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,7 +45,9 @@ def run(page):
             with contextlib.redirect_stdout(out):
                 exec(compile(code, page.name, "exec"), names)
             printed.append(out.getvalue())
-        elif language == "text" and printed and printed[-1] is not None:  # what the last Python block prints, or a part of it
+        elif (
+            language == "text" and printed and printed[-1] is not None
+        ):  # what the last Python block prints, or a part of it
             assert stripped(code) in stripped(printed[-1]), f"{page.name}:\n{printed[-1]}"
     return names
 

@@ -3,10 +3,11 @@
 import sys
 from pathlib import Path
 
-import keras_graft as kg
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+import keras_graft as kg
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "examples/notebooks").glob("*.ipynb"))
 PENDING = {name for name in ("show", "stages", "steps", "replay") if not hasattr(kg, name)}

@@ -8,11 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras_graft as kg
 import pytest
 
+import keras_graft as kg
+
 ROOT = Path(__file__).parent.parent
-MODULES = ("keras_graft", *(f"keras_graft.{m}" for m in ("features", "layers", "recipes", "testing")))
+MODULES = (
+    "keras_graft",
+    *(f"keras_graft.{m}" for m in ("features", "layers", "recipes", "testing")),
+)
 MODULES += ("keras_graft.weights.resize",)
 
 
@@ -42,7 +46,9 @@ def site(tmp_path_factory):
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.html")
+    }
 
 
 @pytest.mark.once
@@ -55,7 +61,9 @@ def test_every_page_is_there(site):
 
 @pytest.mark.once
 def test_nothing_is_fetched(site):
-    fetched = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)")
+    fetched = re.compile(
+        r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=\"?((?:https?:)?//[^\s\">]+)"
+    )
     for name, text in site.items():
         assert not fetched.findall(text), (name, fetched.findall(text))
         assert "mermaid" not in text, f"{name}: the theme would fetch a library for this block"
@@ -66,7 +74,9 @@ def test_every_public_name_is_in_the_reference(site):
     text = "".join(text for name, text in site.items() if name.startswith("reference/"))
     missing = [name for name in NAMES if f"id={name}" not in text and f'id="{name}"' not in text]
     assert not missing
-    assert "&gt;&gt;&gt; import" not in re.sub(r"<code>.*?</code>", "", text, flags=re.S), "a doctest as text"
+    assert "&gt;&gt;&gt; import" not in re.sub(r"<code>.*?</code>", "", text, flags=re.S), (
+        "a doctest as text"
+    )
 
 
 @pytest.mark.once
@@ -74,7 +84,9 @@ def test_every_function_has_an_example():
     lacking = [
         name
         for name, thing in NAMES.items()
-        if callable(thing) and not inspect.isclass(thing) and ">>>" not in (inspect.getdoc(thing) or "")
+        if callable(thing)
+        and not inspect.isclass(thing)
+        and ">>>" not in (inspect.getdoc(thing) or "")
     ]
     assert not lacking
 
@@ -97,7 +109,9 @@ def test_links_between_pages_work_on_the_site_too(site):
 def test_a_flow_chart_that_is_not_understood_is_refused(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "make"))
     flowchart = importlib.import_module("flowchart")
-    drawn = flowchart.svg('flowchart LR\n a[One] -->|"to <b>"| b["Two"]\n b --> c[Three]\n a --> c\n a -. "same" .- c')
+    drawn = flowchart.svg(
+        'flowchart LR\n a[One] -->|"to <b>"| b["Two"]\n b --> c[Three]\n a --> c\n a -. "same" .- c'
+    )
     assert drawn.count("<rect") == 3 and drawn.count("<path") == 7 and "to &lt;b&gt;" in drawn
     for text in ("graph LR\n a --> b", "flowchart LR\n a ==> b", "flowchart LR\n a{x} --> b"):
         with pytest.raises(ValueError):
@@ -114,4 +128,7 @@ def test_every_example_is_in_the_index():
 
 def test_names_are_found():
     assert "keras_graft.extract" in NAMES and "keras_graft.resize.classes" in NAMES
-    assert NAMES["keras_graft.testing.assert_same_outputs"] and kg.extract is NAMES["keras_graft.extract"]
+    assert (
+        NAMES["keras_graft.testing.assert_same_outputs"]
+        and kg.extract is NAMES["keras_graft.extract"]
+    )

@@ -6,7 +6,6 @@ as `model`. And a doctest outside an `Examples:` section is code, not a quotatio
 
 from __future__ import annotations
 
-
 import griffe
 
 DECORATORS = {"verb", "question"}
@@ -44,5 +43,3 @@ def fenced(text: str) -> str:
             inside = False
         lines.append(line)
     return "\n".join(lines).rstrip()
-
-

@@ -129,7 +129,11 @@ def _arrow(chart, boxes, chain, label) -> str:
     points = []
     for i, name in enumerate(chain):
         x, y, w, h = boxes[name]
-        ends = [(x, y + h / 2), (x + w, y + h / 2)] if chart.across else [(x + w / 2, y), (x + w / 2, y + h)]
+        ends = (
+            [(x, y + h / 2), (x + w, y + h / 2)]
+            if chart.across
+            else [(x + w / 2, y), (x + w / 2, y + h)]
+        )
         points += ends[1:] if i == 0 else ends[:1] if i == len(chain) - 1 else ends
     path = f"M{points[0][0]:.1f} {points[0][1]:.1f}"
     for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):

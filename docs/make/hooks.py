@@ -17,7 +17,11 @@ from reference import pages as reference
 
 ROOT = Path(__file__).parents[2]
 
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 """Files of the repository that are pages, and where they lie on the site. `mapping` adds examples."""
 
 PENDING = {"show.md", "steps.md"}
@@ -38,7 +42,10 @@ def mapping() -> dict[str, str]:
 
 def on_config(config):
     config.nav = _without(config.nav)
-    listed = [page if page.endswith("index.md") else {title: page} for page, (title, _) in reference().items()]
+    listed = [
+        page if page.endswith("index.md") else {title: page}
+        for page, (title, _) in reference().items()
+    ]
     next(item for item in config.nav if "Reference" in item)["Reference"] = listed
     return config
 
@@ -102,9 +109,7 @@ def on_page_markdown(markdown: str, page, **kwargs) -> str:
         goal = pages.get(file, file.removeprefix("docs/"))
         return f"{words}({posixpath.relpath(goal, posixpath.dirname(here) or '.')}{anchor})"
 
-    markdown = re.sub(
-        r"^```mermaid\n(.*?)^```$", lambda m: svg(m[1]), markdown, flags=re.S | re.M
-    )
+    markdown = re.sub(r"^```mermaid\n(.*?)^```$", lambda m: svg(m[1]), markdown, flags=re.S | re.M)
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
     link = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]*)(#[^)\s]*)?\)")
     return "".join(p if p.startswith("```") else link.sub(turned, p) for p in parts)

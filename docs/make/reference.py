@@ -33,7 +33,9 @@ MODULES = {
 def pages() -> dict[str, tuple[str, str]]:
     """Return the title and the Markdown of each page, by its path on the site."""
     found: dict[str, tuple[str, str]] = {}
-    overview = ["# Reference\n\nEvery public name, and what it does. Every function has an example.\n"]
+    overview = [
+        "# Reference\n\nEvery public name, and what it does. Every function has an example.\n"
+    ]
     for title, sentence, module, names in sections():
         if not names:
             continue
@@ -41,7 +43,9 @@ def pages() -> dict[str, tuple[str, str]]:
         shown = "\n\n".join(f"::: {module}.{name}" for name in names)
         found[path] = title, f"# {title}\n\n{sentence}\n\n{shown}\n"
         rows = [f"\n## {title}\n\n| Name | What it does |\n| --- | --- |"]
-        short = module.replace("keras_graft", "kg", 1) if module != "keras_graft.testing" else module
+        short = (
+            module.replace("keras_graft", "kg", 1) if module != "keras_graft.testing" else module
+        )
         for name in names:
             link = f"[`{short}.{name}`]({path.removeprefix('reference/')}#{module}.{name})"
             rows.append(f"| {link} | {_summary(module, name)} |")
