@@ -43,11 +43,6 @@ class Spec:
         ragged: Whether the tensor is ragged.
         ragged_rank: The ragged rank, for ragged tensors.
         row_splits_dtype: The dtype of row splits, for ragged tensors.
-
-    >>> import keras_graft as kg
-    >>> spec = kg.Spec((None, 8, 8, 3), "float32")
-    >>> spec.shape, spec.bytes_per_sample
-    ((None, 8, 8, 3), 768)
     """
 
     shape: tuple[int | None, ...]
@@ -146,13 +141,6 @@ class Value(_Handle):
         optional: Whether an input may be None.
         mask: The mask that Keras attaches to this tensor, which no recorded argument shows.
         origin: The KerasTensor that this value was read from.
-
-    >>> import keras, keras_graft as kg
-    >>> x = keras.Input((4,), name="x")
-    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
-    >>> (value,) = kg.read(model).inputs
-    >>> value.path, value.spec.shape, value.spec.dtype
-    ('x', (None, 4), 'float32')
     """
 
     spec: Spec | None = None
@@ -258,13 +246,6 @@ class Node(_Handle):
             empty if there are none.
         known_as: Its operation and the name that stands for that in the model it was read from,
             where it is another than the operation's own.
-
-    >>> import keras, keras_graft as kg
-    >>> x = keras.Input((4,), name="x")
-    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
-    >>> (node,) = kg.select(model, "d")
-    >>> node.label, node.operation is model.get_layer("d"), node.outputs[0].spec.shape
-    ('d', True, (None, 3))
     """
 
     operation: Any

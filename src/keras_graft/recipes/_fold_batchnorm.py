@@ -35,12 +35,6 @@ class Folded(Tabular):
         model: The model, or the `Graph`.
         folded: Pairs: a layer that is gone, the layer that it went into.
         kept: Pairs: a layer that stays, and why.
-
-    >>> import keras, keras_graft as kg
-    >>> x = keras.Input((4,), name="x")
-    >>> y = keras.layers.BatchNormalization(name="norm")(keras.layers.Dense(3, name="d")(x))
-    >>> kg.recipes.fold_batchnorm(keras.Model(x, y)).folded
-    (('norm', 'd'),)
     """
 
     model: Any = field(repr=False)
