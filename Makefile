@@ -1,4 +1,4 @@
-.PHONY: demo test check lint bench versions preview dist docs
+.PHONY: demo test check lint bench versions preview dist docs pictures
 PY = .venv/bin/python
 
 # Python keeps what it compiled, whatever the environment says: the suite starts some hundred
@@ -63,6 +63,10 @@ test: lint versions
 docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo 'Open site/index.html'
+
+# The pictures in docs/pictures, drawn by kg.show from the code of the pages.
+pictures: .venv/ready
+	KERAS_BACKEND=torch $(PY) docs/make/pictures.py
 
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py

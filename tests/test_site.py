@@ -119,6 +119,17 @@ def test_a_flow_chart_that_is_not_understood_is_refused(monkeypatch):
 
 
 @pytest.mark.once
+@pytest.mark.skipif(not hasattr(kg, "show"), reason="there are no pictures yet")
+@pytest.mark.parametrize("name", ["edit", "tied"])  # "network" is a ResNet50
+def test_the_pictures_are_those_of_the_pages(name, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "make"))
+    monkeypatch.chdir(tmp_path)
+    pictures = importlib.import_module("pictures")
+    before = (ROOT / "docs" / "pictures" / f"{name}.svg").read_text()
+    assert pictures.drawn(name) == before, "run: make pictures"
+
+
+@pytest.mark.once
 def test_every_example_is_in_the_index():
     text = (ROOT / "examples" / "README.md").read_text()
     for path in [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples").glob("notebooks/*.ipynb")]:
