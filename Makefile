@@ -1,4 +1,4 @@
-.PHONY: demo test check lint bench versions preview dist
+.PHONY: demo test check lint bench versions preview dist docs pictures
 PY = .venv/bin/python
 
 # Python keeps what it compiled, whatever the environment says: the suite starts some hundred
@@ -58,6 +58,15 @@ test: lint versions
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 --dist worksteal tests
 	printf '%s\n' photographs masked_language_model digits | \
 	  KERAS_BACKEND=jax xargs -P 2 -I{} $(PY) examples/{}.py
+
+# Into site/, from the sources alone: no Keras and no network is needed, neither to build it nor to read it.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo 'Open site/index.html'
+
+# The pictures in docs/pictures, drawn by kg.show from the code of the pages.
+pictures: .venv/ready
+	KERAS_BACKEND=torch $(PY) docs/make/pictures.py
 
 bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py

@@ -144,8 +144,17 @@ assert (
     and after > 0.9
 )
 
+if hasattr(kg, "show"):
+    pages = Path("demo")
+    pages.mkdir(exist_ok=True)
+    kg.show(joined).save(pages / "network.html")
+    kg.show(change).save(pages / "edit.html")
+    print("\nOpen in a browser")
+    print(f"  {pages / 'network.html'}    the joined model")
+    print(f"  {pages / 'edit.html'}       what it shares with the donor, and what is new")
+
 print("""
 Try next
   .venv/bin/python examples/cut_in_the_middle.py    one script for each technique in examples/
   .venv/bin/keras-graft cuts app:ResNet50           the command, on any model file
-  docs/edit.md, docs/weights.md, docs/features.md   what else it can do, by task""")
+  docs/tasks/                                       what else it can do, by task""")

@@ -22,6 +22,10 @@ def random_inputs(model: Any, batch: int = 2, seed: int = 0) -> Any:
 
     Integers are 0 or 1, which is valid for every vocabulary and mask. A dimension that may vary
     is 8.
+
+    >>> import keras
+    >>> random_inputs(keras.Model(x := keras.Input((4,)), x), batch=3).shape[0]
+    3
     """
     rng = np.random.default_rng(seed)
 
@@ -53,6 +57,11 @@ def assert_same_outputs(
     Raises:
         AssertionError: If structures, shapes, dtypes or values differ. The message says which
             output, and by how much.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    >>> assert_same_outputs(model, kg.clone(model))
     """
     cases = [inputs] if inputs is not None else [random_inputs(a, n, n) for n in batches]
     for case in cases:

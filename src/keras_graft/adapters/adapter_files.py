@@ -54,6 +54,14 @@ def save_adapters(
     Raises:
         EditError: If the model has no such adapters, or one is merged.
         FileError: If the file cannot be written.
+
+    >>> import os, tempfile, keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> tuned = kg.lora(keras.Model(x, keras.layers.Dense(3, name="d")(x)), "d", rank=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kg.save_adapters(tuned, f"{folder}/task.safetensors")
+    ...     os.listdir(folder)
+    ['task.safetensors']
     """
     graph = model if isinstance(model, Graph) else read(model)
     chosen = chosen_names(graph, name, "save_adapters")
@@ -104,6 +112,15 @@ def load_adapters(
         WeightsError: If the file is of another network: its structure or its weights differ.
         EditError: If the model has an adapter of the name.
         FileError: If the file cannot be read.
+
+    >>> import tempfile, keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     kg.save_adapters(kg.lora(model, "d", rank=2), f"{folder}/task.safetensors")
+    ...     again = kg.load_adapters(kg.clone(model), f"{folder}/task.safetensors")
+    >>> again.count_params() - model.count_params()
+    14
     """
     if not isinstance(train, bool):
         raise EditError(f"load_adapters: train must be True or False, got {shown(train)}.")

@@ -48,6 +48,13 @@ class Adapters(Tabular):
         rows: One for each adapter on each weight.
         trainable: The number of parameters that train.
         parameters: The number of all parameters, those of adapters included.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> report = kg.list_adapters(kg.lora(model, "d", rank=2))
+    >>> report.names, report.trainable, report.parameters
+    (['default'], 14, 29)
     """
 
     model: str

@@ -27,6 +27,16 @@ _FIELDS = (
 class Graph(Copyable, Tabular):
     """A network: its inputs, its outputs, and its nodes in an order in which they can run.
 
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> graph = kg.read(model)
+    >>> [node.label for node in graph], graph.input_names
+    (['d'], ('x',))
+    >>> edited = kg.insert(graph, keras.layers.Dropout(0.1, name="drop"), after="d")
+    >>> [layer.name for layer in kg.build(edited).layers]
+    ['x', 'd', 'drop']
+
     Args:
         nodes: The nodes, each after the nodes whose values it reads.
         inputs: The input values, as a flat sequence.

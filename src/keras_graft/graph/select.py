@@ -143,7 +143,7 @@ def tied(graph: Graph, scope: tuple[Node, ...] = ()) -> Iterator[Node]:
 
 
 def select(graph: Graph, selector: Any) -> Selection:
-    """Find the nodes and values that a selector matches; the design page lists its forms.
+    """Find the nodes and values that a selector matches; `docs/select.md` lists its forms.
 
     Raises:
         NothingSelectedError: If nothing matches; the nearest names are given.

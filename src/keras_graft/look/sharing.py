@@ -73,6 +73,12 @@ class Sharing(Tabular):
         operations: The operations that are called more than once, in graph order.
         variables: The variables that more than one operation uses, in graph order.
         ties: The weights that are tied, in graph order.
+
+    >>> import keras, keras_graft as kg
+    >>> x, layer = keras.Input((4,), name="x"), keras.layers.Dense(4, name="d")
+    >>> report = kg.sharing(keras.Model(x, layer(layer(x))))
+    >>> [(shared.calls, shared.parameters) for shared in report.operations]
+    [(('d#0', 'd#1'), 20)]
     """
 
     operations: tuple[SharedOperation, ...]

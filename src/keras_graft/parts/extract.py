@@ -81,8 +81,21 @@ def submodel(graph: Graph, inputs: Any = None, outputs: Any = None) -> Graph:
         inputs: A selector of one value, or a list or dict of selectors.
         outputs: The same.
 
+    Returns:
+        A model of the layers in between, shared with `model`.
+
     Raises:
         CutError: If the outputs need more than the inputs; every missing value is named.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> rest = kg.submodel(model, inputs="h")
+    >>> rest.input_shape, rest.output_shape
+    ((None, 3), (None, 2))
+    >>> kg.submodel(model, outputs="h").get_layer("h") is model.get_layer("h")
+    True
     """
     ins, in_template = ends(graph, inputs, graph.inputs, graph.input_template)
     outs, out_template = ends(graph, outputs, graph.outputs, graph.output_template)

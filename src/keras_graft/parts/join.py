@@ -26,8 +26,22 @@ def join(*stages: Any) -> Any:
     values at both ends are still equal. If not, a warning names both ends and the call that ties
     them. It also names layers that several stages of one model, loaded from files, have copies of.
 
+    Args:
+        stages: Keras models or `Graph`s, from the inputs on. Each reads what the one before it gives.
+
+    Returns:
+        What the first of them is, made of the same layers.
+
     Raises:
         JoinError: If the outputs of a stage do not fit the inputs of the next.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> h = keras.layers.Dense(3, name="h")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2, name="out")(h), name="tiny")
+    >>> trunk, head = kg.split(model, at="h")
+    >>> [layer.name for layer in kg.join(trunk, head).layers]
+    ['x', 'h', 'out']
     """
     graphs = [read(stage) for stage in stages]
     try:

@@ -32,6 +32,13 @@ class LearningRates(keras.optimizers.Optimizer):
         inner_optimizer: The optimizer.
         table: Which weight has which rate.
         name: The name.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> optimizer = kg.learning_rates(model, "adam", {"**/bias": 1e-2, "**": 1e-3})
+    >>> round(float(optimizer.learning_rate), 4)  # the largest
+    0.01
     """
 
     def __init__(self, inner_optimizer: Any, table: Any, name: str | None = None) -> None:

@@ -16,6 +16,13 @@ class Rates(Tabular):
         optimizer: The class of the optimizer.
         weights: For each weight its address, its number of parameters, its learning rate now, how
             the rate is given, and its weight decay (None: the optimizer decays nothing).
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> rates = kg.learning_rates(model, "adam", {"**/bias": 1e-2, "**": 1e-3}).rates
+    >>> [(address, rate) for address, _, rate, _, _ in rates.weights]
+    [('d/kernel', 0.001), ('d/bias', 0.01)]
     """
 
     optimizer: str

@@ -22,6 +22,16 @@ class Carried(Tabular):
             that had them.
         new: Weights of the new model whose slots start fresh.
         dropped: Weights of the old model whose slots are dropped.
+
+    >>> import keras, numpy as np, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> model.compile("sgd", "mse")
+    >>> history = model.fit(np.ones((2, 4)), np.ones((2, 3)), verbose=0)
+    >>> edited = kg.insert(model, keras.layers.Dropout(0.1), after="d")
+    >>> report = kg.carry_optimizer(model, edited)
+    >>> report.optimizer, report.steps
+    ('SGD', 1)
     """
 
     optimizer: str

@@ -90,6 +90,13 @@ class Transplanted(Tabular):
         idle: LoRA adapters of the target that have no source and add nothing; they stay.
         modules: With `names="torch"`, the modules and their layers, in the order of the target.
         ignored: With `names="torch"`, the counters and tables of the source, which are no weights.
+
+    >>> import keras, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> model = keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny")
+    >>> report = kg.transplant(model, kg.clone(model, weights="fresh"))
+    >>> [moved.target for moved in report.moved], report.missing
+    (['d/kernel', 'd/bias'], ())
     """
 
     source: str

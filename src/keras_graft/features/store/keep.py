@@ -44,6 +44,19 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
     Args:
         path: The folder, or its URL.
         shards: How many to keep.
+
+    Raises:
+        FeatureError: If there is no store, another process writes to it, or `shards` is no number
+            of shards.
+
+    >>> import tempfile, keras, numpy as np, keras_graft as kg
+    >>> x = keras.Input((4,), name="x")
+    >>> trunk = kg.freeze(keras.Model(x, keras.layers.Dense(3, name="d")(x), name="tiny"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = kg.features.compute(trunk, np.ones((8, 4)), folder, progress=False)
+    ...     kg.features.keep(folder, 0)
+    ...     len(store), len(kg.features.FeatureStore(folder))
+    (8, 0)
     """
     if not isinstance(shards, Integral) or shards < 0:
         raise FeatureError(f"keep: {shown(shards)} shards: give how many to keep, 0 or more.")
