@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, TypeVar
 
 from keras_graft.errors import SelectionError
@@ -102,7 +103,7 @@ def printed(most: Any, verb: str) -> int | None:
     Raises:
         SelectionError: If it is neither a whole number from 1 on nor None.
     """
-    whole = hasattr(most, "__index__") and not isinstance(most, bool)
+    whole = isinstance(most, Integral) and not isinstance(most, bool)
     if most is not None and not (whole and most > 0):
         raise SelectionError(
             f"{verb}: most= says how many cuts to print, 1 or more, or None for all; got "
