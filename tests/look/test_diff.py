@@ -74,7 +74,9 @@ def test_it_says_where():
     b = layers.Dense(4, name="b")(a)
     model = keras.Model(x, layers.Add(name="add")([a, b]), name="m")
     report = kg.diff(model, kg.insert(model, layers.Dropout(0.5, name="drop"), between=("a", "b")))
-    assert [(n.name, n.kind, n.where) for n in report.new] == [("drop", "Dropout", "between a and b")]
+    assert [(n.name, n.kind, n.where) for n in report.new] == [
+        ("drop", "Dropout", "between a and b")
+    ]
     assert "drop       Dropout       0  between a and b" in str(report)
     assert report.to_dict()["new"][0]["where"] == "between a and b"
     report = kg.diff(model, kg.insert(model, layers.ReLU(name="r"), after="a"))
@@ -95,7 +97,9 @@ def test_it_says_where_across_the_borders_of_nested_models():
     y = layers.Dense(2, name="out")(encoder(layers.ReLU(name="act")(x)))
     model = keras.Model(x, y, name="m")
     report = kg.diff(model, kg.insert(model, layers.Dropout(0.5, name="drop"), before="encoder/d"))
-    assert report.new[0].name == "encoder/drop" and report.new[0].where == "between act and encoder/d"
+    assert (
+        report.new[0].name == "encoder/drop" and report.new[0].where == "between act and encoder/d"
+    )
     found = report.changes()
     assert found.of_new == {"act": "kept", "encoder": "changed", "encoder/drop": "new",
                             "encoder/d": "kept", "out": "kept"}  # fmt: skip

@@ -161,9 +161,7 @@ def _reads(
     found = []
     for mine, its in zip(before[: counts[0]], now[: counts[0]], strict=True):
         if not _same(mine, its, pairs, back, inputs) and not (
-            mine is not None
-            and its is not None
-            and _explained(old, mine, its, pairs, back, inputs)
+            mine is not None and its is not None and _explained(old, mine, its, pairs, back, inputs)
         ):
             names = (("nothing" if s is None else s.path) for s in (its, mine))
             found.append("reads {}, before {}".format(*names))

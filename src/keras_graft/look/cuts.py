@@ -90,7 +90,9 @@ class Cuts(Tabular, list[Cut]):
 def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
     """Return the cuts to print, in their order, and a title that says how many there are."""
     if most is None or len(found) <= most:
-        return list(found), "" if found else "no cuts: no single value has everything pass through it"
+        return list(
+            found
+        ), "" if found else "no cuts: no single value has everything pass through it"
     chosen = sorted(range(len(found)), key=lambda i: (found[i].size.rank, i))[:most]
     few = "one" if most == 1 else f"{most}"
     title = f"{counted(len(found), 'cut')}; the {few} with the smallest tensor (all: most=None)"
