@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_graft._keras import automatic_name
@@ -41,7 +41,7 @@ class ByValue:
         self._shapes: dict[int, Any] = {}
         self._pairs: dict[int, Any] = {}
         self._taken: set[int] = set()
-        self.inputs = _inputs(old.graph, new.graph)
+        self.inputs: Mapping[str, str] = _inputs(old.graph, new.graph)
         self._unclear: dict[int, None] = {}
         for find in (
             self._same_objects,

@@ -145,7 +145,9 @@ def sized(graph: Graph, input_shape: Any, verb: str) -> Graph:
                 "the shape of one sample, as input_shape=(224, 224, 3), or a dict of shapes by "
                 f"name. Its inputs: {has}."
             )
-        filled |= {n: dataclasses.replace(v.spec, shape=(None, *sizes)) for n, v in fits.items()}
+        filled |= {
+            n: dataclasses.replace(v.spec, shape=(None, *sizes)) for n, v in fits.items() if v.spec
+        }
     new = [v.with_spec(filled[n]) if n in filled else v for n, v in inputs.items()]
     return infer(graph.replace(inputs=[v.within(None) for v in new]), run=False)
 
@@ -154,7 +156,7 @@ def _whole(shape: Any) -> tuple[int, ...]:
     """Return a shape; empty if it is none."""
     if not isinstance(shape, list | tuple):
         return ()
-    whole = [isinstance(d, Integral) and not isinstance(d, bool) and d > 0 for d in shape]
+    whole = [isinstance(d, Integral) and not isinstance(d, bool) and int(d) > 0 for d in shape]
     return tuple(map(int, shape)) if all(whole) else ()
 
 

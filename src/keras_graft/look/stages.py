@@ -167,12 +167,12 @@ def chosen(found: Stages, wanted: Any) -> list[Stage]:
     result = []
     for number in numbers:
         whole = isinstance(number, Integral) and not isinstance(number, bool)
-        if not whole or not -len(found) <= number < len(found):
+        if not whole or not -len(found) <= int(number) < len(found):
             raise SelectionError(
                 f"stages={shown(wanted)}: {shown(number)} is no number of a stage, from "
                 f"{-len(found)} to {len(found) - 1}. There are: {listed}."
             )
-        result.append(found[number])
+        result.append(found[int(number)])
     return list({s.index: s for s in result}.values())
 
 
