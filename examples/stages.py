@@ -25,4 +25,6 @@ for name in ("ResNet50", "EfficientNetB0"):
     neck = keras.Model(inputs, sides, name="neck")
     for stage, side in zip(stages[2:], neck(np.zeros((1, 64, 64, 3), "float32")), strict=True):
         same = tuple(features[stage.name].shape[1:3]) == tuple(side.shape[1:3])
-        print(f"  stage {stage.index}: {stage.channels} channels to {side.shape[-1]}, same size: {same}")
+        print(
+            f"  stage {stage.index}: {stage.channels} channels to {side.shape[-1]}, same size: {same}"
+        )

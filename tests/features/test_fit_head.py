@@ -253,7 +253,7 @@ def test_fit_head_leaves_out_and_stops_as_it_is_told(tmp_path):
     )
     assert len(done.store) == 17 and done.checked == 17 and done.difference < 1e-2
     x[:] = 1e9
-    with pytest.raises(kg.FeatureError, match="The trunk fails on each of the 50 samples"):
+    with pytest.raises(kg.FeatureError, match="The trunk fails on each sample of data, 50 in all"):
         kg.features.fit_head(
             model, "pool", (x, y), store=tmp_path / "u", progress=False, on_error="skip"
         )

@@ -20,7 +20,11 @@ def resnet():
 
 def test_it_is_the_last_node_that_is_used_outside():
     model = resnet()
-    for name, end in (("block1", "block1_add"), ("block2", "block2_add"), ("block10", "block10_add")):
+    for name, end in (
+        ("block1", "block1_add"),
+        ("block2", "block2_add"),
+        ("block10", "block10_add"),
+    ):
         assert kg.select(model, name).labels == [end]
         assert kg.select(model, f"**/{name}").labels == [end]
     assert kg.extract(model, "block2").output_shape == (None, 4)  # one exact name: one tensor

@@ -61,7 +61,11 @@ def language(tied=True):
     x = layers.Embedding(11, 4, mask_zero=True, name="embedding")(ids)
     x = layers.LayerNormalization(name="norm")(x)
     model = keras.Model(ids, layers.Dense(11, name="lm_head")(x), name="language")
-    return kg.tie(model, "lm_head/kernel", "embedding/embeddings", transform="transpose") if tied else model
+    return (
+        kg.tie(model, "lm_head/kernel", "embedding/embeddings", transform="transpose")
+        if tied
+        else model
+    )
 
 
 def test_a_tied_model_keeps_its_tie_and_a_lost_one_is_told(tmp_path):
@@ -136,7 +140,9 @@ def test_another_dtype_is_told_also_where_the_values_are_equal():
         weight.assign(np.ones(weight.shape))
     (changed,) = kg.diff(model, half, by="value").changed
     assert "kernel float16, before float32, equal values" in changed.what
-    assert "dtype " in changed.what and "output (?, 4) float16, before (?, 4) float32" in changed.what
+    assert (
+        "dtype " in changed.what and "output (?, 4) float16, before (?, 4) float32" in changed.what
+    )
 
 
 def test_another_configuration_is_told():
@@ -268,7 +274,9 @@ def test_a_legacy_file_is_compared(tmp_path):
 def test_a_mask_that_loading_computes_twice_counts_once(tmp_path):
     model = masked()
     model.save(tmp_path / "m.keras")
-    edited = kg.insert(keras.models.load_model(tmp_path / "m.keras"), layers.ReLU(name="r"), "embed")
+    edited = kg.insert(
+        keras.models.load_model(tmp_path / "m.keras"), layers.ReLU(name="r"), "embed"
+    )
     report = kg.diff(model, edited, by="value")
     assert [x.name for x in report.new] == ["r"] and report.dropped == report.changed == ()
 

@@ -110,7 +110,7 @@ def test_a_shape_that_fits_no_input_is_refused():
     model = images()
     for shape in ((4,), (8, 8, 4), "8,8,3", 8, (0, 8, 3), {"other": (8, 8, 3)}, (True, 8, 3), ()):
         for ask in (kg.cuts, lambda m, **k: kg.features.advise(m, 9, **k)):
-            with pytest.raises(kg.SelectionError, match='fits no input of .images.') as caught:
+            with pytest.raises(kg.SelectionError, match="fits no input of .images.") as caught:
                 ask(model, input_shape=shape)
             assert '"image" (?, ?, ?, 3) float32' in str(caught.value)
     kg.cuts(model, input_shape=(224, 224, 3))  # the way out

@@ -118,4 +118,19 @@ def test_reports_are_data():
     model = tied()
     for report in (kg.sharing(model), kg.diff(model, model), kg.cuts(model)):
         assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
-        assert "<table>" in report._repr_html_()
+        assert "<table>" in report._repr_html_() and repr(report) == str(report)
+
+
+def test_the_repr_of_every_report_is_its_table():
+    """A dataclass would make its own, long one."""
+    from keras_graft.features.store.store import FeatureStore
+    from keras_graft.tables import Tabular
+
+    kinds, found = [Tabular], []
+    while kinds:
+        found.append(kinds.pop())
+        kinds += found[-1].__subclasses__()
+    assert len(set(found)) > 12
+    own = {kg.Graph, kg.Selection, FeatureStore}  # these are things, not reports
+    for kind in set(found) - own:
+        assert kind.__repr__ is Tabular.__repr__, kind

@@ -233,4 +233,7 @@ def test_a_stage_is_a_selector_and_the_report_is_data():
     data = kg.stages(model).to_dict()
     assert json.loads(json.dumps(data)) == data
     assert data[0]["stride"] == 1 and data[0]["channels"] == 4
-    assert repr(kg.stages(model)) == str(kg.stages(model)) and "<table>" in kg.stages(model)._repr_html_()
+    assert (
+        repr(kg.stages(model)) == str(kg.stages(model))
+        and "<table>" in kg.stages(model)._repr_html_()
+    )

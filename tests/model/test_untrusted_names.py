@@ -42,6 +42,18 @@ def hostile(bad=BAD):
     return model
 
 
+def named_blocks():
+    """Return a model whose hostile names are those of blocks."""
+    x = y = keras.Input((4, 4), name="x")
+    for i in range(2):
+        z = layers.Dense(4, name=f"block{i}_dense")(y)
+        y = layers.Add(name=f"block{i}_add")([y, z])
+    model = keras.Model(x, y, name="m")
+    for layer in model.layers[1:]:
+        layer.name += BAD
+    return model
+
+
 def test_what_is_printable_stays_and_the_rest_is_escaped():
     assert printable("conv_1 äß 日本 ü") == "conv_1 äß 日本 ü"
     assert printable("a\nb\x1b[0m\u202e\ud800") == r"a\nb\x1b[0m\u202e\ud800"
@@ -76,11 +88,12 @@ def test_reports_and_graphs():
     for thing in (
         graph, kg.select(model, layers.Dense), kg.cuts(model), kg.sharing(model),
         kg.diff(model, kg.clone(graph)), kg.diff(model, trunk), kg.features.advise(model, 10),
-        kg.transplant(model, kg.clone(model)),
+        kg.transplant(model, kg.clone(model)), kg.stages(model), kg.stages(named_blocks()),
+        kg.diff(model, kg.clone(model), by="value"), kg.diff(model, named_blocks(), by="value"),
     ):  # fmt: skip
         for text in (str(thing), thing._repr_html_()):
             assert_clean(text)
-        assert repr(thing).isprintable()
+        assert all(map(str.isprintable, repr(thing).split("\n")))
         assert "<b>" not in thing._repr_html_()
     for item in (*graph.nodes, *graph.all_values(), *graph.inputs):
         assert_clean(repr(item), 1)

@@ -180,7 +180,9 @@ def _local(run: Run, data: Any, progress: bool) -> None:
             if progress:
                 found = run.found
                 assert found is not None
-                print(f"Nothing to compute: {run.folder} holds the {counted(found.rows, 'sample')}.")
+                print(
+                    f"Nothing to compute: {run.folder} holds the {counted(found.rows, 'sample')}."
+                )
             return
         done = 0 if run.found is None else run.found.samples
         if bar is not None and done:

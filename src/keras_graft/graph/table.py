@@ -32,7 +32,9 @@ def graph_tables(graph: Graph) -> list[Table]:
 def graph_footer(graph: Graph) -> str:
     """Return the line below the table of a graph: outputs and number of parameters."""
     outputs = ", ".join(graph.label(v) for v in graph.outputs)
-    return f"outputs: {printable(outputs)}; {counted(count_parameters(graph.operations), 'parameter')}"
+    return (
+        f"outputs: {printable(outputs)}; {counted(count_parameters(graph.operations), 'parameter')}"
+    )
 
 
 def selection_tables(selection: Selection) -> list[Table]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from keras_graft._keras import automatic_name
@@ -41,9 +41,15 @@ class ByValue:
         self._shapes: dict[int, Any] = {}
         self._pairs: dict[int, Any] = {}
         self._taken: set[int] = set()
-        self.inputs = _inputs(old.graph, new.graph)
+        self.inputs: Mapping[str, str] = _inputs(old.graph, new.graph)
         self._unclear: dict[int, None] = {}
-        for find in (self._same_objects, self._by_name, self._by_weights, self._by_place, self._rest):
+        for find in (
+            self._same_objects,
+            self._by_name,
+            self._by_weights,
+            self._by_place,
+            self._rest,
+        ):
             find()
         self._compare()
         self._equal_ops()
@@ -160,7 +166,9 @@ class ByValue:
                 was = names[0].index(self.inputs[names[1][number]]) if self.inputs.get(
                     names[1][number]) in names[0] else None  # fmt: skip
                 if was is not None:
-                    self._readers(self._old.readers(None, was), self._new.readers(None, number), pair)
+                    self._readers(
+                        self._old.readers(None, was), self._new.readers(None, number), pair
+                    )
                 continue
             nodes = self._old.nodes[mine], self._new.nodes[its]
             reads = zip(self._old.reads(nodes[0]), self._new.reads(nodes[1]), strict=False)

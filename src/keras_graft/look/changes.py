@@ -160,7 +160,9 @@ def _reads(
     before, now = old.reads(was), new.reads(node)
     found = []
     for mine, its in zip(before[: counts[0]], now[: counts[0]], strict=True):
-        if not _same(mine, its, pairs, back, inputs):
+        if not _same(mine, its, pairs, back, inputs) and not (
+            mine is not None and its is not None and _explained(old, mine, its, pairs, back, inputs)
+        ):
             names = (("nothing" if s is None else s.path) for s in (its, mine))
             found.append("reads {}, before {}".format(*names))
     masks = [{s for s in side[counts[0] :] if s is not None} for side in (before, now)]
@@ -186,8 +188,28 @@ def _same(
         return mine is its
     if its.place is not None and its.place not in pairs:
         return True  # a new call
-    if mine.place is not None and mine.place not in back:
-        return True  # a dropped call
     if its.place is None:
         return mine.place is None and inputs.get(its.path) == mine.path
     return pairs[its.place] == mine.place and mine.index == its.index
+
+
+def _explained(
+    old: Wiring,
+    mine: Source,
+    its: Source,
+    pairs: Mapping[Place, Place],
+    back: Mapping[Place, Place],
+    inputs: Mapping[str, str],
+) -> bool:
+    """Whether only dropped calls were between what a call reads and what it read."""
+    stack, seen = [mine], {mine}
+    while stack:
+        source = stack.pop()
+        if source.place is not None and source.place not in back:
+            for above in old.reads(old.nodes[source.place]):
+                if above is not None and above not in seen:
+                    seen.add(above)
+                    stack.append(above)
+        elif _same(source, its, pairs, back, inputs):
+            return True
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, TypeVar
 
 from keras_graft.errors import SelectionError
@@ -89,7 +90,9 @@ class Cuts(Tabular, list[Cut]):
 def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
     """Return the cuts to print, in their order, and a title that says how many there are."""
     if most is None or len(found) <= most:
-        return list(found), "" if found else "no cuts: no single value has everything pass through it"
+        return list(
+            found
+        ), "" if found else "no cuts: no single value has everything pass through it"
     chosen = sorted(range(len(found)), key=lambda i: (found[i].size.rank, i))[:most]
     few = "one" if most == 1 else f"{most}"
     title = f"{counted(len(found), 'cut')}; the {few} with the smallest tensor (all: most=None)"
@@ -102,7 +105,7 @@ def printed(most: Any, verb: str) -> int | None:
     Raises:
         SelectionError: If it is neither a whole number from 1 on nor None.
     """
-    whole = hasattr(most, "__index__") and not isinstance(most, bool)
+    whole = isinstance(most, Integral) and not isinstance(most, bool)
     if most is not None and not (whole and most > 0):
         raise SelectionError(
             f"{verb}: most= says how many cuts to print, 1 or more, or None for all; got "

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from keras_graft._keras import leaves_flag
-from keras_graft.errors import SelectionError
+from keras_graft.errors import FileError, SelectionError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
 from keras_graft.graph.node import Node
@@ -78,7 +78,14 @@ def diff(old: Any, new: Any, by: str | None = None) -> Diff:
 
 
 def _loaded(model: Any) -> Any:
-    return load(os.fspath(model)) if isinstance(model, str | os.PathLike) else model
+    if not isinstance(model, str | os.PathLike):
+        return model
+    try:
+        return load(str(os.fspath(model)))
+    except OSError as error:  # a name that is too long, a folder that is not ours
+        raise FileError(
+            f"diff: {shown(str(model))} cannot be read: {error.strerror or type(error).__name__}."
+        ) from error
 
 
 def _report(wirings: tuple[Wiring, Wiring], pairing: Pairing) -> Diff:

@@ -65,7 +65,7 @@ class ByIdentity:
     def __init__(self, old: Graph, new: Graph) -> None:
         self._old = {key: node.operation for key, node in first_calls(old).items()}
         self._now = set(first_calls(new))
-        self.inputs = {name: name for name in new.input_names}
+        self.inputs: Mapping[str, str] = {name: name for name in new.input_names}
         before, now = weights_in(old), weights_in(new)
         self._parameters = {
             "shared": sum(size for key, size in now.items() if key in before),

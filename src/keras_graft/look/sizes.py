@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 from keras_graft.errors import SelectionError
@@ -133,7 +134,7 @@ def sized(graph: Graph, input_shape: Any, verb: str) -> Graph:
     wanted = input_shape if isinstance(input_shape, Mapping) else {None: input_shape}
     inputs = dict(zip(graph.input_names, graph.inputs, strict=True))
     filled = {}
-    for name, shape in wanted.items():
+    for name, shape in wanted.items() or [(None, ())]:
         sizes = _whole(shape)
         among = inputs if name is None else {n: v for n, v in inputs.items() if n == name}
         fits = {n: v for n, v in among.items() if sizes and _fits(v.spec, sizes)}
@@ -144,7 +145,9 @@ def sized(graph: Graph, input_shape: Any, verb: str) -> Graph:
                 "the shape of one sample, as input_shape=(224, 224, 3), or a dict of shapes by "
                 f"name. Its inputs: {has}."
             )
-        filled |= {n: dataclasses.replace(v.spec, shape=(None, *sizes)) for n, v in fits.items()}
+        filled |= {
+            n: dataclasses.replace(v.spec, shape=(None, *sizes)) for n, v in fits.items() if v.spec
+        }
     new = [v.with_spec(filled[n]) if n in filled else v for n, v in inputs.items()]
     return infer(graph.replace(inputs=[v.within(None) for v in new]), run=False)
 
@@ -153,7 +156,7 @@ def _whole(shape: Any) -> tuple[int, ...]:
     """Return a shape; empty if it is none."""
     if not isinstance(shape, list | tuple):
         return ()
-    whole = [hasattr(d, "__index__") and not isinstance(d, bool) and d > 0 for d in shape]
+    whole = [isinstance(d, Integral) and not isinstance(d, bool) and int(d) > 0 for d in shape]
     return tuple(map(int, shape)) if all(whole) else ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 from keras_graft.errors import SelectionError
@@ -165,13 +166,13 @@ def chosen(found: Stages, wanted: Any) -> list[Stage]:
         raise SelectionError(f"stages={shown(wanted)} names no stage. There are: {listed}.")
     result = []
     for number in numbers:
-        whole = hasattr(number, "__index__") and not isinstance(number, bool)
-        if not whole or not -len(found) <= number < len(found):
+        whole = isinstance(number, Integral) and not isinstance(number, bool)
+        if not whole or not -len(found) <= int(number) < len(found):
             raise SelectionError(
                 f"stages={shown(wanted)}: {shown(number)} is no number of a stage, from "
                 f"{-len(found)} to {len(found) - 1}. There are: {listed}."
             )
-        result.append(found[number])
+        result.append(found[int(number)])
     return list({s.index: s for s in result}.values())
 
 

@@ -87,7 +87,9 @@ def changed_weight(before: Any, now: Any) -> WeightChange | None:
         return None
     size = math.prod(now.shape)
     if tuple(before.shape) != tuple(now.shape):
-        return WeightChange(now.name, f"shape {tuple(now.shape)}, before {tuple(before.shape)}", size)
+        return WeightChange(
+            now.name, f"shape {tuple(now.shape)}, before {tuple(before.shape)}", size
+        )
     largest, nans, count = 0.0, 0, 0
     for a, b in _chunks(before.value, now.value):
         unlike = a != b

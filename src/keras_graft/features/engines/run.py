@@ -81,7 +81,9 @@ class Run:
         """Refuse keys if their number differs from the number of samples."""
         keys = self.columns.keys
         if keys is not None and total is not None and len(keys[0]) != total:
-            raise FeatureError(f"There is a different number of keys: {counted(total, 'sample')}, {counted(len(keys[0]), 'key')}.")
+            raise FeatureError(
+                f"There is a different number of keys: {counted(total, 'sample')}, {counted(len(keys[0]), 'key')}."
+            )
 
     @property
     def compared(self) -> int:

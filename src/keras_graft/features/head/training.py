@@ -78,7 +78,9 @@ class Training:
         given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
         fed, callbacks = self.parts[0].fed()
         if progress:
-            print(f"Training the head on the features of {counted(len(self.parts[0].indices), 'sample')}.")
+            print(
+                f"Training the head on the features of {counted(len(self.parts[0].indices), 'sample')}."
+            )
         self.history = self._head.fit(
             fed,
             validation_data=self.parts[1].fed()[0] if len(self.parts) > 1 else None,

@@ -290,7 +290,8 @@ class FeatureStore(Tabular):
             + ", ".join(f"{k} {v}" for k, v in m.versions.items()),
         )
         rows = [
-            (n.rstrip("/"), m.columns[n], in_bytes(m.columns[n].bytes)) for n in self.columns(*KINDS, "views")
+            (n.rstrip("/"), m.columns[n], in_bytes(m.columns[n].bytes))
+            for n in self.columns(*KINDS, "views")
         ]
         found: list[Table] = [(title, ("column", "rows", "bytes/sample"), rows)]
         if m.skipped:
