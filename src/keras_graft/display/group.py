@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keras_graft.display.names import beginning, prefix, tokens
+from keras_graft.display.names import beginning, is_given_by_keras, prefix, tokens
 from keras_graft.display.parts import Part, empty_item
 from keras_graft.printable import quoted
 
@@ -34,7 +34,9 @@ def block_of(
 def repeat_of(nodes: Sequence[Part], blocks: list[Part], begins: Sequence[str]) -> Part:
     """Return a group of equal blocks, each a block or a single node."""
     name = _written(nodes, begins)
-    label = name or beginning(block.name for block in blocks) or _kinds(nodes, len(blocks))
+    label = name or beginning(block.name for block in blocks)
+    if not label or _tells_nothing(blocks[0], nodes[len(nodes) // len(blocks) - 1]):
+        label = _kinds(nodes, len(blocks))
     item = empty_item("group", label, "repeat")
     item["times"] = len(blocks)
     _select(item, nodes, name)
@@ -45,6 +47,12 @@ def _written(nodes: Sequence[Part], begins: Sequence[str]) -> str:
     """Return the beginning of a name as it is written."""
     names = (part.name for part in nodes if begins)
     return next((prefix(n, begins) for n in names if tokens(n)[: len(begins)] == begins), "")
+
+
+def _tells_nothing(block: Part, last: Part) -> bool:
+    """Whether a block is only named after its last node, which Keras gave its name."""
+    ends = block.name == f"up to {last.item['label']}"
+    return ends and is_given_by_keras(last.name, last.item["kind"])
 
 
 def _kinds(nodes: Sequence[Part], times: int) -> str:

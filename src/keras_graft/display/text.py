@@ -62,7 +62,7 @@ def _add(view: View, key: str, rows: list[tuple[str, ...]]) -> None:
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Return rows in columns; where they are too wide, names, kinds and outputs are cut short."""
-    most = (46, 24, 30, 14)
+    most = (56, 24, 30, 14)
     widths = [
         min(max(len(row[i]) for row in rows if row[1]), limit) for i, limit in enumerate(most)
     ]
