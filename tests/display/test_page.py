@@ -141,7 +141,7 @@ def test_tables_of_a_report():
     text = page_of_tables(
         scenes.SCRIPT,
         [
-            (("two", scenes.PICTURE), ["layer", "weights"], [[scenes.SCRIPT, 12345], ["b", None]]),
+            (("two", scenes.PICTURE), ["layer", "weights"], [[scenes.SCRIPT, 12345], ["b", None], ["c", "1.6 MB"]]),
             ("only words", [], []),
         ],
     )
@@ -150,4 +150,5 @@ def test_tables_of_a_report():
     assert found.of("h1") == found.of("title") == [scenes.SCRIPT]
     assert found.tags.count("table") == 1
     assert '<td class="number">12,345</td>' in text and '<td class="number">?</td>' in text
+    assert '<td class="number">1.6 MB</td>' in text
     assert "<p>only words</p>" in text

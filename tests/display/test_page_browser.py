@@ -194,6 +194,10 @@ def test_the_keyboard(opened):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Enter")
     assert box(page, "n5").get_attribute("aria-pressed") == "true"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.closest('#panel') !== null")
+    page.keyboard.press("Escape")
+    assert focused(page) == "n5"
     page.keyboard.press("Backspace")
     laid_out(page)
     assert box(page, "g2").get_attribute("aria-expanded") == "false"

@@ -149,7 +149,7 @@ const Draw = (() => {
   function title(network, item, { x, y, w }) {
     const copies = item.times ? ` · ${item.times} equal blocks` : "";
     const kind = { block: "", repeat: "" }[item.kind] ?? ` · ${item.kind}`;
-    const text = Dom.middle(first(item) + kind + copies, Math.max(12, Math.floor(w / 8)));
+    const text = Dom.middle(first(item) + kind + copies, Math.max(12, Math.floor((w - 40) / 8.4)));
     return Dom.svg("g", { class: "box title", transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, "aria-hidden": "true" },
       Dom.svg("text", { class: "label", x: 28, y: 21, text }), ...pills(network, item, w), ...sign(network, item));
   }

@@ -39,6 +39,7 @@ const Keys = (() => {
     else if (event.key === "Home") go(network.boxes()[0]);
     else if (event.key === "End") go(network.boxes().pop());
     else if (event.key === "Enter" && network.isGroup(id)) picture.toggle(id);
+    else if (event.key === "Enter" && picture.chosen === id) picture.panel.querySelector("#panel-content button, #panel-content [tabindex]")?.focus();
     else if (event.key === "Enter" || event.key === " ") picture.select(id);
     else if (event.key === "Backspace") close(picture, id);
     else return false;

@@ -77,6 +77,10 @@
   }
 
   function escape() {
+    if (picture.panel.contains(document.activeElement) && picture.chosen) {
+      Draw.element(network.seen(picture.chosen)).focus();
+      return;
+    }
     if (idOf(document.activeElement) && !picture.chosen && picture.cuts.chosen === null) Dom.at("search").focus();
     else if (picture.chosen) picture.select(null);
     else if (picture.cuts.chosen !== null) picture.cuts.choose(null);
