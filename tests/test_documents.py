@@ -1,6 +1,7 @@
 """Everything that the documents show runs: Python, commands, and what is printed."""
 
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -21,8 +22,12 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not page.stem.startswith("benchmarks")]
 LANGUAGES = {"python", "console", "text", "mermaid"}
-PENDING = {name for name in ("show", "stages", "steps", "replay") if not hasattr(kg, name)}
-"""Verbs that pages show and that are not there: a block with one of them is not run."""
+LATER = {
+    **{rf"kg\.{name}\(": hasattr(kg, name) for name in ("show", "stages", "steps", "replay")},
+    'by="value"': "by" in inspect.signature(kg.diff).parameters,
+}
+PENDING = "|".join(pattern for pattern, there in LATER.items() if not there)
+"""What pages show and is not there: a block with some of it is not run."""
 
 
 def blocks(page):
@@ -38,7 +43,7 @@ def run(page):
     names, printed = {"__name__": page.stem}, []
     for language, code in blocks(page):
         if language == "python":
-            if PENDING and re.search(rf"\bkg\.({'|'.join(PENDING)})\(", code):
+            if PENDING and re.search(PENDING, code):
                 printed.append(None)
                 continue
             out = io.StringIO()

@@ -137,6 +137,7 @@ def test_every_example_is_in_the_index():
         assert f"]({link})" in text, f"examples/README.md does not list {link}"
 
 
+@pytest.mark.once
 def test_names_are_found():
     assert "keras_graft.extract" in NAMES and "keras_graft.resize.classes" in NAMES
     assert (

@@ -69,7 +69,7 @@ def svg(text: str, title: str = "") -> str:
     parts += [_box(chart.labels[name], boxes[name]) for name in chart.labels]
     name = html.escape(title or ", ".join(chart.labels.values()))
     style = (
-        "<style>.fc{max-width:100%;height:auto;font:13px system-ui,sans-serif;color:inherit}"
+        "<style>.fc{font:13px system-ui,sans-serif;color:inherit}"
         ".fc path{fill:none;stroke:currentColor;opacity:.65}.fc .tip{fill:currentColor;stroke:none}"
         ".fc rect{fill:#3b6ea822;stroke:#3b6ea8}.fc text{fill:currentColor;text-anchor:middle}</style>"
     )

@@ -27,6 +27,17 @@ PAGES = {
 PENDING = {"show.md", "steps.md"}
 """Pages that are written elsewhere: until they exist, links to them are only their words."""
 
+TRACKERS = {
+    "keras": "keras-team/keras",
+    "tf-keras": "keras-team/tf-keras",
+    "tensorflow": "tensorflow/tensorflow",
+    "models": "tensorflow/models",
+    "keras-vis": "raghakot/keras-vis",
+    "keract": "philipperemy/keract",
+    "deep-learning-models": "fchollet/deep-learning-models",
+}
+"""Where issues are that pages cite: `keras#16123`."""
+
 
 def mapping() -> dict[str, str]:
     """Return the page of the site for each file of the repository that is one."""
@@ -42,12 +53,22 @@ def mapping() -> dict[str, str]:
 
 def on_config(config):
     config.nav = _without(config.nav)
-    listed = [
-        page if page.endswith("index.md") else {title: page}
-        for page, (title, _) in reference().items()
-    ]
-    next(item for item in config.nav if "Reference" in item)["Reference"] = listed
+    found = {title: page for page, (title, _) in reference().items()}
+    _fill(config.nav, "Reference", [{title: page} for title, page in found.items()])
+    names = sorted(path.name for path in (ROOT / "docs").glob("benchmarks*.md"))
+    _fill(config.nav, "Benchmarks", names)
     return config
+
+
+def _fill(nav: list, title: str, pages: list) -> None:
+    """Put pages into the part of the navigation that has this title."""
+    for item in nav:
+        if isinstance(item, dict):
+            ((name, inner),) = item.items()
+            if name == title:
+                item[name] = pages
+            elif isinstance(inner, list):
+                _fill(inner, title, pages)
 
 
 def _without(nav):
@@ -109,7 +130,23 @@ def on_page_markdown(markdown: str, page, **kwargs) -> str:
         goal = pages.get(file, file.removeprefix("docs/"))
         return f"{words}({posixpath.relpath(goal, posixpath.dirname(here) or '.')}{anchor})"
 
-    markdown = re.sub(r"^```mermaid\n(.*?)^```$", lambda m: svg(m[1]), markdown, flags=re.S | re.M)
+    markdown = re.sub(
+        r"^```mermaid\n(.*?)^```$", lambda m: _chart(m[1]), markdown, flags=re.S | re.M
+    )
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
     link = re.compile(r"(!?\[[^\]]*\])\(([^)#\s]*)(#[^)\s]*)?\)")
-    return "".join(p if p.startswith("```") else link.sub(turned, p) for p in parts)
+    return "".join(p if p.startswith("```") else _issues(link.sub(turned, p)) for p in parts)
+
+
+def _chart(text: str) -> str:
+    return f'<div class="chart">{svg(text)}</div>\n'
+
+
+def _issues(text: str) -> str:
+    """Link the issues that a page cites; code stays as it is."""
+    cited = re.compile(rf"(?<![\w`/-])({'|'.join(TRACKERS)})#(\d+)\b(?!`)")
+
+    def link(match: re.Match[str]) -> str:
+        return f"[{match[0]}](https://github.com/{TRACKERS[match[1]]}/issues/{match[2]})"
+
+    return cited.sub(link, text)
