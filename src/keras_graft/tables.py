@@ -81,3 +81,15 @@ def _cell(value: Any) -> str:
 
 def _is_number(text: str) -> bool:
     return text == "?" or text.replace(",", "").replace(".", "").isdecimal()
+
+
+def cells_of(
+    head: Sequence[str], rows: Iterable[Sequence[object]]
+) -> tuple[list[list[str]], list[bool]]:
+    """Return the cells of a table as text, and for each column whether it holds numbers.
+
+    >>> cells_of(["layer", "params"], [["dense", 1000]])
+    ([['dense', '1,000']], [False, True])
+    """
+    cells = [[_cell(c) for c in row] for row in rows]
+    return cells, [bool(cells) and all(_is_number(r[i]) for r in cells) for i in range(len(head))]

@@ -1,0 +1,116 @@
+"""The commands that answer questions about one model, from its structure alone."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from keras_graft_cli.completion import names
+from keras_graft_cli.files import structure
+from keras_graft_cli.group import LOOK
+from keras_graft_cli.options import Model
+from keras_graft_cli.running import Run, Told, command
+
+Select = Annotated[
+    str | None, typer.Option(help="Only what this selector names.", autocompletion=names)
+]
+
+
+@command(panel=LOOK, loads=True)
+def show(
+    run: Run,
+    model: Model,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="How many levels of nested models and blocks.")
+    ] = None,
+    select: Select = None,
+) -> Told:
+    """Print the outline of a model: blocks, and how often they repeat."""
+    import keras_graft as kg
+    from keras_graft_cli.outline import outline
+    from keras_graft_cli.selectors import selector
+
+    graph = kg.read(structure(run, model))
+    chosen = None if select is None else kg.select(graph, selector(select))
+    return outline(graph, chosen, depth)
+
+
+@command(panel=LOOK, loads=True)
+def nodes(run: Run, model: Model, select: Select = None) -> Told:
+    """List the calls of a model, with shapes, parameters and what they read."""
+    import keras_graft as kg
+    from keras_graft.graph.parameters import count_parameters
+    from keras_graft_cli.selectors import selector
+
+    graph = kg.read(structure(run, model))
+    selection = kg.select(graph, "**" if select is None else selector(select))
+    data = {
+        "name": graph.name,
+        "inputs": list(graph.input_names),
+        "outputs": [graph.label(v) for v in graph.outputs],
+        "nodes": [
+            {
+                "path": node.path,
+                "kind": node.kind,
+                "outputs": [[list(v.spec.shape), v.spec.dtype] for v in node.outputs if v.spec],
+                "from": [node.home.label(v) for v in node.inputs],
+                "parameters": count_parameters([node.operation]),
+            }
+            for node in selection.nodes
+        ],
+    }
+    return Told(data, graph if select is None else selection)
+
+
+@command(panel=LOOK, loads=True)
+def cuts(run: Run, model: Model) -> Told:
+    """List where a model can be cut at a single value."""
+    import keras_graft as kg
+
+    found = kg.cuts(structure(run, model))
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def advise(
+    run: Run,
+    model: Model,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples the store holds.")],
+) -> Told:
+    """Say for each cut how large a store of features is, and how much compute it saves."""
+    import keras_graft as kg
+
+    found: Any = kg.features.advise(structure(run, model), samples)
+    rows = [
+        {
+            "name": cut.name,
+            "shape": list(cut.value.spec.shape) if cut.value.spec else None,
+            "bytes_per_sample": each,
+            "bytes": total,
+            "compute_saved": saved,
+        }
+        for cut, each, total, saved in found.rows
+    ]
+    return Told({"samples": found.samples, "cuts": rows}, found)
+
+
+@command(panel=LOOK, loads=True)
+def stages(run: Run, model: Model) -> Told:
+    """List the last node at each resolution or block, with channels and stride."""
+    import keras_graft as kg
+
+    ask: Any = getattr(kg, "stages", None)
+    if ask is None:
+        raise kg.NotYetError("This version of keras-graft has no kg.stages yet.")
+    found = ask(structure(run, model))
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def sharing(run: Run, model: Model) -> Told:
+    """List the layers that are called several times, and the variables that several layers use."""
+    import keras_graft as kg
+
+    found = kg.sharing(structure(run, model))
+    return Told(found.to_dict(), found)

@@ -1,0 +1,121 @@
+"""Print what a command says: tables that fit the terminal, plain text in a pipe, or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import typer
+
+_process = False
+
+
+def own_process() -> None:
+    """Say that this process runs one command and nothing else, as `main` does."""
+    global _process
+    _process = True
+
+
+def is_a_process() -> bool:
+    """Whether this process runs one command and nothing else; tests run several in theirs."""
+    return _process
+
+
+def on_a_terminal() -> bool:
+    """Whether the output is read by a person now."""
+    return sys.stdout.isatty()
+
+
+def write_json(data: Any) -> None:
+    """Print data as JSON."""
+    typer.echo(json.dumps(data, indent=2, allow_nan=True))
+
+
+def write(shown: Any) -> None:
+    """Print text, a report with tables, or a list of these."""
+    if not on_a_terminal():
+        typer.echo("\n\n".join(map(str, _parts(shown))))
+        return
+    text = drawn(shown)
+    if text.count("\n") < shutil.get_terminal_size().lines or not _paged(text):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def drawn(shown: Any) -> str:
+    """Return what is shown as text for this terminal: as wide as it is, in its colours."""
+    from rich.console import Console
+
+    console = Console(force_terminal=True)
+    with console.capture() as captured:
+        for number, part in enumerate(_parts(shown)):
+            if number:
+                console.print()
+            _draw(console, part)
+    return captured.get()
+
+
+def _parts(shown: Any) -> list[Any]:
+    """Return what is printed in turn. A report may be a list itself."""
+    return shown if isinstance(shown, list) and not hasattr(shown, "tables") else [shown]
+
+
+def _draw(console: Any, shown: Any) -> None:
+    from rich.text import Text
+
+    from keras_graft.printable import printable
+
+    if not hasattr(shown, "tables"):
+        console.print(Text(str(shown)), soft_wrap=True)
+        return
+    for number, (title, head, rows) in enumerate(shown.tables()):
+        if number:
+            console.print()
+        for line in filter(None, (title,) if isinstance(title, str) else title):
+            console.print(Text(printable(line), style="bold"))
+        if rows:
+            console.print(table(head, rows))
+    footer = getattr(shown, "footer", None)
+    if callable(footer):
+        console.print(Text(str(footer())))
+
+
+def table(head: Any, rows: Any) -> Any:
+    """Return rows as a table of Rich; a column of numbers is as wide as they are, the rest folds."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from keras_graft.printable import printable
+    from keras_graft.tables import cells_of
+
+    cells, numbers = cells_of(head, rows)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, (name, number) in enumerate(zip(head, numbers, strict=True)):
+        made.add_column(
+            Text(printable(name)), justify="right" if number else "left", no_wrap=number,
+            overflow="fold", style="" if i else "cyan",
+        )  # fmt: skip
+    for row in cells:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def _paged(text: str) -> bool:
+    """Show text in the user's pager; return whether that was possible."""
+    if not sys.stdin.isatty() or os.environ.get("TERM") in (None, "dumb"):
+        return False
+    pager = os.environ.get("PAGER", "less")
+    if not pager or shutil.which(pager.split()[0]) is None:
+        return False
+    environ = {"LESS": "-FRX", "LESSCHARSET": "utf-8", **os.environ}
+    with (
+        subprocess.Popen(pager, shell=True, stdin=subprocess.PIPE, env=environ) as process,
+        contextlib.suppress(BrokenPipeError, KeyboardInterrupt),  # it was left early
+    ):
+        process.communicate(text.encode(errors="replace"))
+    return True
