@@ -48,6 +48,12 @@ def steps_files(context: typer.Context, args: list[str], incomplete: str) -> lis
     return _files(incomplete, ".yaml", ".yml", ".json")
 
 
+def files(context: typer.Context, args: list[str], incomplete: str) -> list[str]:
+    """Offer the files behind `NAME=`."""
+    name, equals, path = incomplete.partition("=")
+    return [f"{name}={found}" for found in _files(path, "")] if equals else []
+
+
 def names(context: typer.Context, args: list[str], incomplete: str) -> list[str]:
     """Offer the layers of the model on the line."""
     path = _model_of(context)

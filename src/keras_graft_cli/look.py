@@ -27,10 +27,16 @@ def show(
     select: Select = None,
 ) -> Told:
     """Print the outline of a model: blocks, and how often they repeat."""
+    import importlib.util
+
     import keras_graft as kg
     from keras_graft_cli.outline import outline
     from keras_graft_cli.selectors import selector
 
+    if importlib.util.find_spec("keras_graft.display") is None:
+        raise kg.NotYetError(
+            "This version of keras-graft draws no outlines yet: `nodes` lists all."
+        )
     graph = kg.read(structure(run, model))
     chosen = None if select is None else kg.select(graph, selector(select))
     return outline(graph, chosen, depth)

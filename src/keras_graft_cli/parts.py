@@ -46,7 +46,8 @@ def extract(
         return make(run, out, lambda: kg.extract(load(run, model), several(taps or [])))
     if "stages" not in inspect.signature(kg.extract).parameters:
         raise UsageError("This version of keras-graft has no stages yet: name the values.")
-    how: dict[str, Any] = {"stages": sizes(stages, "--stages")}
+    numbers = sizes(stages, "--stages") or ()
+    how: dict[str, Any] = {"stages": numbers[0] if len(numbers) == 1 else numbers}
     return make(run, out, lambda: kg.extract(load(run, model), **how))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_graft_cli.completion import steps_files
+from keras_graft_cli.completion import files, steps_files
 from keras_graft_cli.errors import UsageError
 from keras_graft_cli.files import load, make
 from keras_graft_cli.group import EDIT
@@ -46,13 +46,30 @@ def replay(
     ],
     model: Model,
     out: Out,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: a model or file that the steps need.", autocompletion=files),
+    ] = None,
 ) -> Told:
     """Make the steps of a file on a model.
 
     Example: keras-graft replay steps.yaml m.keras -o new.keras
     """
     again: Any = _verb("replay")
-    return make(run, out, lambda: again(load(run, model), steps))
+    how: dict[str, Any] = {"given": _given(run, given)} if given else {}
+    return make(run, out, lambda: again(load(run, model), steps, **how))
+
+
+def _given(run: Run, texts: list[str]) -> dict[str, Any]:
+    """Return the models and files by the names that steps have for them."""
+    found = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise UsageError(f"--given takes NAME=FILE: {text}")
+        is_model = path.endswith((".keras", ".h5", ".hdf5")) or path.startswith("app:")
+        found[name] = load(run, path) if is_model else path
+    return found
 
 
 def _verb(name: str) -> Any:

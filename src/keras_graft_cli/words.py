@@ -7,9 +7,10 @@ What no command can express stays Python, and says so.
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_graft import advice
+if TYPE_CHECKING:
+    from keras_graft import advice
 
 _OPTIONS = {
     ("resume", False): "--force", ("strict", False): "--no-strict",
@@ -34,6 +35,9 @@ class Commands:
     """
 
     def __init__(self, context: Any) -> None:
+        from keras_graft import advice
+
+        self._python = advice
         self._commands = context.find_root().command.commands
         self._running = context.command
         self._given = dict(context.params)
@@ -42,12 +46,17 @@ class Commands:
         """Return a call of a verb as a command; as Python where there is none."""
         command = self._commands.get(_VERBS.get(call.verb, call.verb))
         if command is None or (call.model not in ("model", "")):
-            return f"in Python, {advice.as_python(call)}"
+            return f"in Python, {self._python.as_python(call)}"
         parameters = {p.name: p for p in command.params}
         unknown = [name for name in call.arguments if name not in parameters]
         if unknown:
-            return f"in Python, {advice.as_python(call)}"
-        values = dict(call.arguments)
+            return f"in Python, {self._python.as_python(call)}"
+        # What users write themselves is shown by its name: NEW.
+        as_it_stands = self._python.As
+        values = {
+            name: name.upper() if isinstance(value, as_it_stands) else value
+            for name, value in call.arguments.items()
+        }
         if command is self._running:
             values = {**self._typed(parameters), **values}
         else:
@@ -60,7 +69,7 @@ class Commands:
             return _OPTIONS[name, value]
         found = [p for p in self._running.params if p.name == name]
         if not found:
-            return advice.as_option(name, value)
+            return self._python.as_option(name, value)
         return " ".join(_one(found[0], value))
 
     def way(self, name: str, words: str) -> str:
@@ -110,7 +119,7 @@ def _one(parameter: Any, value: Any) -> list[str]:
     items = value if several and isinstance(value, list) else [value]
     result = []
     for item in items:
-        text = parameter.name.upper() if isinstance(item, advice.As) else _text(item)
+        text = _text(item)
         result += [parameter.opts[0], text] if parameter.param_type_name == "option" else [text]
     return result
 
