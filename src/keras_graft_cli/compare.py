@@ -125,16 +125,25 @@ def _outputs(model: Any, given: Any, name: str) -> dict[str, Any]:
     import keras
     import numpy as np
 
+    from keras_graft import read
+
     try:
         found = keras.tree.flatten_with_path(model(given, training=False))
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [""]
         raise UsageError(f"{name!r} does not run on these inputs: {lines[0]}") from error
-    labels = [".".join(map(str, path)) or f"output {i}" for i, (path, _) in enumerate(found)]
+    named = [value.label for value in read(model).outputs]
+    keys = [".".join(map(str, path)) for path, _ in found]
+    labels = named if len(named) == len(keys) and not any(map(_is_key, keys)) else keys
     return {
         label: np.asarray(keras.ops.convert_to_numpy(value))
         for label, (_, value) in zip(labels, found, strict=True)
     }
+
+
+def _is_key(path: str) -> bool:
+    """Whether the path of an output has a name of its own, and not only a number."""
+    return bool(path) and not path.replace(".", "").isdecimal()
 
 
 def _compared(a: dict[str, Any], b: dict[str, Any]) -> list[dict[str, Any]]:
