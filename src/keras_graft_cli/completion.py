@@ -105,7 +105,8 @@ def _files(incomplete: str, *suffixes: str) -> list[str]:
 
 def _model_of(context: Any) -> Path | None:
     """Return the first model file among the arguments that are on the line already."""
-    given = [v for value in context.params.values() for v in _flat(value)]
+    # Where an option still lacks its value, the arguments before it are not taken up yet.
+    given = [v for value in [*context.params.values(), context.args] for v in _flat(value)]
     for value in given:
         path = Path(os.path.expanduser(value))
         if path.suffix in _MODELS and path.is_file():

@@ -79,14 +79,18 @@ def _draw(console: Any, shown: Any) -> None:
         for line in filter(None, (title,) if isinstance(title, str) else title):
             console.print(Text(printable(line), style="bold"))
         if rows:
-            console.print(table(head, rows))
+            console.print(table(head, rows, console.width))
     footer = getattr(shown, "footer", None)
     if callable(footer):
         console.print(Text(str(footer())))
 
 
-def table(head: Any, rows: Any) -> Any:
-    """Return rows as a table of Rich; a column of numbers is as wide as they are, the rest folds."""
+def table(head: Any, rows: Any, width: int) -> Any:
+    """Return rows as a table of Rich within a width.
+
+    Numbers and the names in the first column are not broken. Where the table is too wide, a dtype
+    that a whole column has in common moves into its head; then the other columns fold.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -94,15 +98,33 @@ def table(head: Any, rows: Any) -> Any:
     from keras_graft.tables import cells_of
 
     cells, numbers = cells_of(head, rows)
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    names = [printable(name) for name in head]
+    if sum(max(map(len, [n, *c])) + 2 for n, c in zip(names, columns, strict=True)) - 2 > width:
+        for i, column in enumerate(columns):
+            names[i], columns[i] = _narrower(names[i], column)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, (name, number) in enumerate(zip(head, numbers, strict=True)):
+    for i, (name, number) in enumerate(zip(names, numbers, strict=True)):
+        longest = max(map(len, columns[i]), default=0)
         made.add_column(
-            Text(printable(name)), justify="right" if number else "left", no_wrap=number,
-            overflow="fold", style="" if i else "cyan",
+            Text(name), justify="right" if number else "left", no_wrap=number, overflow="fold",
+            style="" if i else "cyan", min_width=None if i else min(longest, width // 2),
         )  # fmt: skip
-    for row in cells:
+    for row in zip(*columns, strict=True):
         made.add_row(*map(Text, row))
     return made
+
+
+def _narrower(name: str, column: list[str]) -> tuple[str, list[str]]:
+    """Return a head and its column with less width: what all specs end with, and long words."""
+    ends = {cell.rpartition(") ")[2] for cell in column if cell}
+    if len(ends) == 1 and all(") " in cell and "; " not in cell for cell in column if cell):
+        (dtype,) = ends
+        name, column = f"{name} {dtype}", [cell.removesuffix(f" {dtype}") for cell in column]
+    longest = max(map(len, column), default=0)
+    if len(name) > longest:
+        name = name.replace("/", "/\n").replace(" ", "\n")
+    return name, column
 
 
 def _paged(text: str) -> bool:

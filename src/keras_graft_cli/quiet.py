@@ -9,8 +9,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+_LIBRARIES = {"keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "h5py", "importlib"}
 _LOGGERS = ("absl", "jax", "jax._src", "tensorflow", "keras", "torch", "h5py")
 
 
@@ -65,13 +67,12 @@ def _descriptors_closed() -> Iterator[io.TextIOWrapper]:
             os.close(nothing)
 
 
-def _warned(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _warned(message: Warning | str, category: type[Warning], filename: str, *_: Any) -> None:
     """Print a warning that a user can act on; Python would print the names in it as they are.
 
     Those of Keras and its backends are about how they are called, and that is ours.
     """
-    from keras_graft.errors import GraftWarning
     from keras_graft.printable import words_of
 
-    if issubclass(category, GraftWarning):
+    if not _LIBRARIES & set(Path(filename).parts):
         print(f"warning: {words_of(message)}", file=sys.stderr)

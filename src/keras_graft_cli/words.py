@@ -120,7 +120,7 @@ def _one(parameter: Any, value: Any) -> list[str]:
     result = []
     for item in items:
         text = _text(item)
-        result += [parameter.opts[0], text] if parameter.param_type_name == "option" else [text]
+        result += [parameter.opts[-1], text] if parameter.param_type_name == "option" else [text]
     return result
 
 

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.errors import FileError
 from keras_graft.model import hdf5
@@ -30,10 +32,13 @@ def structure(path: Path, unsafe: bool = False) -> Any:
     """
     size = path.stat().st_size
     if path.suffix == ".keras":
-        config = _zipped(path, size)
-        return _built(lambda: _keras.model_of_config(config, safe_mode=not unsafe), size)
-    text = _attribute(path)
-    return _built(lambda: _keras.model_of_legacy_config(text, safe_mode=not unsafe), size)
+        make, text = _keras.model_of_config, _zipped(path, size)
+    else:
+        make, text = _keras.model_of_legacy_config, _attribute(path)
+    made = _built(lambda: make(text, safe_mode=not unsafe), size)
+    if not isinstance(made, keras.Model):
+        raise FileError(f"{path.name!r} is damaged: its configuration is not that of a model.")
+    return made
 
 
 def _zipped(path: Path, size: int) -> str:
