@@ -76,7 +76,7 @@ def test_other_commands_are_recommended_with_the_model_of_this_one(tmp_path, mon
     kg.tie(model, "lm_head/kernel", "embed/embeddings", "transpose").save("tied.keras")
     args = ["tied.keras", "embed/embeddings", "other/embeddings", "-o", "x.keras"]
     said = run("tie", *args, code=1).stderr
-    assert "Untie it first: keras-graft untie tied.keras lm_head/kernel --out OUT.keras." in said
+    assert "Untie it first: keras-graft untie tied.keras lm_head/kernel -o OUT.keras." in said
     run(*advised(said))
     assert kg.sharing(keras.models.load_model("OUT.keras")).ties == ()
     said = run("nodes", "tied.keras", "--select", "embde", code=1).stderr
