@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any
 
 import typer
 
-from keras_graft_cli.completion import names
+from keras_graft_cli.completion import choices, names
+from keras_graft_cli.errors import UsageError
 from keras_graft_cli.files import structure
 from keras_graft_cli.group import LOOK
 from keras_graft_cli.options import Model
@@ -15,6 +17,16 @@ from keras_graft_cli.running import Run, Told, command
 Select = Annotated[
     str | None, typer.Option(help="Only what this selector names.", autocompletion=names)
 ]
+
+Every = Annotated[bool, typer.Option("--all", help="Print all, not only the smallest.")]
+Most = Annotated[int | None, typer.Option(min=1, help="How many to print.")]
+Sort = Annotated[
+    str | None,
+    typer.Option(help="graph, or bytes: the smallest first.", autocompletion=choices("graph", "bytes")),
+]  # fmt: skip
+Kept = Annotated[
+    str | None, typer.Option(help="What values are kept as, such as float16.")
+]  # fmt: skip
 
 
 @command(panel=LOOK, loads=True)
@@ -70,11 +82,18 @@ def nodes(run: Run, model: Model, select: Select = None) -> Told:
 
 
 @command(panel=LOOK, loads=True)
-def cuts(run: Run, model: Model) -> Told:
+def cuts(
+    run: Run,
+    model: Model,
+    every: Every = False,
+    most: Most = None,
+    sort: Sort = None,
+    dtype: Kept = None,
+) -> Told:
     """List where a model can be cut at a single value."""
     import keras_graft as kg
 
-    found = kg.cuts(structure(run, model))
+    found: Any = kg.cuts(structure(run, model), **_listed(kg.cuts, every, most, sort, dtype))
     return Told(found.to_dict(), found)
 
 
@@ -83,22 +102,42 @@ def advise(
     run: Run,
     model: Model,
     samples: Annotated[int, typer.Option(min=1, help="How many samples the store holds.")],
+    every: Every = False,
+    most: Most = None,
+    sort: Sort = None,
+    dtype: Kept = None,
 ) -> Told:
     """Say for each cut how large a store of features is, and how much compute it saves."""
     import keras_graft as kg
 
-    found: Any = kg.features.advise(structure(run, model), samples)
+    ask = kg.features.advise
+    found: Any = ask(structure(run, model), samples, **_listed(ask, every, most, sort, dtype))
+    if hasattr(found, "to_dict"):
+        return Told(found.to_dict(), found)
     rows = [
         {
             "name": cut.name,
             "shape": list(cut.value.spec.shape) if cut.value.spec else None,
             "bytes_per_sample": each,
-            "bytes": total,
+            "bytes_in_all": total,
             "compute_saved": saved,
         }
         for cut, each, total, saved in found.rows
     ]
     return Told({"samples": found.samples, "cuts": rows}, found)
+
+
+def _listed(verb: Any, every: bool, most: int | None, sort: str | None, dtype: str | None) -> Any:
+    """Return the arguments that say how cuts are listed, as far as a verb takes them."""
+    given: dict[str, Any] = {"sort": sort, "dtype": dtype, "most": most}
+    given = {name: value for name, value in given.items() if value is not None}
+    if every:
+        given["most"] = None
+    known = inspect.signature(verb).parameters
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"This version of keras-graft lists cuts without --{unknown[0]}.")
+    return given
 
 
 @command(panel=LOOK, loads=True)

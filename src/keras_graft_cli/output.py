@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 
 import typer
 
+_GAP, _LEAST = 2, 10
+"""Spaces behind a column, and how narrow text becomes."""
 _process = False
 
 
@@ -88,8 +91,8 @@ def _draw(console: Any, shown: Any) -> None:
 def table(head: Any, rows: Any, width: int) -> Any:
     """Return rows as a table of Rich within a width.
 
-    Numbers and the names in the first column are not broken. Where the table is too wide, a dtype
-    that a whole column has in common moves into its head; then the other columns fold.
+    Where they are too wide, a dtype that a whole column has in common moves into its head, and
+    heads take several lines; then text folds, that of the first column last. Numbers never do.
     """
     from rich.table import Table
     from rich.text import Text
@@ -98,33 +101,55 @@ def table(head: Any, rows: Any, width: int) -> Any:
     from keras_graft.tables import cells_of
 
     cells, numbers = cells_of(head, rows)
-    columns = [list(column) for column in zip(*cells, strict=True)]
-    names = [printable(name) for name in head]
-    if sum(max(map(len, [n, *c])) + 2 for n, c in zip(names, columns, strict=True)) - 2 > width:
-        for i, column in enumerate(columns):
-            names[i], columns[i] = _narrower(names[i], column)
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for i, (name, number) in enumerate(zip(names, numbers, strict=True)):
-        longest = max(map(len, columns[i]), default=0)
+    found = zip(map(printable, head), zip(*cells, strict=True), numbers, strict=True)
+    columns = [(name, list(column), number) for name, column, number in found if any(column)]
+    if sum(_widths(columns)) > width:
+        columns = [(*_narrower(name, column), number) for name, column, number in columns]
+    widths = _fitting(_widths(columns), [number for _, _, number in columns], width)
+    made = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for i, (name, _, number) in enumerate(columns):
         made.add_column(
-            Text(name), justify="right" if number else "left", no_wrap=number, overflow="fold",
-            style="" if i else "cyan", min_width=None if i else min(longest, width // 2),
+            Text(name), justify="right" if number else "left", overflow="fold",
+            style="" if i else "cyan", width=widths[i] - _GAP,
         )  # fmt: skip
-    for row in zip(*columns, strict=True):
+    for row in zip(*(column for _, column, _ in columns), strict=True):
         made.add_row(*map(Text, row))
     return made
 
 
+def _widths(columns: list[tuple[str, list[str], bool]]) -> list[int]:
+    """Return how wide columns are, with the gap behind each."""
+    return [
+        _GAP + max(map(len, [*name.split("\n"), *column])) for name, column, _ in columns
+    ]  # fmt: skip
+
+
+def _fitting(widths: list[int], numbers: list[bool], width: int) -> list[int]:
+    """Return the widths of columns of which those with text are narrower, to fit together."""
+    result = list(widths)
+    texts = [i for i, number in enumerate(numbers) if not number]
+    for among in (texts[1:], texts[:1]):
+        while sum(result) - _GAP > width and among:
+            widest = max(among, key=lambda i: result[i])
+            if result[widest] <= _LEAST:
+                break
+            result[widest] -= 1
+    return result
+
+
 def _narrower(name: str, column: list[str]) -> tuple[str, list[str]]:
-    """Return a head and its column with less width: what all specs end with, and long words."""
-    ends = {cell.rpartition(") ")[2] for cell in column if cell}
-    if len(ends) == 1 and all(") " in cell and "; " not in cell for cell in column if cell):
+    """Return a head and its column with less width: what all specs end with, and long heads."""
+    filled = [cell for cell in column if cell]
+    ends = {cell.rpartition(") ")[2] for cell in filled}
+    if len(ends) == 1 and all(") " in cell and "; " not in cell for cell in filled):
         (dtype,) = ends
         name, column = f"{name} {dtype}", [cell.removesuffix(f" {dtype}") for cell in column]
-    longest = max(map(len, column), default=0)
-    if len(name) > longest:
-        name = name.replace("/", "/\n").replace(" ", "\n")
-    return name, column
+    lines = [""]
+    room = max(map(len, column))
+    for word in re.findall(r"[^\s/]+/?", name):
+        joined = f"{lines[-1]} {word}".strip() if not lines[-1].endswith("/") else lines[-1] + word
+        lines[-1:] = [joined] if len(joined) <= room or not lines[-1] else [lines[-1], word]
+    return "\n".join(lines), column
 
 
 def _paged(text: str) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = {
     ("resume", False): "--force", ("strict", False): "--no-strict",
-    ("targets", False): "a file without y",
+    ("most", None): "--all", ("targets", False): "a file without y",
 }  # fmt: skip
 """Arguments of verbs whose options have other names."""
 _VERBS = {"read": "nodes", "fit_head": "fit", "features.advise": "advise"}
