@@ -16,6 +16,7 @@ ROOT = Path(keras_graft.__file__).parent
 
 ORDER = [
     "printable",
+    "advice",
     "errors",
     "tables",
     "graph",
@@ -34,12 +35,13 @@ ORDER = [
     "recipes",
     "display",
     "testing",
-    "cli",
     "__main__",
 ]
 """The folders, and the files beside them: each imports only those before it."""
-PURE = ("printable", "errors", "tables", "graph", "look", "parts")
+PURE = ("printable", "advice", "errors", "tables", "graph", "look", "parts")
 """What only describes a network: it does not import Keras."""
+COMMAND = ROOT.parent / "keras_graft_cli"
+"""The command: a package beside it, as importing anything of this one imports Keras."""
 PRIVATE = (
     "_keras_history", "_inbound_nodes", "_outbound_nodes", "_keras_mask", "_functional",
     "_nodes_by_depth", "_inputs_struct", "_outputs_struct", "_call_has_mask_arg", "_tracker",
@@ -121,6 +123,26 @@ def test_private_keras_is_touched_in_one_module():
             n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
         }
         assert not names & set(PRIVATE), path
+
+
+def test_the_command_imports_keras_only_when_a_command_runs():
+    """So help and completion are quick; and it uses no private names of the library."""
+    for path in sorted(COMMAND.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        at_once = {n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)}
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [a.name for a in node.names]
+            module = getattr(node, "module", None) or names[0]
+            first = module.split(".")[0]
+            if node in at_once:
+                assert first in {*sys.stdlib_module_names, "typer", "keras_graft_cli"}, (path, module)
+            if first == "keras_graft":
+                private = [n for n in (*module.split("."), *names) if n.startswith("_")]
+                assert not private, (path, module, names)
+            assert not module.startswith("keras.src"), (path, module)
+        assert len(path.read_text().splitlines()) <= 300, path
 
 
 def test_all_is_what_is_exported():

@@ -108,7 +108,7 @@ def commands(page):
 def test_the_commands_of_a_page(page, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from keras_graft.cli.app import app
+    from keras_graft_cli.app import app
 
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.ones((3, 32, 32, 3), "float32"))

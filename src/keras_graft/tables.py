@@ -50,8 +50,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     dense      10
     out         3
     """
-    cells = [[_cell(c) for c in row] for row in rows]
-    right = [all(_is_number(row[i]) for row in cells) and bool(cells) for i in range(len(head))]
+    cells, right = cells_of(head, rows)
     head = [printable(h) for h in head]
     widths = [max([len(h), *(len(row[i]) for row in cells)]) for i, h in enumerate(head)]
     lines = []
@@ -121,3 +120,18 @@ def _cell(value: Any) -> str:
 
 def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
+
+
+def cells_of(
+    head: Sequence[str], rows: Iterable[Sequence[object]]
+) -> tuple[list[list[str]], list[bool]]:
+    """Return the cells of a table as text, and for each column whether it holds numbers.
+
+    Some cells of such a column may be empty.
+
+    >>> cells_of(["layer", "params"], [["dense", 1000]])
+    ([['dense', '1,000']], [False, True])
+    """
+    cells = [[_cell(c) for c in row] for row in rows]
+    filled = [[row[i] for row in cells if row[i]] for i in range(len(head))]
+    return cells, [bool(column) and all(map(_is_number, column)) for column in filled]

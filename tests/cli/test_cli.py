@@ -1,25 +1,19 @@
 """The command: what it prints, what it writes, how it fails, and that it leaves nothing behind."""
 
 import json
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from commands import run
 from keras import layers
 from models import masked, residual, sequential
 from typer.testing import CliRunner
 
 import keras_graft as kg
-from keras_graft.cli.app import app
 from keras_graft.testing import assert_same_outputs, random_inputs
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(app, [str(a) for a in args])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
+from keras_graft_cli.app import app
 
 
 @pytest.fixture
@@ -33,11 +27,11 @@ def files(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_show_and_select(saved):
-    assert "conv0" in run("show", saved[1]).stdout
-    text = run("show", saved[1], "--select", "add*").stdout
+def test_nodes_and_select(saved):
+    assert run("nodes", saved[1]).stdout.strip() == str(kg.read(saved[0]))
+    text = run("nodes", saved[1], "--select", "add*").stdout
     assert "add1" in text and "conv0" not in text
-    data = json.loads(run("show", saved[1], "--json").stdout)
+    data = json.loads(run("nodes", saved[1], "--json").stdout)
     assert data["inputs"] == ["image"] and data["outputs"] == ["out"]
     (node,) = [n for n in data["nodes"] if n["path"] == "add1"]
     assert node["from"] == ["add0", "conv1"]
@@ -129,7 +123,7 @@ def test_a_write_that_fails_leaves_nothing(saved, tmp_path, monkeypatch):
 def test_legacy_h5(tmp_path):
     model = sequential()
     model.save(tmp_path / "old.h5")
-    assert "s1" in run("show", tmp_path / "old.h5").stdout
+    assert "s1" in run("nodes", tmp_path / "old.h5").stdout
 
 
 def test_an_architecture():
@@ -179,21 +173,9 @@ def test_files_that_cannot_be_loaded(name, words, tmp_path, monkeypatch):
     bad_files(tmp_path)
     monkeypatch.delitem(keras.saving.get_custom_objects(), "command>Known", raising=False)
     monkeypatch.setattr(sys.modules[__name__], "Known", None)
-    result = run("show", tmp_path / name, code=2)
+    result = run("extract", tmp_path / name, "x", "-o", tmp_path / "out.keras", code=2)
     assert words in result.stderr and result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
-
-
-def test_the_demo_and_the_module_run():
-    done = subprocess.run(
-        [sys.executable, "-m", "keras_graft", "demo"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "largest difference of head(trunk(x)) from the whole  0.0" in done.stdout
-    done = subprocess.run(
-        [sys.executable, "-m", "keras_graft", "--help"], capture_output=True, text=True
-    )
-    assert all(name in done.stdout for name in ("show", "cuts", "extract", "split", "join", "demo"))
 
 
 def test_features(saved, tmp_path):

@@ -5,9 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
+from commands import run
 from feature_images import photos
 from keras import layers
-from test_cli import run
 
 import keras_graft as kg
 

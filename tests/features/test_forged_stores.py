@@ -14,8 +14,8 @@ import pytest
 import typer
 
 import keras_graft as kg
-from keras_graft.cli import features as cli
 from keras_graft.features import FeatureDataset, FeatureStore
+from keras_graft_cli.app import app
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="nothing of a backend")
 module = sys.modules["keras_graft.features._compute"]  # the function hides the module
@@ -47,16 +47,22 @@ def computed(path):
     )  # fmt: skip
 
 
-def command(function, *args):
-    """Run a command, without what takes longest: reading the arguments of a command line."""
+COMMAND = typer.main.get_command(app)
+"""Made once: that takes longest."""
+
+
+def command(*args):
+    """Run a command."""
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            function(*args)
-    except typer.Exit as ended:
-        assert ended.exit_code == 1 and err.getvalue().startswith("error: ") and not out.getvalue()
+            COMMAND.main(args, standalone_mode=True)
+    except SystemExit as ended:
+        if not ended.code:
+            assert out.getvalue() and not err.getvalue()
+            return
+        assert ended.code == 1 and err.getvalue().startswith("error: ") and not out.getvalue()
         raise kg.GraftError(err.getvalue()) from None
-    assert out.getvalue() and not err.getvalue()
 
 
 def uses(path):
@@ -65,8 +71,8 @@ def uses(path):
         "rows": lambda: (FeatureStore(path).to_numpy(), FeatureStore(path).take([3, 1])),
         "report": lambda: FeatureStore(path)._repr_html_(),
         "batches": lambda: [*FeatureDataset([path, path], 50)],
-        "info": lambda: command(cli.features_info, str(path)),
-        "verify": lambda: command(cli.features_verify, str(path)),
+        "info": lambda: command("features", "info", str(path)),
+        "verify": lambda: command("features", "verify", str(path)),
         "compute": lambda: computed(path),
     }
 

@@ -12,13 +12,12 @@ import fsspec
 import keras
 import numpy as np
 import pytest
-import typer
 from fsspec.implementations.memory import MemoryFileSystem
 
 import keras_graft as kg
-from keras_graft.cli import features as cli
 from keras_graft.features import FeatureDataset, FeatureStore
 from keras_graft.features.store.masked import masked, secrets, without
+from keras_graft_cli.app import app
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "torch", reason="nothing of a backend")
 module = sys.modules["keras_graft.features._compute"]  # the function hides the module
@@ -118,9 +117,9 @@ def test_nothing_shows_a_secret(capsys):
     shown += [str(vars(FeatureDataset(store, 8))), str(store.to_numpy())]
     assert Vault.store
     shown += [bytes(file.getvalue()).decode("latin-1") for file in Vault.store.values()]
-    for use in (cli.features_info, cli.features_verify):
-        for as_json in (False, True):
-            use(URL, as_json)
+    for use in ("info", "verify"):
+        for how in ([], ["--json"]):
+            app(["features", use, URL, *how], standalone_mode=False)
             shown.append(capsys.readouterr().out)
             assert SHOWN in shown[-1]
     assert_hidden("\n".join(shown))
@@ -192,9 +191,9 @@ def test_the_command_says_it_in_a_line(vault):
     crash_writer.run(URL)
     vault.breaks = "ls"
     err = io.StringIO()
-    with contextlib.redirect_stderr(err), pytest.raises(typer.Exit) as ended:
-        cli.features_info(URL)
-    assert ended.value.exit_code == 1 and err.getvalue().startswith(f"error: {SHOWN}: ")
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        app(["features", "info", URL])
+    assert ended.value.code == 1 and err.getvalue().startswith(f"error: {SHOWN}: ")
     assert err.getvalue().count("\n") == 1
     assert_hidden(err.getvalue())
 

@@ -11,9 +11,9 @@ from keras import layers
 from typer.testing import CliRunner
 
 import keras_graft as kg
-from keras_graft.cli.app import app
 from keras_graft.printable import printable, quoted, words_of
 from keras_graft.tables import html_table, table
+from keras_graft_cli.app import app
 
 FORGED = "x\nerror: all is lost"
 STEERING = "\x1b[31m\x9b2J\r\u202e\u2066\u200b\ufeff\u2028\u3164\ufe0f\U000e0041\ud800\x00\x7f"
@@ -167,16 +167,16 @@ def test_the_command(tmp_path, monkeypatch):
     model = keras.Sequential([keras.Input((2,)), Warns(name="w")])
     model.layers[0].name = bad
     model.save(tmp_path / "warns.keras")
-    result = CliRunner().invoke(app, ["show", str(tmp_path / "warns.keras")])
+    result = CliRunner().invoke(app, ["nodes", str(tmp_path / "warns.keras")])
     assert "warning: x\n  error: all is lost\\u202e[red]: beware\n" in result.stderr
     assert_clean(result.stderr)
     assert_clean(result.stdout)
     hostile(BAD.replace("\ud800", "").replace("\0", "")).save(tmp_path / "m.keras")
     model = tmp_path / "m.keras"
     for args in (
-        ["show", model], ["cuts", model], ["show", model, "--select", "[red]zz\x1b"],
+        ["nodes", model], ["cuts", model], ["nodes", model, "--select", "[red]zz\x1b"],
         ["split", model, "--at", "*", "-o", tmp_path], ["extract", model, "*", "-o", tmp_path / "\x1b[red]"],
-        ["show", tmp_path / "\x1b[red].keras"], ["show", "app:\x1b[red]"],
+        ["nodes", tmp_path / "\x1b[red].keras"], ["nodes", "app:\x1b[red]"],
         ["cuts", "app:VGG16", "--input-shape", "\x1b[red]"], ["[red]\x1b", model],
     ):  # fmt: skip
         result = CliRunner().invoke(app, [str(a) for a in args])

@@ -166,7 +166,7 @@ def test_the_command_on_a_disk_that_is_full(tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
-        "from keras_graft.cli.app import app; app(sys.argv[1:])"
+        "from keras_graft_cli.app import app; app(sys.argv[1:])"
     )
     args = ["split", str(tmp_path / "m.keras"), "--at", "add0", "-o", str(tmp_path / "parts")]
     # -B: else half of the bytecode of what it imports would be written too.

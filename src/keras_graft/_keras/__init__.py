@@ -101,6 +101,9 @@ from keras_graft._keras.saving import has_value as has_value
 from keras_graft._keras.saving import own_weights as own_weights
 from keras_graft._keras.saving import saving_paths as saving_paths
 from keras_graft._keras.saving import weights_up_to as weights_up_to
+from keras_graft._keras.structure import model_of_config as model_of_config
+from keras_graft._keras.structure import model_of_legacy_config as model_of_legacy_config
+from keras_graft._keras.structure import without_values as without_values
 from keras_graft._keras.tied_variable import AS_IT_IS as AS_IT_IS
 from keras_graft._keras.tied_variable import TRANSFORMS as TRANSFORMS
 from keras_graft._keras.tied_variable import Tied as Tied

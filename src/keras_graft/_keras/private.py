@@ -80,6 +80,11 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "AutocastScope": ("keras.src.backend.common.variables.AutocastScope", None),
     "H5IOStore": ("keras.src.saving.saving_lib.H5IOStore", None),
     "save_state": ("keras.src.saving.saving_lib._save_state", None),
+    "model_from_config": ("keras.src.saving.saving_lib._model_from_config", None),
+    "legacy_model_from_config": ("keras.src.legacy.saving.saving_utils.model_from_config", None),
+    "option_scope": ("keras.src.legacy.saving.saving_options.keras_option_scope", None),
+    "decode_json": ("keras.src.legacy.saving.json_utils.decode", None),
+    "SafeModeScope": ("keras.src.saving.serialization_lib.SafeModeScope", None),
     "retrieve_class": ("keras.src.saving.serialization_lib._retrieve_class_or_fn", None),
     "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
     # Without it, Keras imports TensorFlow to write a configuration: slow, but correct.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from keras_graft import advice
 from keras_graft.errors import CutError, EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -91,7 +92,7 @@ def block(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], verb:
             name = graph.name_of(node)
             raise EditError(
                 f"{verb}: a mask that the nested model {name!r} makes inside crosses the end of "
-                f"the block, and no tensor carries it. Open it first: kg.inline(model, {quoted(name)})."
+                f"the block, and no tensor carries it. Open it first: {advice.call('inline', ('target', str(name)))}."
             )
     return Block(tuple(nodes), (*given, *masks), (*map(graph.known, ends[1]), *handed))
 

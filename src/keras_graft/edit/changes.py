@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+from keras_graft import advice
 from keras_graft.errors import EditError, GraphError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -90,7 +91,7 @@ class _Patch:
                 f"{self.graph.label(old)!r} is a mask that {node.kind} {node.label!r} reads and "
                 "passes on with its output: the layers behind it would not see another one. The "
                 "way out: a layer in front of it whose compute_mask returns the mask that you "
-                f"want, kg.insert(model, layer, before={quoted(node.label)})."
+                f"want, {advice.call('insert', ('new', advice.As('layer')), before=node.label)}."
             )
         for place in places:
             current = current.reading_at(place, value)
@@ -239,7 +240,7 @@ def _check_mask(graph: Graph, old: Value, new: Value) -> None:
             f"{label!r} is the mask that {made}. It is attached to that tensor in every run, so not "
             "all layers behind it would see another one. The way out: a layer behind it whose "
             "compute_mask returns the mask that you want, "
-            f"kg.insert(model, layer, after={quoted(attached[0])}). To have none, replace a Masking "
+            f"{advice.call('insert', ('new', advice.As('layer')), after=attached[0])}. To have none, replace a Masking "
             "by keras.layers.Identity()."
         )
     was, now = graph.known(old).spec, new.spec
@@ -254,24 +255,25 @@ def _check_mask(graph: Graph, old: Value, new: Value) -> None:
 
 def _with_it(labels: Sequence[str], what: str) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
-        names = ", ".join(map(quoted, (*labels[:3], node.label)))
-        return _either(
-            node, wanted, f"{what}: kg.replace(model, [{names}], lambda node: ...), called for each"
-        )
+        new = "new", advice.As("lambda node: ...")
+        text = advice.call("replace", ("target", [*labels[:3], node.label]), new)
+        return _either(node, wanted, f"{what}: {text}, called for each")
 
     return way_out
 
 
 def _in_its_place(_: Graph, node: Node, wanted: str) -> str:
     what = "insert the new part and a new {} behind it in one step"
-    return _either(node, wanted, f"{what}: kg.replace(model, {quoted(node.label)}, lambda x: ...)")
+    new = "new", advice.As("lambda x: ...")
+    text = advice.call("replace", ("target", node.label), new)
+    return _either(node, wanted, f"{what}: {text}")
 
 
 def _reading(labels: Sequence[str]) -> WayOut:
     def way_out(_: Graph, node: Node, wanted: str) -> str:
         return (
             f"The way out: let it read {wanted}, as before: insert a layer that makes that from the "
-            f"other value, kg.insert(model, new, after={quoted(labels[0])}), and let {node.label!r} "
+            f"other value, {advice.call('insert', ('new', advice.As('new')), after=labels[0])}, and let {node.label!r} "
             "read its output."
         )
 
@@ -344,9 +346,9 @@ def _changes_spec(graph: Graph, node: Node, value: Value, through: Value) -> str
     if users:
         return (
             f"{text}; {listed(users, 5)} would read {source!r} as it is. If you want that: "
-            f"kg.remove(model, {quoted(node.label)}, keep={quoted(source)})."
+            f"{advice.call('remove', ('target', node.label), keep=source)}."
         )
     return (
         f"{text}, and nothing comes after it. To drop the end of a model, take the part before: "
-        f"kg.submodel(model, outputs={quoted(source)})."
+        f"{advice.call('submodel', outputs=source)}."
     )

@@ -6,16 +6,14 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Template
 from keras_graft.graph.select import leaves, select
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.verb import verb
-from keras_graft.printable import quoted
 
 
 @verb
@@ -90,7 +88,10 @@ def _check_stateless(node: Node) -> None:
         raise EditError(
             f"freeze: {node.path!r} ({node.kind}) is stateful: it keeps a state from batch to "
             "batch, which inference changes too. Make it with stateful=False, and replace it: "
-            f'kg.replace(model, {quoted(node.path)}, new, weights="keep").'
+            + advice.call(
+                "replace", ("target", node.path), ("new", advice.As("new")), weights="keep"
+            )
+            + "."
         )
 
 
@@ -105,5 +106,5 @@ def _check_variables(wanted: dict[int, Node], everywhere: list[Node]) -> None:
                 raise EditError(
                     f"freeze: {one!r} and {node.path!r} use one variable, {weight.path!r}, and "
                     f"only the first would be frozen: training would change it through the other. "
-                    f"Freeze both: kg.freeze(model, [{listed([one, node.path])}])."
+                    f"Freeze both: {advice.call('freeze', ('selector', [one, node.path]))}."
                 )

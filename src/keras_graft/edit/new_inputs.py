@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import advice
 from keras_graft.errors import BuildError, EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
@@ -17,7 +18,7 @@ from keras_graft.model.build import build
 from keras_graft.model.check_runs import rows, told, trial
 from keras_graft.model.infer import infer, tried
 from keras_graft.model.read import own_graph
-from keras_graft.printable import quoted, words_of
+from keras_graft.printable import words_of
 from keras_graft.weights.channels import RULES, ChannelRule, channel_axis, with_channels
 
 Specs = tuple[Spec, ...]
@@ -221,13 +222,17 @@ class Refit:
             rank = 0 if source.spec is None else len(source.spec.shape)
             head = f", such as GlobalAveragePooling{rank - 2}D" if 3 <= rank <= 5 else ""
             text += (
-                f"take the part before {graph.label(before)!r}, kg.submodel(model, outputs={quoted(value)}), and "
+                f"take the part before {graph.label(before)!r}, {advice.call('submodel', outputs=value)}, and "
                 f"put a head on it that takes any size{head}; or first replace "
                 f"{graph.label(before)!r} by a layer that gives {label!r} the old shape from any size: "
-                f"kg.replace(model, {quoted('/'.join([*path, graph.label(before)]))}, ...)."
+                + _replaced("/".join([*path, graph.label(before)]))
             )
             return text
-        return f"{text}first replace it by one that fits: kg.replace(model, {quoted(label)}, ...)."
+        return f"{text}first replace it by one that fits: {_replaced(label)}"
+
+
+def _replaced(label: str) -> str:
+    return advice.call("replace", ("target", label), ("new", advice.As("..."))) + "."
 
 
 def _ranked(shape: _Shape, rank: int) -> _Shape:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import advice
 from keras_graft.edit.factory import put_in
 from keras_graft.edit.incoming import At
 from keras_graft.errors import EditError
@@ -14,7 +15,6 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Value
 from keras_graft.graph.select import is_exact, select
-from keras_graft.printable import quoted
 
 
 class WhatComesIn:
@@ -54,7 +54,7 @@ def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
             label = inputs[0].path
             raise EditError(
                 f"{verb} {label!r}: it is an input, which nothing computes. To put something behind "
-                f"it: kg.insert(model, new, after={quoted(label)}); for another shape, kg.reinput."
+                f"it: {advice.call('insert', ('new', advice.As('new')), after=label)}; for another shape, kg.reinput."
             )
         nodes.update(dict.fromkeys(found.nodes))
     return tuple(nodes)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_graft import advice
 from keras_graft.edit import block as _block
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
@@ -20,7 +21,7 @@ from keras_graft.model.infer import infer
 from keras_graft.model.nested import Place, at_depth, pairs
 from keras_graft.model.swap import called_anew
 from keras_graft.model.verb import verb
-from keras_graft.printable import quoted, shown
+from keras_graft.printable import shown
 
 _MOST = 10_000
 """The most repetitions allowed, so that a typo does not fill the memory."""
@@ -96,10 +97,11 @@ def _entering(graph: Graph, value: Value) -> Value:
     inputs = list(dict.fromkeys(node.inputs[i] for i in read_places(node)))
     found = [v for v in inputs if graph.known(v).spec == value.spec]
     if len(inputs) > 1 and len(found) != 1:
-        names = " or ".join(quoted(graph.label(v)) for v in inputs)
+        rest = ("stop", label), ("times", advice.As("..."))
+        calls = [advice.call("repeat", ("start", graph.label(v)), *rest) for v in inputs]
         raise EditError(
             f"repeat {label!r}: it has {len(inputs)} inputs. Say which one reads the output of the "
-            f"run before: kg.repeat(model, {names}, {quoted(label)}, ...)."
+            f"run before: {' or '.join(calls)}."
         )
     return found[0] if len(inputs) > 1 else inputs[0]
 

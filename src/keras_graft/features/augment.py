@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.edit.freeze import freeze
 from keras_graft.errors import FeatureError, ReadError
 from keras_graft.features.fixed_trunk import draws
@@ -162,7 +162,7 @@ def _check_unmixed(node: Node) -> None:
     if any(isinstance(part, (keras.layers.MixUp, keras.layers.CutMix)) for part in parts):
         raise FeatureError(
             f"{names_of([node])[0]!r} mixes samples, and their targets would have to be mixed alike: mix "
-            'in the data, or leave it out of the views, augment="off".'
+            f"in the data, or leave it out of the views, {advice.option('augment', 'off')}."
         )
     wrong = [
         part.name
@@ -173,5 +173,5 @@ def _check_unmixed(node: Node) -> None:
     if wrong:
         raise FeatureError(
             f"{names_of([node])[0]!r} augments, but it also holds {listed(wrong)}, which must stay "
-            'frozen while it does. Call them as separate layers, or use augment="off".'
+            f"frozen while it does. Call them as separate layers, or use {advice.option('augment', 'off')}."
         )

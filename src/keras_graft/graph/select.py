@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
 from keras_graft.graph.closed import what_is_closed
 from keras_graft.graph.graph import Graph
@@ -373,7 +374,8 @@ def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
 
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
-        return f"Nothing in {graph.name!r} matches {shown(selector)}; print(kg.read(model)) lists its nodes."
+        listing = advice.way("list", "print(kg.read(model))")
+        return f"Nothing in {graph.name!r} matches {shown(selector)}; {listing} lists its nodes."
     closed = _closed(graph, selector, ())
     if closed is not None:
         return f"Nothing in {graph.name!r} matches {shown(selector)}: {what_is_closed(closed)}"
@@ -382,6 +384,6 @@ def _nothing(graph: Graph, selector: Any) -> str:
     near = deeper or nearest(selector, names)
     hint = f" Nearest: {listed(near)}." if near else ""
     return (
-        f"Nothing in {graph.name!r} matches {shown(selector)}.{hint} print(kg.read(model)) lists "
-        f"its {counted(len(graph), 'node')}."
+        f"Nothing in {graph.name!r} matches {shown(selector)}.{hint} "
+        f"{advice.way('list', 'print(kg.read(model))')} lists its {counted(len(graph), 'node')}."
     )

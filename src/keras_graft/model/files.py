@@ -10,44 +10,87 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import FileError
 from keras_graft.graph.names import nearest
 from keras_graft.model import archive, hdf5
 from keras_graft.model.saving import save as save
 from keras_graft.model.saving import settle
-from keras_graft.printable import words_of
+from keras_graft.model.structure import architecture, structure
+from keras_graft.printable import printable, words_of
+
+_SAFE_MODE = (
+    "Load it in Python, if you trust it, with keras.saving.load_model(path, safe_mode=False), and "
+    "use keras_graft there."
+)
 
 
-def load(source: str, input_shape: tuple[int, ...] | None = None) -> Any:
+def load(
+    source: str, input_shape: tuple[int, ...] | None = None, *, weights: bool = True,
+    unsafe: bool = False,
+) -> Any:  # fmt: skip
     """Return the model of a `.keras` or `.h5` file, or of `app:NAME` with fresh weights.
 
     Files are loaded in Keras's safe mode, and not compiled.
+
+    Args:
+        source: The file, or `app:NAME`.
+        input_shape: For `app:NAME`, the shape of its input without the batch.
+        weights: Whether values of weights are needed. If not, they are neither read nor made.
+        unsafe: Whether Python code in the file may run.
 
     Raises:
         FileError: If there is no such file or architecture, or if it cannot be loaded.
     """
     if source.startswith("app:"):
-        return _application(source.removeprefix("app:"), input_shape)
+        return _application(source.removeprefix("app:"), input_shape, weights)
     path = Path(source)
     if input_shape is not None:
         raise FileError("--input-shape is for app:NAME; a file has its own shapes.")
+    if "://" in source:
+        raise _elsewhere(source)
     settle(path.parent)
     if not path.is_file():
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
         raise FileError(f"{source!r} is neither a .keras nor an .h5 file.")
-    check(path)
     size = path.stat().st_size
     try:
+        if not weights:
+            return structure(path, unsafe)
+        check(path)
         with _keras.weights_up_to(hdf5.allowance(size)):
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            return keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
+    except FileError:
+        raise
     except _keras.TooLargeError as error:
         raise FileError(
             f"{source!r} is damaged or forged: it has {size:,} bytes, and {words_of(error)}."
         ) from error
     except Exception as error:
         raise FileError(f"{source!r} cannot be loaded: {_plain(error)}") from error
+
+
+def _elsewhere(source: str) -> FileError:
+    """Return the error for an address: how to get the file first."""
+    scheme, _, rest = source.partition("://")
+    if scheme == "hf":
+        owner, _, rest = rest.partition("/")
+        name, _, _ = rest.partition("/")
+        repository = f"{owner}/{name}" if name else owner
+        return FileError(
+            f"{source!r} is on Hugging Face, and nothing is downloaded here. Download it first, "
+            f"hf download {printable(repository)} --local-dir {printable(name or 'model')} (from pip "
+            "install huggingface_hub), and give the .keras or .h5 file in that folder."
+        )
+    name = rest.partition("?")[0].rpartition("/")[2] or "model.keras"
+    get = f"curl -L -o {printable(name)} {printable(source)}"
+    if scheme not in ("http", "https"):
+        get = "with the program for such addresses"
+    return FileError(
+        f"{source!r} is an address, and nothing is downloaded here. Download it first, {get}, and "
+        f"give the file: {printable(name)}."
+    )
 
 
 def check(path: Path) -> None:
@@ -70,16 +113,13 @@ def check(path: Path) -> None:
 def _plain(error: Exception) -> str:
     text = str(error)
     if "python lambda" in text.lower() or "safe_mode" in text:
-        return (
-            "it holds Python code (a Lambda), which safe mode does not run. Load it in Python, if "
-            "you trust it, with keras.saving.load_model(path, safe_mode=False), and use keras_graft "
-            "there."
+        return "it holds Python code (a Lambda), which safe mode does not run. " + advice.way(
+            "safe mode", _SAFE_MODE
         )
     if "Could not locate" in text:
         at = text.index("Could not locate")
-        return (
-            f"{text[at:].split('.')[0]}: it needs code of its own. Import that code in Python, and "
-            "use keras_graft there."
+        return f"{text[at:].split('.')[0]}: it needs code of its own. " + advice.way(
+            "own code", "Import that code in Python, and use keras_graft there."
         )
     if isinstance(error, zipfile.BadZipFile | OSError | json.JSONDecodeError | KeyError):
         return f"the file is damaged ({type(error).__name__}: {_first_line(text)})"
@@ -91,7 +131,7 @@ def _first_line(text: str) -> str:
     return lines[0][:300] if lines else "no reason given"
 
 
-def _application(name: str, input_shape: tuple[int, ...] | None) -> Any:
+def _application(name: str, input_shape: tuple[int, ...] | None, weights: bool) -> Any:
     names = {
         key: make
         for key, make in vars(keras.applications).items()
@@ -103,7 +143,11 @@ def _application(name: str, input_shape: tuple[int, ...] | None) -> Any:
         raise FileError(f"keras.applications has no {name!r}.{hint}")
     shape = {} if input_shape is None else {"input_shape": input_shape}
     try:
-        return names[name](weights=None, **shape)
+
+        def make() -> Any:
+            return names[name](weights=None, **shape)
+
+        return make() if weights else architecture(make)
     except Exception as error:
         raise FileError(f"app:{name} cannot be built: {_first_line(str(error))}") from error
 

@@ -7,7 +7,9 @@ and announce far more data than it holds. A file of weights needs none of that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,10 @@ from keras_graft.printable import words_of
 _SLACK = 64 * 2**20
 _RATIO = 4
 _DEPTH = 100
+_STEP = 2**24
+_HEAP_SIGNATURE = b"GCOL"
+_HEAP = struct.Struct("<4s4xQ")
+"""How a global heap begins: the signature, a version, and how many bytes it has."""
 
 ELSEWHERE = (
     "Only files that hold their own values are read. If you trust it, load it with your own code, "
@@ -46,7 +52,7 @@ def opened(source: Any, name: str, size: int) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(h5py.File(source, "r"))
-            _Check(name, allowance(size)).run(file)
+            _Check(name, allowance(size), source).run(file)
         except FileError:
             raise
         except Exception as error:  # a damaged file makes h5py raise anything
@@ -59,9 +65,10 @@ def opened(source: Any, name: str, size: int) -> Iterator[Any]:
 class _Check:
     """Walks through a file without recursion, and counts the bytes that reading it would take."""
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, source: Any) -> None:
         self._name = name
         self._limit = limit
+        self._source = source
         self._bytes = 0
         self._groups: set[Any] = set()
 
@@ -148,12 +155,36 @@ class _Check:
         size = math.prod(shape)
         if h5py.check_string_dtype(dtype) is not None and dtype.kind == "O":
             # Texts are stored elsewhere in the file, and several entries may share one.
-            self._count(max(size - 1, 0) * (self._limit - _SLACK) // _RATIO, path)
+            self._count(max(size - 1, 0) * self._longest_text, path)
             return 0
         if dtype.kind not in "biufcSV" or dtype.fields or dtype.subdtype or dtype.hasobject:
             raise self._refusal(path, f"{what} holds {dtype}, not numbers".strip())
         self._count(size * dtype.itemsize, path)
         return size * dtype.itemsize
+
+    @functools.cached_property
+    def _longest_text(self) -> int:
+        """Return how long a text can be: as long as the largest heap in which HDF5 keeps texts.
+
+        Each heap begins with a signature and its size, so all are found by these four bytes.
+        """
+        with contextlib.ExitStack() as stack:
+            file = self._source
+            if not hasattr(file, "read"):
+                file = stack.enter_context(open(file, "rb"))
+            longest, size = 0, file.seek(0, 2)
+            file.seek(0)
+            block, before = b"", 0
+            while more := file.read(_STEP):
+                block = block[-_HEAP.size + 1 :] + more
+                before = file.tell() - len(block)
+                at = block.find(_HEAP_SIGNATURE)
+                while at >= 0:
+                    if len(block) - at >= _HEAP.size:
+                        _, found = _HEAP.unpack_from(block, at)
+                        longest = max(longest, min(found, size - before - at))
+                    at = block.find(_HEAP_SIGNATURE, at + 1)
+            return longest
 
     def _count(self, size: int, path: str) -> None:
         self._bytes += size

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import BuildError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.index import Position
@@ -15,7 +15,6 @@ from keras_graft.model.abstract import Failure, alike, reason_of
 from keras_graft.model.calls import caller, mapped
 from keras_graft.model.check_runs import told, trial
 from keras_graft.model.read import trace
-from keras_graft.printable import quoted
 
 WayOut = Callable[[Graph, Node, str], str]
 """Returns advice for a call that cannot run, from the graph, the node and the specs it takes."""
@@ -257,5 +256,7 @@ def _way_out(graph: Graph, node: Node, wanted: str) -> str:
     given = f"let it read {wanted}, as before; or " if wanted else ""
     return (
         f"The way out: {given}replace it by a new {node.kind}, together with what gives its input, "
-        f"in one step: kg.replace(model, {quoted(node.label)}, lambda x: ...)."
+        "in one step: "
+        + advice.call("replace", ("target", node.label), ("new", advice.As("lambda x: ...")))
+        + "."
     )

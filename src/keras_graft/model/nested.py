@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -108,7 +109,7 @@ class _Descent:
                 # Keras would take such a model's output for its input, and make a cycle.
                 raise EditError(
                     f"The nested model {model.name!r} would return its own input, with nothing left to "
-                    f"compute. Remove the whole model: kg.remove(model, {quoted(call.name)})."
+                    f"compute. Remove the whole model: {advice.call('remove', ('target', str(call.name)))}."
                 )
             self._made[key] = (build(edited, name=model.name), edited)
         return self._made[key]
@@ -216,6 +217,6 @@ def _call(graph: Graph, step: _Step) -> Node:
         raise EditError(
             f"What was selected in the nested model {graph.name!r} only computes the mask of one "
             "call of it, and is not part of the model. Open it first, to edit there: "
-            f"kg.inline(model, {quoted(graph.name)})."
+            f"{advice.call('inline', ('target', str(graph.name)))}."
         )
     return calls[step[1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.errors import CutError, NothingSelectedError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import Names, listed, safe
@@ -13,7 +14,6 @@ from keras_graft.graph.opened import Opened
 from keras_graft.graph.order import sort
 from keras_graft.graph.select import is_exact, select, select_value
 from keras_graft.graph.walk import needed
-from keras_graft.printable import quoted
 
 
 def renewed(graph: Graph) -> Graph:
@@ -41,7 +41,8 @@ def refuse(
         lines.append(f"  {opened.path(value)!r}, {need}")
     suggestion = tuple(labels + [opened.path(v) for v in missing])
     ways = f"This works: {call_text(verb, suggestion)}"
-    ways += ", or at=... with complete=True." if verb == "split" else "."
+    complete = advice.option("complete", True)
+    ways += f", or {advice.way('at', 'at=... with')} {complete}." if verb == "split" else "."
     source = _only_source(graph, missing)
     if source is not None and source not in boundary and works(source):
         name = opened.path(source)
@@ -60,10 +61,9 @@ def refuse(
 
 
 def call_text(verb: str, names: Sequence[str]) -> str:
-    given = ", ".join(map(quoted, names))
     if verb == "split":
-        return f"kg.split(model, at=({given}))"
-    return f"kg.submodel(model, inputs=[{given}], ...)"
+        return advice.call("split", at=tuple(names))
+    return advice.call("submodel", inputs=list(names), outputs=advice.As("..."))
 
 
 def _only_source(graph: Graph, values: Sequence[Value]) -> Value | None:

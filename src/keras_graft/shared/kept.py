@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
@@ -13,7 +13,6 @@ from keras_graft.graph.node import Node
 from keras_graft.graph.record import unwrapped
 from keras_graft.graph.select import everything, leaves, tied
 from keras_graft.model.swap import exchanged
-from keras_graft.printable import quoted
 
 
 def edited(old: Graph, graph: Graph, verb: str) -> Graph:
@@ -41,7 +40,7 @@ def edited(old: Graph, graph: Graph, verb: str) -> Graph:
                     target = f"{path_of(node)}/{tie_.weight}"
                     raise EditError(
                         f"{verb}: {target!r} is tied to {tie_.source_name!r}, which would be gone. "
-                        f"Untie it first: kg.untie(model, {quoted(target)})."
+                        f"Untie it first: {advice.call('untie', ('target', str(target)))}."
                     )
     return graph
 
@@ -76,7 +75,7 @@ def tied_again(graph: Graph, old: Any, new: Any, verb: str) -> None:
             raise EditError(
                 f"{verb}: {tie_.target_name!r} is tied to {tie_.source_name!r}, and "
                 f"{new.name!r} has no such weight of that shape. Untie it first: "
-                f"kg.untie(model, {quoted(tie_.target_name)})."
+                f"{advice.call('untie', ('target', str(tie_.target_name)))}."
             )
         _ties.carry_out(new, _ties.same_tie(tie_, new), tie_.source, tie_.seen.owner)
     tell_sources(graph, [new])

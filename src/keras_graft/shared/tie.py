@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft import ties as _ties
 from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
@@ -138,7 +138,7 @@ def _check_chain(graph: Graph, to: NodeWeight, of: NodeWeight, verb: str) -> Non
         if tie_.weight == to.name:
             raise WeightsError(
                 f"{verb}: {str(to)!r} is tied to {tie_.source_name!r}. Untie it first: "
-                f"kg.untie(model, {quoted(to)})."
+                f"{advice.call('untie', ('target', str(to)))}."
             )
     for node in tied_nodes(graph):
         for tie_ in _ties.ties_of(node.operation):
@@ -146,7 +146,7 @@ def _check_chain(graph: Graph, to: NodeWeight, of: NodeWeight, verb: str) -> Non
                 target = f"{path_of(node)}/{tie_.weight}"
                 raise WeightsError(
                     f"{verb}: {target!r} is tied to {str(to)!r}, so this would close a cycle or a "
-                    f"chain. Untie it first: kg.untie(model, {quoted(target)})."
+                    f"chain. Untie it first: {advice.call('untie', ('target', str(target)))}."
                 )
 
 
@@ -167,12 +167,13 @@ def check_fit(to: NodeWeight, of: NodeWeight, transform: str | None, verb: str) 
             f"{verb}: {to.path!r} has adapters of kg.lora for this weight. Tie first, and then call "
             "kg.lora: adapters of the source apply to the target too."
         )
+    how = {} if transform is None else {"transform": transform}
     if _keras.adapters_of(to.owner, to.variable):
         raise WeightsError(
             f"{verb}: {to.path!r} has LoRA adapters for this weight, which would be gone. Tie the "
-            f"other way round: kg.tie(model, {quoted(of)}, {quoted(to)}"
-            + ("" if transform is None else f", transform={quoted(transform)}")
-            + "), and the other layer follows them."
+            "other way round: "
+            + advice.call("tie", ("target", str(of)), ("source", str(to)), **how)
+            + ", and the other layer follows them."
         )
     if to.layer is of.layer and to.owner is of.owner:
         raise WeightsError(f"{verb}: both are weights of one layer, {to.path!r}.")

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import advice
 from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import Names
@@ -50,7 +51,7 @@ def unshare(graph: Graph, target: Any, weights: Weights = "copy") -> Graph:
         if len(calls) == 1:
             raise WeightsError(
                 f"unshare: {path!r} ({calls[0].kind}) is called once, so it shares nothing. "
-                "kg.sharing(model) lists what is shared."
+                f"{advice.call('sharing')} lists what is shared."
             )
         if all(node in chosen for node in calls):
             chosen.remove(calls[0])

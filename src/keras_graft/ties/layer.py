@@ -14,10 +14,9 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import NotYetError
 from keras_graft.graph.record import all_ties, record_of, remember, ties_of
-from keras_graft.printable import quoted
 
 
 @dataclass(eq=False)
@@ -251,7 +250,7 @@ def told(layer: Any) -> str:
 
 def way_out(layer: Any) -> str:
     name = (ties_of(layer) or uses(layer))[0].target_name
-    return f"Untie it first: kg.untie(model, {quoted(name)})."
+    return f"Untie it first: {advice.call('untie', ('target', str(name)))}."
 
 
 @functools.cache

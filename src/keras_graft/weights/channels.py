@@ -29,7 +29,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.model.recreate import again, assign
@@ -71,7 +71,7 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: ChannelRule, 
     for tie in _ties.ties_of(layer):
         raise EditError(
             f"{verb}: {layer.name!r} receives the new channels, but {tie.target_name!r} is tied to "
-            f"{tie.source_name!r}. Untie it first: kg.untie(model, {quoted(tie.target_name)})."
+            f"{tie.source_name!r}. Untie it first: {advice.call('untie', ('target', str(tie.target_name)))}."
         )
     count = shape[axis]
     assert count is not None

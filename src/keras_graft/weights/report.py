@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.graph.names import listed
 from keras_graft.tables import Table, Tabular
 
@@ -223,7 +224,7 @@ def refusal(
     if len(report.mismatched) > 10:
         lines.append(f"  and {len(report.mismatched) - 10} more that do not fit.")
     rest = "" if nothing else (
-        ", or strict=False, which leaves all these as they are and lists them in the report"
+        f", or {advice.option('strict', False)}, which leaves all these as they are and lists them in the report"
     )  # fmt: skip
     if any(address.endswith((".weight", ".running_mean")) for address in report.unused):
         lines.append("The source has the names of PyTorch: names='torch' reads them.")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import Batch
@@ -172,7 +173,7 @@ class Building:
             raise FeatureError(
                 f"The samples from {start} on have different columns than those before: "
                 f"{', '.join(other)}. Give targets and weights with every batch or with none, or take "
-                "targets=False."
+                f"{advice.option('targets', False)}."
             )
 
     def _check(self, part: dict[str, np.ndarray], start: int) -> None:

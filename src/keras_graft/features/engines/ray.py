@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, count
 from keras_graft.features.engines.pipeline import failed, read_ahead
@@ -175,7 +175,7 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         raise FeatureError(
             f"{run.folder}: its shards differ in length, because batches did, but Ray gives "
             "blocks of one length. Finish it with the data that it was started with, or compute it again: "
-            "resume=False."
+            f"{advice.option('resume', False)}."
         )
     run.columns.check(first[0])
     manifest = run.described(run.runner()(first[0])[0], first[0])

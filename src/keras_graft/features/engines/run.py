@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NoReturn
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, batches, count, numbered
 from keras_graft.features.engines.building import Runner
@@ -282,5 +283,5 @@ class Run:
         """Raise the error that says how the store differs."""
         raise FeatureError(
             f"{self.folder} holds different features: {'; '.join(wrong)}. Give another "
-            "folder, or compute it again: resume=False."
+            f"folder, or compute it again: {advice.option('resume', False)}."
         )

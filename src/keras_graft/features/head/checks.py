@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, batches
 from keras_graft.features.engines.building import Runner
@@ -119,7 +120,7 @@ def check_store(one: Tried, store: FeatureStore) -> None:
         raise FeatureError(
             f"The store in {store.path} does not hold what the trunk gives for the first batch: they "
             f"differ by up to {difference:g}. kg.features.FeatureStore({store.path!r}).verify() checks "
-            "whether shards are damaged; resume=False computes them again."
+            f"whether shards are damaged; {advice.option('resume', False)} computes them again."
         )
 
 
@@ -153,7 +154,7 @@ def _in_store(one: Tried, store: FeatureStore) -> Any:
             raise FeatureError(
                 f"{(rows < 0).sum()} of the first {len(rows)} samples are not in {store.path}, which was "
                 "just computed from this data: it gives other inputs in each pass (random crops or "
-                "flips?). Put augmentation into the model, and give views=4."
+                f"flips?). Put augmentation into the model, and give {advice.option('views', 4)}."
             )
     else:  # an earlier version wrote the store
         left_out = np.array(sorted(sample.index for sample in store.manifest.skipped), int)

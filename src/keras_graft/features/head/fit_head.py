@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from keras_graft import advice
 from keras_graft.edit.freeze import freeze
 from keras_graft.errors import FeatureError, WeightsError
 from keras_graft.features._compute import compute
@@ -182,8 +183,8 @@ def _augmented(trunk: Any, augment: str | None, views: int | None) -> tuple[str,
     if names and augment is None and views is None:
         raise FeatureError(
             f"Layers of the trunk draw random numbers in training: {listed(names)}. A trunk that runs once "
-            'gives the same features in each epoch. Say what to do: augment="off" trains without, '
-            "views=4 stores 4 augmented views of each sample."
+            f"gives the same features in each epoch. Say what to do: {advice.option('augment', 'off')} trains without, "
+            f"{advice.option('views', 4)} stores 4 augmented views of each sample."
         )
     return tuple(names)
 
@@ -197,7 +198,7 @@ def _check_choices(
         raise FeatureError("Give validation_split or validation_data, not both.")
     if augment not in (None, "off") or (augment and views is not None):
         raise FeatureError(
-            f'Give augment="off" or views=, not both; got {shown(augment)} and views={shown(views)}.'
+            f"Give {advice.option('augment', 'off')} or views=, not both; got {shown(augment)} and views={shown(views)}."
         )
     if views is not None and (isinstance(views, bool) or not isinstance(views, int) or views < 1):
         raise FeatureError(f"views must be a whole number, 1 or more, got {shown(views)}.")

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.printable import shown, words_of
@@ -54,7 +54,7 @@ def made(head: Any, trunk: Any, compile: Mapping[str, Any] | None) -> Any:
     if len(outputs) != 1:
         raise FeatureError(
             f"The trunk gives {counted(len(outputs), 'value')} at the cut, and head={shown(head)} takes one: give "
-            "a model with as many inputs, or cut at one value (kg.cuts(model) lists them)."
+            f"a model with as many inputs, or cut at one value ({advice.call('cuts')} lists them)."
         )
     if number is not None:
         if number < 1:

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.features.head.classes import are_uneven
 from keras_graft.features.head.curves import curves
 from keras_graft.features.store.store import FeatureStore
@@ -214,7 +215,7 @@ class Fitted(Tabular):
         if classes and self.class_weight is None and are_uneven(classes):
             notes.append(
                 f"classes are uneven, {min(classes.values()):,} to {max(classes.values()):,} samples: "
-                'class_weight="balanced" counts them equally'
+                f"{advice.option('class_weight', 'balanced')} counts them equally"
             )
         return tuple(notes)
 

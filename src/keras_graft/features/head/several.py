@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.manifest import is_label
 from keras_graft.features.store.store import FeatureStore
@@ -56,7 +57,7 @@ def check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
         if wrong:
             raise FeatureError(
                 f"{one.path} and {other.path} hold different {listed(sorted(wrong))}, and only "
-                "one can be given: compute the other store with targets=False."
+                f"one can be given: compute the other store with {advice.option('targets', False)}."
             )
     layouts = [store.manifest.layout for store in stores]
     if any("weights" in layout for layout in layouts) and not any(
@@ -64,7 +65,7 @@ def check_together(stores: list[FeatureStore], names: list[str] | None) -> None:
     ):
         raise FeatureError(
             f"{first.path} holds sample weights but no targets, and fit takes weights only with "
-            "targets: compute it with targets, or with targets=False."
+            f"targets: compute it with targets, or with {advice.option('targets', False)}."
         )
 
 

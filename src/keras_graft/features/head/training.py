@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.head import heads
 from keras_graft.features.head.classes import balanced, classes_of, counts
@@ -132,7 +133,7 @@ def _weights(
         return None if given is None else dict(given)  # type: ignore[arg-type]
     if classes is None:
         raise FeatureError(
-            'class_weight="balanced" needs targets that are classes: whole numbers, or rows with a '
+            f"{advice.option('class_weight', 'balanced')} needs targets that are classes: whole numbers, or rows with a "
             "single one. Store sample weights instead: data=(x, y, weights)."
         )
     return balanced(classes)

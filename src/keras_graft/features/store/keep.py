@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from numbers import Integral
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
@@ -31,7 +32,7 @@ def check_sizes(folder: Folder, manifest: Manifest) -> None:
 def way_out(folder: Folder, number: int) -> str:
     """Return what the user can do about a damaged shard."""
     if not number:
-        return "No shard before it is left: compute the store again, with resume=False."
+        return f"No shard before it is left: compute the store again, with {advice.option('resume', False)}."
     return (
         f"Keep the {counted(number, 'shard')} before it, and compute the rest again: "
         f"kg.features.keep({str(folder)!r}, {number}), then kg.features.compute with the same data."

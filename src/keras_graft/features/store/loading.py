@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.checksum import checksum
 from keras_graft.features.store.folder import Folder
@@ -86,7 +87,7 @@ def load(folder: Folder) -> Manifest | None:
                 + (
                     "pip install -U keras-graft"
                     if version > FORMAT
-                    else "compute it again, resume=False"
+                    else f"compute it again, {advice.option('resume', False)}"
                 )
             )
         signed = _SIGNED.match(data)

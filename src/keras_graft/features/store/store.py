@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import batches
 from keras_graft.features.store.checksum import digests
@@ -141,7 +142,7 @@ class FeatureStore(Tabular):
             except ValueError as error:
                 raise FeatureError(
                     f"{self.path}: the keys are not texts ({words_of(error)}), so it is damaged: compute it "
-                    "again, resume=False."
+                    f"again, {advice.option('resume', False)}."
                 ) from error
         return found
 
@@ -196,7 +197,7 @@ class FeatureStore(Tabular):
         if not self.manifest.by_content:
             raise FeatureError(
                 f"{self.path} does not know its samples by their inputs, because an earlier version of "
-                "keras-graft wrote it: compute it again, resume=False."
+                f"keras-graft wrote it: compute it again, {advice.option('resume', False)}."
             )
         if self._samples is None:
             self._samples = Samples(self._folder, self.manifest)
@@ -242,7 +243,7 @@ class FeatureStore(Tabular):
             raise FeatureError(
                 f"{self.path}: {self._files([*wrong])} does not hold the rows and columns that "
                 f"{NAME} names ({next(iter(wrong.values()))}), so it is damaged: compute it again, "
-                "resume=False."
+                f"{advice.option('resume', False)}."
             )
         return self.bytes
 

@@ -1,24 +1,22 @@
-"""The command `demo`, and the options of the program itself."""
+"""The command `demo`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-import typer
-
-from keras_graft.cli.command import app, command
+from keras_graft_cli.group import MORE
+from keras_graft_cli.running import Run, Told, command
 
 
-@command
-def demo() -> Any:
+@command(panel=MORE, json=False)
+def demo(run: Run) -> Told:
     """Cut a real architecture in the middle, join it again, and show that nothing changed."""
     import keras
     import numpy as np
 
     import keras_graft as kg
     from keras_graft.model.files import load
-    from keras_graft.tables import table
+    from keras_graft_cli.rows import Rows
 
+    run.progress.say("Building MobileNetV3Small")
     model = load("app:MobileNetV3Small", (64, 64, 3))
     found = kg.cuts(model)
     cut = found[len(found) // 2]
@@ -39,21 +37,5 @@ def demo() -> Any:
         ("layers of the joined model that are the donor's own",
          sum(a is b for a, b in zip(joined.layers[1:], model.layers[1:], strict=True))),
     ]  # fmt: skip
-    return table(("MobileNetV3Small, fresh weights", ""), [(a, f"{b}") for a, b in rows])
-
-
-def _version(value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        typer.echo(f"keras-graft {version('keras-graft')}, Keras {version('keras')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print versions.")
-    ] = False,
-) -> None:
-    pass
+    head = ("MobileNetV3Small, fresh weights", "")
+    return Told(None, Rows(head, [(a, f"{b}") for a, b in rows]))

@@ -1,0 +1,161 @@
+"""The commands that answer questions about one model, from its structure alone."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from keras_graft_cli.completion import choices, names
+from keras_graft_cli.errors import UsageError
+from keras_graft_cli.files import structure
+from keras_graft_cli.group import LOOK
+from keras_graft_cli.options import Model
+from keras_graft_cli.running import Run, Told, command
+
+Select = Annotated[
+    str | None, typer.Option(help="Only what this selector names.", autocompletion=names)
+]
+
+Every = Annotated[bool, typer.Option("--all", help="Print all, not only the smallest.")]
+Most = Annotated[int | None, typer.Option(min=1, help="How many to print.")]
+Sort = Annotated[
+    str | None,
+    typer.Option(help="graph, or bytes: the smallest first.", autocompletion=choices("graph", "bytes")),
+]  # fmt: skip
+Kept = Annotated[
+    str | None, typer.Option(help="What values are kept as, such as float16.")
+]  # fmt: skip
+
+
+@command(panel=LOOK, loads=True)
+def show(
+    run: Run,
+    model: Model,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="How many levels of nested models and blocks.")
+    ] = None,
+    select: Select = None,
+) -> Told:
+    """Print the outline of a model: blocks, and how often they repeat."""
+    import importlib.util
+
+    import keras_graft as kg
+    from keras_graft_cli.outline import outline
+    from keras_graft_cli.selectors import selector
+
+    if importlib.util.find_spec("keras_graft.display") is None:
+        raise kg.NotYetError(
+            "This version of keras-graft draws no outlines yet: `nodes` lists all."
+        )
+    graph = kg.read(structure(run, model))
+    chosen = None if select is None else kg.select(graph, selector(select))
+    return outline(graph, chosen, depth)
+
+
+@command(panel=LOOK, loads=True)
+def nodes(run: Run, model: Model, select: Select = None) -> Told:
+    """List the calls of a model, with shapes, parameters and what they read."""
+    import keras_graft as kg
+    from keras_graft.graph.parameters import count_parameters
+    from keras_graft_cli.selectors import selector
+
+    graph = kg.read(structure(run, model))
+    selection = kg.select(graph, "**" if select is None else selector(select))
+    data = {
+        "name": graph.name,
+        "inputs": list(graph.input_names),
+        "outputs": [graph.label(v) for v in graph.outputs],
+        "nodes": [
+            {
+                "path": node.path,
+                "kind": node.kind,
+                "outputs": [[list(v.spec.shape), v.spec.dtype] for v in node.outputs if v.spec],
+                "from": [node.home.label(v) for v in node.inputs],
+                "parameters": count_parameters([node.operation]),
+            }
+            for node in selection.nodes
+        ],
+    }
+    return Told(data, graph if select is None else selection)
+
+
+@command(panel=LOOK, loads=True)
+def cuts(
+    run: Run,
+    model: Model,
+    every: Every = False,
+    most: Most = None,
+    sort: Sort = None,
+    dtype: Kept = None,
+) -> Told:
+    """List where a model can be cut at a single value."""
+    import keras_graft as kg
+
+    found: Any = kg.cuts(structure(run, model), **_listed(kg.cuts, every, most, sort, dtype))
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def advise(
+    run: Run,
+    model: Model,
+    samples: Annotated[int, typer.Option(min=1, help="How many samples the store holds.")],
+    every: Every = False,
+    most: Most = None,
+    sort: Sort = None,
+    dtype: Kept = None,
+) -> Told:
+    """Say for each cut how large a store of features is, and how much compute it saves."""
+    import keras_graft as kg
+
+    ask = kg.features.advise
+    found: Any = ask(structure(run, model), samples, **_listed(ask, every, most, sort, dtype))
+    if hasattr(found, "to_dict"):
+        return Told(found.to_dict(), found)
+    rows = [
+        {
+            "name": cut.name,
+            "shape": list(cut.value.spec.shape) if cut.value.spec else None,
+            "bytes_per_sample": each,
+            "bytes_in_all": total,
+            "compute_saved": saved,
+        }
+        for cut, each, total, saved in found.rows
+    ]
+    return Told({"samples": found.samples, "cuts": rows}, found)
+
+
+def _listed(verb: Any, every: bool, most: int | None, sort: str | None, dtype: str | None) -> Any:
+    """Return the arguments that say how cuts are listed, as far as a verb takes them."""
+    given: dict[str, Any] = {"sort": sort, "dtype": dtype, "most": most}
+    given = {name: value for name, value in given.items() if value is not None}
+    if every:
+        given["most"] = None
+    known = inspect.signature(verb).parameters
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"This version of keras-graft lists cuts without --{unknown[0]}.")
+    return given
+
+
+@command(panel=LOOK, loads=True)
+def stages(run: Run, model: Model) -> Told:
+    """List the last node at each resolution or block, with channels and stride."""
+    import keras_graft as kg
+
+    ask: Any = getattr(kg, "stages", None)
+    if ask is None:
+        raise kg.NotYetError("This version of keras-graft has no kg.stages yet.")
+    found = ask(structure(run, model))
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def sharing(run: Run, model: Model) -> Told:
+    """List the layers that are called several times, and the variables that several layers use."""
+    import keras_graft as kg
+
+    found = kg.sharing(structure(run, model))
+    return Told(found.to_dict(), found)
