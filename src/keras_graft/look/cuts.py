@@ -106,7 +106,7 @@ def printed(most: Any, verb: str) -> int | None:
         SelectionError: If it is neither a whole number from 1 on nor None.
     """
     whole = isinstance(most, Integral) and not isinstance(most, bool)
-    if most is not None and not (whole and most > 0):
+    if most is not None and not (whole and int(most) > 0):
         raise SelectionError(
             f"{verb}: most= says how many cuts to print, 1 or more, or None for all; got "
             f"{shown(most)}."
