@@ -125,6 +125,7 @@ def test_dot_holds_every_box_and_edge(resnet, depth):
         edges = [s for s in found if isinstance(s, tuple)]
         assert Counter(edges) == Counter((a, b) for a, b, _ in view.edges())
         assert all(count == 1 for count in Counter(edges).values())
+        assert all(a != b for a, b in edges)  # none inside a closed group
 
 
 def test_names_in_dot_stay_names():
