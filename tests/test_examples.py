@@ -31,7 +31,7 @@ WORDS = {
     "cross_reference": "out/kernel  embedding/embeddings  transpose",
     "share_and_unshare": "67,722 parameters, with one attention layer 17,802",
     "torch_weights": "the same outputs after training with Keras: True",
-    "show_a_network": "BatchNormalization, Conv2D, Add x 6 (18 nodes)  repeat",
+    "show_a_network": "BatchNormalization, Conv2D, Add x 6  repeat, 18 nodes  ",
     "join_models": "head of the second: equal to the bit",
 }
 

@@ -137,13 +137,13 @@ def _short(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
+    if is_array(value):
+        return f"array {tuple(value.shape)}"
     if isinstance(value, dict) and "class_name" in value:
         config = value.get("config")
         name = config.get("name") if isinstance(config, dict) else config
         policy = value["class_name"] in ("DTypePolicy", "function")
         return str(name) if policy and name else str(value["class_name"])
-    if is_array(value):
-        return f"array {tuple(value.shape)}"
     if isinstance(value, Slot):
         return f"input {value.index}"
     if isinstance(value, dict):

@@ -45,14 +45,15 @@ def dot(scene: Mapping[str, Any], depth: int | None = None) -> str:
     for key in view.children[None]:
         _add(view, key, lines, "  ")
     for source, target, kind in view.edges():
-        lines.append(f'  "{source}" -> "{target}"{" [style=dashed]" if kind == "mask" else ""};')
+        style = " [style=dashed]" if kind == "mask" else ""
+        lines.append(f"  {_quoted(source)} -> {_quoted(target)}{style};")
     return "\n".join([*lines, "}"])
 
 
 def _add(view: View, key: str, lines: list[str], indent: str) -> None:
     item = view.items[key]
     if view.is_open(key):
-        lines.append(f'{indent}subgraph "cluster_{key}" {{')
+        lines.append(f"{indent}subgraph {_quoted(f'cluster_{key}')} {{")
         lines.append(f'{indent}  label={_quoted(title_of(item))}; style="rounded"; color="gray";')
         for child in view.children[key]:
             _add(view, child, lines, indent + "  ")
@@ -67,8 +68,8 @@ def _add(view: View, key: str, lines: list[str], indent: str) -> None:
     if item["type"] != "node":
         attributes.append(f"shape={_SHAPES[item['type']]}")
     if item["change"] in _CHANGES:
-        attributes.append(f'fillcolor="{_CHANGES[item["change"]]}"')
-    lines.append(f'{indent}"{key}" [{", ".join(attributes)}];')
+        attributes.append(f"fillcolor={_quoted(_CHANGES[item['change']])}")
+    lines.append(f"{indent}{_quoted(key)} [{', '.join(attributes)}];")
 
 
 def _quoted(*lines: str) -> str:

@@ -59,7 +59,7 @@ class Known:
 
     def _ask(self, node: Node, name: str) -> Facts:
         operation: Any = node.operation
-        weights = list(getattr(operation, "weights", ()))
+        weights: list[Any] = list(getattr(operation, "weights", ()))
         behind = [id(variable_behind(w)) for w in weights]
         sizes = {
             key: math.prod(d or 0 for d in w.shape) for key, w in zip(behind, weights, strict=True)

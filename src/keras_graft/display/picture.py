@@ -63,7 +63,23 @@ class Picture:
 
 def framed(page: str) -> str:
     """Return a page for a notebook, in a frame that can run its script and reach nothing else."""
-    return (
-        '<iframe sandbox="allow-scripts" style="width:100%;height:640px;border:1px solid #8885" '
-        f'title="network" srcdoc="{html.escape(page)}"></iframe>'
+    style = "width:100%;height:640px;border:1px solid #8885"
+    return element("iframe", sandbox="allow-scripts", title="network", style=style, srcdoc=page)
+
+
+def element(tag: str, inside: str = "", **attributes: object) -> str:
+    """Return an element of HTML or SVG; `inside` is code already, attributes are escaped.
+
+    A trailing underscore of an attribute's name is left out, others become hyphens.
+
+    >>> element("text", "a &amp; b", class_="t", aria_label='"')
+    '<text class="t" aria-label="&quot;">a &amp; b</text>'
+    """
+    said = "".join(
+        " " + name.rstrip("_").replace("_", "-") + '="' + html.escape(str(value)) + '"'
+        for name, value in attributes.items()
+        if value != ""
     )
+    if tag in ("path", "rect"):  # in SVG, where such a tag may end itself
+        return f"<{tag}{said}/>"
+    return f"<{tag}{said}>{inside}</{tag}>"

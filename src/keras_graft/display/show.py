@@ -17,7 +17,7 @@ from keras_graft.errors import GraftError
 from keras_graft.graph.graph import Graph
 from keras_graft.look.diff import Diff
 from keras_graft.model.read import read
-from keras_graft.printable import shown
+from keras_graft.printable import quoted, shown
 from keras_graft.tables import Tabular
 
 FORMATS = ("html", "svg", "dot", "text", "model_explorer")
@@ -60,7 +60,7 @@ def show(
     out   Output  (?, 2) float32
     """
     if not isinstance(as_, str) or as_ not in FORMATS:
-        choices = ", ".join(f'"{name}"' for name in FORMATS)
+        choices = ", ".join(map(quoted, FORMATS))
         raise GraftError(f"as_={shown(as_)} is no kind of picture: use one of {choices}.")
     if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 0):
         raise GraftError(

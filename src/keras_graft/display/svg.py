@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.display.layout import Placed, Point, layered
+from keras_graft.display.picture import element
 from keras_graft.display.view import View, counted, remarks, summary, title_of
 
 _MARGIN = 16
@@ -55,17 +56,19 @@ def svg(scene: Mapping[str, Any], depth: int | None = None) -> str:
     width = max(whole.width, *(_wide(line) for line in head)) + 2 * _MARGIN
     height = whole.height + 2 * _MARGIN + 44
     drawing.put(whole, ((width - whole.width) / 2, _MARGIN + 44))
-    label = html.escape(f"{head[0]}: {head[1]}")
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" role="img" aria-label="{label}">',
+    inside = [
         f"<style>{_STYLE.strip()}</style>",
         '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" '
         'markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>',
-        f'<text class="t h" x="{_MARGIN}" y="{_MARGIN + 12}">{_text(head[0])}</text>',
-        f'<text class="s" x="{_MARGIN}" y="{_MARGIN + 30}">{_text(head[1])}</text>',
-        *drawing.groups, *drawing.lines, *drawing.titles, *drawing.boxes, "</svg>",
-    ])  # fmt: skip
+        _text(head[0], _MARGIN, _MARGIN + 12, "t h"),
+        _text(head[1], _MARGIN, _MARGIN + 30, "s"),
+        *drawing.groups, *drawing.lines, *drawing.titles, *drawing.boxes,
+    ]  # fmt: skip
+    return element(
+        "svg", "\n".join(inside), xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:.0f} {height:.0f}", width=round(width), height=round(height),
+        role="img", aria_label=": ".join(head),
+    )  # fmt: skip
 
 
 @dataclass
@@ -182,10 +185,7 @@ class _Drawing:
             self.groups.append(
                 _rect(x, y, laid.width, laid.height, f"g {item['change'] or ''}", 10)
             )
-            title = _text(self._title(laid.key))
-            self.titles.append(
-                f'<text class="s o" x="{x + 10:.0f}" y="{y + 15:.0f}">{title}</text>'
-            )
+            self.titles.append(_text(self._title(laid.key), x + 10, y + 15, "s o"))
         left = x + (laid.width - placed.width) / 2
         top, middle = y + laid.top, x + laid.width / 2
         for (source, target), points in placed.lines.items():
@@ -220,15 +220,12 @@ class _Drawing:
         noted = len(remarks(item))
         for i, line in enumerate(lines):
             name = "t" if i == 0 else "p" if i >= len(lines) - noted else ""
-            place = f'x="{x + width / 2:.0f}" y="{y + 17 + i * _LINE:.0f}"'
-            self.boxes.append(f"<text{_class(name)} {place}>{_text(line)}</text>")
+            self.boxes.append(_text(line, x + width / 2, y + 17 + i * _LINE, name))
 
 
 def _rect(x: float, y: float, width: float, height: float, css: str, radius: int) -> str:
-    return (
-        f'<rect{_class(css.strip())} x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" rx="{radius}"/>'
-    )
+    sizes = {"x": x, "y": y, "width": width, "height": height, "rx": radius}
+    return element("rect", class_=css.strip(), **{key: round(size) for key, size in sizes.items()})
 
 
 def _path(points: Sequence[Point], css: str) -> str:
@@ -242,11 +239,7 @@ def _path(points: Sequence[Point], css: str) -> str:
             middle = (y + py) / 2
             parts.append(f"C{x:.0f} {middle:.0f} {px:.0f} {middle:.0f} {px:.0f} {py:.0f}")
         x, y = px, py
-    return f'<path{_class(css)} d="{"".join(parts)}"/>'
-
-
-def _class(css: str) -> str:
-    return f' class="{css}"' if css else ""
+    return element("path", class_=css, d="".join(parts))
 
 
 def _wide(line: str) -> float:
@@ -258,5 +251,5 @@ def _cut(line: str, long: int = _LONG) -> str:
     return line if len(line) <= long else f"{line[: long - 3]}..."
 
 
-def _text(line: str) -> str:
-    return html.escape(line, quote=False)
+def _text(line: str, x: float, y: float, css: str) -> str:
+    return element("text", html.escape(line, quote=False), class_=css, x=round(x), y=round(y))

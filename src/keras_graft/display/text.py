@@ -26,10 +26,10 @@ def text(scene: Mapping[str, Any], depth: int | None = None) -> str:
     ...     y = keras.layers.Dense(4, name=f"dense_{i}")(y)
     >>> print(text(scene(keras.Model(x, y, name="tiny")), depth=0))
     tiny: 3 nodes, 60 parameters
-    node                 kind    output          params
-    x                    Input   (?, 4) float32
-    dense x 3 (3 nodes)  repeat  (?, 4) float32      60
-    dense_2              Output  (?, 4) float32
+    node       kind             output          params
+    x          Input            (?, 4) float32
+    dense x 3  repeat, 3 nodes  (?, 4) float32      60
+    dense_2    Output           (?, 4) float32
     """
     view = View(scene, depth)
     rows: list[tuple[str, ...]] = [_HEAD]
@@ -44,11 +44,11 @@ def text(scene: Mapping[str, Any], depth: int | None = None) -> str:
 def _add(view: View, key: str, rows: list[tuple[str, ...]]) -> None:
     item = view.items[key]
     indent = "  " * view.level(key)
-    title = title_of(item)
+    kind = item["kind"]
     if item["type"] == "group" and not view.is_open(key):
-        title += f" ({counted(view.nodes_in(key), 'node')})"
+        kind += f", {counted(view.nodes_in(key), 'node')}"
     params = f"{item['parameters']:,}" if item["parameters"] else ""
-    rows.append((indent + title, item["kind"], item["spec"], params, "; ".join(remarks(item))))
+    rows.append((indent + title_of(item), kind, item["spec"], params, "; ".join(remarks(item))))
     if not view.is_open(key):
         return
     children = view.children[key]

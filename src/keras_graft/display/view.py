@@ -66,9 +66,9 @@ class View:
         """Return the edges between boxes, each once; none inside a closed group."""
         drawn: dict[str, str] = {}
         for key, item in self.items.items():
-            parent = item["parent"]
-            hidden = parent is not None and not self.is_open(parent)
-            drawn[key] = drawn[parent] if hidden else key
+            parent: str | None = item["parent"]
+            closed = parent is not None and not self.is_open(parent)
+            drawn[key] = drawn[parent] if parent is not None and closed else key
         found: dict[tuple[str, str], str] = {}
         for source, target, _, kind in self.scene["edges"]:
             pair = drawn[source], drawn[target]
