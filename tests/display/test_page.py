@@ -141,7 +141,11 @@ def test_tables_of_a_report():
     text = page_of_tables(
         scenes.SCRIPT,
         [
-            (("two", scenes.PICTURE), ["layer", "weights"], [[scenes.SCRIPT, 12345], ["b", None], ["c", "1.6 MB"]]),
+            (
+                ("two", scenes.PICTURE),
+                ["layer", "weights"],
+                [[scenes.SCRIPT, 12345], ["b", None], ["c", "1.6 MB"]],
+            ),
             ("only words", [], []),
         ],
     )

@@ -70,4 +70,6 @@ def test_boxes_and_lines_lie_where_they_must(opened):
             (x, y), (u, v) = points[0], points[-1]
             assert y == start["y"] + start["h"] and start["x"] <= x <= start["x"] + start["w"]
             assert v == stop["y"] and stop["x"] <= u <= stop["x"] + stop["w"], (seed, a, b)
-            assert all(before[1] <= after[1] + 1 for before, after in zip(points, points[1:], strict=False))
+            assert all(
+                before[1] <= after[1] + 1 for before, after in zip(points, points[1:], strict=False)
+            )

@@ -35,6 +35,8 @@ def two_ends():
     b = layers.Dense(4, name="stem_b")(a)
     c = layers.Add(name="tail_add")([a, b])
     d = layers.ReLU(name="tail_relu")(c)
+    for name in ("w[1]", "w1", "w*", "a:1", "b#1"):
+        d = layers.ReLU(name=name)(d)
     return keras.Model(x, [layers.Dense(2, name="head_a")(d), layers.Dense(2, name="head_b")(d)])
 
 
@@ -66,7 +68,7 @@ PATTERNS = {
         "mix", "encoder/mix", "encoder#1/mix", "**/mix", "encoder/core/attn", "**/core/mix",
     ],
     "states": ["lstm", "lstm:0", "lstm:2", "lstm:3", "*:1", "gru:0", "*:0", "x", "x:0", "LSTM"],
-    "two ends": ["stem", "head", "tail", "head_b", "mean"],
+    "two ends": ["stem", "head", "tail", "head_b", "mean", "w[1]", "w*", "w?", "w[[]1]", "a:1", "b#1", "b#0", "a*:0"],
     "residual": ["conv0", "bn*", "add[01]", "Add", "image", "im*"],
     "shared": ["shared", "shared#0", "shared#1", "sh*", "shared#3", "Dense"],
 }  # fmt: skip

@@ -100,7 +100,9 @@ def _filled(name: str, scripts: Mapping[str, str], **texts: str) -> str:
 
 def _aligned(table: str) -> str:
     """Give the cells that are numbers or sizes the class of numbers."""
-    return re.sub(r"<td>([0-9][0-9,.]*(?: (?:[kMGT]?B|%))?|\?)</td>", r'<td class="number">\1</td>', table)
+    return re.sub(
+        r"<td>([0-9][0-9,.]*(?: (?:[kMGT]?B|%))?|\?)</td>", r'<td class="number">\1</td>', table
+    )
 
 
 def _title(text: object) -> str:

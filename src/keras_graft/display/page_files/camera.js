@@ -129,6 +129,10 @@ const Camera = (() => {
       const delta = event.deltaY * (event.deltaMode === 1 ? 16 : 1);
       zoom(Math.exp(-Math.max(-150, Math.min(150, delta)) * 0.0022), event.clientX - frame.left, event.clientY - frame.top);
     }, { passive: false });
+    // The click at the end of a drag selects nothing.
+    svg.addEventListener("click", (event) => {
+      if (svg.classList.contains("dragged")) event.stopPropagation();
+    }, { capture: true });
     const fingers = new Map();
     svg.addEventListener("pointerdown", (event) => {
       fingers.set(event.pointerId, [event.clientX, event.clientY]);
@@ -159,8 +163,6 @@ const Camera = (() => {
     for (const name of ["pointerup", "pointercancel"]) {
       svg.addEventListener(name, (event) => {
         fingers.delete(event.pointerId);
-        // The click that follows a drag selects nothing.
-        if (drag && drag.far > 4) svg.addEventListener("click", (e) => e.stopPropagation(), { capture: true, once: true });
         setTimeout(() => svg.classList.remove("dragged"));
         drag = null;
       });

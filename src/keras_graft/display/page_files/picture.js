@@ -121,10 +121,13 @@ class Picture {
 
   /** Fill the panel: with what is pointed at, else with what is selected. */
   inform() {
+    document.body.classList.toggle("pinned", Boolean(this.chosen));
     const id = this.pointed || this.chosen;
     const shown = id && this.network.get(id);
-    document.body.classList.toggle("informed", Boolean(shown));
-    document.body.classList.toggle("pinned", Boolean(this.chosen));
+    // What is said stays as it is, with the focus in it.
+    const about = id && `${id} ${this.network.isOpen(id)}`;
+    if (this.about === about) return;
+    this.about = about;
     if (shown) Dom.at("panel-content").replaceChildren(...Describe.panel(this.network, shown, this));
     else Dom.at("panel-content").replaceChildren(...Describe.overview(this.network, this.search, (id) => this.reveal(id)));
   }
