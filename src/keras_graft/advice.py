@@ -18,6 +18,10 @@ class As(str):
     """A part of a call that is written as it stands, such as `new`: users put their own there."""
 
 
+MORE = As("...")
+"""Stands for what a call may have besides."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A call of a verb.
@@ -55,7 +59,7 @@ def as_python(call: Call) -> str:
     """Return a call as Python writes it."""
     given = [call.model] if call.model else []
     given += [
-        f"{name}={python(value)}" if name in call.keywords else python(value)
+        f"{name}={python(value)}" if name in call.keywords and value != MORE else python(value)
         for name, value in call.arguments.items()
     ]
     return f"kg.{call.verb}({', '.join(given)})"

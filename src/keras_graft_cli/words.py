@@ -56,6 +56,7 @@ class Commands:
         values = {
             name: name.upper() if isinstance(value, as_it_stands) else value
             for name, value in call.arguments.items()
+            if not (value == self._python.MORE and not parameters[name].required)
         }
         if command is self._running:
             values = {**self._typed(parameters), **values}

@@ -1,5 +1,7 @@
 """The commands for pictures, stages and steps."""
 
+from pathlib import Path
+
 import keras
 import pytest
 from commands import data, run
@@ -60,7 +62,7 @@ def test_view(resnet, tmp_path, monkeypatch):
     assert "<svg" in (tmp_path / "m.svg").read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = data("view", resnet, "--as", "text")["path"]
-    assert path.startswith(str(tmp_path)) and "resnet50" in open(path).read()
+    assert path.startswith(str(tmp_path)) and "resnet50" in Path(path).read_text()
     assert "no folder" in run("view", resnet, "-o", tmp_path / "a" / "m.html", code=2).stderr
 
 

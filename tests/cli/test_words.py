@@ -27,7 +27,7 @@ def test_calls_are_written_as_python_by_the_library():
     assert advice.call("cuts") == "kg.cuts(model)"
     assert advice.call("join", model="") == "kg.join()"
     made = advice.call("submodel", inputs=["a"], outputs=advice.As("..."))
-    assert made == 'kg.submodel(model, inputs=["a"], outputs=...)'
+    assert made == 'kg.submodel(model, inputs=["a"], ...)'
     assert advice.option("resume", False) == "resume=False"
     assert advice.way("x", "do this") == "do this"
 
@@ -64,7 +64,6 @@ def test_a_boundary_that_is_no_cut(tmp_path, monkeypatch):
     said = run("submodel", "my model.keras", "--inputs", "conv0", "-o", "x.keras", code=1).stderr
     words = advised(said)
     assert words[:2] == ["submodel", "my model.keras"] and words.count("--inputs") == 2
-    words[words.index("--outputs") + 1] = "out"
     run(*words)
 
 

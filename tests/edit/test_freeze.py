@@ -229,7 +229,7 @@ def test_half_of_a_tie_is_refused():
     with pytest.raises(kg.EditError) as caught:
         kg.freeze(model, "embed")
     assert "'embed' and 'out' use one variable" in str(caught.value)
-    assert "kg.freeze(model, ['embed', 'out'])" in str(caught.value)
+    assert 'kg.freeze(model, ["embed", "out"])' in str(caught.value)
     assert kg.freeze(model, ["embed", "out"]).trainable_variables == []
 
 
