@@ -32,6 +32,7 @@ ORDER = [
     "adapters",
     "features",
     "recipes",
+    "replaying",
     "testing",
     "cli",
     "__main__",
