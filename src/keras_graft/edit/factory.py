@@ -16,6 +16,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import safe
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.recording import Put, put, recording
+from keras_graft.model.described import layer_data
 from keras_graft.model.from_keras import Traced
 from keras_graft.printable import shown, words_of
 
@@ -58,12 +59,11 @@ def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value
             f"{type(new).__name__}."
         )
     before = _keras.names_given()
-    seeds: Any = ()
     if isinstance(new, keras.Layer):
-        seeds = _seeds(new)
+        data = _data(new, place)
         found = traced(new, place, before)
     else:
-        new, found, seeds = _decided(new, place, before)
+        new, found, data = _decided(new, place, before)
     named: set[int] = set()
     for operation in {id(node.operation): node.operation for node in found.steps}.values():
         kind = found.kinds.get(id(operation)) or _keras.named_since(operation, before)
@@ -71,7 +71,7 @@ def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value
             operation.name = _name_there(kind, place, names)
             named.add(id(operation))
     layer = new if isinstance(new, keras.Layer) else None
-    put(Put(new, seeds or (), seeds is None, id(new) in named))
+    put(Put(new, data, id(new) in named))
     return list(found.steps), list(found.outputs), layer
 
 
@@ -91,22 +91,22 @@ def _name_there(kind: str, place: At, names: set[str]) -> str:
     return free
 
 
-def _seeds(layer: Any) -> tuple[int, ...] | None:
-    """Return the seeds of a layer's initializers; None if it has its weights already."""
-    if recording() is None:
-        return ()
-    return None if layer.weights else _keras.seeds(layer)
+def _data(layer: Any, place: At) -> dict[str, Any] | None:
+    """Return a layer that has no weights yet as plain data, for the step that is recorded."""
+    if recording() is None or layer.weights or place.graph.calls(layer):
+        return None
+    return layer_data(layer)
 
 
 def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Traced, Any]:
-    """Return what a function puts in (its result, or the function itself), its trace and seeds."""
+    """Return what a function puts in (its result, or the function itself), its trace and data."""
     answer = _called(new, place)
     given = answer.given
     if _can_go_in(given):
-        seeds = _seeds(given) if isinstance(given, keras.Layer) else ()
-        return given, traced(given, place, before), seeds
+        data = _data(given, place) if isinstance(given, keras.Layer) else None
+        return given, traced(given, place, before), data
     try:
-        return new, traced(new, place, before), ()
+        return new, traced(new, place, before), None
     except EditError as error:
         raise _neither(new, place, answer, error) from error.__cause__
 

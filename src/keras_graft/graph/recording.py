@@ -43,14 +43,12 @@ class Put:
 
     Attributes:
         new: The layer, the model or the function of tensors.
-        seeds: The seeds of its initializers, if it had no weights before.
-        own: Whether it had weights before.
+        data: The layer as plain data, if it had no weights before.
         named: Whether it was named after its place.
     """
 
     new: Any
-    seeds: tuple[int, ...] = ()
-    own: bool = False
+    data: dict[str, Any] | None = None
     named: bool = False
 
 
@@ -60,11 +58,13 @@ class Recording:
     Attributes:
         graph: The graph that the verb is given.
         puts: What was put in, in order.
+        chosen: Arguments that were not given, and that the verb chose.
     """
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph
         self.puts: list[Put] = []
+        self.chosen: dict[str, Any] = {}
         self._found: dict[int, tuple[Any, list[str]]] = {}
 
     def note(self, selector: Any, paths: list[str]) -> None:
@@ -107,3 +107,10 @@ def put(new: Put) -> None:
     now = _NOW.get()
     if now is not None:
         now.puts.append(new)
+
+
+def chose(name: str, value: Any) -> None:
+    """Tell the verb that runs which value an argument got that was not given."""
+    now = _NOW.get()
+    if now is not None:
+        now.chosen[name] = value

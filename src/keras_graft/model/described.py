@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from typing import Any
 
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph.recording import Put
-
-MODULES = ("layers", "activations", "ops", "ops.nn", "ops.numpy", "ops.image", "ops.linalg")
-"""Where classes and functions of Keras are looked up by name."""
-
 
 def class_name(cls: type) -> str | None:
     """Return the name by which a class is found again: Keras's own, or a registered one."""
@@ -50,9 +46,13 @@ def named(name: str) -> Any:
     return found
 
 
-def layer_data(put: Put) -> dict[str, Any]:
-    """Return the class and configuration of a layer or a model, without its weights."""
-    layer = put.new
+def layer_data(layer: Any, fresh: bool = True) -> dict[str, Any]:
+    """Return a layer or a model as plain data: class, configuration and seeds, no weights.
+
+    Args:
+        layer: The layer, before it is built.
+        fresh: Whether its weights, if it has any, do not count.
+    """
     what = f"{type(layer).__name__} {layer.name!r}"
     try:
         data = _keras.serialize(layer)
@@ -68,11 +68,14 @@ def layer_data(put: Put) -> dict[str, Any]:
             return unwritten(f"the {what}, whose class is not registered")
         if name.startswith("keras.src."):  # a Functional
             name = "keras.Model"
-    found = {"layer": name, "config": _plain(data["config"])}
-    if put.seeds:
-        found["seeds"] = list(put.seeds)
-    if put.own:
+    config = _plain(data["config"])
+    if name.startswith("keras.layers."):
+        config = _short(type(layer), config)
+    found = {"layer": name, "config": config}
+    if layer.weights and not fresh:
         found["had_weights"] = True
+    elif not layer.weights and (seeds := _keras.seeds(layer)):
+        found["seeds"] = list(seeds)
     return found
 
 
@@ -105,3 +108,26 @@ def _plain(config: Any) -> Any:
     if config.get("class_name") == "DTypePolicy" and config.get("module") == "keras":
         return config["config"]["name"]
     return {key: _plain(value) for key, value in config.items()}
+
+
+def _short(cls: type, config: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a layer of Keras without what its constructor assumes.
+
+    A later Keras may write entries that an earlier one does not know; mostly they are None.
+    """
+    parameters = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    found = {}
+    for name, value in config.items():
+        default = parameters[name].default if name in parameters else None
+        assumed = value is None and default is None or name == "trainable" and value is True
+        if not assumed:
+            found[name] = _initializer(value) if name.endswith("_initializer") else value
+    return found
+
+
+def _initializer(config: Any) -> Any:
+    """Return the name of an initializer of Keras without arguments."""
+    if not isinstance(config, dict) or config.get("module") != "keras.initializers":
+        return config
+    arguments = config.get("config", {}).values()
+    return config if any(value is not None for value in arguments) else config["class_name"]

@@ -60,7 +60,8 @@ def step(
 
         def remembering(result: Any) -> Any:
             plain = _Plain(now, name)
-            data = {key: plain.argument(key, value) for key, value in given.items()}
+            values = {**given, **now.chosen}
+            data = {key: plain.argument(key, value) for key, value in values.items()}
             if not isinstance(result, tuple):
                 return _remembering(result, (*before, Step(name, data)))
             call = Key()
@@ -113,6 +114,13 @@ class _Plain:
         self._verb = verb
 
     def argument(self, name: str, value: Any) -> Any:
+        """Return an argument as plain data. The verb is done: nothing here may refuse it."""
+        try:
+            return self._argument(name, value)
+        except Exception:  # code of the user's own may run: `__eq__`, `get_config`
+            return unwritten(f"a {type(value).__name__}")
+
+    def _argument(self, name: str, value: Any) -> Any:
         places = ("replace", "new"), ("insert", "new"), ("recipes.new_head", "head")
         if (self._verb, name) in places and self._now.puts and callable(value):
             return self._put(value)
@@ -162,7 +170,7 @@ class _Plain:
             if put.new is value:
                 return self._one(put)
         if isinstance(value, keras.Layer):
-            return layer_data(Put(value, _keras.seeds(value), bool(value.weights)))
+            return layer_data(value, fresh=False)
         if callable(value):
             name = function_name(value)
             return {"function": name} if name else unwritten(value)
@@ -210,22 +218,26 @@ class _Plain:
             first = made.setdefault(id(put.new), place)
             entries.append(self._one(put) if first == place else {"same_as": first})
         plain = [_without_name(entry) for entry in entries]
-        alike = all(put.named and not put.seeds and not put.own for put in puts)
+        alike = all(put.named and put.data and "seeds" not in put.data for put in puts)
         if alike and all(entry == plain[0] for entry in plain):
             return {"for_each": plain[0]}  # none draws weights, and each is named by its place
         return {"each": entries}
 
     def _one(self, put: Put) -> Any:
-        if isinstance(put.new, keras.Operation) and (put.own or not isinstance(put.new, keras.Model)):
+        new = put.new
+        if put.data is not None:
+            if "config" not in put.data:
+                return put.data
+            return {**put.data, "config": {**put.data["config"], "name": new.name}}
+        if isinstance(new, keras.Operation):
             for node in everything(self._graph):
-                if node.operation is put.new:
-                    return {"operation_of": node.path.partition("#")[0]}
-        if isinstance(put.new, keras.Layer):
-            kept = record_of(put.new).kept
-            whole = kept is not None and not kept.new
-            return layer_data(Put(put.new, put.seeds, put.own and not whole))
-        name = function_name(put.new)
-        return {"function": name} if name else unwritten(put.new)
+                if node.operation is new:
+                    return {"operation_of": "/".join([*(n.name for n in node.scope), node.name])}
+        if isinstance(new, keras.Layer):
+            kept = record_of(new).kept
+            return layer_data(new, fresh=kept is not None and not kept.fresh)
+        name = function_name(new)
+        return {"function": name} if name else unwritten(new)
 
 
 def _without_name(entry: Any) -> Any:
