@@ -81,7 +81,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     if not plain:
         tied = isinstance(model, _keras.LaterOutputs)  # a TiedModel is one too
         try:
-            model = kept_class.of_class(model, cls, tied or bool(gone) or bool(graph.edits))
+            model = kept_class.of_class(model, cls, tied or bool(gone))
         except Exception as error:
             return model, f"an object of it cannot be made: {words_of(error)}"
     for name, value in carried.items():

@@ -22,7 +22,7 @@ from keras_graft.model import kept_class
 from keras_graft.model.attributes import copied
 from keras_graft.model.calls import mapped
 from keras_graft.model.read import read
-from keras_graft.model.recording import step
+from keras_graft.model.recording import step, unrecorded
 from keras_graft.model.recreate import again, pair_weights
 from keras_graft.model.to_keras import assemble
 from keras_graft.printable import quoted, shown, words_of
@@ -79,9 +79,11 @@ def clone(
         )
     known = graph if share is None else read(model)
     given = {"weights": weights, "share": share, "name": name, "seed": seed}
-    given = {k: v for k, v in given.items() if v is not None and v != "copy"}
+    given = {key: value for key, value in given.items() if value is not None}
     edits = record_of(model).edits if graph is None else graph.edits
-    with step("clone", known, given, edits) as remembering, work.drawing():
+    # A copy is the same network: it has the steps of the donor, and no step of its own.
+    recorded = step("clone", known, given, edits) if weights == "fresh" else unrecorded(edits)
+    with recorded as remembering, work.drawing():
         if share is not None:
             for node in select(known, share).nodes:
                 work.copier.keep(node.operation)

@@ -73,6 +73,12 @@ def step(
         yield remembering
 
 
+@contextlib.contextmanager
+def unrecorded(edits: tuple[Any, ...]) -> Iterator[Callable[[Any], Any]]:
+    """Record no step, and let the result remember those before: as `step` does otherwise."""
+    yield lambda result: _remembering(result, edits)
+
+
 def _remembering(result: Any, edits: tuple[Any, ...]) -> Any:
     if isinstance(result, Graph):
         return result.remembering(edits)
@@ -189,7 +195,7 @@ class _Plain:
     def _mapping(self, value: Mapping[Any, Any]) -> Any:
         pairs = [[self(key), self(item)] for key, item in value.items()]
         names = [key for key, _ in pairs if isinstance(key, str)]
-        if len(set(names)) < len(pairs) or (len(pairs) == 1 and names[0] in FORMS):
+        if len(set(names)) < len(pairs) or not set(FORMS).isdisjoint(names):
             return {"pairs": pairs}
         return dict(pairs)
 

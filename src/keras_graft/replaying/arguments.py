@@ -6,6 +6,7 @@ Layers are made from their configurations in Keras's safe mode.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,11 @@ from keras_graft.graph.select import select
 from keras_graft.model.described import named
 from keras_graft.printable import shown, words_of
 
-_KERAS = ("keras", "keras_hub")
+_KERAS = re.compile(
+    r"keras|keras_hub(\..+)?|keras\.(src\.)?(layers|activations|ops|initializers|regularizers|"
+    r"constraints|losses|metrics|dtype_policies|quantizers|random|models)(\..+)?"
+)
+"""The modules whose classes and functions may be in a configuration: none that read files."""
 _VALUES = ("__numpy__", "__tensor__", "__bytes__", "__ellipsis__", "__slice__", "__tuple__",
            "__keras_tensor__")  # fmt: skip
 
@@ -200,7 +205,7 @@ def check_config(data: Any) -> None:
 
 
 def _is_keras(module: Any) -> bool:
-    return isinstance(module, str) and module.split(".")[0] in _KERAS
+    return isinstance(module, str) and _KERAS.fullmatch(module) is not None
 
 
 def _unknown(kind: str, name: Any) -> str:

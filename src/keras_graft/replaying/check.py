@@ -47,7 +47,7 @@ class Place:
 Found = tuple[tuple[dict[str, Any], ...], tuple[Place, ...]]
 
 
-def checked(data: Any, name: str = "", places: Iterable[Place] = ()) -> Found:
+def checked(data: Any, places: Iterable[Place] = ()) -> Found:
     """Return the steps in data, and where each is.
 
     Raises:

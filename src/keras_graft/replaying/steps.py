@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
-from keras_graft.model.read import read
+from keras_graft.graph.record import record_of
 from keras_graft.printable import shown
 from keras_graft.replaying.check import Place, checked
 from keras_graft.replaying.files import load, save
@@ -150,14 +152,19 @@ def steps(model: Any) -> Steps:
        1  replace  target='act', new=Activation for each
        2  insert   new=Dropout 'drop', before='d'
     """
-    graph: Sequence[Any] = read(model).edits if not isinstance(model, Graph) else model.edits
+    if isinstance(model, Graph):
+        edits: Sequence[Any] = model.edits
+    elif isinstance(model, keras.Model):
+        edits = record_of(model).edits
+    else:
+        raise EditError(f"steps: expected a Keras model or a keras_graft.Graph, got {shown(model)}.")
     found: list[Any] = []
-    for edit in graph:
+    for edit in edits:
         content = getattr(edit, "content", None)
         if content is not None:
             _check_content(content, model)
         found += edit.to_dicts()
-    return Steps(*checked(found, "the steps of the model"))
+    return Steps(*checked(found))
 
 
 def _check_content(content: Any, model: Any) -> None:

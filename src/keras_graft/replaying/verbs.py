@@ -72,8 +72,8 @@ def verbs() -> dict[str, Verb]:
     """Return all verbs by their names."""
     found = {}
     for name, function in _FUNCTIONS.items():
-        _, *others = [*inspect.signature(function).parameters.values(), None][:-1] or [None]
-        names = {p.name: p.default is p.empty for p in others if p is not None}
-        names = {n: needed for n, needed in names.items() if n not in _LEFT_OUT.get(name, ())}
+        others = list(inspect.signature(function).parameters.values())[1:]
+        left = _LEFT_OUT.get(name, ())
+        names = {p.name: p.default is p.empty for p in others if p.name not in left}
         found[name] = Verb(name, function, {"stages": True} if name == "join" else names)
     return found
