@@ -30,6 +30,7 @@ WORDS = {
     "cross_reference": "out/kernel  embedding/embeddings  transpose",
     "share_and_unshare": "67,722 parameters, with one attention layer 17,802",
     "torch_weights": "the same outputs after training with Keras: True",
+    "replay_steps": "replayed on the second checkpoint, equal to the bit: True",
     "join_models": "head of the second: equal to the bit",
 }
 

@@ -77,10 +77,10 @@ def edits_of_transformer(model):
     m = kg.rewire(m, {kg.select(m, "b2_down").values[0]: "b2_add"})
     m = kg.insert(m, Shift(name="shift"), after=kg.select(m, "b2_out"))
     trunk, tail = kg.split(m, at=("b1_out", "ids"))
-    m = kg.join(kg.unfreeze(kg.freeze(trunk, "b0_*"), "b0_up"), tail)
+    m = kg.join(kg.unfreeze(kg.freeze(trunk, "b0_*"), "b0_down"), tail)
     m = kg.recipes.add_dropout(m, np.float32(0.5), after=layers.LayerNormalization)
     m = kg.untie(m, "lm_head/kernel")
-    return kg.unshare(kg.share(m, ["b0_norm", "b1_norm"]), "b0_norm#1")
+    return kg.unshare(kg.share(m, ["b1_norm", "b2_norm"]), "b1_norm#1")
 
 
 CASES = {"resnet": (resnet, edits_of_resnet), "transformer": (transformer, edits_of_transformer)}
