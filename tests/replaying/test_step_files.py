@@ -105,7 +105,10 @@ def test_what_is_wrong_is_named_with_its_line(name, tmp_path):
 
 
 def test_json_has_lines_too(tmp_path):
-    data = {"format": 1, "steps": [{"verb": "freeze"}, {"verb": "remove", "arguments": {"targt": "x"}}]}
+    data = {
+        "format": 1,
+        "steps": [{"verb": "freeze"}, {"verb": "remove", "arguments": {"targt": "x"}}],
+    }
     text = refused(written(tmp_path, json.dumps(data, indent=2), "json"))
     assert text.startswith("steps.json, line 10, step 2: remove has no argument 'targt'")
     for bad, words in {
@@ -136,7 +139,9 @@ def test_files_are_bounded(tmp_path):
     assert "anchors" in refused(written(tmp_path, laughs))
     assert "too deep" in refused(written(tmp_path, "[" * 20_000 + "]" * 20_000))
     assert "bytes" in refused(written(tmp_path, "#" * (5 * 2**20)))
-    assert "10,001 steps are more" in refused(written(tmp_path, '[{"verb": "freeze"}' + ', {"verb": "freeze"}' * 10_000 + "]", "json"))
+    assert "10,001 steps are more" in refused(
+        written(tmp_path, '[{"verb": "freeze"}' + ', {"verb": "freeze"}' * 10_000 + "]", "json")
+    )
     deep = {"verb": "remove", "arguments": {"target": []}}
     inner = deep["arguments"]["target"]
     for _ in range(200):
@@ -145,7 +150,9 @@ def test_files_are_bounded(tmp_path):
     assert "deep" in refused(written(tmp_path, json.dumps([deep]), "json"))
     huge = {"layer": "keras.layers.Dense", "config": {"units": 10**12}}
     step = {"verb": "insert", "arguments": {"new": huge, "after": "pool"}}
-    assert "would have a weight of the shape" in refused(written(tmp_path, json.dumps([step]), "json"))
+    assert "would have a weight of the shape" in refused(
+        written(tmp_path, json.dumps([step]), "json")
+    )
     step = {"verb": "repeat", "arguments": {"start": "add0", "stop": "add1", "times": 10_000}}
     twice = [{**step, "arguments": {**step["arguments"], "times": 1000}}, step]
     assert "which no steps may" in refused(written(tmp_path, json.dumps(twice), "json"))
@@ -190,7 +197,17 @@ def test_the_schema_is_that_of_the_signatures(tmp_path):
     g = kg.replace(g, "out", lambda x: x * 2.0)
     check.validate(kg.steps(g).to_dict())
     check.validate(yaml.safe_load(GOOD))
-    for name in ("verb", "argument", "missing", "key", "format", "no list", "nothing", "stage", "no part"):
+    for name in (
+        "verb",
+        "argument",
+        "missing",
+        "key",
+        "format",
+        "no list",
+        "nothing",
+        "stage",
+        "no part",
+    ):
         wrong = yaml.safe_load(WRONG[name][0])
         wrong = wrong if isinstance(wrong, dict) else {"format": 1, "steps": wrong}
         assert not check.is_valid(wrong), name

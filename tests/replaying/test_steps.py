@@ -290,7 +290,9 @@ def test_what_makes_layers_when_it_is_built_needs_the_seed():
     same(kg.replay(model, kg.steps(new)), new)
     keras.utils.set_random_seed(8)
     other = kg.replay(model, kg.steps(new))
-    assert not np.array_equal(*(arrays(m.get_layer("fresh").query_dense.kernel)[0] for m in (new, other)))
+    assert not np.array_equal(
+        *(arrays(m.get_layer("fresh").query_dense.kernel)[0] for m in (new, other))
+    )
 
 
 @pytest.mark.once
@@ -410,7 +412,11 @@ def test_a_refusal_has_the_number_of_the_step_and_changes_nothing(tmp_path):
 def test_damaged_steps_in_a_model_do_not_keep_it_from_loading(tmp_path):
     edited = kg.insert(ALL[0](), layers.ReLU(name="act"), after="add0")
     edited.save(tmp_path / "m.keras")
-    for content in ({"format": 9, "steps": []}, [1], {"format": 1, "steps": [{"verb": "x\x1b[31m"}]}):
+    for content in (
+        {"format": 9, "steps": []},
+        [1],
+        {"format": 1, "steps": [{"verb": "x\x1b[31m"}]},
+    ):
         with zipfile.ZipFile(tmp_path / "m.keras") as old:
             parts = {name: old.read(name) for name in old.namelist()}
         config = json.loads(parts["config.json"])

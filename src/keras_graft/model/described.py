@@ -11,6 +11,7 @@ import keras
 
 from keras_graft import _keras
 
+
 def class_name(cls: type) -> str | None:
     """Return the name by which a class is found again: Keras's own, or a registered one."""
     for name in (f"keras.layers.{cls.__name__}", f"keras.{cls.__name__}"):
@@ -57,14 +58,16 @@ def layer_data(layer: Any, fresh: bool = True) -> dict[str, Any]:
     try:
         data = _keras.serialize(layer)
     except Exception as error:  # a layer of the user's own
-        return unwritten(f"the {what}, whose configuration cannot be written ({type(error).__name__})")
+        return unwritten(
+            f"the {what}, whose configuration cannot be written ({type(error).__name__})"
+        )
     if _holds_code(data):
         return unwritten(f"the {what}, which holds Python code")
     name = data.get("registered_name")
     if not (name and keras.saving.get_registered_object(name)):
         module = data["module"] if str(data["module"]).startswith("keras.") else "keras"
         name = f"{module}.{data['class_name']}"
-        if not str(data["module"]).split(".")[0] == "keras":
+        if str(data["module"]).split(".")[0] != "keras":
             return unwritten(f"the {what}, whose class is not registered")
         if name.startswith("keras.src."):  # a Functional
             name = "keras.Model"

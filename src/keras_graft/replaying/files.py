@@ -72,9 +72,7 @@ def _checked(path: Any, done: str) -> Path:
         raise FileError(f"steps: expected the path of a file, got {shown(path)}.")
     file = Path(path)
     if file.suffix not in _SUFFIXES:
-        raise FileError(
-            f"{str(file)!r}: steps are {done} as .yaml or .json, got {file.suffix!r}."
-        )
+        raise FileError(f"{str(file)!r}: steps are {done} as .yaml or .json, got {file.suffix!r}.")
     return file
 
 
@@ -128,7 +126,9 @@ _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool",
 def _plain(node: Any, yaml: Any, maker: Any, file: Path) -> Any:
     if isinstance(node, yaml.ScalarNode):
         if node.tag not in _TAGS:
-            raise _at(file, node, f"{shown(node.value)[:60]} is no text, number, true, false or null.")
+            raise _at(
+                file, node, f"{shown(node.value)[:60]} is no text, number, true, false or null."
+            )
         try:
             return maker.construct_object(node)
         except (ValueError, yaml.YAMLError) as error:

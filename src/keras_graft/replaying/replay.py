@@ -106,7 +106,9 @@ class _Replay:
     def _step(self, step: dict[str, Any], states: list[Graph]) -> Graph:
         graph, verb = states[-1], verbs()[step["verb"]]
         if verb.name == "join":
-            return verb.function(graph, *(self._stage(s, states) for s in step["arguments"]["stages"]))
+            return verb.function(
+                graph, *(self._stage(s, states) for s in step["arguments"]["stages"])
+            )
         make = Arguments(graph, self._given)
         arguments = {name: make(value) for name, value in step["arguments"].items()}
         if verb.name == "repeat":

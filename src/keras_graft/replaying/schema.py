@@ -1,6 +1,6 @@
 """The JSON Schema of steps, made from the signatures of the verbs: `steps.schema.json`.
 
-    python -m keras_graft.replaying.schema    # writes the file again
+python -m keras_graft.replaying.schema    # writes the file again
 """
 
 from __future__ import annotations

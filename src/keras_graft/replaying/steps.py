@@ -157,7 +157,9 @@ def steps(model: Any) -> Steps:
     elif isinstance(model, keras.Model):
         edits = record_of(model).edits
     else:
-        raise EditError(f"steps: expected a Keras model or a keras_graft.Graph, got {shown(model)}.")
+        raise EditError(
+            f"steps: expected a Keras model or a keras_graft.Graph, got {shown(model)}."
+        )
     found: list[Any] = []
     for edit in edits:
         content = getattr(edit, "content", None)

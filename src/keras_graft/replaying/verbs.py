@@ -34,14 +34,14 @@ from keras_graft.shared.unshare import unshare
 from keras_graft.shared.untie import untie
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        function.__name__: function
-        for function in (
-            extract, submodel, split, join, replace, insert, remove, rewire, repeat, inline, nest,
-            reinput, clone, share, unshare, tie, untie, freeze, unfreeze, train_only, lora,
-            set_adapters, merge_adapters, unmerge_adapters, remove_adapters, load_adapters,
-        )
-    },
+    "extract": extract, "submodel": submodel, "split": split, "join": join,
+    "replace": replace, "insert": insert, "remove": remove, "rewire": rewire, "repeat": repeat,
+    "inline": inline, "nest": nest, "reinput": reinput,
+    "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
+    "freeze": freeze, "unfreeze": unfreeze, "train_only": train_only,
+    "lora": lora, "set_adapters": set_adapters, "merge_adapters": merge_adapters,
+    "unmerge_adapters": unmerge_adapters, "remove_adapters": remove_adapters,
+    "load_adapters": load_adapters,
     **{
         f"recipes.{name}": getattr(recipes, name)
         for name in recipes.__all__ if inspect.isfunction(getattr(recipes, name))
