@@ -72,7 +72,7 @@ def clone(
     graph = model if isinstance(model, Graph) else None
     if graph is not None and compile:
         raise WeightsError("clone: a Graph is not compiled; compile the model that kg.build makes.")
-    if graph is None and not isinstance(model, keras.Model):
+    if not isinstance(model, Graph | keras.Model):
         raise WeightsError(
             f"clone takes a Keras model or a keras_graft.Graph, got {type(model).__name__}. "
             'A layer is cloned with its model, or by kg.unshare(model, "layer#1").'
@@ -85,6 +85,7 @@ def clone(
     recorded = step("clone", known, given, edits) if weights == "fresh" else unrecorded(edits)
     with recorded as remembering, work.drawing():
         if share is not None:
+            assert known is not None
             for node in select(known, share).nodes:
                 work.copier.keep(node.operation)
         if graph is not None:
@@ -95,7 +96,7 @@ def clone(
             new = remembering(new)
     if name is not None:
         new.name = name
-    if compile and model.compiled:
+    if compile and model.compiled:  # type: ignore[union-attr]
         way_out = " Compile the clone as you compiled the model."
         with _naming(model, way_out, "compiled again"):
             _keras.compile_like(new, model)

@@ -105,9 +105,9 @@ def _from_yaml(text: str, file: Path) -> tuple[Any, list[Place]]:
         raise FileError(f"{file.name}: the file is empty.")
     maker = yaml.SafeLoader("")
     data = _plain(root, yaml, maker, file)
-    listing = root
-    if isinstance(root, yaml.MappingNode):
-        listing = next((v for k, v in root.value if k.value == "steps"), None)
+    listing: Any = root
+    if isinstance(listing, yaml.MappingNode):
+        listing = next((v for k, v in listing.value if k.value == "steps"), None)
     nodes = listing.value if isinstance(listing, yaml.SequenceNode) else []
     return data, [_place(number, node, yaml, file) for number, node in enumerate(nodes, 1)]
 
