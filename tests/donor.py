@@ -42,6 +42,12 @@ def equal(left, right) -> None:
         assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True)
 
 
+def loads_alone(model) -> bool:
+    """Whether Keras finds the class of a model's file without this package: its own Functional."""
+    cls = type(model)
+    return (cls.__module__, cls.__name__) == (_keras.Functional.__module__, "Functional")
+
+
 def saved(model, path) -> dict:
     """Return what a model's file holds, without the time at which it was written."""
     model.save(path)

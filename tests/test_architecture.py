@@ -34,6 +34,7 @@ ORDER = [
     "features",
     "recipes",
     "display",
+    "replaying",
     "testing",
     "__main__",
 ]
@@ -137,7 +138,10 @@ def test_the_command_imports_keras_only_when_a_command_runs():
             module = getattr(node, "module", None) or names[0]
             first = module.split(".")[0]
             if node in at_once:
-                assert first in {*sys.stdlib_module_names, "typer", "keras_graft_cli"}, (path, module)
+                assert first in {*sys.stdlib_module_names, "typer", "keras_graft_cli"}, (
+                    path,
+                    module,
+                )
             if first == "keras_graft":
                 private = [n for n in (*module.split("."), *names) if n.startswith("_")]
                 assert not private, (path, module, names)

@@ -32,6 +32,7 @@ WORDS = {
     "share_and_unshare": "67,722 parameters, with one attention layer 17,802",
     "torch_weights": "the same outputs after training with Keras: True",
     "show_a_network": "BatchNormalization, Conv2D, Add x 6  repeat, 18 nodes  ",
+    "replay_steps": "replayed on the second checkpoint, equal to the bit: True",
     "join_models": "head of the second: equal to the bit",
 }
 

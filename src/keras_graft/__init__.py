@@ -54,6 +54,8 @@ from keras_graft.model.read import read
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
+from keras_graft.replaying.replay import replay
+from keras_graft.replaying.steps import Steps, steps
 from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
@@ -88,6 +90,8 @@ __all__ = [
     "show", "Picture",
     # for training
     "freeze", "unfreeze", "train_only", "learning_rates",
+    # what was done
+    "steps", "replay", "Steps",
     # adapters
     "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
     "remove_adapters", "save_adapters", "load_adapters",

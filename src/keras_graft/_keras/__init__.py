@@ -94,6 +94,12 @@ from keras_graft._keras.optimizers import trained_by as trained_by
 from keras_graft._keras.optimizers import works as works
 from keras_graft._keras.rated import Pace as Pace
 from keras_graft._keras.rated import Rated as Rated
+from keras_graft._keras.remembering import FORMAT as FORMAT
+from keras_graft._keras.remembering import InFile as InFile
+from keras_graft._keras.remembering import Remembering as Remembering
+from keras_graft._keras.remembering import in_file as in_file
+from keras_graft._keras.remembering import remembering as remembering
+from keras_graft._keras.remembering import with_steps_in_file as with_steps_in_file
 from keras_graft._keras.saving import TooLargeError as TooLargeError
 from keras_graft._keras.saving import automatic_name as automatic_name
 from keras_graft._keras.saving import class_of_config as class_of_config
@@ -101,6 +107,8 @@ from keras_graft._keras.saving import has_value as has_value
 from keras_graft._keras.saving import own_weights as own_weights
 from keras_graft._keras.saving import saving_paths as saving_paths
 from keras_graft._keras.saving import weights_up_to as weights_up_to
+from keras_graft._keras.seeds import seeds as seeds
+from keras_graft._keras.seeds import set_seeds as set_seeds
 from keras_graft._keras.structure import model_of_config as model_of_config
 from keras_graft._keras.structure import model_of_legacy_config as model_of_legacy_config
 from keras_graft._keras.structure import without_values as without_values

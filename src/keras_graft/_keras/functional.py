@@ -12,6 +12,7 @@ import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.private import base
+from keras_graft._keras.remembering import Remembers
 
 _READ = object()
 """Placeholder in the `_outbound_nodes` of an input for the nodes that read it."""
@@ -53,7 +54,7 @@ def make_functional(
 
 
 @keras.saving.register_keras_serializable("keras_graft")
-class LaterOutputs(base("Functional")):
+class LaterOutputs(Remembers, base("Functional")):
     """A Functional model in which a layer has more outputs at a later call than at its first.
 
     Keras counts a layer's outputs by its first call, and then says that an additional output of a

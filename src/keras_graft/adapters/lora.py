@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import keras
@@ -18,6 +19,7 @@ from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
+from keras_graft.graph.recording import chose
 from keras_graft.model.verb import verb
 from keras_graft.printable import quoted, shown
 from keras_graft.weights.address import groups
@@ -86,6 +88,9 @@ def lora(
     rank, alpha = _numbers(rank, alpha)
     check_name(name, "lora")
     _check_seed(seed)
+    if seed is None:
+        seed = random.randint(1, 10**9)  # as Keras draws the seed of an initializer
+        chose("seed", seed)  # a replay of this step draws the same
     found = targets(graph, target, "lora")
     states = {id(node.operation): state for node, state in states_of(graph)}
     for one in found:
@@ -101,13 +106,13 @@ def lora(
     for number, one in enumerate(found):
         key = id(one.node.operation)
         state = states.get(key, State())
-        made = _new(one, name, rank, alpha, None if seed is None else int(seed) + number)
+        made = _new(one, name, rank, alpha, int(seed) + number)
         states[key] = state.replace(adapters=(*state.adapters, made))
     instead = with_trained(graph, states, train, "lora")
     return rebuilt(graph, states, "lora", instead)
 
 
-def _new(target: Target, name: str, rank: int, alpha: float, seed: int | None) -> Adapter:
+def _new(target: Target, name: str, rank: int, alpha: float, seed: int) -> Adapter:
     weight = target.weight
     adapter = Adapter(name, weight.address, rank, alpha, input_axes(weight.layer, weight.variable))
     start = keras.initializers.HeUniform(seed)

@@ -15,6 +15,8 @@ from keras_graft.errors import EditError, GraftError, ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import safe
 from keras_graft.graph.node import Node, Spec, Value
+from keras_graft.graph.recording import Put, put, recording
+from keras_graft.model.described import layer_data
 from keras_graft.model.from_keras import Traced
 from keras_graft.printable import shown, words_of
 
@@ -58,14 +60,18 @@ def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value
         )
     before = _keras.names_given()
     if isinstance(new, keras.Layer):
+        data = _data(new, place)
         found = traced(new, place, before)
     else:
-        new, found = _decided(new, place, before)
+        new, found, data = _decided(new, place, before)
+    named: set[int] = set()
     for operation in {id(node.operation): node.operation for node in found.steps}.values():
         kind = found.kinds.get(id(operation)) or _keras.named_since(operation, before)
         if kind and not place.graph.calls(operation):
             operation.name = _name_there(kind, place, names)
+            named.add(id(operation))
     layer = new if isinstance(new, keras.Layer) else None
+    put(Put(new, data, id(new) in named))
     return list(found.steps), list(found.outputs), layer
 
 
@@ -85,13 +91,22 @@ def _name_there(kind: str, place: At, names: set[str]) -> str:
     return free
 
 
-def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Traced]:
-    """Return what a function puts in (its result, or the function itself), and the trace of it."""
+def _data(layer: Any, place: At) -> dict[str, Any] | None:
+    """Return a layer that has no weights yet as plain data, for the step that is recorded."""
+    if recording() is None or layer.weights or place.graph.calls(layer):
+        return None
+    return layer_data(layer)
+
+
+def _decided(new: Any, place: At, before: Mapping[str, int]) -> tuple[Any, Traced, Any]:
+    """Return what a function puts in (its result, or the function itself), its trace and data."""
     answer = _called(new, place)
-    if _can_go_in(answer.given):
-        return answer.given, traced(answer.given, place, before)
+    given = answer.given
+    if _can_go_in(given):
+        data = _data(given, place) if isinstance(given, keras.Layer) else None
+        return given, traced(given, place, before), data
     try:
-        return new, traced(new, place, before)
+        return new, traced(new, place, before), None
     except EditError as error:
         raise _neither(new, place, answer, error) from error.__cause__
 

@@ -12,6 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.select import leaves, select
 from keras_graft.model.build import build
 from keras_graft.model.read import read
+from keras_graft.model.recording import step
 from keras_graft.printable import shown
 from keras_graft.weights.go_on_training import go_on_training
 
@@ -69,16 +70,19 @@ def unfreeze(
             "never changes, and the result is a new one."
         )
     graph = read(model)
-    chosen = select(graph, selector).nodes if len(graph) else ()
-    flags = Flags(graph, {id(n.operation) for n in leaves(chosen)}, batch_norm)
-    if isinstance(model, Graph):
-        return flags.graph()  # type: ignore[return-value]
-    if in_place:
-        if not flags.gained:
+    given = {"selector": selector, "batch_norm": batch_norm}
+    with step("unfreeze", graph, given) as remembering:
+        chosen = select(graph, selector).nodes if len(graph) else ()
+        flags = Flags(graph, {id(n.operation) for n in leaves(chosen)}, batch_norm)
+        if in_place:
+            if not flags.gained:
+                return model
+            with flags.set_in_place(model):
+                go_on_training(model, model)
             return model
-        with flags.set_in_place(model):
-            go_on_training(model, model)
-        return model
-    new = build(flags.graph())
+        result = remembering(flags.graph())
+    if isinstance(model, Graph):
+        return result
+    new = build(result)
     go_on_training(model, new)
     return new  # type: ignore[return-value]

@@ -15,12 +15,13 @@ from keras_graft.graph.index import Change, Index, Position
 from keras_graft.graph.node import Node, Slot, Value
 from keras_graft.graph.order import sort
 from keras_graft.graph.origin import Past, moved
+from keras_graft.graph.recording import Step
 from keras_graft.graph.table import graph_footer, graph_tables
 from keras_graft.tables import Table, Tabular, counted
 
 _FIELDS = (
     "inputs", "outputs", "input_template", "output_template", "name", "trainable",
-    "dtype_policy", "origin", "past",
+    "dtype_policy", "origin", "past", "edits",
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class Graph(Copyable, Tabular):
         dtype_policy: The model's own dtype policy. Opaque.
         origin: The model that this graph was read from. Opaque; None after an edit.
         past: The model it was read from and the edits since; None for a part of a model.
+        edits: The verbs that made it, in order, as `kg.steps` shows them.
     """
 
     steps: tuple[Node, ...]
@@ -60,6 +62,7 @@ class Graph(Copyable, Tabular):
     dtype_policy: Any
     origin: Any
     past: Past | None
+    edits: tuple[Step, ...]
     stale: tuple[Any, ...] | None
     """The keys of the nodes whose specs must be inferred again; None: all nodes."""
     notebook: ClassVar[Callable[[Graph], str] | None] = None
@@ -77,13 +80,15 @@ class Graph(Copyable, Tabular):
         dtype_policy: Any = None,
         origin: Any = None,
         past: Past | None = None,
+        edits: tuple[Step, ...] = (),
     ) -> None:
         put = self.__dict__
         put["steps"] = tuple(node.within(None) for node in nodes)
         put["inputs"] = tuple(value.within(self) for value in inputs)
         put.update(
             input_template=input_template, output_template=output_template, name=name,
-            trainable=trainable, dtype_policy=dtype_policy, origin=origin, past=past, stale=None,
+            trainable=trainable, dtype_policy=dtype_policy, origin=origin, past=past,
+            edits=edits, stale=None,
         )  # fmt: skip
         put["outputs"] = tuple(value.within(None) for value in outputs)  # unbound for `value`
         put["outputs"] = tuple(self.value(value) for value in put["outputs"])
@@ -327,6 +332,18 @@ class Graph(Copyable, Tabular):
         """Mark the specs as known, except for the nodes with these keys, and return this graph."""
         self.__dict__["stale"] = tuple(stale)
         return self
+
+    def remembering(self, edits: tuple[Step, ...]) -> Graph:
+        """Return the same graph, made by these steps."""
+        result = object.__new__(Graph)
+        put = result.__dict__
+        put.update(
+            {name: getattr(self, name) for name in _FIELDS},
+            edits=edits, steps=self.steps, stale=self.stale, _index=self._index,
+        )  # fmt: skip
+        put["inputs"] = tuple(v.within(result) for v in self.inputs)
+        put["outputs"] = tuple(v.within(result) for v in self.outputs)
+        return result
 
     # -- checks ---------------------------------------------------------------------------
 

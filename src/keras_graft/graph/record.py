@@ -31,6 +31,7 @@ class Record:
         kept: Which weights `replace` copied from the old layer.
         attributes: The names of the attributes that a model of the donor's class has from it.
         gone: The names of the attributes that it lost, each with the reason.
+        edits: The steps that made a model, as `Graph.edits`.
     """
 
     ties: tuple[Any, ...] = ()
@@ -47,6 +48,7 @@ class Record:
     kept: Any = None
     attributes: tuple[str, ...] = ()
     gone: Mapping[str, str] = field(default_factory=dict)
+    edits: tuple[Any, ...] = ()
 
 
 _EMPTY = Record()

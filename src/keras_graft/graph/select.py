@@ -14,6 +14,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.named_block import end_of_block
 from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node, Value
+from keras_graft.graph.recording import selected
 from keras_graft.graph.table import selection_tables
 from keras_graft.printable import shown, words_of
 from keras_graft.tables import Table, Tabular, counted
@@ -153,6 +154,7 @@ def select(graph: Graph, selector: Any) -> Selection:
     items = list(_find(graph, selector))
     if not items:
         raise NothingSelectedError(_nothing(graph, selector))
+    selected(graph, selector, items)
     return Selection(graph, items, selector)
 
 
@@ -192,6 +194,7 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
             found = list(_find(graph, part, depth + 1))
             if not found:
                 raise NothingSelectedError(_nothing(graph, part))
+            selected(graph, part, found)
             yield from found
     elif isinstance(selector, str):
         found = list(_by_text(graph, selector, ()))

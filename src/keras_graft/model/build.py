@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.errors import BuildError, warn
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
@@ -72,6 +73,7 @@ def build(
             f"{model.name!r} is a plain Functional: its donor is a {lost_class(graph)}, and "
             f"{lost}. The methods and attributes of that class stay with the donor."
         )
+    _keras.remembering(model, graph.edits)
     return model
 
 

@@ -16,12 +16,13 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node, Template
 from keras_graft.graph.origin import Past
-from keras_graft.graph.record import unwrapped
+from keras_graft.graph.record import record_of, unwrapped
 from keras_graft.graph.select import select
 from keras_graft.model import kept_class
 from keras_graft.model.attributes import copied
 from keras_graft.model.calls import mapped
 from keras_graft.model.read import read
+from keras_graft.model.recording import step, unrecorded
 from keras_graft.model.recreate import again, pair_weights
 from keras_graft.model.to_keras import assemble
 from keras_graft.printable import quoted, shown, words_of
@@ -71,22 +72,31 @@ def clone(
     graph = model if isinstance(model, Graph) else None
     if graph is not None and compile:
         raise WeightsError("clone: a Graph is not compiled; compile the model that kg.build makes.")
-    if share is not None:
-        for node in select(read(model), share).nodes:
-            work.copier.keep(node.operation)
-    with work.drawing():
+    if not isinstance(model, Graph | keras.Model):
+        raise WeightsError(
+            f"clone takes a Keras model or a keras_graft.Graph, got {type(model).__name__}. "
+            'A layer is cloned with its model, or by kg.unshare(model, "layer#1").'
+        )
+    known = graph if share is None else read(model)
+    given = {"weights": weights, "share": share, "name": name, "seed": seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    edits = record_of(model).edits if graph is None else graph.edits
+    # A copy is the same network: it has the steps of the donor, and no step of its own.
+    recorded = step("clone", known, given, edits) if weights == "fresh" else unrecorded(edits)
+    with recorded as remembering, work.drawing():
+        if share is not None:
+            assert known is not None
+            for node in select(known, share).nodes:
+                work.copier.keep(node.operation)
         if graph is not None:
             new = work.graph(graph, copied)
-            return new if name is None else new.replace(name=name)
-        if not isinstance(model, keras.Model):
-            raise WeightsError(
-                f"clone takes a Keras model or a keras_graft.Graph, got {type(model).__name__}. "
-                'A layer is cloned with its model, or by kg.unshare(model, "layer#1").'
-            )
+            return remembering(new if name is None else new.replace(name=name))
         new = work.model(model)
+        if _keras.functional(model) is not None:
+            new = remembering(new)
     if name is not None:
         new.name = name
-    if compile and model.compiled:
+    if compile and model.compiled:  # type: ignore[union-attr]
         way_out = " Compile the clone as you compiled the model."
         with _naming(model, way_out, "compiled again"):
             _keras.compile_like(new, model)

@@ -22,7 +22,7 @@ from keras_graft.ties.model import TiedModel
 
 def is_plain(cls: type) -> bool:
     """Whether a class is Functional, or a class of this package that looks the same to users."""
-    return cls in (_keras.Functional, _keras.LaterOutputs, TiedModel)
+    return cls in (_keras.Functional, _keras.Remembering, _keras.LaterOutputs, TiedModel)
 
 
 @functools.cache
@@ -95,7 +95,8 @@ class KeptModel(TiedModel):
         return config
 
     def _plain_config(self) -> dict[str, Any]:
-        return _keras.functional_config(self)  # not the configuration of the donor's class
+        config = _keras.functional_config(self)  # not the configuration of the donor's class
+        return _keras.with_steps_in_file(self, config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:

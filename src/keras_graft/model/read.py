@@ -14,6 +14,7 @@ from keras_graft.errors import ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value, flat_slots
 from keras_graft.graph.origin import Past
+from keras_graft.graph.record import record_of
 from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.symbolic import tensor_of
 from keras_graft.printable import shown
@@ -45,7 +46,9 @@ def read(model: Any) -> Graph:
     """
     if isinstance(model, Graph):
         return model
-    return _Reader().read(model)
+    edits = record_of(model).edits
+    graph = _Reader().read(model)
+    return graph.remembering(edits) if edits else graph
 
 
 def own_graph(node: Node) -> Graph:
@@ -56,7 +59,9 @@ def own_graph(node: Node) -> Graph:
     """
     nested = node.nested
     assert nested is not None
-    return nested if len(nested.inputs) == len(node.operation.inputs) else read(node.operation)
+    if len(nested.inputs) == len(node.operation.inputs):
+        return nested
+    return _Reader().read(node.operation)
 
 
 def trace(

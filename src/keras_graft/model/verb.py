@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 from keras_graft.graph.graph import Graph
 from keras_graft.model.build import build
 from keras_graft.model.read import read
+from keras_graft.model.recording import given_to, step
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -36,6 +38,8 @@ def verb(function: Callable[Concatenate[Graph, _P], tuple[Graph, ...]]) -> Split
 def verb(function: Callable[..., Any]) -> Any:
     """Let a function of a `Graph` take a Keras model too: it is read, and the result is built.
 
+    The result remembers the call as a step, after those that made `model`.
+
     Args:
         function: Its first parameter is a `Graph`; users see it as `model`. It returns a graph, or
             a tuple of graphs.
@@ -43,12 +47,37 @@ def verb(function: Callable[..., Any]) -> Any:
 
     @functools.wraps(function)
     def run(model: Any, *args: Any, **kwargs: Any) -> Any:
+        graph = read(model)
+        with step(name, graph, given_to(function, args, kwargs)) as remembering:
+            result = remembering(function(graph, *args, **kwargs))
         if isinstance(model, Graph):
-            return function(model, *args, **kwargs)
-        result = function(read(model), *args, **kwargs)
+            return result
         return tuple(map(build, result)) if isinstance(result, tuple) else build(result)
 
+    name = function.__name__
+
     return _shown(run)
+
+
+def recipe(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let what a recipe makes remember it as one step, and not as the verbs that it calls."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        model = args[0] if args else kwargs.pop(first)
+        args = args[1:]
+        graph = read(model)
+        with step(name, graph, given_to(function, args, kwargs)) as remembering:
+            result = remembering(function(graph, *args, **kwargs))  # type: ignore[call-arg]
+        if isinstance(model, Graph):
+            return result
+        if isinstance(result, Graph):
+            return build(result)
+        return dataclasses.replace(result, model=build(result.model))
+
+    name = f"recipes.{function.__name__}"
+    first = next(iter(inspect.signature(function).parameters))
+    return run  # type: ignore[return-value]
 
 
 def question(function: Callable[Concatenate[Graph, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:

@@ -117,4 +117,5 @@ def part(
     return graph.replace(
         nodes=sort(nodes, inputs), inputs=tuple(entries), input_template=input_template,
         outputs=tuple(outputs), output_template=output_template, name=name, origin=None, past=None,
+        edits=(),
     )  # fmt: skip

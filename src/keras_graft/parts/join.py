@@ -13,6 +13,7 @@ from keras_graft.graph.walk import pruned
 from keras_graft.model.build import like
 from keras_graft.model.infer import infer
 from keras_graft.model.read import read
+from keras_graft.model.recording import Ready, step
 from keras_graft.parts.ends import renewed
 from keras_graft.printable import words_of
 from keras_graft.shared.tie_again import rejoined
@@ -44,11 +45,33 @@ def join(*stages: Any) -> Any:
     ['x', 'h', 'out']
     """
     graphs = [read(stage) for stage in stages]
-    try:
-        graph = infer(_joined(*graphs), way_out=_between)
-    except BuildError as error:
-        raise JoinError(f"join: {words_of(error)}") from error
-    return like(stages[0], rejoined(graph, graphs))
+    others = Ready([_origin(graphs[0], other) for other in graphs[1:]])
+    edits = graphs[0].edits if graphs else ()
+    with step("join", None, {"stages": others}, edits) as remembering:
+        try:
+            graph = infer(_joined(*graphs), way_out=_between)
+        except BuildError as error:
+            raise JoinError(f"join: {words_of(error)}") from error
+        result = remembering(rejoined(graph, graphs))
+    return like(stages[0], result)
+
+
+def _origin(first: Graph, other: Graph) -> dict[str, Any]:
+    """Return where a stage comes from: a state of the first one and the steps since, or a name.
+
+    It comes from the same model if both have a step in common, or are parts of one split.
+    """
+    common = 0
+    for one, two in zip(first.edits, other.edits, strict=False):
+        if one is not two:
+            break
+        common += 1
+    left = other.edits[common:]
+    next_ = first.edits[common : common + 1]
+    parts = bool(next_ and left and getattr(next_[0], "call", 0) is getattr(left[0], "call", 1))
+    if not common and not parts:
+        return {"given": other.name}
+    return {"after": common, "steps": [step for edit in left for step in edit.to_dicts()]}
 
 
 def _between(graph: Graph, node: Node, wanted: str) -> str:

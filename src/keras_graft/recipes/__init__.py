@@ -4,13 +4,25 @@ Each takes a Keras model or a `Graph` and gives back the same kind. Start from t
 yours is a different job.
 """
 
-from keras_graft.recipes._add_adapters import add_adapters
-from keras_graft.recipes._add_dropout import add_dropout
-from keras_graft.recipes._fold_batchnorm import Folded, fold_batchnorm
-from keras_graft.recipes._new_head import new_head
-from keras_graft.recipes._norm_swap import norm_swap
-from keras_graft.recipes._swap_activation import swap_activation
-from keras_graft.recipes._unet import unet
+from keras_graft.model.verb import recipe as _recipe
+from keras_graft.recipes import (
+    _add_adapters,
+    _add_dropout,
+    _fold_batchnorm,
+    _new_head,
+    _norm_swap,
+    _swap_activation,
+    _unet,
+)
+from keras_graft.recipes._fold_batchnorm import Folded
+
+swap_activation = _recipe(_swap_activation.swap_activation)
+norm_swap = _recipe(_norm_swap.norm_swap)
+fold_batchnorm = _recipe(_fold_batchnorm.fold_batchnorm)
+add_adapters = _recipe(_add_adapters.add_adapters)
+add_dropout = _recipe(_add_dropout.add_dropout)
+new_head = _recipe(_new_head.new_head)
+unet = _recipe(_unet.unet)
 
 __all__ = [
     "swap_activation", "norm_swap", "fold_batchnorm", "add_adapters", "add_dropout", "new_head",

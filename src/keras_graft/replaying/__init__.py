@@ -1,0 +1,1 @@
+"""The steps that made a model: shown, kept in files, and replayed on another model."""
