@@ -162,6 +162,8 @@ class _Reader:
             shared=facts.shared,
             ties=facts.ties,
         )
+        if node.nested is not None:  # kg.select(model, "encoder/*") finds them, and no item is them
+            item["inner_inputs"] = [printable(name) for name in node.nested.input_names]
         return Part(
             item, name, (facts.form, str(calls)), sizes=facts.sizes, trained=facts.trained,
             match=("node", path), node=node,
