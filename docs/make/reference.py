@@ -16,6 +16,7 @@ GROUPS = {
     "edit": ("Edit", "Each gives a new model. The donor stays as it was."),
     "weights": ("Weights", "Copies, shared layers, ties, and weights from elsewhere."),
     "for training": ("Train", "What trains, and at which learning rate."),
+    "pictures": ("Pictures", "A network, an edit or a report, to look at."),
     "what was done": ("Steps", "What a model was made by: to read, keep and replay."),
     "adapters": ("Adapters", "LoRA on any kernel."),
     "results": ("Results", "What the verbs return, besides models."),
