@@ -30,13 +30,10 @@ def diff(
     ] = "value",
 ) -> Told:
     """Say what two models share, what is new or dropped, and which outputs may differ."""
-    import inspect
-
     import keras_graft as kg
 
     # Files never hold the same objects: there the values tell what is the same.
-    how: dict[str, Any] = {"by": by} if "by" in inspect.signature(kg.diff).parameters else {}
-    found = kg.diff(load(run, old), load(run, new), **how)
+    found = kg.diff(load(run, old), load(run, new), by=by)
     return Told(found.to_dict(), found)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Annotated, Any
 
 import typer
 
 from keras_graft_cli.completion import choices, names
-from keras_graft_cli.errors import UsageError
 from keras_graft_cli.files import structure
 from keras_graft_cli.group import LOOK
 from keras_graft_cli.options import Model
@@ -93,7 +91,7 @@ def cuts(
     """List where a model can be cut at a single value."""
     import keras_graft as kg
 
-    found: Any = kg.cuts(structure(run, model), **_listed(kg.cuts, every, most, sort, dtype))
+    found = kg.cuts(structure(run, model), **_listed(every, most, sort, dtype))
     return Told(found.to_dict(), found)
 
 
@@ -110,33 +108,17 @@ def advise(
     """Say for each cut how large a store of features is, and how much compute it saves."""
     import keras_graft as kg
 
-    ask = kg.features.advise
-    found: Any = ask(structure(run, model), samples, **_listed(ask, every, most, sort, dtype))
-    if hasattr(found, "to_dict"):
-        return Told(found.to_dict(), found)
-    rows = [
-        {
-            "name": cut.name,
-            "shape": list(cut.value.spec.shape) if cut.value.spec else None,
-            "bytes_per_sample": each,
-            "bytes_in_all": total,
-            "compute_saved": saved,
-        }
-        for cut, each, total, saved in found.rows
-    ]
-    return Told({"samples": found.samples, "cuts": rows}, found)
+    how = _listed(every, most, sort, dtype)
+    found = kg.features.advise(structure(run, model), samples, **how)
+    return Told(found.to_dict(), found)
 
 
-def _listed(verb: Any, every: bool, most: int | None, sort: str | None, dtype: str | None) -> Any:
-    """Return the arguments that say how cuts are listed, as far as a verb takes them."""
+def _listed(every: bool, most: int | None, sort: str | None, dtype: str | None) -> Any:
+    """Return the arguments that say how cuts are listed."""
     given: dict[str, Any] = {"sort": sort, "dtype": dtype, "most": most}
     given = {name: value for name, value in given.items() if value is not None}
     if every:
         given["most"] = None
-    known = inspect.signature(verb).parameters
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise UsageError(f"This version of keras-graft lists cuts without --{unknown[0]}.")
     return given
 
 
@@ -145,10 +127,7 @@ def stages(run: Run, model: Model) -> Told:
     """List the last node at each resolution or block, with channels and stride."""
     import keras_graft as kg
 
-    ask: Any = getattr(kg, "stages", None)
-    if ask is None:
-        raise kg.NotYetError("This version of keras-graft has no kg.stages yet.")
-    found = ask(structure(run, model))
+    found = kg.stages(structure(run, model))
     return Told(found.to_dict(), found)
 
 

@@ -34,7 +34,7 @@ def configuration(path: Path) -> dict[str, Any]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        return json.loads(file.attrs["model_config"])
+        return json.loads(str(file.attrs["model_config"]))
 
 
 def _names(config: Any, scope: str = "", depth: int = 0) -> Iterator[str]:

@@ -34,8 +34,6 @@ def extract(
 
     Example: keras-graft extract m.keras 'block*_out' -o taps.keras
     """
-    import inspect
-
     import keras_graft as kg
     from keras_graft_cli.files import sizes
     from keras_graft_cli.selectors import several
@@ -44,8 +42,6 @@ def extract(
         raise UsageError("Name what the model gives: selectors, or --stages 2,3,4.")
     if stages is None:
         return make(run, out, lambda: kg.extract(load(run, model), several(taps or [])))
-    if "stages" not in inspect.signature(kg.extract).parameters:
-        raise UsageError("This version of keras-graft has no stages yet: name the values.")
     numbers = sizes(stages, "--stages") or ()
     how: dict[str, Any] = {"stages": numbers[0] if len(numbers) == 1 else numbers}
     return make(run, out, lambda: kg.extract(load(run, model), **how))

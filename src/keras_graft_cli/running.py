@@ -68,7 +68,7 @@ class Run:
 def command(
     *, group: typer.Typer = app, panel: str | None = None, name: str | None = None,
     loads: bool = False, writes: bool = False, keras: bool = True, json: bool = True,
-) -> Callable[[Callable[..., Told]], Callable[..., None]]:  # fmt: skip
+) -> Callable[[Callable[..., Told]], Callable[..., Told]]:  # fmt: skip
     """Make a function a command: it gets a `Run` first, and returns what to print.
 
     Args:
@@ -81,7 +81,7 @@ def command(
         json: Whether it has `--json`.
     """
 
-    def decorate(function: Callable[..., Told]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Told]) -> Callable[..., Told]:
         called = name or function.__name__.rstrip("_").replace("_", "-")
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
         common = [*options.LOADING] if loads else []

@@ -28,7 +28,9 @@ def steps(
 
     Example: keras-graft steps m.keras -o steps.yaml
     """
-    taken: Any = _verb("steps")(load(run, model))
+    import keras_graft as kg
+
+    taken = kg.steps(load(run, model))
     if out is None:
         return Told(taken.to_dict(), taken)
     if out.exists() and not run.force:
@@ -55,9 +57,10 @@ def replay(
 
     Example: keras-graft replay steps.yaml m.keras -o new.keras
     """
-    again: Any = _verb("replay")
+    import keras_graft as kg
+
     how: dict[str, Any] = {"given": _given(run, given)} if given else {}
-    return make(run, out, lambda: again(load(run, model), steps, **how))
+    return make(run, out, lambda: kg.replay(load(run, model), steps, **how))
 
 
 def _given(run: Run, texts: list[str]) -> dict[str, Any]:
@@ -69,13 +72,4 @@ def _given(run: Run, texts: list[str]) -> dict[str, Any]:
             raise UsageError(f"--given takes NAME=FILE: {text}")
         is_model = path.endswith((".keras", ".h5", ".hdf5")) or path.startswith("app:")
         found[name] = load(run, path) if is_model else path
-    return found
-
-
-def _verb(name: str) -> Any:
-    import keras_graft as kg
-
-    found = getattr(kg, name, None)
-    if found is None:
-        raise kg.NotYetError(f"This version of keras-graft has no kg.{name} yet.")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,9 +47,6 @@ def view(
     """
     import keras_graft as kg
 
-    show: Any = getattr(kg, "show", None)
-    if show is None:
-        raise kg.NotYetError("This version of keras-graft has no kg.show yet.")
     kind = as_ or next((k for k, s in _SUFFIXES.items() if out and out.suffix == s), "html")
     if kind not in _SUFFIXES:
         raise UsageError(f"--as {kind}: it is one of {', '.join(_SUFFIXES)}.")
@@ -57,7 +54,7 @@ def view(
         raise UsageError(f"{str(out)!r} already exists; --force overwrites it.")
     if out is not None and not out.parent.is_dir():
         raise UsageError(f"There is no folder {str(out.parent)!r} to write into.")
-    picture = show(structure(run, model), as_=kind)
+    picture = kg.show(structure(run, model), as_=kind)
     if out is None:
         name = Path(model.removeprefix("app:")).stem
         made = tempfile.mkstemp(_SUFFIXES[kind], f"keras-graft-{name}-")

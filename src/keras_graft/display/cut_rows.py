@@ -35,28 +35,10 @@ def cut_rows(
             "name": printable(cut.name),
             "output": str(cut.value.spec or "?"),
             "bytes": size,
-            "bytes_text": str(getattr(cut, "size", bytes_text(size))),
+            "bytes_text": str(cut.size),
             "below": cut.parameters_below,
             "above": cut.parameters_above,
             "share": below / whole if whole else 0.0,
             "call": f"kg.split(model, {quoted(cut.name)})",
         })  # fmt: skip
     return rows
-
-
-def bytes_text(size: int | None) -> str:
-    """Return a number of bytes for a reader.
-
-    >>> bytes_text(3_211_264), bytes_text(12), bytes_text(None)
-    ('3.2 MB', '12 B', '?')
-    """
-    if size is None:
-        return "?"
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.95 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}"

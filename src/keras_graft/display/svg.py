@@ -9,7 +9,8 @@ from typing import Any
 
 from keras_graft.display.layout import Placed, Point, layered
 from keras_graft.display.picture import element
-from keras_graft.display.view import View, counted, remarks, summary, title_of
+from keras_graft.display.view import View, remarks, summary, title_of
+from keras_graft.tables import counted
 
 _MARGIN = 16
 _PADDING = 14

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras_graft.display.view import View, counted, remarks, summary, title_of
+from keras_graft.display.view import View, remarks, summary, title_of
+from keras_graft.tables import counted
 
 _WIDTH = 100
 _HEAD = ("node", "kind", "output", "params", "")

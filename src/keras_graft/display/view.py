@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keras_graft.tables import counted
+
 _MOST = 40
 """Levels are opened until a picture would have more boxes than this."""
 
@@ -89,15 +91,6 @@ class View:
 def title_of(item: Mapping[str, Any]) -> str:
     """Return the label of an item, with how often a block is repeated."""
     return f"{item['label']} x {item['times']}" if item["times"] else str(item["label"])
-
-
-def counted(number: int, one: str) -> str:
-    """Return a number with its noun.
-
-    >>> counted(1, "node"), counted(1200, "node")
-    ('1 node', '1,200 nodes')
-    """
-    return f"{number:,} {one}" + ("" if number == 1 else "s")
 
 
 def summary(scene: Mapping[str, Any]) -> str:

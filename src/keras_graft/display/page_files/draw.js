@@ -30,7 +30,7 @@ const Draw = (() => {
     if (item.type === "group") {
       const count = network.inside(item.id).length;
       const what = item.times ? `${item.times} equal blocks` : Dom.plural(count, "layer");
-      return item.parameters ? `${what} · ${Dom.short(item.parameters)} weights` : what;
+      return item.parameters ? `${what} · ${Dom.short(item.parameters)} params` : what;
     }
     const spec = (item.spec || "").replace(/ (float|bfloat|int|uint|bool)\w*/g, "");
     return Dom.middle(item.type === "node" ? `${item.kind} ${spec}` : spec, 40);

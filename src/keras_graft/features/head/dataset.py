@@ -131,10 +131,11 @@ class FeatureDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches, not number {shown(index)}.")
-        batch = self._epoch.batch(index)
+        batch: Any = self._epoch.batch(index)
         # Keras makes tensors of it there, and TensorFlow takes a list for one tensor.
-        on_tensorflow = keras.backend.backend() == "tensorflow"
-        return keras.tree.lists_to_tuples(batch) if on_tensorflow else batch
+        if keras.backend.backend() == "tensorflow":
+            batch = keras.tree.lists_to_tuples(batch)
+        return batch
 
     def _drawn(
         self, store: FeatureStore, indices: np.ndarray, number: int | None
