@@ -24,7 +24,7 @@ keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), classes=10).s
 PROGRAM = [sys.executable, "-m", "keras_graft_cli"]
 HEAD = """# The command: how long an answer takes
 
-Written by `benchmarks/command.py`: medians of {turns} processes each, taken in turn, on two shared cores. What counts
+Written by `benchmarks/command.py`: medians of {turns} processes each, taken in turn, on two cores that other work kept busy (a load of 8 to 11). What counts
 are the ratios. `--help`, `--version` and the Tab key do not import Keras. The Tab key is pressed behind
 `keras-graft extract m.keras`: it reads the layer names of a ResNet50. `cuts` imports Keras, and reads the structure
 of that file of 94 MB, not its weights.
