@@ -144,14 +144,13 @@ assert (
     and after > 0.9
 )
 
-if hasattr(kg, "show"):
-    pages = Path("demo")
-    pages.mkdir(exist_ok=True)
-    kg.show(joined).save(pages / "network.html")
-    kg.show(change).save(pages / "edit.html")
-    print("\nOpen in a browser")
-    print(f"  {pages / 'network.html'}    the joined model")
-    print(f"  {pages / 'edit.html'}       what it shares with the donor, and what is new")
+pages = Path("demo")
+pages.mkdir(exist_ok=True)
+kg.show(joined).save(pages / "network.html")
+kg.show(change).save(pages / "edit.html")
+print("\nOpen in a browser")
+print(f"  {pages / 'network.html'}    the joined model")
+print(f"  {pages / 'edit.html'}       what it shares with the donor, and what is new")
 
 print("""
 Try next

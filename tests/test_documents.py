@@ -1,7 +1,6 @@
 """Everything that the documents show runs: Python, commands, and what is printed."""
 
 import contextlib
-import inspect
 import io
 import re
 import runpy
@@ -16,18 +15,10 @@ import pytest
 from architectures import cheap_weights
 from feature_images import photos
 
-import keras_graft as kg
-
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if not page.stem.startswith("benchmarks")]
 LANGUAGES = {"python", "console", "text", "mermaid"}
-LATER = {
-    **{rf"kg\.{name}\(": hasattr(kg, name) for name in ("show", "stages", "steps", "replay")},
-    'by="value"': "by" in inspect.signature(kg.diff).parameters,
-}
-PENDING = "|".join(pattern for pattern, there in LATER.items() if not there)
-"""What pages show and is not there: a block with some of it is not run."""
 
 
 def blocks(page):
@@ -43,16 +34,11 @@ def run(page):
     names, printed = {"__name__": page.stem}, []
     for language, code in blocks(page):
         if language == "python":
-            if PENDING and re.search(PENDING, code):
-                printed.append(None)
-                continue
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 exec(compile(code, page.name, "exec"), names)
             printed.append(out.getvalue())
-        elif (
-            language == "text" and printed and printed[-1] is not None
-        ):  # what the last Python block prints, or a part of it
+        elif language == "text" and printed:  # what the last Python block prints, or a part of it
             assert stripped(code) in stripped(printed[-1]), f"{page.name}:\n{printed[-1]}"
     return names
 
@@ -141,9 +127,8 @@ def test_the_commands_of_a_page(page, tmp_path, monkeypatch):
 def test_links_lead_somewhere():
     for page in [*PAGES, ROOT / "CHANGELOG.md", ROOT / "examples" / "README.md"]:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
-            pending = PENDING and link.rpartition("/")[2] in ("show.md", "steps.md")
             there = link.startswith("https://") or (page.parent / link).exists()
-            assert there or pending, (page.name, link)
+            assert there, (page.name, link)
 
 
 @pytest.mark.once

@@ -24,9 +24,6 @@ PAGES = {
 }
 """Files of the repository that are pages, and where they lie on the site. `mapping` adds examples."""
 
-PENDING = {"show.md", "steps.md"}
-"""Pages that are written elsewhere: until they exist, links to them are only their words."""
-
 TRACKERS = {
     "keras": "keras-team/keras",
     "tf-keras": "keras-team/tf-keras",
@@ -69,16 +66,6 @@ def _fill(nav: list, title: str, pages: list) -> None:
                 item[name] = pages
             elif isinstance(inner, list):
                 _fill(inner, title, pages)
-
-
-def _without(nav):
-    if isinstance(nav, list):
-        return [kept for item in nav if (kept := _without(item)) is not None]
-    if isinstance(nav, dict):
-        ((title, what),) = nav.items()
-        kept = _without(what)
-        return None if kept is None else {title: kept}
-    return None if nav in PENDING and not (ROOT / "docs" / nav).exists() else nav
 
 
 def on_files(files: Files, config) -> Files:
@@ -125,8 +112,6 @@ def on_page_markdown(markdown: str, page, **kwargs) -> str:
         if re.match(r"[a-z]+:|$", target):
             return match[0]
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
-        if file.removeprefix("docs/") in PENDING and not (ROOT / file).exists():
-            return words.strip("[]")
         goal = pages.get(file, file.removeprefix("docs/"))
         return f"{words}({posixpath.relpath(goal, posixpath.dirname(here) or '.')}{anchor})"
 
