@@ -49,7 +49,6 @@ def mapping() -> dict[str, str]:
 
 
 def on_config(config):
-    config.nav = _without(config.nav)
     found = {title: page for page, (title, _) in reference().items()}
     _fill(config.nav, "Reference", [{title: page} for title, page in found.items()])
     names = sorted(path.name for path in (ROOT / "docs").glob("benchmarks*.md"))
