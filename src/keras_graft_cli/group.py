@@ -21,12 +21,12 @@ app = typer.Typer(
 features = typer.Typer(
     help="Run a trunk once over data, and store its outputs.", no_args_is_help=True
 )
-app.add_typer(features, name="features", rich_help_panel="Train")
-
 LOOK, PARTS, EDIT, WEIGHTS, TRAIN, MORE = (
     "Look", "Take apart, join", "Edit", "Weights", "Train", "More",
 )  # fmt: skip
 """Under which heads the help lists the commands."""
+
+app.add_typer(features, name="features", rich_help_panel=TRAIN)
 
 
 def _version(value: bool) -> None:
