@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_graft import advice
 from keras_graft.errors import AmbiguousError, NothingSelectedError, SelectionError
+from keras_graft.graph.activations import as_activation
 from keras_graft.graph.closed import what_is_closed
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.named_block import end_of_block
@@ -378,7 +379,10 @@ def _closed(graph: Graph, text: str, scope: tuple[Node, ...]) -> Node | None:
 def _nothing(graph: Graph, selector: Any) -> str:
     if not isinstance(selector, str):
         listing = advice.way("list", "print(kg.read(model))")
-        return f"Nothing in {graph.name!r} matches {shown(selector)}; {listing} lists its nodes."
+        return (
+            f"Nothing in {graph.name!r} matches {shown(selector)}; {listing} lists its nodes."
+            f"{as_activation(selector, leaves(graph))}"
+        )
     closed = _closed(graph, selector, ())
     if closed is not None:
         return f"Nothing in {graph.name!r} matches {shown(selector)}: {what_is_closed(closed)}"
