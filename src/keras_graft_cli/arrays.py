@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from keras_graft_cli.errors import UsageError
@@ -29,6 +30,8 @@ def arrays(path: str, names: tuple[str, ...] | None = ("x", "y", "w")) -> Any:
         OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError, RecursionError,
         OverflowError, SyntaxError, TypeError, KeyError, NotImplementedError,
     )  # fmt: skip
+    if not os.path.exists(path):
+        raise UsageError(f"There is no file or folder {path!r}.")
     try:
         loaded = np.load(path, mmap_mode="r")
     except damaged as error:

@@ -303,7 +303,7 @@ def test_reports_show_their_tables():
         kg.show(report, as_="svg")
 
 
-@pytest.mark.parametrize("as_", ["png", "", None, "SVG", [], {"html"}])
+@pytest.mark.parametrize("as_", ["png", "", 1, "SVG", [], {"html"}])
 def test_another_kind_of_picture_is_refused(as_):
     with pytest.raises(
         kg.GraftError, match='use one of "html", "svg", "dot", "text", "model_explorer"'
@@ -342,3 +342,17 @@ def test_a_page():
 
 def test_a_picture_is_a_value():
     assert dataclasses.replace(kg.Picture("a", "text")) == kg.Picture("a", "text")
+
+
+def test_the_name_of_a_file_says_the_kind_of_picture(tmp_path):
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(x), name="tiny")
+    for name, kind in (("a.svg", "svg"), ("a.txt", "text"), ("a.html", "html"), ("a", "html")):
+        assert kg.show(model, path=tmp_path / name).format == kind
+    assert (tmp_path / "a.svg").read_text().startswith("<svg")
+    assert kg.show(model, as_="dot", path=tmp_path / "b.gv").format == "dot"
+    with pytest.raises(kg.GraftError, match="is html, and .*b.svg. has the name of another kind"):
+        kg.show(model).save(tmp_path / "b.svg")
+    with pytest.raises(kg.GraftError, match="kind PNG cannot be written.*ends in .svg"):
+        kg.show(model, path=tmp_path / "b.png")
+    assert not (tmp_path / "b.svg").exists() and not (tmp_path / "b.png").exists()

@@ -1,6 +1,7 @@
 """Other inputs: on the donor's own layers, equal where the arithmetic is, refused where it cannot be."""
 
 import gc
+import warnings
 
 import keras
 import numpy as np
@@ -704,3 +705,22 @@ def test_a_dtype_that_no_call_takes_is_refused():
         keras.backend.backend() != "tensorflow"
     ):  # which has texts, and says at the layer that it is none
         assert "Give a dtype and a shape that the layers behind take" in text and "'x' (" in text
+
+
+def test_channels_that_are_normalized_differently_are_told():
+    x = keras.Input((4, 4, 3), name="x")
+    norm = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.2, 0.2, 0.2], name="norm")
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name="conv")(norm(x)))
+    model = keras.Model(x, y)
+    with pytest.warns(kg.GraftWarning, match="Normalization 'norm' treats each channel differ"):
+        kg.reinput(model, (4, 4, 1), channels="mean")
+    grey = keras.Input((4, 4, 1))
+    repeated = kg.join(keras.Model(grey, keras.ops.repeat(grey, 3, axis=-1)), model)
+    image = np.random.default_rng(0).random((2, 4, 4, 1), "float32")
+    assert_same_outputs(lambda _: model(np.repeat(image, 3, -1)), repeated, image)
+    even = keras.layers.Normalization(mean=[0.5] * 3, variance=[0.2] * 3, name="norm")
+    model = keras.Model(x, keras.layers.Conv2D(2, 3, name="conv")(even(x)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kg.reinput(model, (4, 4, 1), channels="mean")
+        kg.reinput(model, (4, 4, 5), channels="pad")

@@ -47,7 +47,7 @@ def test_inside_nested_models():
     model = keras.Model(x, layers.Dense(3, name="head")(inner(x)))
     assert kg.select(model, "net/block2").labels == ["net/block2_add"]
     assert kg.select(model, "**/block2").labels == ["net/block2_add"]
-    edited = kg.replace(model, "net/block2", layers.Average(name="mean"))
+    edited = kg.replace(model, kg.select(model, "net/block2"), layers.Average(name="mean"))
     assert kg.select(edited, "net/mean")
     with pytest.raises(kg.NothingSelectedError):
         kg.select(model, "block2")
@@ -76,3 +76,22 @@ def test_what_is_no_block_selects_nothing_and_names_the_nearest():
             kg.select(model, name)
     with pytest.raises(kg.NothingSelectedError, match="Nearest: 'dense_"):
         kg.select(model, "dense")
+
+
+@pytest.mark.parametrize("act", [
+    lambda m: kg.freeze(m, "b1"), lambda m: kg.freeze(m, ["b0_add", "b1"]),
+    lambda m: kg.unfreeze(m, "b1"), lambda m: kg.remove(m, "b1"), lambda m: kg.lora(m, "b1"),
+    lambda m: kg.replace(m, "b1", keras.layers.Dense(4)), lambda m: kg.train_only(m, "b1"),
+    lambda m: kg.learning_rates(m, "adam", {"b1": 0.1, "**": 0.2}), lambda m: kg.clone(m, share="b1"),
+])  # fmt: skip
+def test_a_verb_that_acts_on_nodes_does_not_take_the_last_node_of_a_block_for_the_block(act):
+    x = h = keras.Input((4,), name="x")
+    for i in range(2):
+        h = keras.layers.Add(name=f"b{i}_add")([h, keras.layers.Dense(4, name=f"b{i}_d")(h)])
+    model = keras.Model(x, h, name="net")
+    with pytest.raises(kg.GraftError) as told:
+        act(model)
+    words = "No node of 'net' is named 'b1', but the names of a block begin so. For the whole block"
+    assert f"{words} give 'b1_*', for its last node 'b1_add'." in str(told.value)
+    frozen = kg.freeze(model, "b1_*")
+    assert [w.path for w in frozen.trainable_variables] == ["b0_d/kernel", "b0_d/bias"]

@@ -20,7 +20,8 @@ from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.node import Node
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.graph.record import record_of, ties_of, unwrapped
-from keras_graft.graph.select import leaves, select
+from keras_graft.graph.select import leaves
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.printable import printable, quoted, shown
 from keras_graft.weights.address import Weight, groups
 
@@ -144,7 +145,7 @@ def _means(graph: Graph, known: list[Target], selector: Any) -> Iterator[Target]
         if not isinstance(selector, str):
             return
     try:
-        nodes = select(graph, selector).nodes
+        nodes = select_nodes(graph, selector)
     except NothingSelectedError:
         return
     inside = {id(node.operation) for node in leaves(nodes)}
@@ -236,7 +237,7 @@ def trained_layers(graph: Graph, selector: Any, verb: str, adapted: Set[int]) ->
         adapted: The identities of layers with adapters: what is tied to them follows the adapters.
     """
     try:
-        nodes = list(leaves(select(graph, selector).nodes))
+        nodes = list(leaves(select_nodes(graph, selector)))
     except SelectionError as error:
         raise type(error)(f"{verb}: train={shown(selector)}: {printable(error)}") from None
     for node in nodes:

@@ -9,6 +9,29 @@ from pathlib import Path
 from keras_graft.errors import FileError
 from keras_graft.printable import quoted
 
+_SUFFIXES = {
+    ".html": "html", ".htm": "html", ".svg": "svg", ".dot": "dot", ".gv": "dot", ".txt": "text",
+    ".json": "model_explorer",
+}  # fmt: skip
+
+
+def format_of(path: str | Path) -> str | None:
+    """Return the kind of picture that the name of a file says; None if it says none.
+
+    Raises:
+        FileError: If it is an image of points, such as PNG.
+
+    >>> format_of("net.svg"), format_of("net")
+    ('svg', None)
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (".png", ".jpg", ".jpeg", ".gif", ".pdf", ".webp"):
+        raise FileError(
+            f"A picture of kind {suffix[1:].upper()} cannot be written. For an image give a name that ends in "
+            '.svg; a browser prints it, or the page, to a file: kg.show(model, path="network.svg").'
+        )
+    return _SUFFIXES.get(suffix)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -40,9 +63,15 @@ class Picture:
             path: The file. One that is there is replaced.
 
         Raises:
-            FileError: If it cannot be written.
+            FileError: If it cannot be written, or if its name is that of another kind of file.
         """
         path = Path(path)
+        named = format_of(path)
+        if named is not None and named != self.format:
+            raise FileError(
+                f"The picture is {self.format}, and {quoted(path)} has the name of another kind of file: "
+                f'make that kind, kg.show(model, as_="{named}"), or give another name.'
+            )
         try:
             path.write_text(self.text, encoding="utf-8")
         except (OSError, ValueError) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_graft.display.dot import dot
 from keras_graft.display.model_explorer import model_explorer
-from keras_graft.display.picture import Picture, framed
+from keras_graft.display.picture import Picture, format_of, framed
 from keras_graft.display.scene import scene
 from keras_graft.display.svg import svg
 from keras_graft.display.text import text
@@ -24,7 +24,7 @@ FORMATS = ("html", "svg", "dot", "text", "model_explorer")
 
 
 def show(
-    x: Any, as_: str = "html", path: str | Path | None = None, depth: int | None = None
+    x: Any, as_: str | None = None, path: str | Path | None = None, depth: int | None = None
 ) -> Picture:
     """Show a network, or a report, as a page, an image or an outline.
 
@@ -35,7 +35,8 @@ def show(
             other report (its tables).
         as_: `"html"`: one page that works without a network connection, in which groups open on a
             click. `"svg"`: an image. `"text"`: an outline within 100 columns. `"dot"`: for
-            Graphviz. `"model_explorer"`: JSON for Google's Model Explorer.
+            Graphviz. `"model_explorer"`: JSON for Google's Model Explorer. None: what the name of the
+            file says (`.svg`, `.dot`, `.txt`, `.json`), or else `"html"`.
         path: A file to write the picture to.
         depth: How many levels of groups are open in an image, an outline or DOT, from 0. None: as
             many as leave it small.
@@ -59,6 +60,8 @@ def show(
     out   Dense   (?, 2) float32      10
     out   Output  (?, 2) float32
     """
+    if as_ is None:
+        as_ = "html" if path is None else format_of(path) or "html"
     if not isinstance(as_, str) or as_ not in FORMATS:
         choices = ", ".join(map(quoted, FORMATS))
         raise GraftError(f"as_={shown(as_)} is no kind of picture: use one of {choices}.")

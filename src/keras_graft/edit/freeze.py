@@ -10,7 +10,8 @@ from keras_graft import _keras, advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Template
-from keras_graft.graph.select import leaves, select
+from keras_graft.graph.select import leaves
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.layers.frozen import Frozen
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.verb import verb
@@ -46,7 +47,7 @@ def freeze(graph: Graph, selector: Any = "**") -> Graph:
     >>> len(frozen.trainable_variables), len(model.trainable_variables)
     (0, 2)
     """
-    chosen = select(graph, selector).nodes if len(graph) else ()
+    chosen = select_nodes(graph, selector) if len(graph) else ()
     wanted = {id(n.operation): n for n in leaves(chosen) if _has_modes(n.operation)}
     everywhere = list(leaves(graph.nodes))
     for node in wanted.values():

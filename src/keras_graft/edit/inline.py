@@ -10,7 +10,7 @@ from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.graph.opened import Opened
 from keras_graft.graph.opened import inline as in_place
-from keras_graft.graph.select import select
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown
@@ -35,7 +35,7 @@ def inline(graph: Graph, target: Any = "**") -> Graph:
     >>> [layer.name for layer in kg.inline(keras.Model(x, encoder(x))).layers]
     ['x', 'd']
     """
-    found = select(graph, target).nodes if len(graph) else ()
+    found = select_nodes(graph, target) if len(graph) else ()
     left = [node.values[0] for node in found if node.nested is not None]
     if not left and target != "**":
         raise EditError(

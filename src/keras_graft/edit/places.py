@@ -15,6 +15,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Value
 from keras_graft.graph.select import is_exact, select
+from keras_graft.graph.select_nodes import select_nodes
 
 
 class WhatComesIn:
@@ -48,6 +49,7 @@ def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
     nodes: dict[Node, None] = {}
     for part in selector if several else [selector]:
         found = select(graph, part)
+        nodes.update(dict.fromkeys(select_nodes(graph, part)))
         inputs = [v for v in found.items if isinstance(v, Value) and v.producer is None]
         # A pattern may match inputs too, if it also matches nodes.
         if inputs and (is_exact(graph, part) or len(inputs) == len(found)):
@@ -56,5 +58,4 @@ def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
                 f"{verb} {label!r}: it is an input, which nothing computes. To put something behind "
                 f"it: {advice.call('insert', ('new', advice.As('new')), after=label)}; for another shape, kg.reinput."
             )
-        nodes.update(dict.fromkeys(found.nodes))
     return tuple(nodes)

@@ -9,7 +9,8 @@ import keras
 from keras_graft.edit.flags import Flags
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.select import leaves, select
+from keras_graft.graph.select import leaves
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.build import build
 from keras_graft.model.read import read
 from keras_graft.model.recording import step
@@ -72,7 +73,7 @@ def unfreeze(
     graph = read(model)
     given = {"selector": selector, "batch_norm": batch_norm}
     with step("unfreeze", graph, given) as remembering:
-        chosen = select(graph, selector).nodes if len(graph) else ()
+        chosen = select_nodes(graph, selector) if len(graph) else ()
         flags = Flags(graph, {id(n.operation) for n in leaves(chosen)}, batch_norm)
         if in_place:
             if not flags.gained:

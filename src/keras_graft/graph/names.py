@@ -78,6 +78,8 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
 
     >>> nearest("conv4_blok6_out", ["conv4_block6_out", "conv1_pad", "predictions"])
     ['conv4_block6_out']
+    >>> nearest("Relu", ["ELU", "ReLU6", "ReLU"])[0]
+    'ReLU'
     """
     pool = list(dict.fromkeys(candidates))
     lowered = name.lower()
@@ -85,7 +87,8 @@ def nearest(name: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     # difflib is quadratic in the length of a name and linear in the number of names: fine for
     # thousands. In a larger model, hardly any name was typed by a person.
     close = difflib.get_close_matches(name, pool[:5000], n=count, cutoff=0.6)
-    return list(dict.fromkeys(close + inside))[:count]
+    same = [c for c in pool if c.lower() == lowered]
+    return list(dict.fromkeys(same + close + inside))[:count]
 
 
 def listed(labels: Iterable[str], most: int = 10) -> str:

@@ -198,8 +198,8 @@ def _find(graph: Graph, selector: Any, depth: int = 0) -> Iterator[Item]:
             selected(graph, part, found)
             yield from found
     elif isinstance(selector, str):
-        found = list(_by_text(graph, selector, ()))
-        yield from found or _by_text(graph, selector, (), blocks=True)
+        found = list(by_text(graph, selector, ()))
+        yield from found or by_text(graph, selector, (), blocks=True)
     elif isinstance(selector, Node | Value):
         yield _own(graph, selector)
     elif isinstance(selector, re.Pattern):
@@ -302,7 +302,7 @@ def _by_tensor(graph: Graph, tensor: Any) -> Value:
     return found
 
 
-def _by_text(
+def by_text(
     graph: Graph, text: str, scope: tuple[Node, ...], blocks: bool = False
 ) -> Iterator[Item]:
     """Yield what a path selects; with `blocks`, the ends of blocks whose names begin so."""
@@ -311,10 +311,10 @@ def _by_text(
         while rest.startswith("**/"):
             rest = rest[3:]
         text = f"**/{rest}"
-        yield from _by_text(graph, rest, scope, blocks)
+        yield from by_text(graph, rest, scope, blocks)
         for node in graph.steps:
             if node.nested is not None:
-                yield from _by_text(node.nested, text, (*scope, node.within(graph, scope)), blocks)
+                yield from by_text(node.nested, text, (*scope, node.within(graph, scope)), blocks)
         return
     if text == "**" and not _exact(graph, text, scope):
         yield from everything(graph, scope)
@@ -322,7 +322,7 @@ def _by_text(
     if slash:
         for item in _level(graph, head, scope):
             if isinstance(item, Node) and item.nested is not None:
-                yield from _by_text(item.nested, rest, (*scope, item), blocks)
+                yield from by_text(item.nested, rest, (*scope, item), blocks)
         return
     end = end_of_block(graph, text, scope) if blocks else None
     yield from _level(graph, text, scope) if end is None else (end,)

@@ -17,7 +17,7 @@ from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node, Template
 from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of, unwrapped
-from keras_graft.graph.select import select
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model import kept_class
 from keras_graft.model.attributes import copied
 from keras_graft.model.calls import mapped
@@ -86,7 +86,7 @@ def clone(
     with recorded as remembering, work.drawing():
         if share is not None:
             assert known is not None
-            for node in select(known, share).nodes:
+            for node in select_nodes(known, share):
                 work.copier.keep(node.operation)
         if graph is not None:
             new = work.graph(graph, copied)

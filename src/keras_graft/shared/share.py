@@ -14,7 +14,7 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, items_of, listed
 from keras_graft.graph.node import Node
-from keras_graft.graph.select import select
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.clone import duplicate
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.model.verb import verb
@@ -48,7 +48,7 @@ def share(
     """
     if not is_one_of(weights, "first", "mean"):
         raise WeightsError(f'share: weights must be "first" or "mean", got {shown(weights)}.')
-    found = {id(n.operation): n for item in items_of(layers) for n in select(graph, item).nodes}
+    found = {id(n.operation): n for item in items_of(layers) for n in select_nodes(graph, item)}
     nodes = list(found.values())
     if len(nodes) < 2:
         named = f"one layer, {nodes[0].path!r}" if nodes else "no layer"

@@ -11,7 +11,7 @@ from keras_graft.errors import WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import Names
 from keras_graft.graph.node import Node
-from keras_graft.graph.select import select
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.clone import Weights, check_weights, duplicate
 from keras_graft.model.swap import calls_of, exchanged
 from keras_graft.model.verb import verb
@@ -40,7 +40,7 @@ def unshare(graph: Graph, target: Any, weights: Weights = "copy") -> Graph:
     (['x', 'd', 'd_1'], 40)
     """
     check_weights(weights)
-    chosen = list(select(graph, target).nodes)
+    chosen = list(select_nodes(graph, target))
     for operation in {id(n.operation): n.operation for n in chosen}.values():
         calls = calls_of(graph, [operation])
         path = calls[0].path

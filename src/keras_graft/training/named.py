@@ -15,7 +15,8 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed, nearest
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.graph.record import unwrapped
-from keras_graft.graph.select import leaves, select
+from keras_graft.graph.select import leaves
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.read import read
 from keras_graft.printable import shown
 from keras_graft.weights.address import Group, groups
@@ -123,7 +124,7 @@ class Weights:
             if found:
                 return found
         try:
-            nodes = list(leaves(select(self.graph, selector).nodes))
+            nodes = list(leaves(select_nodes(self.graph, selector)))
         except (NothingSelectedError, ReadError) as error:
             if isinstance(selector, str):
                 raise self._nothing(selector, what) from error

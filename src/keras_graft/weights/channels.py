@@ -31,7 +31,7 @@ import numpy as np
 
 from keras_graft import _keras, advice
 from keras_graft import ties as _ties
-from keras_graft.errors import EditError
+from keras_graft.errors import EditError, warn
 from keras_graft.model.recreate import again, assign
 from keras_graft.printable import quoted
 
@@ -87,6 +87,7 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: ChannelRule, 
         for name, value in _keras.get_config(layer).items()
         if name in ("scale", "offset", "mean", "variance") and np.ndim(value) == 1
     } if isinstance(layer, (_layers.Rescaling, _layers.Normalization)) else {}  # fmt: skip
+    _tell_if_uneven(layer, count, rule, verb)
     new = again(layer, layer.name, **changes)
     if not new.built:
         new.build(shape)
@@ -96,6 +97,30 @@ def with_channels(layer: Any, shape: tuple[int | None, ...], rule: ChannelRule, 
     if isinstance(new, _layers.Normalization) and new.weights:
         new.finalize_state()
     return new
+
+
+def _tell_if_uneven(layer: Any, count: int, rule: ChannelRule, verb: str) -> None:
+    """Warn where one channel gets the mean of numbers that differ: then outputs differ too."""
+    if isinstance(layer, (*_CONV, *_TRANSPOSED, _layers.Dense)):
+        return
+    config = _keras.get_config(layer)
+    given = [config.get(name) for name in ("scale", "offset", "mean", "variance")]
+    vectors = [np.asarray(v, "float64") for v in given if v is not None and np.ndim(v) == 1]
+    held = [np.asarray(keras.ops.convert_to_numpy(w), "float64") for w in layer.weights]
+    vectors += [array for array in held if array.ndim == 1]
+    if rule == "mean":
+        parts = vectors
+    elif rule == "repeat":
+        parts = [v[i::count] for v in vectors for i in range(count) if count < len(v)]
+    else:
+        return
+    if any(not np.allclose(part, part[0], rtol=1e-6, atol=0) for part in parts if len(part)):
+        warn(
+            f"{verb}: {type(layer).__name__} {layer.name!r} treats each channel differently, and one new "
+            "channel gets the mean of their numbers. So the outputs are close to those for a grey image "
+            "in three channels, not equal. For equal ones let the old model repeat the channel: "
+            "kg.join(keras.Model(x, keras.ops.repeat(x, 3, axis=-1)), model), where x is the new keras.Input."
+        )
 
 
 def adapted(

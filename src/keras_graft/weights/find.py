@@ -14,7 +14,8 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.graph.record import unwrapped
-from keras_graft.graph.select import leaves, select, tied
+from keras_graft.graph.select import leaves, tied
+from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.printable import shown
 from keras_graft.tables import counted
 
@@ -111,7 +112,7 @@ def _splits(address: str) -> list[tuple[str, str]]:
 
 
 def _weight_of(graph: Graph, path: str, name: str, verb: str) -> NodeWeight:
-    operations = {id(n.operation): n for n in select(graph, path).nodes}
+    operations = {id(n.operation): n for n in select_nodes(graph, path)}
     if len(operations) > 1:
         raise WeightsError(
             f"{verb}: {path!r} names {len(operations)} layers: "

@@ -226,7 +226,8 @@ def refusal(
     rest = "" if nothing else (
         f", or {advice.option('strict', False)}, which leaves all these as they are and lists them in the report"
     )  # fmt: skip
-    if any(address.endswith((".weight", ".running_mean")) for address in report.unused):
+    in_torch = any(address.endswith((".weight", ".running_mean")) for address in report.unused)
+    if in_torch and not report.modules:
         lines.append("The source has the names of PyTorch: names='torch' reads them.")
     lines.append(
         "The way out: resize= for different shapes, match= for different names (match='order' if Keras "

@@ -33,8 +33,9 @@ def curves(title: str, lines: dict[str, list[float]]) -> str:
         return f"{x:.1f}", f"{y:.1f}"
 
     drawn = [_text(printable(title), _EDGE, 14, font_weight="bold")]
+    digits = next((d for d in (3, 4, 5) if f"{low:.{d}g}" != f"{high:.{d}g}"), 3)
     for value, y in ((high, 30), (low, _HEIGHT - 20)):
-        drawn.append(_text(f"{value:.3g}", _EDGE - 4, y, text_anchor="end"))
+        drawn.append(_text(f"{value:.{digits}g}", _EDGE - 4, y, text_anchor="end"))
     for number, (name, line) in enumerate(lines.items()):
         color = _COLORS[number % len(_COLORS)]
         places = [place(i, v) for i, v in enumerate(line) if math.isfinite(v)]
