@@ -63,7 +63,8 @@ def test_the_code_of_a_page(page, tmp_path, monkeypatch):
         run(page)
 
 
-def test_the_code_of_the_readme():
+def test_the_code_of_the_readme(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     page = ROOT / "README.md"
     code, shown = (
         next(code for language, code in blocks(page) if language == wanted)

@@ -52,7 +52,11 @@ def mobilenet():
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_tables_fit_the_terminal(width, terminal, mobilenet):
-    for report in (kg.read(mobilenet), kg.cuts(mobilenet), kg.features.advise(mobilenet, 1000)):
+    for report in (
+        kg.read(mobilenet),
+        kg.cuts(mobilenet, most=None),
+        kg.features.advise(mobilenet, 1000, most=None),
+    ):
         seen = terminal(report, width)
         lines = plain(seen).splitlines()
         assert max(map(len, lines)) <= width and "\x1b[" in seen
@@ -78,12 +82,12 @@ def test_long_output_is_paged_on_a_terminal_only(terminal, mobilenet, monkeypatc
     read = tmp_path / "read"
     monkeypatch.setenv("PAGER", f"cat > {read}")
     monkeypatch.setattr(sys, "stdin", Terminal())
-    assert terminal(kg.cuts(mobilenet), 80, height=24) == ""
+    assert terminal(kg.cuts(mobilenet, most=None), 80, height=24) == ""
     assert "block_10_project_BN" in read.read_text()
     read.unlink()
-    assert "Conv1" in terminal(kg.cuts(mobilenet), 80, height=1000) and not read.exists()
+    assert "Conv1" in terminal(kg.cuts(mobilenet, most=None), 80, height=1000) and not read.exists()
     monkeypatch.setenv("PAGER", "no-such-pager")
-    assert "Conv1" in terminal(kg.cuts(mobilenet), 80, height=24)
+    assert "Conv1" in terminal(kg.cuts(mobilenet, most=None), 80, height=24)
 
 
 def test_a_pipe_gets_plain_text(tmp_path):

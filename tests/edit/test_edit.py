@@ -213,7 +213,7 @@ REFUSALS = [
     (residual, lambda m: kg.replace(m, "add0", layers.Dense(4)), "replace 'add0': Dense .*Keras says"),
     (residual, lambda m: kg.replace(m, "conv0", layers.Conv2D(5, 3, padding="same")),
      "Add 'add0' in graph 'residual' does not take its inputs:.*expected .* 4.*found .* 5"),
-    (multi_output, lambda m: kg.replace(m, "lstm", layers.LSTM(4)), "gives 1 values, the old node gave 3"),
+    (multi_output, lambda m: kg.replace(m, "lstm", layers.LSTM(4)), "gives 1 value, the old node gave 3"),
     (residual, lambda m: kg.insert(m, layers.ReLU()), "give one of after"),
     (residual, lambda m: kg.insert(m, layers.ReLU(), before="add0"), 'before="add0:0"'),
     (residual, lambda m: kg.insert(m, layers.ReLU(), before="add0:2"), "has 2 inputs"),

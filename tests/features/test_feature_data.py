@@ -211,7 +211,7 @@ def test_all_targets_and_keys_of_arrays_are_compared(trunk, tmp_path):
 
 
 def test_keys_that_do_not_fit_are_refused(trunk, tmp_path):
-    with pytest.raises(kg.FeatureError, match="50 samples, but 3 keys"):
+    with pytest.raises(kg.FeatureError, match="50 samples, 3 keys"):
         run(trunk, images()[0], tmp_path, keys=[1, 2, 3])
     with pytest.raises(kg.FeatureError, match="more samples than the 9 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(9))

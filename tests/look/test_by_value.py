@@ -1,5 +1,7 @@
 """`kg.diff(old, new, by="value")`: a model and its copy, and what differs between two models."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -289,3 +291,36 @@ def test_nothing_is_changed_by_comparing():
     after = [keras.ops.convert_to_numpy(w) for m in (model, other) for w in m.weights]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     assert (model.get_config(), other.get_config()) == config
+
+
+def scaled(k):
+    def f(x):
+        return x * k
+
+    return f
+
+
+@pytest.mark.parametrize("make", [
+    lambda v: layers.Bidirectional(layers.LSTM(3, dtype=("float32", "mixed_bfloat16")[v]), name="l"),
+    lambda v: layers.Dense(3, activation=scaled(v + 1.0), name="l"),
+    lambda v: layers.Lambda(scaled(v + 1.0), name="l"),
+    lambda v: layers.Lambda(functools.partial(lambda x, k: x * k, k=v + 1.0), name="l"),
+])  # fmt: skip
+def test_what_computes_differently_is_not_the_same(make):
+    def model(v):
+        keras.utils.set_random_seed(0)
+        x = keras.Input((5, 4), name="x")
+        return keras.Model(x, make(v)(x), name="m")
+
+    same, other = kg.diff(model(0), model(0), by="value"), kg.diff(model(0), model(1), by="value")
+    assert same.same_outputs and not same.other_outputs
+    assert other.other_outputs and not other.same_outputs
+
+
+def test_minus_zero_is_another_value():
+    x = keras.Input((2,), name="x")
+    one, two = (keras.Model(x, layers.Dense(1, name="d")(x)) for _ in "ab")
+    for model, zero in ((one, 0.0), (two, -0.0)):
+        model.set_weights([np.full((2, 1), zero, "float32"), np.zeros(1, "float32")])
+    assert kg.diff(one, two, by="value").other_outputs
+    assert kg.diff(one, kg.clone(one), by="value").same_outputs

@@ -139,3 +139,17 @@ def test_words():
              0.25: "0.25 B"}  # fmt: skip
     assert {size: in_bytes(size) for size in sizes} == sizes
     assert [counted(n, "sample") for n in (0, 1, 2)] == ["0 samples", "1 sample", "2 samples"]
+
+
+@pytest.mark.parametrize("op, size", [
+    (lambda y: y[:, ::2], "16 B x axis 1"),
+    (lambda y: keras.ops.repeat(y, 3, axis=1), "16 B x axis 1"),
+    (lambda y: keras.ops.concatenate([y, y], axis=1), "16 B x axis 1"),
+    (lambda y: keras.ops.concatenate([y, y], axis=-1), "32 B x length"),
+    (lambda y: keras.layers.MaxPooling1D(2)(y), "8 B x length"),
+])  # fmt: skip
+def test_a_formula_names_the_length_of_the_input_only_where_it_is_known(op, size):
+    x = keras.Input((None, 3), name="x")
+    y = op(keras.layers.Dense(4, name="d")(x))
+    model = keras.Model(x, keras.layers.Dense(1, name="out")(y))
+    assert str(kg.cuts(model)[-1].size) == size

@@ -94,7 +94,7 @@ WRONG = {
     "part": ("- verb: split\n  part: 9\n  arguments: {at: add0}", r"part=9, and the split gives 2 parts"),
     "no part": ("- verb: split\n  arguments: {at: add0}", r"split gives several models: part="),
     "type": ("- verb: rewire\n  arguments: {reads: 3}", r"step 1, rewire: give"),
-    "pairs": ("- verb: rewire\n  arguments: {reads: {pairs: [[[1], 2]]}}", r"step 1, rewire: a key of pairs"),
+    "pairs": ("- verb: rewire\n  arguments: {reads: {pairs: [[[1], 2]]}}", r"step 1, rewire: 2 is not a selector"),
 }  # fmt: skip
 
 

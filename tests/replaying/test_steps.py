@@ -432,3 +432,39 @@ def test_damaged_steps_in_a_model_do_not_keep_it_from_loading(tmp_path):
         with pytest.raises(kg.EditError) as caught:
             kg.steps(loaded)
         assert "\x1b" not in str(caught.value)
+
+
+def test_a_replay_leaves_the_steps_as_they_were():
+    def model():
+        x = keras.Input((5, 4), name="x")
+        return keras.Model(x, layers.Dense(4, name="d")(x), name="m")
+
+    edited = kg.insert(model(), layers.TimeDistributed(layers.Dense(3), name="td"), after="d")
+    steps = kg.steps(edited)
+    before = json.dumps(steps.to_dict())
+    for _ in range(2):
+        again = kg.replay(model(), steps)
+        assert json.dumps(steps.to_dict()) == before == json.dumps(kg.steps(edited).to_dict())
+        assert json.dumps(kg.steps(again).to_dict()) == before
+
+
+def test_a_replayed_join_and_a_replayed_rewire_by_tensors_can_be_replayed_again():
+    def model():
+        x = keras.Input((4,), name="x")
+        y = layers.Dense(4, name="b")(layers.Dense(4, name="a")(x))
+        return keras.Model(x, layers.Dense(4, name="c")(y), name="m")
+
+    one = model()
+    edited = kg.rewire(one, {one.get_layer("b").output: one.get_layer("a").output})
+    joined = kg.join(*kg.split(kg.insert(edited, layers.ReLU(name="r"), after="a"), at="r"))
+    first = kg.replay(model(), kg.steps(joined))
+    second = kg.replay(kg.insert(model(), layers.ReLU(name="q"), after="c"), kg.steps(first))
+    assert kg.steps(first).to_dict() == kg.steps(joined).to_dict()
+    assert kg.steps(first).needs == kg.steps(second).needs == []
+    assert [layer.name for layer in kg.replay(model(), kg.steps(second)).layers] == [
+        "x",
+        "a",
+        "r",
+        "c",
+        "q",
+    ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeVar
 
+from keras_graft import advice
 from keras_graft.errors import SelectionError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
@@ -95,7 +96,7 @@ def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
         ), "" if found else "no cuts: no single value has everything pass through it"
     chosen = sorted(range(len(found)), key=lambda i: (found[i].size.rank, i))[:most]
     few = "one" if most == 1 else f"{most}"
-    title = f"{counted(len(found), 'cut')}; the {few} with the smallest tensor (all: most=None)"
+    title = f"{counted(len(found), 'cut')}; the {few} with the smallest tensor (all: {advice.option('most', None)})"
     return [found[i] for i in sorted(chosen)], title
 
 

@@ -95,7 +95,7 @@ class Sizes:
     def _named(self, value: Value, spec: Spec, axes: list[int]) -> tuple[list[str], Fraction]:
         """Return the names of unknown axes, and by how much they are shorter than the input's."""
         at = self._resolution(value)
-        if at is None or len(at.stride) + 2 != len(spec.shape):
+        if at is None or not at.sure or len(at.stride) + 2 != len(spec.shape):
             return [f"axis {i}" for i in axes], Fraction(1)
         start = 2 if at.first else 1
         names = _AXES.get(len(at.stride), tuple(f"axis {i}" for i in range(start, len(spec.shape))))

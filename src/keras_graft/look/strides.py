@@ -37,6 +37,16 @@ class Resolution:
     first: bool
     inputs: frozenset[int]
     here: bool = True
+    sure: bool = True
+    """Whether unknown lengths are known as shares of the input's: not behind a slice or a transpose."""
+
+
+_MOVE = {
+    "GetItem", "Repeat", "RepeatVector", "Tile", "Transpose", "Permute", "Swapaxes", "Moveaxis", "Reshape",
+    "Take", "TakeAlongAxis", "Stack", "Split", "Append", "Concatenate", "Lambda", "Map", "Squeeze",
+    "ExpandDims",
+}  # fmt: skip
+"""Layers and ops that may change lengths in ways which no stride tells."""
 
 
 def resolutions(wiring: Wiring) -> dict[Place, Resolution]:
@@ -87,6 +97,8 @@ def _after(node: Node, read: list[tuple[Resolution | None, Spec | None]]) -> Res
     at, given = max(known, key=lambda pair: pair[0].turns)
     at = replace(at, inputs=frozenset().union(*(r.inputs for r, _ in known)))
     first = _channels_first(operation, at.first)
+    sure = all(r.sure for r, _ in known) and not _moves(operation, spec, first)
+    at = replace(at, sure=sure)
     size = spatial(spec, first)
     axes = len(at.stride)
     if len(size) != axes or type(operation).__name__.startswith("Global"):
@@ -103,7 +115,15 @@ def _after(node: Node, read: list[tuple[Resolution | None, Spec | None]]) -> Res
     if max(factor) > 1 or min(factor) < 1:
         falls = max(factor) > 1
         turns += at.falls is not None and falls != at.falls
-    return Resolution(stride, turns, falls, size, first, at.inputs)
+    return Resolution(stride, turns, falls, size, first, at.inputs, sure=sure)
+
+
+def _moves(operation: Any, spec: Spec | None, first: bool) -> bool:
+    """Whether a call may change lengths in ways which no stride tells."""
+    name = type(operation).__name__
+    if name == "Concatenate" and spec is not None and isinstance(operation.axis, int):
+        return operation.axis % len(spec.shape) != (1 if first else len(spec.shape) - 1)
+    return name in _MOVE
 
 
 def _embedded(spec: Spec | None, read: list[Spec | None]) -> Resolution | None:

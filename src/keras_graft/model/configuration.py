@@ -57,7 +57,10 @@ def without(config: Any, ignored: Collection[str]) -> Any:
         function = _function(config, ignored)
         if function is not None:
             return function
-        return {k: without(v, ignored) for k, v in config.items() if k not in ignored}
+        # The name of a dtype policy, or of an option, is no name of a layer.
+        named = "trainable" not in config and "class_name" not in config
+        kept = {"name"} if named and "batch_shape" not in config else set()
+        return {k: without(v, ignored) for k, v in config.items() if k in kept or k not in ignored}
     if isinstance(config, list | tuple):
         return [without(v, ignored) for v in config]
     return _item(config)
@@ -108,12 +111,14 @@ def _function(config: dict[str, Any], ignored: Collection[str]) -> Any:
     if not isinstance(code, types.CodeType):
         return None
 
-    def parts(constant: Any) -> Any:
-        if isinstance(constant, types.CodeType):
-            names = [*constant.co_names, *constant.co_freevars]
-            return [constant.co_code.hex(), names, parts(constant.co_consts)]
-        if isinstance(constant, frozenset):  # its order differs between sessions
-            return sorted(map(repr, constant))
-        return [parts(c) for c in constant] if isinstance(constant, tuple) else repr(constant)
+    return [code_of(code), without(raw[1], ignored), without(raw[2], ignored)]
 
-    return [parts(code), without(raw[1], ignored), without(raw[2], ignored)]
+
+def code_of(constant: Any) -> Any:
+    """Return compiled code as data that is equal for equal code, in other sessions too."""
+    if isinstance(constant, types.CodeType):
+        names = [*constant.co_names, *constant.co_freevars]
+        return [constant.co_code.hex(), names, code_of(constant.co_consts)]
+    if isinstance(constant, frozenset):  # its order differs between sessions
+        return sorted(map(repr, constant))
+    return [code_of(c) for c in constant] if isinstance(constant, tuple) else repr(constant)

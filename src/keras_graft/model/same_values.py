@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
-from keras_graft.model.configuration import digest, entries, is_array
+from keras_graft.model.configuration import code_of, digest, entries, is_array
 from keras_graft.printable import shown
 
 _NAMING = ("name", "build_config", "shared_object_id", "registered_name")
@@ -43,6 +45,12 @@ def settings(operation: Any) -> dict[str, str]:
     found = entries(operation, _NAMING)
     if "dtype" in found:  # the name of a policy does count
         found["dtype"] = getattr(getattr(operation, "dtype_policy", None), "name", found["dtype"])
+    held = {
+        key: _code(value)
+        for key, value in vars(operation).items()
+        if _is_own_function(value) and not key.startswith("__")
+    }
+    found = {**found, **{key: code for key, code in held.items() if code is not None}}
     return {key: json.dumps(value, sort_keys=True, default=str) for key, value in found.items()}
 
 
@@ -94,6 +102,8 @@ def changed_weight(before: Any, now: Any) -> WeightChange | None:
     for a, b in _chunks(before.value, now.value):
         unlike = a != b
         unlike &= ~((a != a) & (b != b))  # NaN in both
+        if a.dtype.kind == "f" and b.dtype.kind == "f":
+            unlike |= (a == 0) & (b == 0) & (np.signbit(a) != np.signbit(b))  # 0.0 and -0.0
         if not unlike.any():
             continue
         count += int(unlike.sum())
@@ -127,11 +137,53 @@ def argument(leaf: Any) -> Any:
         return digest(leaf)
     if hasattr(leaf, "get_config"):
         return type(leaf).__name__, json.dumps(leaf.get_config(), sort_keys=True, default=str)
+    if _is_own_function(leaf):
+        return "function", json.dumps(_code(leaf), default=str)
     name = getattr(leaf, "__qualname__", None)
     if name is not None:
         return leaf.__module__, name
     text = repr(leaf)
     return type(leaf).__name__, "" if " at 0x" in text else text
+
+
+def _is_own_function(value: Any) -> bool:
+    """Whether something is a function that Keras's name for it does not tell."""
+    if isinstance(value, functools.partial):
+        return True
+    own = isinstance(value, types.FunctionType) and not (value.__module__ or "").startswith(
+        "keras."
+    )
+    return own and not hasattr(value, "__wrapped__")  # Keras wraps `build` and `quantize` itself
+
+
+def _code(function: Any, depth: int = 0) -> Any:
+    """Return what a function computes, as data: its code, its defaults and what it closes over."""
+    if isinstance(function, functools.partial):
+        values = [function.func, *function.args, *sorted(function.keywords.items())]
+        return ["partial", *(_closed_over(value, depth) for value in values)]
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    values = [
+        *(function.__defaults__ or ()),
+        *sorted((function.__kwdefaults__ or {}).items()),
+        *cells,
+    ]
+    return [code_of(function.__code__), *(_closed_over(value, depth) for value in values)]
+
+
+def _closed_over(value: Any, depth: int) -> Any:
+    if _is_own_function(value):
+        return _code(value, depth + 1) if depth < 5 else value.__class__.__name__
+    if isinstance(value, tuple | list):
+        return [_closed_over(item, depth) for item in value]
+    plain = value is None or isinstance(value, bool | int | float | complex | str | bytes)
+    return argument(value) if plain or is_array(value) else type(value).__name__
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # a variable that has no value yet
+        return False
 
 
 def _weights(operation: Any) -> list[Any]:

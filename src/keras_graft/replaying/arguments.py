@@ -6,6 +6,7 @@ Layers are made from their configurations in Keras's safe mode.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -81,7 +82,7 @@ class Arguments:
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise EditError("pairs are lists of two: a key and a value.")
         try:
-            return {self(key): self(item) for key, item in pairs}
+            return {_key(self(key)): self(item) for key, item in pairs}
         except TypeError as error:
             raise EditError(f"a key of pairs: {words_of(error)}") from error
 
@@ -106,7 +107,8 @@ class Arguments:
                 raise EditError(
                     f"a layer has 'layer', 'config' and 'seeds'; {shown(key)} is not known."
                 )
-        config, seeds = rest.get("config", {}), rest.get("seeds", [])
+        # Keras takes entries out of the configuration that it makes a layer from.
+        config, seeds = copy.deepcopy(rest.get("config", {})), rest.get("seeds", [])
         if not isinstance(config, dict):
             raise EditError(f"the config of {name!r} is names with values; got {shown(config)}.")
         module, _, cls = name.rpartition(".")
@@ -140,6 +142,11 @@ class Arguments:
                 f"the seeds of {name!r} are {shown(seeds)}, and it has "
                 f"{len(_keras.seeds(layer))} initializers with one. Leave seeds out to draw new ones."
             )
+
+
+def _key(key: Any) -> Any:
+    """Return a selector as a key of a dict: a tensor was written down as the list of its path."""
+    return key if not isinstance(key, list) else key[0] if len(key) == 1 else tuple(key)
 
 
 class _Each:

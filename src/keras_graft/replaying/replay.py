@@ -10,6 +10,7 @@ from keras_graft import _keras
 from keras_graft.errors import EditError, GraftError, warn
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
+from keras_graft.graph.recording import Step
 from keras_graft.model.build import like
 from keras_graft.model.read import read
 from keras_graft.printable import quoted, shown, words_of
@@ -81,7 +82,25 @@ def replay(model: Any, steps: Any, given: Mapping[str, Any] | None = None) -> An
             result = work.run(plan, plan.places, graph)
     except _keras.TooLargeError as error:
         raise EditError(f"replay: {words_of(error)}: steps should not make so much.") from error
-    return like(model, result)
+    return like(model, result.remembering((*graph.edits, *_again(plan, len(_steps_of(graph))))))
+
+
+def _steps_of(graph: Graph) -> list[dict[str, Any]]:
+    """Return the steps of a graph as plain data."""
+    return [step for edit in graph.edits for step in edit.to_dicts()]
+
+
+def _again(plan: Steps, before: int) -> list[Step]:
+    """Return steps as a model remembers them that had `before` others already."""
+    found = []
+    for step in plan:
+        arguments = copy.deepcopy(step["arguments"])
+        if step["verb"] == "join":
+            for stage in arguments["stages"]:
+                if "after" in stage:
+                    stage["after"] += before
+        found.append(Step(step["verb"], arguments, step.get("part")))
+    return found
 
 
 class _Replay:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from keras_graft.replaying.words import sentence, told, walk
 from keras_graft.tables import Table, Tabular
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Steps(Tabular):
     """The verbs that made a model, in order: prints as a table.
 
@@ -66,7 +67,7 @@ class Steps(Tabular):
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a file holds: the format, the version of keras-graft, and the steps."""
-        return {**_keras.in_file(()), "steps": [dict(step) for step in self._steps]}
+        return {**_keras.in_file(()), "steps": copy.deepcopy(list(self._steps))}
 
     @property
     def unwritten(self) -> list[str]:
@@ -120,9 +121,6 @@ class Steps(Tabular):
         if isinstance(index, slice):
             return Steps(self._steps[index], self.places[index])
         return self._steps[index]
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 def steps(model: Any) -> Steps:

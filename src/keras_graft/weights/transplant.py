@@ -288,7 +288,7 @@ def _rule(rule: Any, its: Weight | None) -> str | None:
 
 def _unlike(its: Weight, mine: Weight) -> str | None:
     """Return why the values of one weight make no sense in the other; None if they do."""
-    floats = mine.mode is not None and _kind(its.dtype) == "float"
+    floats = mine.mode is not None and _kind(its.dtype) == "float" != _kind(mine.dtype)
     if its.mode != mine.mode and (its.variable is not None or floats):
         modes = [f"quantized ({w.mode})" if w.mode else "not quantized" for w in (its, mine)]
         return f"{modes[0]} in the source, {modes[1]} in the target"
