@@ -324,3 +324,26 @@ def test_minus_zero_is_another_value():
         model.set_weights([np.full((2, 1), zero, "float32"), np.zeros(1, "float32")])
     assert kg.diff(one, two, by="value").other_outputs
     assert kg.diff(one, kg.clone(one), by="value").same_outputs
+
+
+def test_another_order_of_inputs_and_outputs_is_told():
+    def model(inputs, outputs):
+        keras.utils.set_random_seed(0)
+        a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+        named = {
+            "a": a,
+            "b": b,
+            "p": layers.Dense(3, name="p")(a),
+            "q": layers.Dense(3, name="q")(b),
+        }
+        out = keras.tree.map_structure(named.get, outputs)
+        return keras.Model([named[name] for name in inputs], out, name="m")
+
+    one = model("ab", ["p", "q"])
+    assert kg.diff(one, model("ab", ["p", "q"]), by="value").order == ()
+    other = kg.diff(one, model("ba", ["p", "q"]), by="value")
+    assert other.order == ("the inputs are in another order",) and other.order[0] in str(other)
+    says = ("the outputs are in another order, or have other keys",)
+    assert kg.diff(one, model("ab", ["q", "p"]), by="value").order == says
+    keys = [model("ab", names) for names in ({"k": "p", "l": "q"}, {"k": "q", "l": "p"})]
+    assert kg.diff(*keys, by="value").order == says == kg.diff(one, keys[0], by="value").order

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from keras_graft._keras import leaves_flag
 from keras_graft.errors import FileError, SelectionError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
-from keras_graft.graph.node import Node
+from keras_graft.graph.node import Node, Slot
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.record import record_of
 from keras_graft.graph.select import leaves
@@ -126,6 +127,7 @@ def _report(wirings: tuple[Wiring, Wiring], pairing: Pairing) -> Diff:
             if n.path in found.why
         ),
         changed_parameters=pairing.parameters("changed"),
+        order=_order(old, new, pairing, before, now),
         by=pairing.by,
         renamed=pairing.renamed,
         unclear=pairing.unclear,
@@ -154,6 +156,35 @@ def _specs(found: Changes, old: Wiring, new: Wiring) -> tuple[SpecChange, ...]:
         for was, value in zip(before[found.pairs[node.path]].outputs, node.values, strict=False)
         if was.spec != value.spec
     )
+
+
+def _order(
+    old: Graph, new: Graph, pairing: Pairing, before: Numbered, now: Numbered
+) -> tuple[str, ...]:
+    """Say whether a caller meets the same inputs and outputs in another order or under other keys."""
+    said = []
+    places = [pairing.inputs.get(name) for name in new.input_names]
+    if places != list(old.input_names) and set(places) == set(old.input_names):
+        said.append("the inputs are in another order")
+    was, is_ = (
+        [numbers.values[v] for v in graph.outputs] for graph, numbers in ((old, before), (new, now))
+    )
+    if sorted(was) == sorted(is_) and _filled(old.output_template, was) != _filled(
+        new.output_template, is_
+    ):
+        said.append("the outputs are in another order, or have other keys")
+    return tuple(said)
+
+
+def _filled(template: Any, values: list[int]) -> Any:
+    """Return a structure of outputs with a number in the place of each."""
+    if isinstance(template, Slot):
+        return values[template.index]
+    if isinstance(template, Mapping):
+        return {key: _filled(item, values) for key, item in template.items()}
+    if isinstance(template, list | tuple):
+        return [_filled(item, values) for item in template]
+    return template
 
 
 def _outputs(

@@ -103,6 +103,7 @@ class Diff(Tabular):
             their default: if the model is called without a flag, later calls run in training
             mode too. Edits add none; a donor may have some.
         classes: The class of the old model and that of the new one.
+        order: Whether the same inputs or outputs are in another order, or have other keys.
         by: "identity" or "value": how operations and variables were compared.
         renamed: By value: pairs (name before, name now) of operations with another name.
         unclear: By value: operations that could belong to several of the old graph, as neither
@@ -126,6 +127,7 @@ class Diff(Tabular):
     classes: tuple[str, str] = ("Functional", "Functional")
     changed: tuple[Changed, ...] = ()
     changed_parameters: int = 0
+    order: tuple[str, ...] = ()
     by: str = "identity"
     renamed: tuple[tuple[str, str], ...] = ()
     unclear: tuple[str, ...] = ()
@@ -174,7 +176,7 @@ class Diff(Tabular):
         if self.training:
             told = "later calls also run so, unless the model is called with training=..."
             result.append(("", ("training=True", ""), [(name, told) for name in self.training]))
-        result.append(("", ("output", ""), self._outputs()))
+        result.append((self.order, ("output", ""), self._outputs()))
         return result
 
     def _outputs(self) -> list[tuple[str, str]]:
@@ -207,6 +209,7 @@ class Diff(Tabular):
             },
             "specs": [{"name": c.name, "old": str(c.old), "new": str(c.new)} for c in self.specs],
             "outputs": {"same": list(self.same_outputs), "other": list(self.other_outputs)},
+            "order": list(self.order),
             "ties": {
                 "kept": list(self.ties_kept),
                 "gone": list(self.ties_gone),
