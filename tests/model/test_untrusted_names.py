@@ -187,3 +187,9 @@ def test_the_command(tmp_path, monkeypatch):
         assert_clean(result.stderr)
         if "[red]" in str(args):
             assert "[red]" in result.output
+
+
+def test_a_path_in_the_place_of_a_model_is_told_to_load():
+    words = "got str: 'net.keras'. Load it first: keras.models.load_model.'net.keras'"
+    with pytest.raises(kg.ReadError, match=words):
+        kg.cuts("net.keras")

@@ -70,7 +70,7 @@ class Picture:
         if named is not None and named != self.format:
             raise FileError(
                 f"The picture is {self.format}, and {quoted(path)} has the name of another kind of file: "
-                f'make that kind, kg.show(model, as_="{named}"), or give another name.'
+                f"make that kind, kg.show(model, as_={quoted(named)}), or give another name."
             )
         try:
             path.write_text(self.text, encoding="utf-8")

@@ -51,9 +51,12 @@ def load(
         raise _elsewhere(source)
     settle(path.parent)
     if not path.is_file():
+        if path.is_dir():
+            raise FileError(f"{source!r} is a folder, not a file.")
         raise FileError(f"There is no file {source!r}. For an architecture write app:ResNet50.")
     if path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise FileError(f"{source!r} is neither a .keras nor an .h5 file.")
+        hint = " Steps come before the model." if path.suffix in (".yaml", ".yml", ".json") else ""
+        raise FileError(f"{source!r} is neither a .keras nor an .h5 file.{hint}")
     size = path.stat().st_size
     try:
         if not weights:

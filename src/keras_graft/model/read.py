@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -236,7 +237,9 @@ def _why_unreadable(model: Any) -> str:
             f"{type(model).__name__} {model.name!r} is a layer, not a model. Wrap it first: "
             "x = keras.Input(...); keras.Model(x, layer(x))."
         )
+    is_file = isinstance(model, str | os.PathLike) and str(model).endswith((".keras", ".h5"))
+    hint = f" Load it first: keras.models.load_model({shown(str(model))})." if is_file else ""
     return (
         "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
-        f"{type(model).__name__}: {shown(model)}."
+        f"{type(model).__name__}: {shown(model)}.{hint}"
     )
