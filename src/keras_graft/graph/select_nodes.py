@@ -14,7 +14,7 @@ from keras_graft.printable import shown
 def select_nodes(graph: Graph, selector: Any) -> tuple[Node, ...]:
     """Find nodes that a verb acts on, one by one: the beginning of a block's names is refused.
 
-    It selects the last node of the block, and whoever freezes or removes it means the block.
+    It selects the last node of the block, and a user who freezes or removes it means all of it.
 
     Raises:
         SelectionError: It gives the selector of the whole block, and that of its last node.
