@@ -41,7 +41,7 @@ def examples(torch: int, others: int) -> Callable[[Callable], Callable]:
 
     PyTorch draws most: there a model starts fastest.
     """
-    count = torch if keras.backend.backend() == "torch" else others
+    count = torch if keras.backend.backend() == "torch" else max(others, 1)
     bounded = settings(
         max_examples=count, deadline=None, derandomize=True, print_blob=False,
         suppress_health_check=list(HealthCheck),

@@ -216,10 +216,10 @@ def test_keys_that_do_not_fit_are_refused(trunk, tmp_path):
     with pytest.raises(kg.FeatureError, match="more samples than the 9 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(9))
     for _ in range(2):
-        with pytest.raises(kg.FeatureError, match="20 samples, but 30 keys"):
+        with pytest.raises(kg.FeatureError, match="20 samples, 30 keys"):
             run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30), resume=False)
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(20), resume=False)
-    with pytest.raises(kg.FeatureError, match="20 samples, but 30 keys"):
+    with pytest.raises(kg.FeatureError, match="20 samples, 30 keys"):
         run(trunk, (b for b in [images(20)[0]]), tmp_path, keys=range(30))
 
 

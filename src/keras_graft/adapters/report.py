@@ -72,7 +72,7 @@ class Adapters(Tabular):
         share = 100 * self.trainable / max(1, self.parameters)
         title = (
             f"{self.model}: {self.trainable:,} of {self.parameters:,} parameters train "
-            f"({share:.{2 if share < 10 else 3}g}%)"
+            f"({share:{'.0f' if share >= 10 else '.2g'}}%)"
         )
         rows = [
             (row.weight, row.adapter, row.rank, f"{row.alpha:g}", row.parameters, _state(row))

@@ -57,10 +57,7 @@ def without(config: Any, ignored: Collection[str]) -> Any:
         function = _function(config, ignored)
         if function is not None:
             return function
-        # The name of a dtype policy, or of an option, is no name of a layer.
-        named = "trainable" not in config and "class_name" not in config
-        kept = {"name"} if named and "batch_shape" not in config else set()
-        return {k: without(v, ignored) for k, v in config.items() if k in kept or k not in ignored}
+        return {k: without(v, ignored) for k, v in config.items() if k not in ignored}
     if isinstance(config, list | tuple):
         return [without(v, ignored) for v in config]
     return _item(config)

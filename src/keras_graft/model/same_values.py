@@ -43,6 +43,7 @@ class WeightChange:
 def settings(operation: Any) -> dict[str, str]:
     """Return the configuration of an operation, entry by entry, as texts; names do not count."""
     found = entries(operation, _NAMING)
+    found = {**found, **_options(operation)}
     if "dtype" in found:  # the name of a policy does count
         found["dtype"] = getattr(getattr(operation, "dtype_policy", None), "name", found["dtype"])
     held = {
@@ -144,6 +145,31 @@ def argument(leaf: Any) -> Any:
         return leaf.__module__, name
     text = repr(leaf)
     return type(leaf).__name__, "" if " at 0x" in text else text
+
+
+def _options(operation: Any) -> dict[str, Any]:
+    """Return what is called `name` in a configuration and names no layer: a dtype policy, an option.
+
+    `entries` leaves it out. A fingerprint in a store was made so, and must stay as it is.
+    """
+    try:
+        config = _keras.serialize(operation)["config"] if hasattr(operation, "get_config") else {}
+    except Exception:  # a custom layer that cannot be written
+        return {}
+    return {f"name of {path}": name for path, name in _names(config, "")}
+
+
+def _names(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict):
+        # A layer's own configuration has `trainable`, that of an input a batch shape.
+        named = {"trainable", "class_name", "batch_shape"}.isdisjoint(config)
+        if "name" in config and named and path:
+            yield path, config["name"]
+        for key, value in config.items():
+            yield from _names(value, f"{path}/{key}" if path else str(key))
+    elif isinstance(config, list | tuple):
+        for number, value in enumerate(config):
+            yield from _names(value, f"{path}/{number}")
 
 
 def _is_own_function(value: Any) -> bool:
