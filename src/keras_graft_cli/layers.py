@@ -57,9 +57,16 @@ def _class(name: str) -> tuple[Any, list[Any]]:
         k: v for k, v in vars(keras.layers).items()
         if isinstance(v, type) and issubclass(v, keras.Layer)
     }  # fmt: skip
+    registered: dict[str, list[str]] = {}
     for key, value in keras.saving.get_custom_objects().items():
         if isinstance(value, type) and issubclass(value, keras.Layer):
-            classes.setdefault(key.rpartition(">")[2], value)
+            classes[key] = value
+            registered.setdefault(key.rpartition(">")[2], []).append(key)
+    for short, keys in registered.items():
+        if len(keys) == 1:
+            classes.setdefault(short, classes[keys[0]])
+        elif name == short and name not in vars(keras.layers):
+            raise UsageError(f"Several layers are named {name!r}: {', '.join(keys)}. Name one so.")
     if name in classes:
         return classes[name], []
     activations = {

@@ -50,8 +50,11 @@ def _one(text: str) -> Any:
 
     known = {k: v for k, v in vars(keras.layers).items() if isinstance(v, type)}
     known |= {"Model": keras.Model, "Sequential": keras.Sequential}
-    own = {k.rpartition(">")[2]: v for k, v in keras.saving.get_custom_objects().items()}
-    known |= {k: v for k, v in own.items() if isinstance(v, type)}
+    own = {k: v for k, v in keras.saving.get_custom_objects().items() if isinstance(v, type)}
+    of_name = [key for key in own if key.rpartition(">")[2] == name]
+    if len(of_name) > 1 and name not in known:
+        raise UsageError(f"{text!r}: several classes have this name: {', '.join(of_name)}.")
+    known = {**{k.rpartition(">")[2]: v for k, v in own.items()}, **own, **known}
     if name not in known:
         near = nearest(name, known)
         hint = f" Nearest: {', '.join(near)}." if near else ""

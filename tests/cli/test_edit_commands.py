@@ -171,18 +171,37 @@ def test_own_layers_are_imported(tmp_path, monkeypatch):
     (tmp_path / "own_layers_of_a_test.py").write_text(
         "import keras\n\n"
         "@keras.saving.register_keras_serializable('own_test')\n"
-        "class Own(keras.layers.Layer):\n"
+        "class OwnOfATest(keras.layers.Layer):\n"
         "    def call(self, x):\n        return x * 2\n"
     )
     monkeypatch.chdir(tmp_path)
     nested().save("m.keras")
-    args = ["replace", "m.keras", "act", "Own", "-o", "own.keras"]
+    args = ["replace", "m.keras", "act", "OwnOfATest", "-o", "own.keras"]
     said = run(*args, code=2).stderr
-    assert "no layer and no activation 'Own'" in said and "--import MODULE" in said
+    assert "no layer and no activation 'OwnOfATest'" in said and "--import MODULE" in said
     run(*args, "--import", "own_layers_of_a_test")
-    assert "Own" in run("nodes", "own.keras", "--import", "own_layers_of_a_test").stdout
-    monkeypatch.delitem(keras.saving.get_custom_objects(), "own_test>Own")
+    assert "OwnOfATest" in run("nodes", "own.keras", "--import", "own_layers_of_a_test").stdout
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "own_test>OwnOfATest")
     monkeypatch.delitem(__import__("sys").modules, "own_layers_of_a_test")
     said = run("nodes", "own.keras", code=2).stderr
     assert "If a module of yours registers it, --import MODULE" in said
     assert "ModuleNotFoundError" in run("nodes", "own.keras", "--import", "no_such", code=2).stderr
+
+
+def test_two_registered_layers_of_one_name_are_told_apart(tmp_path):
+    made = [
+        keras.saving.register_keras_serializable(package)(
+            type("SameName", (keras.layers.ReLU,), {"__module__": "keras.layers"})
+        )
+        for package in ("one_test", "two_test")
+    ]
+    nested().save(tmp_path / "m.keras")
+    args = ["replace", tmp_path / "m.keras", "act"]
+    said = run(*args, "SameName", "-o", tmp_path / "a.keras", code=2).stderr
+    assert "Several layers are named 'SameName': one_test>SameName, two_test>SameName." in said
+    run(*args, "two_test>SameName", "-o", tmp_path / "a.keras")
+    said = run("nodes", tmp_path / "a.keras", "--select", "class:SameName", code=2).stderr
+    assert "several classes have this name: one_test>SameName, two_test>SameName." in said
+    assert "act" in run("nodes", tmp_path / "a.keras", "--select", "class:two_test>SameName").stdout
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    assert any(type(layer) is made[1] for layer in loaded.layers)
