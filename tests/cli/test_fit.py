@@ -70,7 +70,9 @@ def test_refusals(saved):
     photos(saved / "photos")
     assert "no folder" in fit(saved, saved / "photos", "-o", saved / "a/b/new.keras", code=2).stderr
     assert ".html" in fit(saved, saved / "photos", "--report", saved / "r.txt", code=2).stderr
-    assert "is not a readable .npy or .npz" in fit(saved, saved / "nowhere", code=2).stderr
+    assert "There is no file or folder" in fit(saved, saved / "nowhere", code=2).stderr
+    (saved / "text").write_text("a")
+    assert "is not a readable .npy or .npz" in fit(saved, saved / "text", code=2).stderr
     np.save(saved / "x.npy", np.ones((4, 12, 12, 3), "float32"))
     assert "has no y" in fit(saved, saved / "x.npy", code=2).stderr
     assert "not both" not in fit(saved, saved / "photos", "--views", 2, code=1).stderr
