@@ -345,6 +345,8 @@ def test_one_edit_of_a_copy_is_what_changed_by_value(plan, data):
         edited = kg.insert(kg.clone(model), keras.layers.Activation("tanh", name="mark"), place)
     except kg.GraftError:
         return  # not every value can be changed: a mask, whole numbers
+    if not any(node.name == "mark" for node in everything(kg.read(edited))):
+        return  # behind a value that nothing uses
     report = kg.diff(model, edited, by="value")
     assert [layer.name.rpartition("/")[2].partition("#")[0] for layer in report.new] == ["mark"]
     assert report.dropped == report.renamed == report.unclear == ()
