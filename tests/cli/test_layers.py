@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 
 
 @keras.saving.register_keras_serializable("one_word")
-class Halved(layers.Layer):
+class ScaledBy(layers.Layer):
     def __init__(self, factor=0.5, **kwargs):
         super().__init__(**kwargs)
         self.factor = factor
@@ -37,7 +37,7 @@ class Halved(layers.Layer):
     ("Rescaling:1e-2,offset=-1", layers.Rescaling, {"scale": 0.01, "offset": -1}),
     ("Dense:4,name='a,b'", layers.Dense, {"name": "a,b"}),
     ("Dense:4,kernel_regularizer=none", layers.Dense, {"kernel_regularizer": None}),
-    ("Halved:0.25", Halved, {}),
+    ("ScaledBy:0.25", ScaledBy, {}),
 ])  # fmt: skip
 def test_a_layer_in_one_word(text, cls, config):
     make = layer_maker(text)
