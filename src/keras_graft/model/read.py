@@ -74,7 +74,7 @@ def read_with_reasons(
     reader, reasons = _Reader(), dict[tuple[str, ...], str]()
     if isinstance(model, Graph):
         graph = model
-    elif _keras.functional(model) is None and _has_code(model):
+    elif has_code(model):
         return _by_code(reader, model, inputs, "**" if open is None else open, leaves, prove)
     else:
         edits = record_of(model).edits
@@ -89,11 +89,11 @@ def read_with_reasons(
     return graph, reasons
 
 
-def _has_code(model: Any) -> bool:
+def has_code(model: Any) -> bool:
     """Whether a model's own code says what it does."""
     if not isinstance(model, keras.Layer) or isinstance(model, keras.Sequential):
         return False
-    return not _keras.is_functional_subclass(model)
+    return _keras.functional(model) is None and not _keras.is_functional_subclass(model)
 
 
 def _by_code(
