@@ -42,6 +42,10 @@ class Reader(Protocol):
         """Return the graph inside a call whose code was run; None for any other."""
         ...
 
+    def closed(self, step: Any) -> str:
+        """Return why a call whose code was run stays closed; empty for any other."""
+        ...
+
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model; None for an operation that cannot be opened."""
         ...
@@ -228,6 +232,7 @@ class Level:
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
             known_as=None if inner is None else (inner, str(step.operation.name)),
+            closed=self._reader.closed(step),
         )  # fmt: skip
         if opened is not None:
             node = self._inside(node, opened)

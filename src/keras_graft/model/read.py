@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -117,6 +117,19 @@ def _by_code(
     if any(node.nested is not None for node in graph.steps):
         graph = Opener(reader, policy, reasons, prove).graph(graph)
     return graph, reasons
+
+
+def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
+    """Return the same graph with the layers open that paths lead into."""
+    inside = [text.rpartition("/")[0] for text in texts if "/" in text]
+    if not inside:
+        return graph
+    return Opener(_Reader(), Policy(inside), {}).graph(graph)
+
+
+def opened_fully(graph: Graph) -> Graph:
+    """Return the same graph with all layers open that can be opened."""
+    return Opener(_Reader(), Policy("**"), {}).graph(graph)
 
 
 def _way_out(model: Any) -> str:
@@ -234,6 +247,10 @@ class _Reader:
 
     def opened(self, step: Any) -> None:
         """Return None: Keras's nodes do not say what a layer does inside."""
+
+    def closed(self, step: Any) -> str:
+        """Return nothing: no layer was tried."""
+        return ""
 
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model; None for an operation that cannot be opened."""

@@ -37,6 +37,7 @@ class Frame:
         masks: How many of them, at the end, only enter as masks of others.
         steps: The calls that its code made, as loose Keras nodes.
         inner: For a call of a layer that was opened too, by the identity of the step, its frame.
+        closed: For a call that should be opened and could not, by the step's identity, why.
         log: What two runs of the same code have in common.
         outputs: The tensors given, flat.
         given: The arguments of the call, as they were outside.
@@ -54,6 +55,7 @@ class Frame:
         self.masks = 0
         self.steps: list[Any] = []
         self.inner: dict[int, Frame] = {}
+        self.closed: dict[int, str] = {}
         self.log: list[Any] = []
         self.outputs: list[Any] = []
         self.structure: Any = None

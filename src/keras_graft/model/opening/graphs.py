@@ -41,6 +41,10 @@ class FrameReader:
         masks = {id(stand): _value_of(graph, mask, frame) for stand, mask in frame.unseen}
         return Inside(graph, tuple(frame.sources), masks)
 
+    def closed(self, step: Any) -> str:
+        """Return why a call stays closed."""
+        return self._frame.closed.get(id(step), "")
+
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model."""
         return self._reader.inside(operation)

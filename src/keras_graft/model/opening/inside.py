@@ -67,9 +67,10 @@ class Opener:
                     return self._open(graph, node, path)
                 except Doubt as doubt:
                     why = str(doubt)
-            if why != NOT_ASKED:
-                self._reasons[path] = why
-            return node
+            if why == NOT_ASKED:
+                return node
+            self._reasons[path] = why
+            return node if node.closed == why else node.replace(closed=why)
         inner = self.graph(node.nested, path)
         if inner is node.nested:
             return node

@@ -57,11 +57,8 @@ def opened(
     """
     closed: dict[Place, Reason] = {}
 
-    def asked(inner: Any, place: Place) -> str | None:
-        return closed.get(place) or wanted(inner, place)
-
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, asked)
+        ran = run(layer, args, kwargs, wanted, closed)
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(
@@ -70,8 +67,7 @@ def opened(
         )  # fmt: skip
         wrong = _disproven([(ran.frame, graph), *made.frames]) if prove else None
         if wrong is None:
-            reasons = {**ran.reasons, **closed}
-            return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], reasons)
+            return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], ran.reasons)
         frame, reason = wrong
         if len(frame.place) == 1:
             raise Doubt(reason)

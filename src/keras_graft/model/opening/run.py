@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,17 @@ class Ran:
 
 
 def run(
-    layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None]
+    layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
+    closed: Mapping[Place, Reason],
 ) -> Ran:  # fmt: skip
     """Run the code of a layer on symbolic tensors with None for sizes that are not known.
+
+    Args:
+        layer: The layer.
+        args: Its arguments.
+        kwargs: Its other arguments.
+        wanted: Says for a layer inside why it stays closed; None if it should be opened.
+        closed: Calls inside that stay closed, and why.
 
     Raises:
         Doubt: If the code of the layer itself does what no graph can say.
@@ -56,7 +64,7 @@ def run(
     unknown = any(None in t.shape[1:] for t in tree.flatten((args, kwargs)) if _symbolic(t))
     for sizes in SETS if unknown else SETS[:1]:
         try:
-            ran = _surely(layer, args, kwargs, wanted, sizes)
+            ran = _surely(layer, args, kwargs, wanted, sizes, dict(closed))
         except Doubt as doubt:
             failed = failed or doubt
             continue
@@ -81,9 +89,8 @@ def _symbolic(leaf: Any) -> bool:
 
 def _surely(
     layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    sizes: dict[str, list[tuple[int, int]]],
+    sizes: dict[str, list[tuple[int, int]]], closed: dict[Place, Reason],
 ) -> Ran:  # fmt: skip
-    closed: dict[Place, Reason] = {}
     for _ in range(_MOST):
         first = _once(layer, args, kwargs, wanted, sizes, closed)
         others = [

@@ -53,7 +53,7 @@ class Tracer:
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
-        self._training: bool | None = None
+        self._last: tuple[Any, str] = None, ""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         """Call the root on symbolic tensors, and return its frame."""
@@ -94,6 +94,7 @@ class Tracer:
                 self.reasons[place] = reason
         elif place in self._closed:
             self.reasons[place] = self._closed[place]
+        self._last = layer, self.reasons.get(place, "")
         return self._inferred(layer, args, kwargs)
 
     def _inferred(self, layer: Any, args: Any, kwargs: Any) -> Any:
@@ -216,6 +217,8 @@ class Tracer:
         step = frame.record(layer, deep(args, _plain), deep(kwargs, _plain), outputs)
         if opened is not None:
             frame.inner[id(step)] = opened
+        elif self._last[0] is layer:
+            frame.closed[id(step)] = self._last[1]
         said = id(layer) if id(layer) in self._layers else _form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
         frame.log.append((said, deep((args, rest), _said)))
