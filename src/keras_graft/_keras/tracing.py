@@ -16,6 +16,7 @@ import functools
 import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -108,6 +109,9 @@ def heard(listener: Listener) -> Iterator[None]:
             saved.append((owner, name, vars(owner)[name]))
             setattr(owner, name, new)
 
+        warned = warnings.catch_warnings()
+        warned.__enter__()
+        warnings.simplefilter("ignore")  # the code has been run before, and warned then
         filtering = keras.config.is_traceback_filtering_enabled()
         # Otherwise Keras replaces each error by another one, with the arguments in its text.
         keras.config.disable_traceback_filtering()
@@ -121,6 +125,7 @@ def heard(listener: Listener) -> Iterator[None]:
                 setattr(owner, name, old)
             if filtering:
                 keras.config.enable_traceback_filtering()
+            warned.__exit__(None, None, None)
 
 
 Put = Callable[[Any, str, Any], None]

@@ -9,16 +9,16 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.graphs import FrameReader, Made, graph_of
+from keras_graft.model.opening.groups import groups_of
 from keras_graft.model.opening.proof import disproof
 from keras_graft.model.opening.reasons import Reason, is_error
 from keras_graft.model.opening.run import run
-from keras_graft.model.opening.worlds import WAYS, Way
+from keras_graft.model.opening.worlds import FAMILIES, Way
 
 _MOST = 40
 
@@ -60,8 +60,9 @@ def opened(
     failed: Doubt | None = None
     given = keras.tree.flatten((args, kwargs))
     unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape[1:] for t in given)
-    for way in WAYS if unknown else WAYS[:1]:
+    for family in FAMILIES if unknown else FAMILIES[:1]:
         try:
+            way = family, groups_of(layer, args, kwargs, family)
             found = _opened(reader, layer, args, kwargs, wanted, whole, prove, way)
         except Doubt as doubt:
             failed = failed or doubt

@@ -108,7 +108,11 @@ class Tracer:
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
         args, kwargs = in_world((args, kwargs), world)
-        return layer.compute_output_spec(*args, **kwargs)
+        found = layer.compute_output_spec(*args, **kwargs)
+        if any(None in leaf.shape for leaf in tensors_of(found)):
+            # Some layers announce the shape that they were built for: `EinsumDense`.
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        return found
 
     def _opened(self, layer: Any, place: Place, args: Any, kwargs: Any) -> Any:
         frame = Frame(layer, place)
