@@ -26,6 +26,7 @@ from keras_graft._keras import private
 from keras_graft.errors import KerasVersionError
 
 _LOCK = threading.RLock()
+_NONE = object()
 
 MAKES = (
     "arange", "zeros", "ones", "full", "eye", "identity", "tri", "linspace", "empty",
@@ -106,7 +107,7 @@ def heard(listener: Listener) -> Iterator[None]:
         saved: list[tuple[Any, str, Any]] = []
 
         def put(owner: Any, name: str, new: Any) -> None:
-            saved.append((owner, name, vars(owner)[name]))
+            saved.append((owner, name, vars(owner).get(name, _NONE)))
             setattr(owner, name, new)
 
         warned = warnings.catch_warnings()
@@ -122,7 +123,10 @@ def heard(listener: Listener) -> Iterator[None]:
             yield
         finally:
             for owner, name, old in reversed(saved):
-                setattr(owner, name, old)
+                if old is _NONE:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, old)
             if filtering:
                 keras.config.enable_traceback_filtering()
             warned.__exit__(None, None, None)
@@ -156,6 +160,10 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     module = sys.modules[layer_call.__module__]
     if "Node" not in vars(module):
         raise KerasVersionError(_no("the name Node in the module of Layer"))
+    # Without it, `tokens == 0` is False for any symbolic tensor: no two objects are the same.
+    equal = vars(keras.KerasTensor).get("__eq__", object.__eq__)
+    put_eq = lambda self, given: keras.ops.equal(self, given) if on() else equal(self, given)  # noqa: E731
+    put(keras.KerasTensor, "__eq__", put_eq)
     put(keras.Operation, "symbolic_call", op)
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)

@@ -107,7 +107,8 @@ def _by_code(
     try:
         if why is not None:
             raise Doubt(why)
-        found = opened(reader, model, args, kwargs, wanted, whole=True, prove=prove)
+        proven: set[str] | None = set() if prove else None
+        found = opened(reader, model, args, kwargs, wanted, whole=True, proven=proven)
     except Doubt as doubt:
         raise ReadError(
             f"{type(model).__name__} {model.name!r} cannot be read as a graph: {doubt}. "

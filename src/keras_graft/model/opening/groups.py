@@ -94,7 +94,9 @@ class _Run:
 
     def takes(self, groups: Groups) -> bool:
         """Whether the code runs with these sizes equal, and the others different."""
-        twins = [keras.KerasTensor(self._shape(i, groups), t.dtype) for i, t in enumerate(self._tensors)]
+        twins = [
+            keras.KerasTensor(self._shape(i, groups), t.dtype) for i, t in enumerate(self._tensors)
+        ]
         places = {id(tensor): i for i, tensor in enumerate(self._tensors)}
 
         def call(*given: Any) -> Any:
@@ -120,7 +122,11 @@ class _Run:
         shape = self._tensors[number].shape
         pool = pool_of(self._family, self._tensors)
         return tuple(
-            size if size is not None else BATCH[0] if axis == 0 else _value(pool, groups[number, axis])
+            size
+            if size is not None
+            else BATCH[0]
+            if axis == 0
+            else _value(pool, groups[number, axis])
             for axis, size in enumerate(shape)
         )
 

@@ -23,7 +23,11 @@ Reasons = MutableMapping[tuple[str, ...], str]
 
 def is_layer_inside(node: Node) -> bool:
     """Whether a node is the call of an opened layer, and not that of a nested model."""
-    return node.nested is not None and _keras.functional(node.operation) is None
+    if node.nested is None:
+        return False
+    # The graph of a Sequential is what Keras knows, unless it is called with other shapes.
+    by_code = isinstance(node.operation, keras.Sequential) and node.nested.past is None
+    return by_code or _keras.functional(node.operation) is None
 
 
 class Opener:
@@ -42,7 +46,7 @@ class Opener:
         self._reader = reader
         self._policy = policy
         self._reasons = reasons
-        self._prove = prove
+        self._proven: set[str] | None = set() if prove else None
         self._done: dict[Any, Graph] = {}
 
     def graph(self, graph: Graph, prefix: tuple[str, ...] = ()) -> Graph:
@@ -89,7 +93,7 @@ class Opener:
         found: Opened = opened(
             self._reader, node.operation, args, kwargs,
             lambda layer, place: policy.at(layer, path_of(place, path)),
-            prove=self._prove,
+            proven=self._proven,
         )  # fmt: skip
         for place, reason in found.reasons.items():
             self._reasons[path_of(place, path)] = reason

@@ -40,7 +40,7 @@ class Opened:
 
 def opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool = False, prove: bool = True,
+    whole: bool = False, proven: set[str] | None = None,
 ) -> Opened:  # fmt: skip
     """Return the graph of the code of a layer.
 
@@ -51,7 +51,8 @@ def opened(
         kwargs: The other arguments.
         wanted: Says for a layer inside why it stays closed; None if it should be opened.
         whole: Whether the graph is that of a whole model, with the structure of its arguments.
-        prove: Whether graph and code are compared on data.
+        proven: What was compared on data already, and found equal; more is added. None: nothing is
+            compared.
 
     Raises:
         Doubt: If the layer itself must stay closed.
@@ -63,7 +64,7 @@ def opened(
     for family in FAMILIES if unknown else FAMILIES[:1]:
         try:
             way = family, groups_of(layer, args, kwargs, family)
-            found = _opened(reader, layer, args, kwargs, wanted, whole, prove, way)
+            found = _opened(reader, layer, args, kwargs, wanted, whole, proven, way)
         except Doubt as doubt:
             failed = failed or doubt
             if not is_error(str(doubt)):
@@ -81,7 +82,7 @@ def opened(
 
 def _opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool, prove: bool, way: Way,
+    whole: bool, proven: set[str] | None, way: Way,
 ) -> Opened:  # fmt: skip
     closed: dict[Place, Reason] = {}
     for _ in range(_MOST):
@@ -92,7 +93,8 @@ def _opened(
             FrameReader(reader, ran.frame, made), ran.frame, inputs, outputs,
             layer if whole else None, names,
         )  # fmt: skip
-        wrong = _disproven([(ran.frame, graph), *made.frames]) if prove else None
+        frames = [(ran.frame, graph), *made.frames]
+        wrong = None if proven is None else _disproven(frames, proven)
         if wrong is None:
             return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], ran.reasons)
         frame, reason = wrong
@@ -102,16 +104,15 @@ def _opened(
     raise Doubt("too many of the layers inside stay closed")
 
 
-def _disproven(frames: list[tuple[Frame, Graph]]) -> tuple[Frame, Reason] | None:
-    proven: list[Any] = []
+def _disproven(frames: list[tuple[Frame, Graph]], proven: set[str]) -> tuple[Frame, Reason] | None:
     for frame, graph in sorted(frames, key=lambda pair: -len(pair[0].place)):
-        form = type(frame.layer), _form(frame)
+        form = repr((type(frame.layer), _form(frame)))
         if form in proven:
             continue
         reason = disproof(frame, graph)
         if reason is not None:
             return frame, reason
-        proven.append(form)
+        proven.add(form)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -44,6 +45,8 @@ def _at(frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]]) -> Reason |
             given = run_graph(graph, tensors)
         except Exception as error:
             return f"its graph does not run: {reason_of(error, layer)}"
+    if dataclasses.is_dataclass(outputs):
+        outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}  # type: ignore[arg-type]
     flat = [leaf for leaf in tree.flatten(outputs) if leaf is not None]
     if len(flat) != len(given):
         return f"its graph gives {len(given)} tensors, and its code {len(flat)}"

@@ -73,7 +73,9 @@ def _once(
     training: bool | None = None, swapped: bool = False,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way, swapped)
-    if training is not None and _keras.takes_training(layer) and kwargs.get("training") is None:
+    if (
+        training is not None and kwargs.get("training") is None
+    ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
     tracer = Tracer(layer, wanted, closed)
     tracer.given = given

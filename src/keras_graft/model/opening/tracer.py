@@ -8,6 +8,7 @@ say raises a `Doubt`: the layer around it then stays closed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_graft import _keras
-from keras_graft.graph.sizes import Doubt, Size, deep, leaves
+from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
 from keras_graft.layers.add_loss import AddLoss, WithMask
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.random import Random
@@ -53,6 +54,7 @@ class Tracer:
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
+        self._casts: list[tuple[Any, Any]] = []
         self._last: tuple[Any, str] = None, ""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -84,6 +86,8 @@ class Tracer:
         if self._stack and id(layer) not in self._layers and layer.weights:
             raise Doubt(f"it makes the layer {layer.name!r} when it is called")
         text = self._wanted(layer, place) if self._stack else None
+        if text is not None and _is_other_sequential(layer, args):
+            text = None
         if text is None and place not in self._closed:
             try:
                 return self._opened(layer, place, args, kwargs)
@@ -116,10 +120,16 @@ class Tracer:
 
     def _opened(self, layer: Any, place: Place, args: Any, kwargs: Any) -> Any:
         frame = Frame(layer, place)
-        inner_args, inner_kwargs = frame.enter((args, kwargs))
+        before = {id(cast): given for cast, given in self._casts}
+        given = deep((args, kwargs), lambda leaf: before.get(id(leaf), leaf))
+        inner_args, inner_kwargs = frame.enter(given)
         self._stack.append(frame)
         try:
             with _restored(layer):
+                if before:
+                    inner_args, inner_kwargs = _cast_again(
+                        (args, kwargs), (inner_args, inner_kwargs), before
+                    )
                 outputs = layer.call(*inner_args, **inner_kwargs)
                 self._close(frame, outputs, inner_args, inner_kwargs)
         finally:
@@ -132,6 +142,8 @@ class Tracer:
     def _close(self, frame: Frame, outputs: Any, args: Any, kwargs: Any) -> None:
         """Finish a frame: what the code gives, with its losses, masks and unused weights."""
         layer = frame.layer
+        if dataclasses.is_dataclass(outputs) and not self._stack[:-1]:
+            outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
         flat = [self._tensor(leaf) for leaf in keras.tree.flatten(outputs)]
         while flat and flat[-1] is None and self._stack[:-1]:
             flat.pop()
@@ -234,6 +246,8 @@ class Tracer:
 
     def op(self, op: Any, args: Any, kwargs: Any) -> Any:
         """Infer what an op gives, and record it."""
+        if not self._stack:
+            return self._cast(op, *args)
         args, kwargs = deep((args, kwargs), self._tensor)
         attributes = _keras.op_attributes(op)
         if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
@@ -259,6 +273,20 @@ class Tracer:
             raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
         self._dynamic(f"op:{name}", _plain_name(op), attributes, args, kwargs, outputs)
         return outputs
+
+    def _cast(self, op: Any, tensor: Any) -> Any:
+        """Cast an input of the root: Keras does that before its code runs."""
+        with self._on(False):
+            made = op.compute_output_spec(in_world(tensor, 0))
+        shape = [Axis(made, i) if isinstance(d, Size) else d for i, d in enumerate(tensor.shape)]
+        sizes = (
+            Size(int(d), d.other, axis) if isinstance(d, Size) else d
+            for d, axis in zip(tensor.shape, shape, strict=True)
+        )
+        _keras.set_shape(made, tuple(sizes))
+        _keras.set_mask(made, _keras.mask_of(tensor))
+        self._casts.append((made, tensor))
+        return made
 
     def _op_specs(self, op: Any, attributes: Any, args: Any, kwargs: Any) -> list[Any]:
         """Return what an op gives, in each world."""
@@ -366,8 +394,36 @@ class Tracer:
         raise Doubt(why)
 
 
+def _is_other_sequential(layer: Any, args: Any) -> bool:
+    """Whether a Sequential is called with other shapes than Keras built it for: it takes any."""
+    if (
+        getattr(type(layer), "call", None) is not keras.Sequential.call
+        or _keras.functional(layer) is None
+    ):
+        return False
+    known = keras.tree.flatten(_keras.functional(layer).input)
+    given = list(tensors_of(args))
+    return len(known) != len(given) or any(
+        len(a.shape) != len(b.shape)
+        or any(x is not None and not (type(y) is int and x == y) for x, y in zip(a.shape, b.shape))  # noqa: B905
+        for a, b in zip(known, given, strict=True)
+    )
+
+
 def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
+
+
+def _cast_again(outside: Any, inside: Any, before: Mapping[int, Any]) -> Any:
+    """Return the arguments of the root as its code gets them: cast as Keras cast them outside."""
+    dtypes = {id(leaf): leaf.dtype for leaf in leaves(outside) if id(leaf) in before}
+    cast = iter(leaves(outside))
+
+    def change(leaf: Any) -> Any:
+        dtype = dtypes.get(id(next(cast)))
+        return leaf if dtype is None else keras.ops.cast(leaf, dtype)
+
+    return deep(inside, change)
 
 
 def _originals(frame: Frame, before: Any, after: Any) -> list[Any]:
