@@ -13,7 +13,8 @@ from keras_graft.graph.node import Entry, Node, Slot, Template, Value, flat_slot
 from keras_graft.graph.record import is_wrapper
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.calls import filled
-from keras_graft.model.from_keras import Reader, with_inside
+from keras_graft.model.entering import with_inside
+from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.open import Opened, opened
 from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers, path_of
 from keras_graft.model.symbolic import tensor_of

@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_graft import _keras
 from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
-from keras_graft.layers.add_loss import AddLoss, WithMask
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.random import Random
-from keras_graft.layers.weight import KeepWeights, Weight
+from keras_graft.layers.weight import Weight
+from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
+from keras_graft.model.opening.log import form_of_new
 from keras_graft.model.opening.reasons import Reason, reason_of
+from keras_graft.model.opening.written import restored
 
 
 class Tracer:
@@ -125,7 +126,7 @@ class Tracer:
         inner_args, inner_kwargs = frame.enter(given)
         self._stack.append(frame)
         try:
-            with _restored(layer):
+            with restored(layer):
                 if before:
                     inner_args, inner_kwargs = _cast_again(
                         (args, kwargs), (inner_args, inner_kwargs), before
@@ -140,60 +141,11 @@ class Tracer:
         return given
 
     def _close(self, frame: Frame, outputs: Any, args: Any, kwargs: Any) -> None:
-        """Finish a frame: what the code gives, with its losses, masks and unused weights."""
-        layer = frame.layer
-        if dataclasses.is_dataclass(outputs) and not self._stack[:-1]:
+        whole = len(self._stack) == 1
+        if dataclasses.is_dataclass(outputs) and whole:
             outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
         flat = [self._tensor(leaf) for leaf in keras.tree.flatten(outputs)]
-        while flat and flat[-1] is None and self._stack[:-1]:
-            flat.pop()
-        wrong = [leaf for leaf in flat if not isinstance(leaf, keras.KerasTensor)]
-        if not self._stack[:-1]:
-            wrong = [leaf for leaf in wrong if leaf is not None]
-        if wrong or not flat:
-            raise Doubt(f"it gives {', '.join(type(leaf).__name__ for leaf in wrong) or 'nothing'}")
-        for tensor in flat:
-            if tensor is not None and not frame.owns(tensor):
-                raise Doubt("it gives a tensor that the code of another call made")
-        place = next(i for i, leaf in enumerate(flat) if leaf is not None)
-        if frame.losses:
-            flat[place] = self._put(AddLoss(name="add_loss"), flat[place], frame.losses)
-        masked = [None if leaf is None else _keras.mask_of(leaf) for leaf in flat]
-        if layer.supports_masking:
-            first = next(iter((*args, *kwargs.values())), None)
-            known = kwargs.get("mask")
-            if known is None:
-                known = keras.tree.map_structure(_keras.mask_of, first)
-            masks = None if all(masked) else layer.compute_mask(first, known)
-            for i, mask in enumerate([] if masks is None else keras.tree.flatten(masks)):
-                if i < len(flat) and mask is not None and masked[i] is None:
-                    flat[i] = self._put(WithMask(name="with_mask"), flat[i], mask=mask)
-                    _keras.set_mask(flat[i], mask)
-                    frame.handed_on.append(mask)
-        frame.outputs = [leaf for leaf in flat if leaf is not None]
-        frame.structure = outputs, flat
-        left = self._unused(frame)
-        if left:
-            specs = [[list(v.shape), _keras.dtype_of(v), bool(v.trainable)] for v in left]
-            keeper = KeepWeights(specs, variables=left, name="unused_weights")
-            mask = _keras.mask_of(flat[place])
-            flat[place] = self._put(keeper, flat[place])
-            if mask is not None:
-                _keras.set_mask(flat[place], mask)
-            frame.outputs = [leaf for leaf in flat if leaf is not None]
-        frame.anchor_weights(lambda step: isinstance(step.operation, Weight))
-        used = {id(step) for step in frame.needed()}
-        frame.steps = [step for step in frame.steps if id(step) in used]
-
-    def _unused(self, frame: Frame) -> list[Any]:
-        covered = {id(v) for step in frame.needed() for v in getattr(step.operation, "weights", ())}
-        return [v for v in frame.layer.weights if id(v) not in covered]
-
-    def _put(self, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Record a call of a layer of the package, that returns its first input."""
-        made = self._frame.born(*(in_world(tensor, world) for world in (0, 1)), [tensor])
-        self._frame.record(layer, (tensor, *args), kwargs, made)
-        return made
+        finish(frame, outputs, flat, args, kwargs, whole)
 
     def _given(self, frame: Frame, reads: list[Any]) -> Any:
         """Return the tensors outside for what an opened call gives."""
@@ -236,9 +188,9 @@ class Tracer:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
             frame.closed[id(step)] = self._last[1]
-        said = id(layer) if id(layer) in self._layers else _form_of_new(layer)
+        what = id(layer) if id(layer) in self._layers else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
-        frame.log.append((said, deep((args, rest), _said)))
+        frame.log.append((what, deep((args, rest), frame.said)))
         if "training" in kwargs:
             frame.training[len(frame.log) - 1] = (step, kwargs["training"])
 
@@ -266,7 +218,7 @@ class Tracer:
         outputs = frame.born(specs[0], specs[-1], found)
         if not sized:
             frame.record(self._named(op), args, kwargs, outputs)
-            frame.log.append((type(op).__name__, deep((attributes, args, kwargs), _said)))
+            frame.log.append((type(op).__name__, deep((attributes, args, kwargs), frame.said)))
             return outputs
         name = _keras.op_name(op)
         if name is None:
@@ -311,7 +263,7 @@ class Tracer:
     def _named(self, op: Any) -> Any:
         """Name an op that was made for this call plainly: Keras's numbers depend on what ran before."""
         held = vars(self._frame.layer).values()
-        if not op._inbound_nodes and not any(op is value for value in held):
+        if _keras.is_new_op(op) and not any(op is value for value in held):
             op.name = _plain_name(op)
         return op
 
@@ -449,50 +401,3 @@ def _plain_name(op: Any) -> str:
 def _is_code(leaf: Any) -> bool:
     known = isinstance(leaf, type | keras.KerasTensor | keras.Operation)
     return callable(leaf) and not known
-
-
-def _form_of_new(layer: Any) -> Any:
-    """Return what two layers made by the same line of code have in common."""
-    config = {k: v for k, v in layer.get_config().items() if k != "name"}
-    return type(layer).__name__, repr(sorted(config.items(), key=str))
-
-
-def _said(leaf: Any) -> Any:
-    """Return what two runs of the same code have in common about an argument."""
-    if isinstance(leaf, keras.KerasTensor):
-        return f"<{len(leaf.shape)} {leaf.dtype}>"
-    if isinstance(leaf, Size) or leaf is None or isinstance(leaf, bool | int | float | str):
-        return "size" if isinstance(leaf, Size) else leaf
-    if isinstance(leaf, keras.Variable):
-        return id(leaf)
-    if keras.ops.is_tensor(leaf) or isinstance(leaf, np.ndarray | np.generic):
-        array = np.asarray(keras.ops.convert_to_numpy(leaf))
-        return str(array.dtype), array.shape, array.tobytes()
-    return type(leaf).__name__
-
-
-@contextlib.contextmanager
-def _restored(layer: Any) -> Iterator[None]:
-    """Restore the attributes of a layer: its code may keep a tensor in one."""
-    before = dict(vars(layer))
-    try:
-        yield
-    finally:
-        now = vars(layer)
-        changed = {k for k, v in now.items() if k not in before or before[k] is not v}
-        written = [k for k in changed if not _only_tensors(now[k]) and k not in _KERAS_OWN]
-        for key in changed:
-            if key in before:
-                now[key] = before[key]
-            else:
-                del now[key]
-        if written:
-            raise Doubt(f"its code sets the attribute {sorted(written)[0]!r}")
-
-
-_KERAS_OWN = {"_called", "_losses", "built", "_loss_ids"}
-"""Attributes that Keras itself may set during a call."""
-
-
-def _only_tensors(value: Any) -> bool:
-    return all(leaf is None or isinstance(leaf, keras.KerasTensor) for leaf in leaves(value))
