@@ -44,6 +44,11 @@ _OPERATORS = (
     "rmatmul", "and", "rand", "or", "ror", "xor", "rxor", "round", "getitem", "pos",
 )  # fmt: skip
 
+_BINARY = tuple(
+    name for name in _OPERATORS if name not in ("neg", "abs", "invert", "round", "getitem", "pos")
+)
+"""Operators between two values."""
+
 _READS = ("__array__", "__int__", "__float__", "__bool__", "__jax_array__", "numpy")
 """Methods that read the value of a variable."""
 
@@ -80,6 +85,10 @@ class Listener(Protocol):
 
     def weight(self, variable: Any) -> Any:
         """Return a symbolic tensor for a variable."""
+        ...
+
+    def operator(self, name: str, tensor: Any, given: Any) -> Any:
+        """Return what a Python operator gives; NotImplemented for Keras's op."""
         ...
 
     def symbolic(self, leaf: Any) -> bool:
@@ -163,10 +172,25 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     equal = vars(keras.KerasTensor).get("__eq__", object.__eq__)
     put_eq = lambda self, given: keras.ops.equal(self, given) if on() else equal(self, given)  # noqa: E731
     put(keras.KerasTensor, "__eq__", put_eq)
+    for name in _BINARY:
+        if (old := vars(keras.KerasTensor).get(f"__{name}__")) is not None and name != "eq":
+            put(keras.KerasTensor, f"__{name}__", _operator(name, old, on, listener))
     put(keras.Operation, "symbolic_call", op)
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
     put(module, "Node", called)
+
+
+def _operator(name: str, old: Any, on: On, listener: Listener) -> Any:
+    @functools.wraps(old)
+    def method(self: Any, given: Any) -> Any:
+        if on():
+            found = listener.operator(name, self, given)
+            if found is not NotImplemented:
+                return found
+        return old(self, given)
+
+    return method
 
 
 def _exchange_variables(put: Put, on: On, listener: Listener) -> None:

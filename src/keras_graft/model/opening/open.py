@@ -16,7 +16,7 @@ from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.graphs import FrameReader, Made, graph_of
 from keras_graft.model.opening.groups import groups_of
 from keras_graft.model.opening.proof import disproof
-from keras_graft.model.opening.reasons import Reason, is_error
+from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error
 from keras_graft.model.opening.run import run
 from keras_graft.model.opening.worlds import FAMILIES, Way
 
@@ -76,6 +76,12 @@ def opened(
             break
     if best is None:
         assert failed is not None
+        if unknown and is_error(str(failed)):
+            family = FAMILIES[0]
+            raise Doubt(
+                f"{failed}; sizes that are not known were tried as {family['short'][0][0]}, "
+                f"{family['short'][0][1]} and others: give inputs of fixed sizes if its code needs them"
+            ) from failed
         raise failed
     return best
 
@@ -85,8 +91,9 @@ def _opened(
     whole: bool, proven: set[str] | None, way: Way,
 ) -> Opened:  # fmt: skip
     closed: dict[Place, Reason] = {}
+    native = False
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, wanted, closed, way)
+        ran = run(layer, args, kwargs, wanted, closed, way, native)
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(
@@ -98,6 +105,9 @@ def _opened(
         if wrong is None:
             return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], ran.reasons)
         frame, reason = wrong
+        if is_about_numbers(reason) and not native:
+            native = True
+            continue
         if len(frame.place) == 1:
             raise Doubt(reason)
         closed[frame.place] = reason

@@ -16,7 +16,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Value
 from keras_graft.model.calls import filled
 from keras_graft.model.opening.frame import Frame
-from keras_graft.model.opening.reasons import Reason, reason_of
+from keras_graft.model.opening.reasons import NUMBERS, Reason, reason_of
 
 tree = keras.tree
 
@@ -52,7 +52,7 @@ def _at(frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]]) -> Reason |
         return f"its graph gives {len(given)} tensors, and its code {len(flat)}"
     for number, (a, b) in enumerate(zip(flat, given, strict=True)):
         if not same_bits(a, b):
-            return f"its graph does not give the numbers that its code gives (output {number})"
+            return f"{NUMBERS} (output {number})"
         if not same_bits(_keras.runtime_mask(a), _keras.runtime_mask(b)):
             return f"its graph attaches another mask than its code does (output {number})"
     return None

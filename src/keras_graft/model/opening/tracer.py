@@ -18,8 +18,10 @@ import keras
 from keras_graft import _keras
 from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
+from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
 from keras_graft.layers.weight import Weight
+from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
 from keras_graft.model.opening.log import form_of_new
@@ -34,6 +36,7 @@ class Tracer:
         root: The layer whose code runs first.
         wanted: Returns None if a layer should be opened, else why not.
         closed: The places that stay closed, each with the reason.
+        native: Whether Python operators are recorded as such, and not as ops of Keras.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -42,8 +45,9 @@ class Tracer:
     """
 
     def __init__(
-        self, root: Any, wanted: Callable[[Any, Place], str | None], closed: Mapping[Place, Reason]
-    ) -> None:
+        self, root: Any, wanted: Callable[[Any, Place], str | None],
+        closed: Mapping[Place, Reason], native: bool = False,
+    ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
         self.reasons: dict[Place, Reason] = {}
@@ -51,6 +55,7 @@ class Tracer:
         self._root = root
         self._wanted = wanted
         self._closed = closed
+        self._native = native
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
@@ -87,7 +92,7 @@ class Tracer:
         if self._stack and id(layer) not in self._layers and layer.weights:
             raise Doubt(f"it makes the layer {layer.name!r} when it is called")
         text = self._wanted(layer, place) if self._stack else None
-        if text is not None and _is_other_sequential(layer, args):
+        if text is not None and is_other_sequential(layer, args):
             text = None
         if text is None and place not in self._closed:
             try:
@@ -113,7 +118,10 @@ class Tracer:
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
         args, kwargs = in_world((args, kwargs), world)
-        found = layer.compute_output_spec(*args, **kwargs)
+        try:
+            found = layer.compute_output_spec(*args, **kwargs)
+        except TypeError:  # that of a base class, which does not know all its arguments
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
         if any(None in leaf.shape for leaf in tensors_of(found)):
             # Some layers announce the shape that they were built for: `EinsumDense`.
             return keras.Operation.compute_output_spec(layer, *args, **kwargs)
@@ -128,7 +136,7 @@ class Tracer:
         try:
             with restored(layer):
                 if before:
-                    inner_args, inner_kwargs = _cast_again(
+                    inner_args, inner_kwargs = cast_again(
                         (args, kwargs), (inner_args, inner_kwargs), before
                     )
                 outputs = layer.call(*inner_args, **inner_kwargs)
@@ -176,7 +184,7 @@ class Tracer:
         opened = None
         if self._pending and self._pending[-1][0] is layer:
             _, opened, now_args, now_kwargs = self._pending.pop()
-            opened.sources = _originals(opened, (args, kwargs), (now_args, now_kwargs))
+            opened.sources = originals(opened, (args, kwargs), (now_args, now_kwargs))
             opened.given = args, kwargs
         if not self._stack:
             return
@@ -296,6 +304,24 @@ class Tracer:
         frame.log.append((target, sized.form(), id(seed)))
         return outputs
 
+    def operator(self, name: str, tensor: Any, given: Any) -> Any:
+        """Record a Python operator, if it may give other bits than the op of Keras.
+
+        `ops.power` makes a tensor of the exponent; `0.1 * x` in half precision rounds 0.1 first.
+        """
+        plain = isinstance(given, int | float)
+        half = plain and "float" in tensor.dtype and "16" in tensor.dtype
+        known = plain or isinstance(given, keras.KerasTensor | keras.Variable)
+        if not known or isinstance(given, Size | bool):
+            return NotImplemented
+        if not (self._native or half or name.endswith("pow")):
+            return NotImplemented
+        swapped = name[0] == "r" and name[1:] in SIGNS
+        sign = name[1:] if swapped else name
+        return self.op(
+            Operator(sign, name=sign), (given, tensor) if swapped else (tensor, given), {}
+        )
+
     def _number(self, leaf: Any) -> Any:
         """Return a size as a tensor, for an op that computes with it."""
         if not isinstance(leaf, Size):
@@ -346,48 +372,8 @@ class Tracer:
         raise Doubt(why)
 
 
-def _is_other_sequential(layer: Any, args: Any) -> bool:
-    """Whether a Sequential is called with other shapes than Keras built it for: it takes any."""
-    if (
-        getattr(type(layer), "call", None) is not keras.Sequential.call
-        or _keras.functional(layer) is None
-    ):
-        return False
-    known = keras.tree.flatten(_keras.functional(layer).input)
-    given = list(tensors_of(args))
-    return len(known) != len(given) or any(
-        len(a.shape) != len(b.shape)
-        or any(x is not None and not (type(y) is int and x == y) for x, y in zip(a.shape, b.shape))  # noqa: B905
-        for a, b in zip(known, given, strict=True)
-    )
-
-
 def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
-
-
-def _cast_again(outside: Any, inside: Any, before: Mapping[int, Any]) -> Any:
-    """Return the arguments of the root as its code gets them: cast as Keras cast them outside."""
-    dtypes = {id(leaf): leaf.dtype for leaf in leaves(outside) if id(leaf) in before}
-    cast = iter(leaves(outside))
-
-    def change(leaf: Any) -> Any:
-        dtype = dtypes.get(id(next(cast)))
-        return leaf if dtype is None else keras.ops.cast(leaf, dtype)
-
-    return deep(inside, change)
-
-
-def _originals(frame: Frame, before: Any, after: Any) -> list[Any]:
-    """Return the tensors outside as they were before Keras converted them."""
-    args, kwargs = before
-    now_args, now_kwargs = after
-    pairs = list(zip(leaves(args), leaves(now_args), strict=False))
-    for key, value in kwargs.items():
-        if key in now_kwargs:
-            pairs += zip(leaves(value), leaves(now_kwargs[key]), strict=False)
-    found = {id(new): old for old, new in pairs if isinstance(old, keras.KerasTensor)}
-    return [found.get(id(source), source) for source in frame.sources]
 
 
 def _plain(leaf: Any) -> Any:
