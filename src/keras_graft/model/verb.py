@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from keras_graft.errors import NothingSelectedError
+from keras_graft.errors import NothingSelectedError, SelectionError, WeightsError
 from keras_graft.graph.graph import Graph
 from keras_graft.model.build import build
 from keras_graft.model.read import opened_for, opened_fully, read
@@ -20,6 +20,19 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _M = TypeVar("_M")
 """A graph or a model. It has no bound: mypy does not know Keras, and would see only `Any`."""
+
+
+OF_WEIGHTS = (
+    "tie",
+    "untie",
+    "lora",
+    "set_adapters",
+    "merge_adapters",
+    "unmerge_adapters",
+    "remove_adapters",
+    "train_only",
+)
+"""Verbs that find weights by their addresses, inside closed layers too."""
 
 
 class Verb(Protocol[_P]):
@@ -54,7 +67,7 @@ def verb(function: Callable[..., Any]) -> Any:
             with step(name, graph, given_to(function, args, kwargs)) as remembering:
                 return remembering(function(graph, *args, **kwargs))
 
-        result = answered(model, (args, kwargs), call)
+        result = answered(model, (args, kwargs), call, name in OF_WEIGHTS)
         if isinstance(model, Graph):
             return result
         return tuple(map(build, result)) if isinstance(result, tuple) else build(result)
@@ -95,7 +108,9 @@ def question(function: Callable[Concatenate[Graph, _P], _R]) -> Callable[Concate
     return _shown(run)
 
 
-def answered(model: Any, arguments: Any, call: Callable[[Graph], _R]) -> _R:
+def answered(
+    model: Any, arguments: Any, call: Callable[[Graph], _R], closed_first: bool = False
+) -> _R:
     """Return what a function gives for the graph of a model, with the layers open that it names.
 
     A path such as `"layer_1/attention/query"` opens the layers that it leads into. If a class, a
@@ -106,8 +121,14 @@ def answered(model: Any, arguments: Any, call: Callable[[Graph], _R]) -> _R:
         model: A Keras model or a `Graph`.
         arguments: The arguments of the function, with its selectors.
         call: The function.
+        closed_first: Whether it is asked for the graph as it is first: a weight has an address
+            inside a closed layer too.
     """
-    graph = opened_for(read(model), texts_in(arguments))
+    graph = read(model)
+    if closed_first:
+        with contextlib.suppress(NothingSelectedError, SelectionError, WeightsError):
+            return call(graph)
+    graph = opened_for(graph, texts_in(arguments))
     try:
         return call(graph)
     except NothingSelectedError as error:
