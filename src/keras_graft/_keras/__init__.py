@@ -138,6 +138,7 @@ from keras_graft._keras.tied_variable import Transform as Transform
 from keras_graft._keras.tracing import DRAWS as DRAWS
 from keras_graft._keras.tracing import MAKES as MAKES
 from keras_graft._keras.tracing import heard as heard
+from keras_graft._keras.tracing import records_gradients as records_gradients
 from keras_graft._keras.views import Thawed as Thawed
 from keras_graft._keras.views import View as View
 from keras_graft._keras.views import call_as as call_as

@@ -17,6 +17,7 @@ from keras_graft.graph.node import Value
 from keras_graft.model.calls import filled
 from keras_graft.model.opening.frame import Frame
 from keras_graft.model.opening.reasons import NUMBERS, Reason, reason_of
+from keras_graft.model.opening.written import states_of
 
 tree = keras.tree
 
@@ -120,7 +121,7 @@ def same_bits(a: Any, b: Any) -> bool:
 @contextlib.contextmanager
 def _state_kept(layer: Any) -> Iterator[None]:
     """Restore the variables of a layer that are no trained weights: seeds, statistics, states."""
-    states = [v for v in layer.variables if not v.trainable]
+    states = states_of(layer)
     before = [keras.ops.copy(v.value) for v in states]
     with _keras.losses_kept(layer), warnings.catch_warnings():
         warnings.simplefilter("ignore")

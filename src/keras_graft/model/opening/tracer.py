@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
-from keras_graft.layers.weight import Weight
+from keras_graft.layers.weight import weight_of
 from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
@@ -37,6 +38,7 @@ class Tracer:
         wanted: Returns None if a layer should be opened, else why not.
         closed: The places that stay closed, each with the reason.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
+        weights: The `Weight`s of variables; more are added.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -46,7 +48,7 @@ class Tracer:
 
     def __init__(
         self, root: Any, wanted: Callable[[Any, Place], str | None],
-        closed: Mapping[Place, Reason], native: bool = False,
+        closed: Mapping[Place, Reason], native: bool, weights: dict[Any, Any],
     ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
@@ -56,11 +58,13 @@ class Tracer:
         self._wanted = wanted
         self._closed = closed
         self._native = native
+        self._weights = weights
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
         self._casts: list[tuple[Any, Any]] = []
+        self._gradients = _keras.records_gradients()
         self._last: tuple[Any, str] = None, ""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -121,6 +125,9 @@ class Tracer:
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
         args, kwargs = in_world((args, kwargs), world)
+        if not _keras.is_kerass(layer):
+            with contextlib.suppress(Exception):  # what a user's layer announces may be wrong
+                return keras.Operation.compute_output_spec(layer, *args, **kwargs)
         try:
             found = layer.compute_output_spec(*args, **kwargs)
         except TypeError:  # that of a base class, which does not know all its arguments
@@ -192,9 +199,11 @@ class Tracer:
             opened.given = args, kwargs
         if not self._stack:
             return
+        self._check_gradients()
         frame = self._frame
         if any(isinstance(leaf, Size) for leaf in leaves((args, kwargs))) and opened is None:
             raise Doubt(f"it passes a size that is not known to {layer.name!r}")
+        kwargs = _given_values(layer, kwargs)
         step = frame.record(layer, deep(args, _plain), deep(kwargs, _plain), outputs)
         if opened is not None:
             frame.inner[id(step)] = opened
@@ -206,12 +215,17 @@ class Tracer:
         if "training" in kwargs:
             frame.training[len(frame.log) - 1] = (step, kwargs["training"])
 
+    def _check_gradients(self) -> None:
+        if _keras.records_gradients() != self._gradients:
+            raise Doubt("its code turns gradients off")
+
     # -- ops ----------------------------------------------------------------------------------
 
     def op(self, op: Any, args: Any, kwargs: Any) -> Any:
         """Infer what an op gives, and record it."""
         if not self._stack:
             return self._cast(op, *args)
+        self._check_gradients()
         args, kwargs = deep((args, kwargs), self._tensor)
         attributes = _keras.op_attributes(op)
         if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
@@ -352,13 +366,13 @@ class Tracer:
         frame = self._frame
 
         def make() -> Any:
+            policy = frame.layer.dtype_policy
+            key = id(variable), policy.name
             with self._on(False):
-                layer = Weight(
-                    variable.shape, variable_dtype=_keras.dtype_of(variable),
-                    trains=bool(variable.trainable), variable=variable,
-                    name=variable.path.rpartition("/")[2] or variable.name,
-                    dtype=frame.layer.dtype_policy,
-                )  # fmt: skip
+                if key not in self._weights:
+                    name = variable.path.rpartition("/")[2] or variable.name
+                    self._weights[key] = weight_of(variable, name, policy)
+                layer = self._weights[key]
                 outputs = layer.compute_output_spec(None)
             frame.record(layer, (frame.anchor,), {}, outputs)
             frame.log.append(("weight", id(variable)))
@@ -377,6 +391,21 @@ class Tracer:
 
 def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
+
+
+def _given_values(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments without those that are None anyway.
+
+    Keras infers the shapes of some layers by a function that does not know all their arguments.
+    """
+    if not any(value is None for value in kwargs.values()):
+        return kwargs
+    known = inspect.signature(layer.call).parameters
+    return {
+        key: value
+        for key, value in kwargs.items()
+        if value is not None or key not in known or known[key].default is not None
+    }
 
 
 def _plain(leaf: Any) -> Any:
