@@ -59,6 +59,7 @@ from keras_graft._keras.layers import use_instead as use_instead
 from keras_graft._keras.meantime import forget_readers as forget_readers
 from keras_graft._keras.meantime import named_since as named_since
 from keras_graft._keras.meantime import names_given as names_given
+from keras_graft._keras.meantime import take_names_back as take_names_back
 from keras_graft._keras.nodes import Builder as Builder
 from keras_graft._keras.nodes import arguments as arguments
 from keras_graft._keras.nodes import call_index as call_index

@@ -77,9 +77,11 @@ def run_graph(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
         v.within(None): t for v, t in zip(graph.inputs, tensors, strict=True)
     }
     for node in graph.steps:
-        if any(value not in values for value in node.inputs):
-            continue  # it only computes a mask that a closed layer makes
-        args, kwargs = filled(node.template, [values[value] for value in node.inputs])
+        # A mask that a closed layer makes is no value here: Keras finds it on the tensor.
+        lost = {value for value in node.inputs if value not in values}
+        if not lost <= {value.mask for value in node.inputs}:
+            continue
+        args, kwargs = filled(node.template, [values.get(value) for value in node.inputs])
         outputs = tree.flatten(node.operation(*args, **kwargs))
         values.update(zip(node.outputs, outputs, strict=False))
     return [values[value.within(None)] for value in graph.outputs]

@@ -49,9 +49,11 @@ def untouched(root: Any) -> Iterator[None]:
     attributes = [_Attributes(layer) for layer in layers]
     states = [(v, keras.ops.copy(v.value)) for v in _states(root, layers)]
     drawn = random.getstate(), np.random.get_state()
+    names = _keras.names_given()
     try:
         yield
     finally:
+        _keras.take_names_back(names)
         for each in attributes:
             each.restore()
         for variable, value in states:
