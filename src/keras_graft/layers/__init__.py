@@ -1,7 +1,8 @@
 """Layers that keras-graft adds. Import keras_graft before you load a file that has one."""
 
 from keras_graft.layers.frozen import Frozen
+from keras_graft.layers.patched import Patched
 from keras_graft.layers.renamed import Renamed
 from keras_graft.layers.tied_dense import TiedDense
 
-__all__ = ["Frozen", "Renamed", "TiedDense"]
+__all__ = ["Frozen", "Patched", "Renamed", "TiedDense"]

@@ -9,6 +9,7 @@ be built, but Keras cannot load them from the file that it saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from keras_graft import advice
@@ -24,8 +25,20 @@ from keras_graft.model.read import own_graph
 from keras_graft.printable import quoted, shown
 
 Item = Node | Value
+
+
+@dataclass(frozen=True, eq=False)
+class Tag:
+    """What else an edit must know about a place: any object, and the place hands it on.
+
+    Calls of a nested model are changed alike only if their places have the same tags.
+    """
+
+    what: Any
+
+
 Place = tuple[Item, ...]
-"""The nodes and values that one change is about, all of one level."""
+"""The nodes and values that one change is about, all of one level. `Tag`s may follow them."""
 
 Edit = Callable[[Graph, list[Any]], Graph]
 """Makes the changes at places that are all on this graph's own level.
@@ -34,8 +47,9 @@ If nested models changed, specs are not inferred yet: this edit may remove the n
 """
 
 _Step = tuple[int, int]  # an operation, by its identity, and which of its calls
-_Mark = tuple[tuple[_Step, ...], _Step | None, int | None]
-"""The calls that lead to it, the node (None: an input), and for a value which output or input."""
+_Mark = tuple[tuple[_Step, ...], _Step | None, int | None] | Tag
+"""The calls that lead to it, the node (None: an input), and for a value which output or input. A
+tag marks itself."""
 
 
 def at_depth(graph: Graph, places: Sequence[Place], edit: Edit) -> Graph:
@@ -103,7 +117,7 @@ class _Descent:
         key = id(model), frozenset(marks)
         if key not in self._made:
             nested = own_graph(call)
-            found = [tuple(_find(nested, mark) for mark in place) for place in marks]
+            found: list[Any] = [tuple(_find(nested, mark) for mark in place) for place in marks]
             edited = self.run(nested, found)
             if _hands_on(edited) and not _hands_on(nested):
                 # Keras would take such a model's output for its input, and make a cycle.
@@ -148,10 +162,14 @@ def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place
             item.outputs[0].within(item.graph, item.scope) if isinstance(item, Node) else item
             for place in places
             for item in place
+            if not isinstance(item, Tag)
         ]
         moved = iter(opened.open(graph.calls(partly.operation), flat))
         graph = opened.graph
-        places = [tuple(_moved(graph, item, next(moved)) for item in place) for place in places]
+        places = [
+            tuple(i if isinstance(i, Tag) else _moved(graph, i, next(moved)) for i in place)  # type: ignore[misc]
+            for place in places
+        ]
 
 
 def _moved(graph: Graph, item: Item, value: Value) -> Item:
@@ -183,8 +201,10 @@ def _by_call(graph: Graph, places: Sequence[Place]) -> dict[Node, list[Place]]:
     return found
 
 
-def _mark(item: Item, depth: int) -> _Mark:
+def _mark(item: Item | Tag, depth: int) -> _Mark:
     """Return a mark that finds an item in every reading of the model that it lies in."""
+    if isinstance(item, Tag):
+        return item
     scope = tuple(_step(node) for node in item.scope[depth:])
     if isinstance(item, Node):
         return scope, _step(item), None
@@ -195,7 +215,9 @@ def _step(node: Node) -> _Step:
     return id(node.operation), node.call
 
 
-def _find(graph: Graph, mark: _Mark) -> Item:
+def _find(graph: Graph, mark: _Mark) -> Item | Tag:
+    if isinstance(mark, Tag):
+        return mark
     steps, last, output = mark
     scope: tuple[Node, ...] = ()
     level = graph
