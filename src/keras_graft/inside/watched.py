@@ -18,6 +18,8 @@ from keras_graft.inside.running import Watch
 class Watched(keras.Layer):
     """Hands a tensor to a `Watch`, and returns what that returns. It is never saved."""
 
+    keras_graft_checked = True
+
     def __init__(self, watch: Watch) -> None:
         super().__init__(autocast=False)
         self.__dict__["watch"] = watch

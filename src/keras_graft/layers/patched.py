@@ -29,6 +29,9 @@ class Patched(keras.Layer):
     [[1.0, 2.0], [1.0, 2.0]]
     """
 
+    keras_graft_checked = True
+    """What it is put in for is checked by `kg.patch`: an array may only fit one batch size."""
+
     def __init__(self, value: Any = None, **kwargs: Any) -> None:
         # The value has the dtype of the tensor, whatever the policy is.
         super().__init__(autocast=False, **kwargs)
