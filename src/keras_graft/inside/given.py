@@ -14,7 +14,8 @@ class Given:
     So one model, compiled once, serves many values. One `Given` at several places is one input.
 
     Args:
-        name: The name of the input. None: the path of the value, with `_` for `/`.
+        name: The name of the input. None: made of the path of the value,
+            `"layer_3_given"`.
         function: A function of the tensor and of what is given, which returns the new tensor:
             `lambda x, given: x + given`. None: what is given takes the place of the tensor.
         shape: The shape of one sample of the input. None: that of the tensor. A shape that

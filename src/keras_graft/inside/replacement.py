@@ -56,7 +56,7 @@ class Replacement:
         assert given is not None and spec is not None
         shape = spec.shape if given.shape is None else (*spec.shape[:1], *given.shape)
         dtype = spec.dtype if given.dtype is None else keras.backend.standardize_dtype(given.dtype)
-        return Value(Spec(shape, dtype), given.name or safe(path))
+        return Value(Spec(shape, dtype), given.name or f"{safe(path)}_given")
 
     def begin(self, values: Sequence[Value]) -> None:
         """Add the places of one level."""
@@ -86,11 +86,9 @@ class Replacement:
             raise EditError(
                 f"patch {label!r}: {shown(self.new)} gives {len(outputs)} values, and one is needed."
             )
-        made = outputs[0].spec
-        if made is not None and made.holds_as(spec) and value.mask is None:
-            return steps, outputs
-        # An op loses the mask of the tensor.
-        _check_spec(f"patch {label!r}: what {shown(self.new)} returns", made, spec)
+        about = f"patch {label!r}: what {shown(self.new)} returns"
+        _check_spec(about, outputs[0].spec, spec)
+        # Also where it has the spec of the value: an op loses the mask of its tensor.
         more, outputs = self._trace(self._instead, graph, value, outputs[0])
         return [*steps, *more], outputs
 

@@ -104,7 +104,9 @@ def _torch(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any], An
     with torch.enable_grad():
         total, outputs = run()
         seen = [watch.tensor for watch in watches]
-        found = torch.autograd.grad(total, seen, allow_unused=True)
+        found = [None] * len(seen)
+        if total.requires_grad:  # else no value leads to it
+            found = torch.autograd.grad(total, seen, allow_unused=True)
     gradients = [torch.zeros_like(s) if g is None else g for g, s in zip(found, seen, strict=True)]
     plain = keras.tree.map_structure(lambda tensor: tensor.detach(), outputs)
     return gradients, [tensor.detach() for tensor in seen], plain

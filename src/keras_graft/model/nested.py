@@ -93,17 +93,17 @@ class _Descent:
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
         # A model inside several other models is edited once and stays shared.
-        self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph]] = {}
+        self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph, bool]] = {}
 
     def run(self, graph: Graph, places: Sequence[Place]) -> Graph:
         graph, places = _apart(graph, places)
         instead: dict[Node, list[Node]] = {}
         for call, inside in _by_call(graph, places).items():
-            model, nested = self._rebuilt(call, inside)
+            model, nested, keeps_specs = self._rebuilt(call, inside)
             # Its output specs may have changed: they must be inferred again.
             outputs = tuple(value.with_spec(None) for value in call.outputs)
             again = call.replace(operation=model, nested=nested, outputs=outputs)
-            if not _keeps_specs(call.nested, nested):
+            if not keeps_specs:
                 again = again.replace(untried=())
             instead[call] = [again]
         if instead:
@@ -111,7 +111,8 @@ class _Descent:
         here = [place for place in places if not place[0].scope]
         return infer(self._edit(graph, here) if here else graph)
 
-    def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph]:
+    def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph, bool]:
+        """Return the edited model, its graph, and whether all values keep their specs."""
         model = call.operation
         marks = [tuple(_mark(item, 1) for item in place) for place in places]
         key = id(model), frozenset(marks)
@@ -125,7 +126,8 @@ class _Descent:
                     f"The nested model {model.name!r} would return its own input, with nothing left to "
                     f"compute. Remove the whole model: {advice.call('remove', ('target', str(call.name)))}."
                 )
-            self._made[key] = (build(edited, name=model.name), edited)
+            kept = _keeps_specs(nested, edited)
+            self._made[key] = (build(edited, name=model.name), edited, kept)
         return self._made[key]
 
 
@@ -134,13 +136,13 @@ def _hands_on(graph: Graph) -> bool:
     return any(value in graph.inputs for value in graph.outputs)
 
 
-def _keeps_specs(old: Graph | None, new: Graph) -> bool:
+def _keeps_specs(old: Graph, new: Graph) -> bool:
     """Whether values in both graphs have the same specs, and new nodes keep the specs they read."""
     for node in new.steps:
         read = [value.spec for value in node.inputs]
         for value in node.outputs:
-            kept = old is not None and value in old
-            if value.spec not in ([old.known(value).spec] if kept else read):  # type: ignore
+            kept = value in old
+            if value.spec not in ([old.known(value).spec] if kept else read):
                 return False
     return True
 
