@@ -100,7 +100,8 @@ def gradients(model: Any, x: Any, at: Any, of: Any = None) -> Gradients:
     target = _Target(of, graph)
 
     def run() -> tuple[Any, Any]:
-        outputs = whole(x, training=False)
+        with keras.StatelessScope():  # of each run, as JAX runs it twice
+            outputs = whole(x, training=False)
         unused = [p for p, w in zip(paths, watching, strict=True) if w.watch.tensor is None]
         if unused:
             raise RunError(

@@ -11,7 +11,7 @@ from keras_graft.errors import RunError
 from keras_graft.printable import words_of
 
 Run = Callable[[], tuple[Any, Any]]
-"""Runs a model; returns the sum whose gradients are asked for, and the outputs."""
+"""Runs a model and writes no state; returns the sum whose gradients are asked for, and the outputs."""
 
 
 class Watch:
@@ -80,8 +80,7 @@ def derivatives(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any
             "tensorflow or torch."
         )
     try:
-        with keras.StatelessScope():
-            return found(run, watches)
+        return found(run, watches)
     except RunError:
         raise
     except Exception as error:  # of the backend, or of a function of the user
@@ -115,7 +114,7 @@ def _torch(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any], An
 def _tensorflow(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any], Any]:
     import tensorflow as tf
 
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
 
         def leaf(tensor: Any) -> Any:
             tensor = tf.identity(tensor)
