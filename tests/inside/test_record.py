@@ -148,8 +148,9 @@ REFUSED = {
     "shape": ("image", np.ones((2, 8, 9, 3)), "the input \"image\" of 'residual_extract' takes "
               "(?, 8, 8, 3), and x has the shape (2, 8, 9, 3)."),
     "one sample": ("image", np.ones((8, 8, 3)), "This is one sample: give x[None]."),
-    "two": ("image", [np.ones((1, 8, 8, 3))] * 2, "takes 1 inputs, 'image', and x has 2"),
+    "two": ("image", [np.ones((1, 8, 8, 3))] * 2, "takes 1 input, 'image', and x has 2. Give one array."),
     "name": ("image", {"other": np.ones((1, 8, 8, 3))}, "'image' is missing"),
+    "nothing": ("image", None, "the input \"image\" of 'residual_extract' is None in x"),
     "symbolic": ("image", keras.Input((8, 8, 3)), "is no array of samples"),
     "none": ("image", object(), "is no array of samples"),
     "number": ("image", 3, "is no array of samples"),

@@ -96,7 +96,7 @@ def gradients(model: Any, x: Any, at: Any, of: Any = None) -> Gradients:
     watching = [Watching() for _ in values]
     watched = put_behind(graph, list(zip(values, watching, strict=True)))
     whole = build(watched.replace(past=None, edits=()))
-    x = as_tensors(checked(whole, x, "gradients"))
+    x = as_tensors(checked(whole, watched, x, "gradients"))
     target = _Target(of, graph)
 
     def run() -> tuple[Any, Any]:

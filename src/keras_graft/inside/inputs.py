@@ -9,16 +9,24 @@ import keras
 import numpy as np
 
 from keras_graft.errors import RunError
+from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.printable import quoted, shown
+from keras_graft.tables import counted
 
 tree = keras.tree
 
 
-def checked(model: Any, x: Any, verb: str) -> Any:
+def checked(model: Any, graph: Graph, x: Any, verb: str) -> Any:
     """Return data as arrays and tensors; refuse data that a model does not take.
 
     A last axis of size 1 may be missing or additional, as for every Keras model.
+
+    Args:
+        model: The model.
+        graph: The graph that it was built from.
+        x: The data.
+        verb: For messages.
 
     Raises:
         RunError: With the input, the shape that it takes, and the shape that was found.
@@ -29,7 +37,12 @@ def checked(model: Any, x: Any, verb: str) -> Any:
         raise
     except Exception as error:  # a structure that Keras cannot walk
         raise RunError(f"{verb}: {shown(x)} is no data: give an array, or a list or dict.") from error
+    optional = {value.name for value in graph.inputs if value.optional}
     for name, taken, given in _pairs(model, x, verb):
+        if given is None:
+            if taken.name in optional:
+                continue
+            raise RunError(f"{verb}: the input {quoted(name)} of {model.name!r} is None in x.")
         if not _fits(tuple(taken.shape), tuple(given.shape)):
             one = _fits(tuple(taken.shape), (1, *given.shape))
             raise RunError(
@@ -77,13 +90,14 @@ def _pairs(model: Any, x: Any, verb: str) -> list[tuple[str, Any, Any]]:
         if any(tree.is_nested(part) for each in found for part in each[1:]):
             return []  # a deeper structure: Keras compares it
     elif len(leaves) != len(takes):
+        way = "one array" if len(takes) == 1 else f"a list or a dict of {len(takes)} arrays"
         raise RunError(
-            f"{verb}: {model.name!r} takes {len(takes)} inputs, {listed(names)}, and x has "
-            f"{len(leaves)}. Give a list or a dict of {len(takes)} arrays."
+            f"{verb}: {model.name!r} takes {counted(len(takes), 'input')}, {listed(names)}, and x "
+            f"has {len(leaves)}. Give {way}."
         )
     else:
         found = list(zip(names, takes, leaves, strict=True))
-    return [each for each in found if each[2] is not None]
+    return found
 
 
 def _fits(taken: tuple[Any, ...], given: tuple[Any, ...]) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from keras_graft.errors import RunError
+from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Value
 from keras_graft.graph.select import select, select_value
 from keras_graft.inside.inputs import as_tensors, checked
@@ -27,8 +29,9 @@ class Recorder(Tabular):
         names: The names of the values: their paths, or the names that were given.
     """
 
-    def __init__(self, model: Any, values: dict[str, Value], compile: bool) -> None:
-        self.model = model
+    def __init__(self, graph: Graph, values: dict[str, Value], compile: bool) -> None:
+        self.model = build(graph)
+        self._graph = graph
         self.names = tuple(values)
         self._specs = [value.spec for value in values.values()]
         self._compile = compile
@@ -48,9 +51,9 @@ class Recorder(Tabular):
         Raises:
             RunError: If the model does not take `x`.
         """
-        x = checked(self.model, x, "record")
+        x = checked(self.model, self._graph, x, "record")
         if batch_size is not None:
-            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            if type(batch_size) is not int or not 1 <= batch_size <= sys.maxsize:
                 raise RunError(f"record: batch_size is a number or None, got {shown(batch_size)}.")
             found = self.model.predict(x, batch_size=batch_size, verbose=0)
         else:
@@ -102,7 +105,7 @@ def recorder(model: Any, selector: Any, *, compile: bool = True) -> Recorder:
             raise RunError(f"recorder: a name is text, got {shown(wrong[0])}.")
     else:
         chosen = {value.path: value for value in select(graph, selector).values}
-    return Recorder(build(extract(graph, chosen)), chosen, compile)
+    return Recorder(extract(graph, chosen), chosen, compile)
 
 
 def record(model: Any, x: Any, selector: Any, batch_size: int | None = None) -> dict[str, Any]:

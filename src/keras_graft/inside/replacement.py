@@ -160,10 +160,15 @@ def _check(given: Given) -> None:
         raise EditError(
             f"patch: Given(shape={shown(shape)}): give the shape of one sample, such as (1, 8)."
         )
+    if given.dtype is not None and not _is_dtype(given.dtype):
+        raise EditError(f"patch: Given(dtype={shown(given.dtype)}): no dtype of Keras.")
+
+
+def _is_dtype(dtype: Any) -> bool:
     try:
-        given.dtype and keras.backend.standardize_dtype(given.dtype)
-    except ValueError as error:
-        raise EditError(f"patch: Given(dtype={shown(given.dtype)}): no dtype of Keras.") from error
+        return isinstance(dtype, str) and bool(keras.backend.standardize_dtype(dtype))
+    except ValueError:
+        return False
 
 
 def _array(new: Any) -> np.ndarray:
