@@ -19,7 +19,7 @@ from keras_graft.inside.inputs import as_tensors, checked
 from keras_graft.inside.running import derivatives
 from keras_graft.inside.watched import Watching
 from keras_graft.model.build import build
-from keras_graft.model.read import read
+from keras_graft.model.verb import answered
 from keras_graft.printable import quoted, shown
 from keras_graft.tables import Table, Tabular
 
@@ -88,8 +88,9 @@ def gradients(model: Any, x: Any, at: Any, of: Any = None) -> Gradients:
     >>> tuple(cam.shape)
     (2, 6, 6)
     """
-    graph = read(model)
-    values = list(select(graph, at).values)
+    graph, values = answered(
+        model, ((at,), {}), lambda graph: (graph, list(select(graph, at).values))
+    )
     one = len(values) == 1 and is_exact(graph, at)
     paths = [value.path for value in values]
     _check_floats(values)

@@ -12,7 +12,7 @@ from keras_graft.graph.select import select, select_value
 from keras_graft.inside.inputs import as_tensors, checked
 from keras_graft.inside.running import compiled, run_once
 from keras_graft.model.build import build
-from keras_graft.model.read import read
+from keras_graft.model.verb import answered
 from keras_graft.parts.extract import extract
 from keras_graft.printable import shown
 from keras_graft.tables import Table, Tabular
@@ -97,15 +97,18 @@ def recorder(model: Any, selector: Any, *, compile: bool = True) -> Recorder:
     """
     if not isinstance(compile, bool):
         raise RunError(f"recorder: compile is True or False, got {shown(compile)}.")
-    graph = read(model)
-    if isinstance(selector, dict):
-        chosen = {name: select_value(graph, each) for name, each in selector.items()}
-        wrong = [name for name in chosen if not isinstance(name, str)]
-        if wrong:
-            raise RunError(f"recorder: a name is text, got {shown(wrong[0])}.")
-    else:
-        chosen = {value.path: value for value in select(graph, selector).values}
+    graph, chosen = answered(model, ((selector,), {}), lambda graph: (graph, _chosen(graph, selector)))
     return Recorder(extract(graph, chosen), chosen, compile)
+
+
+def _chosen(graph: Graph, selector: Any) -> dict[str, Value]:
+    """Return the values that a selector names, by the names that their records have."""
+    if not isinstance(selector, dict):
+        return {value.path: value for value in select(graph, selector).values}
+    wrong = [name for name in selector if not isinstance(name, str)]
+    if wrong:
+        raise RunError(f"recorder: a name is text, got {shown(wrong[0])}.")
+    return {name: select_value(graph, each) for name, each in selector.items()}
 
 
 def record(model: Any, x: Any, selector: Any, batch_size: int | None = None) -> dict[str, Any]:
