@@ -64,7 +64,9 @@ def networks(quick: bool) -> dict[str, tuple[Callable[[], Any], Any, list[str], 
     }  # fmt: skip
     if not quick:
         image = rng.standard_normal((4, 128, 128, 3)).astype("float32")
-        adds = [f"conv{s}_block{b}_add" for s, n in ((2, 3), (3, 4), (4, 5)) for b in range(1, n + 1)]
+        adds = [
+            f"conv{s}_block{b}_add" for s, n in ((2, 3), (3, 4), (4, 5)) for b in range(1, n + 1)
+        ]
         found["ResNet50, 128x128"] = (
             lambda: keras.applications.ResNet50(
                 weights=None, input_shape=(128, 128, 3), classes=10, classifier_activation=None

@@ -38,7 +38,9 @@ for block in range(BLOCKS):
     flat = layers.Reshape((LENGTH, WIDTH))(heads)
     x = layers.Add(name=f"attended_{block}")([x, layers.Dense(WIDTH, name=f"mix_{block}")(flat)])
     hidden_units = layers.Dense(2 * WIDTH, activation="gelu", name=f"up_{block}")(x)
-    x = layers.Add(name=f"block_{block}")([x, layers.Dense(WIDTH, name=f"mlp_{block}")(hidden_units)])
+    x = layers.Add(name=f"block_{block}")(
+        [x, layers.Dense(WIDTH, name=f"mlp_{block}")(hidden_units)]
+    )
 model = keras.Model(tokens, layers.Dense(TOKENS, name="logits")(x[:, -1]), name="transformer")
 
 data = rng.integers(0, TOKENS, (2560, LENGTH))
@@ -101,7 +103,9 @@ name = names[block]
 value = nothing[name].copy()
 value[:, -1, head] = swap[name][:, -1, head]  # what the last token gets from it
 direct = moved({name: value, names[-1]: keep[names[-1]]})
-print(f"with the heads of the last block held at the clean run it moves {direct:.2f}: the direct way")
+print(
+    f"with the heads of the last block held at the clean run it moves {direct:.2f}: the direct way"
+)
 
 assert (block, head) == PLANTED and effects.max() > 0.5
 assert np.sort(effects.ravel())[-2] < 0.3

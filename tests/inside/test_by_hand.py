@@ -100,9 +100,7 @@ def test_path_patching_equals_hooks():
     clean, other = (ops.convert_to_tensor(rng.integers(0, 11, (3, 6))) for _ in range(2))
     taken = kg.record(model, other, ["attention_0", "mlp_1"])
     patched = kg.patch(model, {name: kg.Given(f"{name}_given") for name in taken})
-    wanted = hooked(
-        model, clean, {n: lambda t, n=n: taken[n] for n in taken}
-    )
+    wanted = hooked(model, clean, {n: lambda t, n=n: taken[n] for n in taken})
     equal(patched([clean, *taken.values()], training=False), wanted)
     own = kg.record(model, clean, list(taken))
     equal(patched([clean, *own.values()], training=False), model(clean, training=False))

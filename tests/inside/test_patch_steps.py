@@ -63,7 +63,9 @@ def test_a_patch_is_replayed(case, tmp_path):
 def test_what_is_not_in_the_steps_is_named():
     one = model()
     large = kg.patch(one, {"a": np.zeros((2000, 4))})
-    with pytest.raises(kg.EditError, match=r"values= is an array of 8,000 numbers', which is not in"):
+    with pytest.raises(
+        kg.EditError, match=r"values= is an array of 8,000 numbers', which is not in"
+    ):
         kg.replay(one, kg.steps(large))
     odd = kg.patch(one, {"a": lambda x: x * 2})
     with pytest.raises(kg.EditError, match=r"the Python function '<lambda>'"):

@@ -162,7 +162,7 @@ class _Target:
     def total(self, outputs: Any) -> Any:
         """Return the sum over the samples."""
         if callable(self._of):
-            found = self._of(outputs)
+            found: Any = self._of(outputs)
             if not keras.ops.is_tensor(found) or len(found.shape) > 1:
                 kind = f"shape {tuple(found.shape)}" if hasattr(found, "shape") else shown(found)
                 raise RunError(

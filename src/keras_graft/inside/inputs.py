@@ -36,7 +36,9 @@ def checked(model: Any, graph: Graph, x: Any, verb: str) -> Any:
     except RunError:
         raise
     except Exception as error:  # a structure that Keras cannot walk
-        raise RunError(f"{verb}: {shown(x)} is no data: give an array, or a list or dict.") from error
+        raise RunError(
+            f"{verb}: {shown(x)} is no data: give an array, or a list or dict."
+        ) from error
     optional = {value.name for value in graph.inputs if value.optional}
     for name, taken, given in _pairs(model, x, verb):
         if given is None:

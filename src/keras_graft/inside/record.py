@@ -97,7 +97,9 @@ def recorder(model: Any, selector: Any, *, compile: bool = True) -> Recorder:
     """
     if not isinstance(compile, bool):
         raise RunError(f"recorder: compile is True or False, got {shown(compile)}.")
-    graph, chosen = answered(model, ((selector,), {}), lambda graph: (graph, _chosen(graph, selector)))
+    graph, chosen = answered(
+        model, ((selector,), {}), lambda graph: (graph, _chosen(graph, selector))
+    )
     return Recorder(extract(graph, chosen), chosen, compile)
 
 

@@ -197,7 +197,7 @@ def _check_spec(what: str, spec: Spec | None, wanted: Spec, shape: bool = True) 
     if floats:
         raise EditError(
             f"{what} is {spec}, and the value there is {wanted}: give whole numbers, "
-            f'x.astype({quoted(wanted.dtype)}).'
+            f"x.astype({quoted(wanted.dtype)})."
         )
     if not shape:
         return

@@ -125,7 +125,7 @@ def _tensorflow(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any
             watch.leaf = leaf
         total, outputs = run()
     seen = [watch.tensor for watch in watches]
-    found = tape.gradient(total, seen, unconnected_gradients="zero")
+    found = tape.gradient(total, seen, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return [tf.convert_to_tensor(gradient) for gradient in found], seen, outputs
 
 

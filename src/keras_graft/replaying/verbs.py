@@ -24,8 +24,8 @@ from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
 from keras_graft.edit.rewire import rewire
 from keras_graft.edit.unfreeze import unfreeze
-from keras_graft.model.clone import clone
 from keras_graft.inside.patch import patch
+from keras_graft.model.clone import clone
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
