@@ -63,13 +63,13 @@ def networks(quick: bool) -> dict[str, tuple[Callable[[], Any], Any, list[str], 
         ),
     }  # fmt: skip
     if not quick:
-        image = rng.standard_normal((4, 128, 128, 3)).astype("float32")
+        image = rng.standard_normal((2, 96, 96, 3)).astype("float32")
         adds = [
             f"conv{s}_block{b}_add" for s, n in ((2, 3), (3, 4), (4, 5)) for b in range(1, n + 1)
         ]
-        found["ResNet50, 128x128"] = (
+        found["ResNet50, 96x96"] = (
             lambda: keras.applications.ResNet50(
-                weights=None, input_shape=(128, 128, 3), classes=10, classifier_activation=None
+                weights=None, input_shape=(96, 96, 3), classes=10, classifier_activation=None
             ),
             image, adds[:TAPS], "conv4_block2_out", "predictions",
         )  # fmt: skip
@@ -215,7 +215,7 @@ def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="One small model, to the screen.")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=30)
     given = parser.parse_args()
     if keras.backend.backend() == "torch":
         import torch

@@ -30,7 +30,7 @@ class Recorder(Tabular):
     """
 
     def __init__(self, graph: Graph, values: dict[str, Value], compile: bool) -> None:
-        self.model = build(graph)
+        self.model: Any = build(graph)
         self._graph = graph
         self.names = tuple(values)
         self._specs = [value.spec for value in values.values()]
