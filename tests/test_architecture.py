@@ -29,6 +29,7 @@ ORDER = [
     "shared",
     "parts",
     "edit",
+    "inside",
     "training",
     "adapters",
     "features",
