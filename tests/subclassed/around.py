@@ -55,7 +55,7 @@ class Odd(layers.Layer):
         self.dense.build(shape)
         super().build(shape)
 
-    def compute_output_shape(self, shape, training=None):
+    def compute_output_shape(self, shape):
         return shape
 
 

@@ -185,3 +185,57 @@ class Scorer(keras.Model):
 @case(lambda n, s, t: {"a": floats(n, s, 3), "b": floats(n, t, 3)}, (2, 3, 4), (3, 5, 2))
 def pairs_and_sizes_as_numbers():
     return Scorer(name="scorer")
+
+
+@register
+class Loops(layers.Layer):
+    """Control flow of Keras inside a layer that holds no layers: it stays one node."""
+
+    def build(self, shape):
+        self.rate = self.add_weight(shape=(), initializer="ones", name="rate")
+
+    def call(self, x):
+        def step(carry, now):
+            carry = 0.5 * carry + self.rate * now
+            return carry, carry
+
+        _, smooth = ops.scan(step, ops.zeros_like(x[:, 0]), ops.swapaxes(x, 0, 1))
+        return ops.swapaxes(smooth, 0, 1)
+
+
+@register
+class Smoother(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.smooth, self.out = Loops(name="smooth"), layers.Dense(2)
+
+    def call(self, x):
+        return self.out(self.smooth(x))
+
+
+@case(lambda n, t: floats(n, t, 3), (2, 4), (3, 6))
+def control_flow_in_a_leaf():
+    return Smoother(name="smoother")
+
+
+@register
+class Hashing(keras.Model):
+    """Integer ops on ids before any weight: hashing, and counts by one-hot."""
+
+    def __init__(self, buckets=6, **kwargs):
+        super().__init__(**kwargs)
+        self.buckets = buckets
+        self.table = layers.Embedding(buckets, 3)
+
+    def call(self, tokens):
+        bucket = (tokens * 7 + 3) % self.buckets
+        counts = ops.sum(ops.one_hot(bucket, self.buckets), axis=1)
+        return ops.mean(self.table(bucket), axis=1), counts
+
+    def get_config(self):
+        return {**super().get_config(), "buckets": self.buckets}
+
+
+@case(lambda n, t: ids(50, n, t), (2, 4), (3, 6))
+def integer_ops_on_ids():
+    return Hashing(name="hashing")

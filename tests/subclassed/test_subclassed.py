@@ -1,0 +1,180 @@
+"""Subclassed models as users write them: opened exactly, or closed with the right reason."""
+
+from __future__ import annotations
+
+import fnmatch
+
+import closed
+import closed_state
+import generative
+import generative_flows
+import keras
+import numpy as np
+import pytest
+import refused
+import science
+import structure
+import structure_calls
+import structure_layers
+import tabular
+import text
+import text_positions
+import vision
+import vision_parts
+from case import CASES
+from subject import Plainly, Subject, Values, composites, numpy, traces
+from subject import closed as closed_in
+from subject import opened as opened_in
+
+import keras_graft as kg
+
+tree = keras.tree
+MODULES = (
+    closed, closed_state, generative, generative_flows, refused, science, structure,
+    structure_calls, structure_layers, tabular, text, text_positions, vision, vision_parts,
+)  # fmt: skip
+READ = [case for case in CASES.values() if not case.refused]
+REFUSED = [case for case in CASES.values() if case.refused]
+
+
+@pytest.fixture(scope="module", params=READ, ids=str)
+def subject(request):
+    found = Subject(request.param)
+    yield found
+    found.forget()
+
+
+def same(left, right, about=""):
+    """Assert that two structures of arrays are equal to the bit, or close with a reason."""
+    tree.assert_same_structure(left, right)
+    for (path, a), (_, b) in zip(
+        tree.flatten_with_path(left), tree.flatten_with_path(right), strict=True
+    ):
+        assert a.dtype == b.dtype and a.shape == b.shape, path
+        if about:
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=str(path))
+        else:
+            assert np.array_equal(a, b, equal_nan=True), (path, np.nanmax(np.abs(a - b)))
+
+
+def test_opened_or_closed(subject):
+    case, graph = subject.case, subject.graph
+    reasons, inside = closed_in(graph), opened_in(graph)
+    for path, words in case.closed.items():
+        found = [why for at, why in reasons.items() if fnmatch.fnmatch(at, path)]
+        assert found and all(words in why for why in found), (path, words, reasons)
+    unexpected = [p for p in reasons if not any(fnmatch.fnmatch(p, at) for at in case.closed)]
+    assert not unexpected, {p: reasons[p] for p in unexpected}
+    is_open = {id(operation) for operation in inside.values()}
+    missing = [x.name for x in composites(subject.donor) if x.built and id(x) not in is_open]
+    allowed = [path.rpartition("/")[2] for path in case.closed]
+    assert [name for name in missing if name not in allowed] == []
+
+
+def test_variables(subject):
+    donor, flat = subject.donor, subject.flat
+    assert {w.path for w in donor.weights if id(w) not in set(map(id, flat.weights))} == set()
+    assert {id(w) for w in flat.weights} == {id(w) for w in donor.weights}
+    assert len(flat.weights) == len(donor.weights)
+    metrics = {id(v) for m in donor.metrics for v in m.variables}
+    assert {id(v) for v in flat.variables} == {id(v) for v in donor.variables} - metrics
+    assert {id(v) for v in flat.trainable_variables} == {id(v) for v in donor.trainable_variables}
+    assert flat.count_params() == donor.count_params()
+
+
+def test_outputs_eager(subject):
+    for args, expected in zip(subject.case.sets(), subject.expected, strict=True):
+        x = subject.inputs_of_flat(args)
+        same(expected, subject.values.run(subject.flat, x), subject.case.about)
+
+
+def test_outputs_compiled(subject):
+    if not subject.case.compiled:
+        pytest.skip("the donor itself does not compile: its code looks at values")
+    donor, flat = subject.donor, subject.flat
+    for args, eager in zip(subject.case.sets(), subject.expected, strict=True):
+        x = subject.inputs_of_flat(args)
+        direct = len(args) == 1 and isinstance(tree.flatten(eager)[0], np.ndarray)
+        direct = direct and type(eager) is type(donor(*args))
+        runner = donor if direct else Plainly(donor, len(args) > 1)
+        expected = subject.values.run(lambda x: runner.predict(x, verbose=0), x)
+        found = subject.values.run(lambda x: flat.predict(x, verbose=0), x)
+        if not direct:
+            found = [t for t in tree.flatten(found) if "float" in str(t.dtype)]
+        same(expected, found, subject.case.about)
+
+
+def stepped(model, spread, x, outputs, values):
+    """Run one step of SGD on the mean of squares of all outputs; return all variables."""
+    runner = Plainly(model, spread)
+    wanted = [t for t in tree.flatten(outputs) if "float" in str(t.dtype)]
+    runner.compile(keras.optimizers.SGD(0.1), ["mse"] * len(wanted))
+    runner.train_on_batch(x, [np.zeros_like(t) for t in wanted])
+    found = [numpy(v) for v in values.variables]
+    values.restore()
+    return found
+
+
+def test_one_training_step(subject):
+    case = subject.case
+    if not case.compiled or not case.trains:
+        pytest.skip("the donor itself does not compile: its code looks at values")
+    args, outputs = case.sets()[0], subject.expected[0]
+    twin = case.model()
+    values = Values(twin)
+    for variable, array in zip(values.variables, subject.values.arrays, strict=True):
+        variable.assign(array)
+    x = subject.inputs_of_flat(args)
+    expected = stepped(twin, len(args) > 1, x, outputs, values)
+    found = stepped(subject.flat, False, x, outputs, subject.values)
+    moved = 0
+    for variable, a, b, old in zip(
+        subject.values.variables, expected, found, subject.values.arrays, strict=True
+    ):
+        moved += not np.array_equal(a, old)
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6, err_msg=variable.path)
+    assert moved
+
+
+def test_saved_and_loaded(subject, tmp_path):
+    flat = subject.flat
+    subject.values.restore()
+    flat.save(tmp_path / "flat.keras")
+    loaded = keras.models.load_model(tmp_path / "flat.keras")
+    assert len(loaded.weights) == len(flat.weights)
+    values = Values(loaded)
+    for args, expected in zip(subject.case.sets(), subject.expected, strict=True):
+        same(expected, values.run(loaded, subject.inputs_of_flat(args)), subject.case.about)
+
+
+def test_untouched_stays_its_class(subject):
+    again = kg.build(subject.graph)
+    assert type(again) is type(subject.donor)
+    for args, expected in zip(subject.case.sets(), subject.expected, strict=True):
+        same(expected, subject.values.run(again, *args))
+
+
+def test_no_residue(subject):
+    assert subject.graph is not None and subject.flat is not None
+    subject.forget()
+    assert traces(subject.donor) == subject.traces
+    assert subject.values.changed() == []
+    for args, expected in zip(subject.case.sets(), subject.expected, strict=True):
+        same(expected, subject.values.run(subject.donor, *args))
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_refused_as_a_whole(case):
+    subject = Subject(case)
+    with pytest.raises(kg.ReadError) as refusal:
+        kg.read(subject.donor, case.symbols())
+    for words in case.refused:
+        assert words in str(refusal.value)
+    assert traces(subject.donor) == subject.traces
+    assert subject.values.changed() == []
+    for args, expected in zip(case.sets(), subject.expected, strict=True):
+        same(expected, subject.values.run(subject.donor, *args))
+
+
+def test_count():
+    assert len(CASES) >= 60
