@@ -116,6 +116,7 @@ def _tell_what_is_in_no_list(
         if node.key not in known
         and id(unwrapped(node.operation)) not in known
         and id(node.operation) not in known
+        and not any(id(around.operation) in known for around in node.scope)
     ]
     if new:
         warn(

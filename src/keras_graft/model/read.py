@@ -21,7 +21,7 @@ from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.opening.arguments import arguments_of
 from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
 from keras_graft.model.opening.open import opened
-from keras_graft.model.opening.policy import Policy
+from keras_graft.model.opening.policy import Policy, path_of
 from keras_graft.model.symbolic import tensor_of
 from keras_graft.printable import shown
 
@@ -101,7 +101,7 @@ def _by_code(
 ) -> tuple[Graph, dict[tuple[str, ...], str]]:
     args, kwargs = arguments_of(model, inputs)
     policy = Policy(open, leaves)
-    wanted = lambda layer, place: policy.at(layer, tuple(name for name, _ in place[1:]))  # noqa: E731
+    wanted = lambda layer, place: policy.at(layer, path_of(place))  # noqa: E731
     why = _keras.shuts(model)
     try:
         if why is not None:
@@ -112,7 +112,7 @@ def _by_code(
             f"{type(model).__name__} {model.name!r} cannot be read as a graph: {doubt}. "
             f"{_way_out(model)}"
         ) from doubt
-    reasons = {tuple(n for n, _ in place[1:]): why for place, why in found.reasons.items()}
+    reasons = {path_of(place): why for place, why in found.reasons.items()}
     graph = found.graph
     if any(node.nested is not None for node in graph.steps):
         graph = Opener(reader, policy, reasons, prove).graph(graph)
@@ -127,9 +127,12 @@ def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
     return Opener(_Reader(), Policy(inside), {}).graph(graph)
 
 
-def opened_fully(graph: Graph) -> Graph:
-    """Return the same graph with all layers open that can be opened."""
-    return Opener(_Reader(), Policy("**"), {}).graph(graph)
+def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
+    """Return the same graph with all layers open that can be opened.
+
+    Layers of Keras itself, such as `MultiHeadAttention`, stay closed unless `of_keras`.
+    """
+    return Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
 
 
 def _way_out(model: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -107,11 +108,14 @@ def answered(model: Any, arguments: Any, call: Callable[[Graph], _R]) -> _R:
     graph = opened_for(read(model), texts_in(arguments))
     try:
         return call(graph)
-    except NothingSelectedError:
-        inside = opened_fully(graph)
-        if inside is graph:
-            raise
-        return call(inside)
+    except NothingSelectedError as error:
+        # First what people wrote, then also the inside of Keras's own layers.
+        for of_keras in (False, True):
+            inside = opened_fully(graph, of_keras)
+            if inside is not graph:
+                with contextlib.suppress(NothingSelectedError):
+                    return call(inside)
+        raise error
 
 
 def texts_in(structure: Any) -> Iterable[str]:

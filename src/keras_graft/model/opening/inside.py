@@ -15,7 +15,7 @@ from keras_graft.graph.sizes import Doubt
 from keras_graft.model.calls import filled
 from keras_graft.model.from_keras import Reader, with_inside
 from keras_graft.model.opening.open import Opened, opened
-from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers
+from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers, path_of
 from keras_graft.model.symbolic import tensor_of
 
 Reasons = MutableMapping[tuple[str, ...], str]
@@ -85,14 +85,14 @@ class Opener:
                 _keras.set_mask(tensors[value], tensors[value.mask])
         args, kwargs = filled(node.template, [tensors[value.within(None)] for value in node.inputs])
         kwargs.pop("training", None)
-        policy = self._policy.under(path)
+        policy = self._policy
         found: Opened = opened(
             self._reader, node.operation, args, kwargs,
-            lambda layer, place: policy.at(layer, (*path, *(name for name, _ in place[1:]))),
+            lambda layer, place: policy.at(layer, path_of(place, path)),
             prove=self._prove,
         )  # fmt: skip
         for place, reason in found.reasons.items():
-            self._reasons[(*path, *(name for name, _ in place[1:]))] = reason
+            self._reasons[path_of(place, path)] = reason
         reads = {id(tensor): node.reads.index(value) for value, tensor in tensors.items()}
         return with_inside(node, found.graph, [reads[id(source)] for source in found.sources])
 

@@ -16,8 +16,9 @@ from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.graphs import FrameReader, Made, graph_of
 from keras_graft.model.opening.proof import disproof
-from keras_graft.model.opening.reasons import Reason
+from keras_graft.model.opening.reasons import Reason, is_error
 from keras_graft.model.opening.run import run
+from keras_graft.model.opening.worlds import WAYS, Way
 
 _MOST = 40
 
@@ -55,10 +56,35 @@ def opened(
     Raises:
         Doubt: If the layer itself must stay closed.
     """
-    closed: dict[Place, Reason] = {}
+    best: Opened | None = None
+    failed: Doubt | None = None
+    given = keras.tree.flatten((args, kwargs))
+    unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape[1:] for t in given)
+    for way in WAYS if unknown else WAYS[:1]:
+        try:
+            found = _opened(reader, layer, args, kwargs, wanted, whole, prove, way)
+        except Doubt as doubt:
+            failed = failed or doubt
+            if not is_error(str(doubt)):
+                break
+            continue
+        if best is None or len(found.reasons) < len(best.reasons):
+            best = found
+        if not any(map(is_error, found.reasons.values())):
+            break
+    if best is None:
+        assert failed is not None
+        raise failed
+    return best
 
+
+def _opened(
+    reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
+    whole: bool, prove: bool, way: Way,
+) -> Opened:  # fmt: skip
+    closed: dict[Place, Reason] = {}
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, wanted, closed)
+        ran = run(layer, args, kwargs, wanted, closed, way)
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(

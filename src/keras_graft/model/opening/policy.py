@@ -23,22 +23,13 @@ class Policy:
         opened: A pattern of paths, or a list of them: `"**"`, `"layer_*/attention"`. With `"**"`,
             layers of Keras itself, such as `MultiHeadAttention`, stay closed; name one to open it.
         leaves: What stays closed: patterns, classes and layers.
-        prefix: The path of the layer whose code is run, if it lies inside a model.
+        of_keras: Whether `"**"` opens layers of Keras itself too.
     """
 
-    def __init__(self, opened: Any = "**", leaves: Any = None, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, opened: Any = "**", leaves: Any = None, of_keras: bool = False) -> None:
         self.opened = _patterns(opened, "open", texts=True)
         self.leaves = _patterns(leaves, "leaves")
-        self.prefix = prefix
-
-    def under(self, prefix: tuple[str, ...]) -> Policy:
-        """Return the policy for layers inside one at this path."""
-        return Policy(self.opened, self.leaves, (*self.prefix, *prefix))
-
-    def __call__(self, layer: Any, place: Place) -> str | None:
-        """Return why a layer stays closed, or None."""
-        path = (*self.prefix, *_names(place[1:] if self.prefix else place))
-        return self.at(layer, path)
+        self._of_keras = of_keras
 
     def at(self, layer: Any, path: tuple[str, ...]) -> str | None:
         """Return why a layer at a path stays closed, or None."""
@@ -47,7 +38,8 @@ class Policy:
         if not holds_layers(layer):
             return "it holds no layers"
         named = any(pattern != "**" and _leads(pattern, path) for pattern in self.opened)
-        if not named and (_keras.is_kerass(layer) or "**" not in self.opened):
+        kept = _keras.is_kerass(layer) and not self._of_keras
+        if not named and (kept or "**" not in self.opened):
             return NOT_ASKED
         return _keras.shuts(layer)
 
@@ -59,8 +51,9 @@ def holds_layers(layer: Any) -> bool:
     return bool(_keras.sublayers(layer))
 
 
-def _names(place: Place) -> tuple[str, ...]:
-    return tuple(name for name, _ in place)
+def path_of(place: Place, prefix: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the path of a call inside a layer, from the place that begins with that layer."""
+    return (*prefix, *(name for name, _ in place[1:]))
 
 
 def _patterns(given: Any, name: str, texts: bool = False) -> list[Any]:

@@ -15,6 +15,7 @@ from keras_graft.graph.node import Value
 from keras_graft.model.calls import filled
 from keras_graft.model.opening.frame import Frame
 from keras_graft.model.opening.reasons import Reason, reason_of
+from keras_graft.model.opening.worlds import loose
 
 tree = keras.tree
 
@@ -23,19 +24,30 @@ def disproof(frame: Frame, graph: Graph) -> Reason | None:
     """Return how the graph differs from the code, None if it gives the same on two sets of data."""
     worlds = (0, 1) if any(a != b for sizes in frame.worlds for a, b in sizes) else (0,)
     for world in worlds:
-        found = _at(frame, graph, world)
+        shapes = [[pair[world] for pair in sizes] for sizes in frame.worlds]
+        found = _at(frame, graph, shapes)
         if found is not None:
             return found
+    # Sizes that were equal in both worlds may be different ones: where the code takes them so.
+    for values in (range(3, 30), range(16, 300, 8)):
+        shapes = loose(frame.worlds, values)
+        found = None if shapes is None else _at(frame, graph, shapes, must_run=False)
+        if found is not None:
+            return f"{found}, where its inputs have different lengths"
     return None
 
 
-def _at(frame: Frame, graph: Graph, world: int) -> Reason | None:
-    tensors = data_for(graph.inputs, [[pair[world] for pair in s] for s in frame.worlds])
+def _at(
+    frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]], must_run: bool = True
+) -> Reason | None:
+    tensors = data_for(graph.inputs, shapes)
     layer = frame.layer
     with _state_kept(layer), _keras.own_call_context():
         try:
             outputs = _by_code(frame, tensors)
         except Exception as error:
+            if not must_run:
+                return None
             return f"its code does not run on sizes that are tried: {reason_of(error, layer)}"
     with _state_kept(layer), _keras.own_call_context(), _keras.autocast_of(layer):
         try:

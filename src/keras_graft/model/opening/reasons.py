@@ -49,3 +49,8 @@ def _line(error: BaseException, layer: Any) -> str:
     last = found[-1]
     code = (last.line or linecache.getline(file, last.lineno or 0)).strip()
     return f"line {last.lineno} of {os.path.basename(file)}: {code}"
+
+
+def is_error(reason: Reason) -> bool:
+    """Whether a reason is an error of a call, which may come from the sizes that were tried."""
+    return re.search(r"\b\w*(Error|Exception): |of another rank|does not run", reason) is not None
