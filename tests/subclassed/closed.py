@@ -65,7 +65,7 @@ class Unrolled(Odd):
         return ops.stack(outputs, axis=1)
 
 
-@case(steps, (2, 3), (3, 5), closed={"odd": "range(x.shape[1])"})
+@case(steps, (2, 3), (3, 5), closed={"odd": "size"})
 def loop_over_unknown_length():
     return Around(Unrolled(name="odd"), name="around")
 

@@ -42,6 +42,15 @@ class Subject:
             warnings.simplefilter("ignore", kg.GraftWarning)  # it says that it is no subclass
             return kg.build(graph)
 
+    @functools.cached_property
+    def twin(self) -> tuple[keras.Model, Values]:
+        """Another donor with the same values: what compiles and trains, as that changes a model."""
+        twin = self.case.model()
+        values = Values(twin)
+        values.arrays = list(self.values.arrays)
+        values.restore()
+        return twin, values
+
     def inputs_of_flat(self, args: tuple) -> Any:
         """Return a set of inputs as the flat model takes it: several arguments as a list."""
         return list(args) if len(args) > 1 else args[0]
@@ -79,7 +88,7 @@ class Values:
 def numpy(tensor: Any) -> Any:
     """Return an array; bfloat16 as float32, which holds every value of it."""
     if not hasattr(tensor, "dtype"):
-        return tensor
+        return np.asarray(tensor)  # an output that is no tensor
     if keras.backend.standardize_dtype(tensor.dtype) == "bfloat16":
         tensor = keras.ops.cast(tensor, "float32")
     return np.array(keras.ops.convert_to_numpy(tensor))
@@ -159,7 +168,11 @@ def composites(model: keras.Model) -> list[keras.Layer]:
     return list({id(layer): layer for layer in walk(model)}.values())
 
 
-@keras.saving.register_keras_serializable("subclassed_cases")
+def floats_of(structure: Any) -> list[Any]:
+    """Return the outputs that a loss can take."""
+    return [t for t in tree.flatten(plain(structure)) if "float" in str(t.dtype)]
+
+
 class Plainly(keras.Model):
     """Calls a model with several arguments, or odd outputs, as Keras's loops need it: a list."""
 
@@ -170,6 +183,4 @@ class Plainly(keras.Model):
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         args = inputs if self.spread else (inputs,)
         takes = self.model._call_has_training_arg
-        found = self.model(*args, training=training) if takes else self.model(*args)
-        floats = [t for t in tree.flatten(plain(found)) if "float" in t.dtype.__str__()]
-        return floats
+        return floats_of(self.model(*args, training=training) if takes else self.model(*args))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 
 import closed
 import closed_state
@@ -22,7 +23,7 @@ import text_positions
 import vision
 import vision_parts
 from case import CASES
-from subject import Plainly, Subject, Values, composites, numpy, traces
+from subject import Plainly, Subject, Values, composites, floats_of, numpy, traces
 from subject import closed as closed_in
 from subject import opened as opened_in
 
@@ -91,24 +92,21 @@ def test_outputs_eager(subject):
 def test_outputs_compiled(subject):
     if not subject.case.compiled:
         pytest.skip("the donor itself does not compile: its code looks at values")
-    donor, flat = subject.donor, subject.flat
-    for args, eager in zip(subject.case.sets(), subject.expected, strict=True):
+    twin, values = subject.twin
+    for args in subject.case.sets():
         x = subject.inputs_of_flat(args)
-        direct = len(args) == 1 and isinstance(tree.flatten(eager)[0], np.ndarray)
-        direct = direct and type(eager) is type(donor(*args))
-        runner = donor if direct else Plainly(donor, len(args) > 1)
-        expected = subject.values.run(lambda x: runner.predict(x, verbose=0), x)
-        found = subject.values.run(lambda x: flat.predict(x, verbose=0), x)
-        if not direct:
-            found = [t for t in tree.flatten(found) if "float" in str(t.dtype)]
-        same(expected, found, subject.case.about)
+        runner = Plainly(twin, len(args) > 1)
+        expected = values.run(functools.partial(runner.predict, verbose=0), x)
+        found = subject.values.run(functools.partial(subject.flat.predict, verbose=0), x)
+        same(expected, floats_of(found), subject.case.about)
 
 
 def stepped(model, spread, x, outputs, values):
     """Run one step of SGD on the mean of squares of all outputs; return all variables."""
     runner = Plainly(model, spread)
-    wanted = [t for t in tree.flatten(outputs) if "float" in str(t.dtype)]
+    wanted = floats_of(outputs)
     runner.compile(keras.optimizers.SGD(0.1), ["mse"] * len(wanted))
+    values.restore()
     runner.train_on_batch(x, [np.zeros_like(t) for t in wanted])
     found = [numpy(v) for v in values.variables]
     values.restore()
@@ -116,23 +114,18 @@ def stepped(model, spread, x, outputs, values):
 
 
 def test_one_training_step(subject):
-    case = subject.case
-    if not case.compiled or not case.trains:
+    if not subject.case.compiled or not subject.case.trains:
         pytest.skip("the donor itself does not compile: its code looks at values")
-    args, outputs = case.sets()[0], subject.expected[0]
-    twin = case.model()
-    values = Values(twin)
-    for variable, array in zip(values.variables, subject.values.arrays, strict=True):
-        variable.assign(array)
+    args, outputs = subject.case.sets()[0], subject.expected[0]
     x = subject.inputs_of_flat(args)
+    twin, values = subject.twin
     expected = stepped(twin, len(args) > 1, x, outputs, values)
     found = stepped(subject.flat, False, x, outputs, subject.values)
+    rows = zip(subject.values.variables, expected, found, subject.values.arrays, strict=True)
     moved = 0
-    for variable, a, b, old in zip(
-        subject.values.variables, expected, found, subject.values.arrays, strict=True
-    ):
-        moved += not np.array_equal(a, old)
-        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6, err_msg=variable.path)
+    for variable, wanted, got, old in rows:
+        moved += not np.array_equal(wanted, old)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6, err_msg=variable.path)
     assert moved
 
 
@@ -142,9 +135,18 @@ def test_saved_and_loaded(subject, tmp_path):
     flat.save(tmp_path / "flat.keras")
     loaded = keras.models.load_model(tmp_path / "flat.keras")
     assert len(loaded.weights) == len(flat.weights)
+    seeds, old = without_weights(loaded), without_weights(flat)
+    for new, state in zip(seeds, old, strict=True):
+        new.assign(state)  # Keras saves no seed states
     values = Values(loaded)
     for args, expected in zip(subject.case.sets(), subject.expected, strict=True):
         same(expected, values.run(loaded, subject.inputs_of_flat(args)), subject.case.about)
+
+
+def without_weights(model):
+    """Return the variables that are no weights: the states of seeds."""
+    weights = {id(w) for w in model.weights}
+    return [v for v in model.variables if id(v) not in weights]
 
 
 def test_untouched_stays_its_class(subject):

@@ -22,7 +22,7 @@ class BasicBlock(layers.Layer):
 
     def build(self, shape):
         if self.stride != 1 or shape[-1] != self.filters:
-            self.project = layers.Conv2D(self.filters, 1, self.stride, name="project")
+            self.project = layers.Conv2D(self.filters, self.stride, self.stride, name="project")
             self.project.build(shape)
         super().build(shape)
 
