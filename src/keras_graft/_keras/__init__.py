@@ -28,6 +28,7 @@ from keras_graft._keras.copying import attributes as attributes
 from keras_graft._keras.copying import order_layers as order_layers
 from keras_graft._keras.copying import plain_container as plain_container
 from keras_graft._keras.copying import track_on_torch as track_on_torch
+from keras_graft._keras.copying import twin as twin
 from keras_graft._keras.copying import variable_like as variable_like
 from keras_graft._keras.copying import with_body_of as with_body_of
 from keras_graft._keras.flags import default_flag as default_flag
@@ -116,6 +117,7 @@ from keras_graft._keras.tracing import DRAWS as DRAWS
 from keras_graft._keras.tracing import MAKES as MAKES
 from keras_graft._keras.tracing import bare_op as bare_op
 from keras_graft._keras.tracing import bound as bound
+from keras_graft._keras.tracing import call_with as call_with
 from keras_graft._keras.tracing import dtype_of as dtype_of
 from keras_graft._keras.tracing import is_kerass as is_kerass
 from keras_graft._keras.tracing import autocast_of as autocast_of
@@ -124,6 +126,7 @@ from keras_graft._keras.tracing import runtime_mask as runtime_mask
 from keras_graft._keras.tracing import set_runtime_mask as set_runtime_mask
 from keras_graft._keras.tracing import set_shape as set_shape
 from keras_graft._keras.tracing import shuts as shuts
+from keras_graft._keras.tracing import stand_in as stand_in
 from keras_graft._keras.tracing import function_named as function_named
 from keras_graft._keras.tracing import heard as heard
 from keras_graft._keras.tracing import loose_node as loose_node

@@ -316,6 +316,11 @@ def loose_node(operation: Any, args: Any, kwargs: Any, outputs: Any, index: int)
     return node
 
 
+def call_with(node: Any, tensor: Any) -> None:
+    """Let a loose node have one tensor as its only argument (`Node.arguments`, 3.12 - 3.15)."""
+    node.arguments = private.SymbolicArguments(tensor)
+
+
 def dtype_of(variable: Any) -> str:
     """Return the dtype of a variable as it is stored (`Variable._dtype`, 3.12 - 3.15)."""
     return keras.backend.standardize_dtype(variable._dtype)
@@ -377,3 +382,16 @@ def autocast_of(layer: Any) -> Any:
     if not layer.autocast or layer.compute_dtype == layer.variable_dtype:
         return contextlib.nullcontext()
     return private.AutocastScope(layer.compute_dtype)
+
+
+def stand_in(variable: Any, path: str) -> Any:
+    """Return a variable with the same value under another path, to be exchanged for the first.
+
+    Uses `Variable._name`, `_path` (3.12 - 3.15).
+    """
+    new = object.__new__(type(variable))
+    for key, value in vars(variable).items():
+        if not key.startswith("_self_"):  # TensorFlow's bookkeeping
+            new.__dict__[key] = value
+    new.__dict__.update(_name=path.rpartition("/")[2], _path=path)
+    return new

@@ -22,6 +22,7 @@ from keras_graft.model.opening.arguments import arguments_of
 from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
 from keras_graft.model.opening.open import opened
 from keras_graft.model.opening.policy import Policy, path_of
+from keras_graft.model.opening.tied_weights import with_ties
 from keras_graft.model.symbolic import tensor_of
 from keras_graft.printable import shown
 
@@ -85,7 +86,7 @@ def read_with_reasons(
             f"read: {graph.name!r} has inputs already: inputs= is for a model with code of its own."
         )
     if open is not None:
-        graph = Opener(reader, Policy(open, leaves), reasons, prove).graph(graph)
+        graph = with_ties(Opener(reader, Policy(open, leaves), reasons, prove).graph(graph))
     return graph, reasons
 
 
@@ -116,7 +117,7 @@ def _by_code(
     graph = found.graph
     if any(node.nested is not None for node in graph.steps):
         graph = Opener(reader, policy, reasons, prove).graph(graph)
-    return graph, reasons
+    return with_ties(graph), reasons
 
 
 def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
@@ -124,7 +125,8 @@ def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
     inside = [text.rpartition("/")[0] for text in texts if "/" in text]
     if not inside:
         return graph
-    return Opener(_Reader(), Policy(inside), {}).graph(graph)
+    found = Opener(_Reader(), Policy(inside), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
 
 
 def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
@@ -132,7 +134,8 @@ def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
 
     Layers of Keras itself, such as `MultiHeadAttention`, stay closed unless `of_keras`.
     """
-    return Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
+    found = Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
 
 
 def _way_out(model: Any) -> str:

@@ -97,7 +97,7 @@ def how(model: Any) -> str:
         and p.default is p.empty
         and p.name not in ("training", "mask")
     ] or ["x"]
-    one = "keras.Input((None,), dtype=\"int32\")"
+    one = 'keras.Input((None,), dtype="int32")'
     many = ", ".join(f"{quoted(name)}: keras.Input(...)" for name in names)
     call = f"kg.read(model, {one})" if len(names) == 1 else f"kg.read(model, {{{many}}})"
     return f"Give what its call takes, as arrays, tensors or inputs: {call}."

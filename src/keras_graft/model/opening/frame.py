@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -139,9 +139,7 @@ class Frame:
         """Keep a call; its arguments must belong to this frame."""
         for leaf in leaves((args, kwargs)):
             if isinstance(leaf, keras.KerasTensor) and not self.owns(leaf):
-                raise Doubt(
-                    f"{_name(operation)} reads a tensor that the code of another call made"
-                )
+                raise Doubt(f"{_name(operation)} reads a tensor that the code of another call made")
         step = _keras.loose_node(operation, args, kwargs, outputs, len(self.steps))
         self.steps.append(step)
         self._mine.update((id(t), t) for t in step.outputs)
@@ -194,6 +192,14 @@ class Frame:
     def sized(self, target: str, attributes: Any, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
         """Return a call whose sizes are read from its tensors, and these tensors."""
         reads: list[Any] = []
+        # A size may be that of many tensors. Its own are the best: a cut before the call need not
+        # hand on another one. Then the last that was made.
+        near: dict[tuple[int, int], Axis] = {}
+        mine = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+        for tensor in (*mine, *reversed(list(self._mine.values()))):
+            for axis, size in enumerate(tensor.shape):
+                if isinstance(size, Size):
+                    near.setdefault((int(size), size.other), Axis(tensor, axis))
 
         def slot(tensor: Any) -> Slot:
             for index, known in enumerate(reads):
@@ -207,7 +213,10 @@ class Frame:
         def sealed(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return slot(leaf)
-            return with_tensors(leaf.formula, slot) if isinstance(leaf, Size) else leaf
+            if not isinstance(leaf, Size):
+                return leaf
+            formula = near.get((int(leaf), leaf.other), leaf.formula)
+            return with_tensors(formula, slot)
 
         parts = [deep(part, sealed) for part in (attributes, args, kwargs)]
         worlds = [[(_int(d), _int(other(d))) for d in t.shape] for t in reads]
@@ -229,6 +238,29 @@ class Frame:
                 stack += [t for t in step.arguments.keras_tensors]
                 stack += [t for t in step.outputs]
         return [step for step in self.steps if id(step) in found]
+
+    def anchor_weights(self, is_weight: Callable[[Any], bool]) -> None:
+        """Let each weight be read where it is first used, with the tensor that it meets there.
+
+        A weight depends on no data, but a call must have an input. With the first input of all, it
+        would cross every cut.
+        """
+        reads = [list({id(t): t for t in s.arguments.keras_tensors}.values()) for s in self.steps]
+        of_weights: dict[int, set[int]] = {}
+        best: dict[int, Any] = {}
+        for step, tensors in zip(self.steps, reads, strict=True):
+            if is_weight(step):
+                of_weights.update((id(t), {id(step)}) for t in step.outputs)
+                continue
+            met = {w for t in tensors for w in of_weights.get(id(t), ())}
+            data = [t for t in tensors if id(t) not in of_weights]
+            if met and not data:
+                of_weights.update((id(t), met) for t in step.outputs)
+            for weight in met if data else ():
+                best.setdefault(weight, data[0])
+        for step in self.steps:
+            if id(step) in best:
+                _keras.call_with(step, best[id(step)])
 
 
 def twin(tensor: Any, world: int) -> Any:

@@ -119,7 +119,9 @@ def as_model_call(node: Node) -> Node:
         nested.name, nested.trainable, nested.dtype_policy,
     ).settled()  # fmt: skip
     slots: Any = [Slot(i) for i in range(len(inputs))]
-    kwargs = {key: node.template.kwargs[key] for key in ("training",) if key in node.template.kwargs}
+    kwargs = {
+        key: node.template.kwargs[key] for key in ("training",) if key in node.template.kwargs
+    }
     return node.replace(
         inputs=tuple(inputs),
         template=Template((slots[0] if len(slots) == 1 else slots,), kwargs),

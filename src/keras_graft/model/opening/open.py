@@ -134,7 +134,9 @@ def _form(frame: Frame) -> Any:
 def _structures(frame: Frame) -> tuple[Any, Any, list[str]]:
     """Return the structures of the inputs and outputs of a model, and the names of the inputs."""
     args, kwargs = frame.given
-    inner = {id(source): tensor for source, tensor in zip(frame.sources, frame.tensors, strict=True)}
+    inner = {
+        id(source): tensor for source, tensor in zip(frame.sources, frame.tensors, strict=True)
+    }
     names: dict[int, str] = {}
 
     def take(leaf: Any, path: str) -> Any:

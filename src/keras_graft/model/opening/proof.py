@@ -79,7 +79,9 @@ def _by_code(frame: Frame, tensors: Sequence[Any]) -> Any:
 
 def run_graph(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
     """Run the calls of a graph on tensors; a nested model or layer runs as a whole."""
-    values: dict[Value, Any] = {v.within(None): t for v, t in zip(graph.inputs, tensors, strict=True)}
+    values: dict[Value, Any] = {
+        v.within(None): t for v, t in zip(graph.inputs, tensors, strict=True)
+    }
     for node in graph.steps:
         if any(value not in values for value in node.inputs):
             continue  # it only computes a mask that a closed layer makes

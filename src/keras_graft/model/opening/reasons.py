@@ -30,7 +30,9 @@ def reason_of(error: BaseException, layer: Any) -> Reason:
     text = str(deepest).strip()
     if not isinstance(deepest, Doubt):
         known = next((said for pattern, said in _KNOWN if re.search(pattern, text)), None)
-        text = known or f"{type(deepest).__name__}: {words_of(text.splitlines()[0] if text else '')}"
+        text = (
+            known or f"{type(deepest).__name__}: {words_of(text.splitlines()[0] if text else '')}"
+        )
     line = _line(error, layer)
     return text if not line or " (line " in text else f"{text} ({line})"
 

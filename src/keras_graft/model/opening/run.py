@@ -17,6 +17,7 @@ from keras_graft.model.opening.worlds import Way, sized
 _MOST = 40
 """How many layers may turn out, one after the other, to stay closed."""
 
+
 @dataclass
 class Ran:
     """What the code of a layer does.

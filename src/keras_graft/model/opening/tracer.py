@@ -165,6 +165,7 @@ class Tracer:
             if mask is not None:
                 _keras.set_mask(flat[place], mask)
             frame.outputs = [leaf for leaf in flat if leaf is not None]
+        frame.anchor_weights(lambda step: isinstance(step.operation, Weight))
         used = {id(step) for step in frame.needed()}
         frame.steps = [step for step in frame.steps if id(step) in used]
 
@@ -285,9 +286,7 @@ class Tracer:
     def made(self, name: str, function: Any, args: Any, kwargs: Any, random: bool) -> Any:
         """Record a function that makes a tensor of sizes, or draws numbers."""
         structure = deep((args, kwargs), self._tensor)
-        known = [
-            leaf for leaf in leaves(structure) if isinstance(leaf, keras.KerasTensor | Size)
-        ]
+        known = [leaf for leaf in leaves(structure) if isinstance(leaf, keras.KerasTensor | Size)]
         if not known and not random:
             return NotImplemented
         given = _keras.bound(name, random, function, *structure)
