@@ -21,6 +21,7 @@ from keras_graft.graph.sizes import (
     with_tensors,
 )
 from keras_graft.layers.sized_call import SizedCall
+from keras_graft.model.opening.log import said
 
 Place = tuple[tuple[str, int], ...]
 """Where a call is: the names of the layers around it and its own, each with its number there."""
@@ -66,6 +67,8 @@ class Frame:
         self.losses: list[Any] = []
         self.training: dict[int, Any] = {}
         self._inside: dict[int, Any] = {}
+        self._mine: dict[int, Any] = {}
+        self._number: dict[int, int] = {}
         self._known: dict[tuple[int, int], Size] = {}
         self._weights: dict[int, tuple[Any, Any]] = {}
         self._calls: dict[str, int] = {}
@@ -99,6 +102,8 @@ class Frame:
         self._inside[id(tensor)] = new
         self.tensors.append(new)
         self.sources.append(tensor)
+        self._mine[id(new)] = new
+        self._number[id(new)] = len(self._number)
         return new
 
     def _entered(self, leaf: Any) -> Any:
@@ -128,12 +133,11 @@ class Frame:
         """Whether a tensor was made by the code of this call, or entered it."""
         return id(tensor) in self._mine
 
-    @property
-    def _mine(self) -> dict[int, Any]:
-        found = self.__dict__.get("_mine_")
-        if found is None:
-            found = self.__dict__["_mine_"] = {id(t): t for t in self.tensors}
-        return found
+    def said(self, leaf: Any) -> Any:
+        """Return what two runs of the same code have in common about an argument."""
+        if isinstance(leaf, keras.KerasTensor):
+            return ["tensor", self._number.get(id(leaf), -1), len(leaf.shape), leaf.dtype]
+        return said(leaf)
 
     def record(self, operation: Any, args: Any, kwargs: Any, outputs: Any) -> Any:
         """Keep a call; its arguments must belong to this frame."""
@@ -142,7 +146,9 @@ class Frame:
                 raise Doubt(f"{_name(operation)} reads a tensor that the code of another call made")
         step = _keras.loose_node(operation, args, kwargs, outputs, len(self.steps))
         self.steps.append(step)
-        self._mine.update((id(t), t) for t in step.outputs)
+        for tensor in step.outputs:
+            self._mine[id(tensor)] = tensor
+            self._number.setdefault(id(tensor), len(self._number))
         return step
 
     def lifted(self, variable: Any, make: Any) -> Any:

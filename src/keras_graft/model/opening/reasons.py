@@ -56,3 +56,11 @@ def _line(error: BaseException, layer: Any) -> str:
 def is_error(reason: Reason) -> bool:
     """Whether a reason is an error of a call, which may come from the sizes that were tried."""
     return re.search(r"\b\w*(Error|Exception): |of another rank|does not run", reason) is not None
+
+
+NUMBERS = "its graph does not give the numbers that its code gives"
+
+
+def is_about_numbers(reason: Reason) -> bool:
+    """Whether a reason is that graph and code give different bits."""
+    return reason.startswith(NUMBERS)
