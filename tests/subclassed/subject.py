@@ -27,11 +27,14 @@ class Subject:
         self.traces = traces(self.donor)
         self.expected = [self.values.run(self.donor, *args) for args in case.sets()]
 
-    @functools.cached_property
-    def graph(self) -> kg.Graph:
+    def read(self) -> kg.Graph:
         if self.case.open:
             return kg.read(self.donor, open=self.case.open)
         return kg.read(self.donor, self.case.symbols())
+
+    @functools.cached_property
+    def graph(self) -> kg.Graph:
+        return self.read()
 
     @functools.cached_property
     def flat(self) -> keras.Model:
@@ -110,19 +113,16 @@ def layers_of(model: keras.Model) -> list[keras.Layer]:
     return [model, *model._flatten_layers(include_self=False)]
 
 
-def traces(model: keras.Model) -> list[tuple]:
+def traces(model: keras.Model) -> dict[str, Any]:
     """Return what an edit could leave on a donor's layers."""
-    return [
-        (
-            layer.name,
-            layer.trainable,
-            len(layer._inbound_nodes),
-            len(layer._outbound_nodes),
-            sorted(vars(layer)),
-            [w.path for w in layer.weights],
-        )
-        for layer in layers_of(model)
-    ]
+    found = {}
+    for number, layer in enumerate(layers_of(model)):
+        at = f"{number} {layer.name}"
+        found[at + ".trainable"] = layer.trainable
+        found[at + " calls"] = len(layer._inbound_nodes), len(layer._outbound_nodes)
+        found[at + " weights"] = [w.path for w in layer.weights]
+        found |= {f"{at}.{name}": True for name in vars(layer)}
+    return found
 
 
 def any_nested(graph: kg.Graph) -> bool:
