@@ -146,6 +146,8 @@ class Frame:
                 raise Doubt(f"{_name(operation)} reads a tensor that the code of another call made")
         step = _keras.loose_node(operation, args, kwargs, outputs, len(self.steps))
         self.steps.append(step)
+        # A size that is known must be the same in all runs.
+        self.log.append([[_none(d) for d in t.shape] for t in step.outputs])
         for tensor in step.outputs:
             self._mine[id(tensor)] = tensor
             self._number.setdefault(id(tensor), len(self._number))
@@ -311,6 +313,10 @@ def tensors_of(structure: Any) -> Iterable[Any]:
             yield leaf
         elif isinstance(leaf, Size):
             yield from tensors_in(formula_of(leaf))
+
+
+def _none(size: Any) -> Any:
+    return None if isinstance(size, Size) else size
 
 
 def _int(size: Any) -> Any:
