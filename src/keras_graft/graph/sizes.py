@@ -72,6 +72,8 @@ class Size(int):
         return self * -1
 
     def __hash__(self) -> int:
+        if Size.watched and not _by_library():
+            raise Doubt("its code looks up a size that is not known in a dict or a set")
         return int.__hash__(self)
 
 
@@ -119,6 +121,16 @@ def _asked_by_keras() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.src.")
 
 
+def _by_library() -> bool:
+    """Whether code of a library uses a size, and not the code of a layer."""
+    name = str(sys._getframe(2).f_globals.get("__name__", ""))
+    return name.startswith(_LIBRARIES)
+
+
+_LIBRARIES = (
+    "keras.src.", "keras_graft.", "jax", "torch", "tensorflow", "numpy", "optree", "ml_dtypes",
+)  # fmt: skip
+
 for _sign, _name in zip(_ARITHMETIC, ("add", "sub", "mul", "floordiv", "mod"), strict=True):
     setattr(Size, f"__{_name}__", _arithmetic(_sign, False))
     setattr(Size, f"__r{_name}__", _arithmetic(_sign, True))
@@ -145,12 +157,12 @@ def tensors_in(formula: Any) -> Iterator[Any]:
         yield from tensors_in(formula.right)
 
 
-def with_tensors(formula: Formula, change: Callable[[Any], Any]) -> Formula:
-    """Return a formula with each tensor changed."""
+def with_axes(formula: Formula, change: Callable[[Axis], Axis]) -> Formula:
+    """Return a formula with each size of a tensor changed."""
     if isinstance(formula, Axis):
-        return Axis(change(formula.tensor), formula.axis)
+        return change(formula)
     if isinstance(formula, Computed):
-        left, right = with_tensors(formula.left, change), with_tensors(formula.right, change)
+        left, right = with_axes(formula.left, change), with_axes(formula.right, change)
         return Computed(formula.sign, left, right)
     return formula
 

@@ -128,5 +128,6 @@ def _settle_training(first: Tracer, trained: Tracer) -> tuple[Place, Reason] | N
             inner = frame.inner.get(id(step))
             if inner is not None:
                 return inner.place, f"it is called with training={flag}, whatever the model does"
+            frame.fixed.append((number, bool(flag)))
             step.operation = FixedTraining(step.operation, flag=bool(flag))
     return None
