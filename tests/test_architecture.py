@@ -30,6 +30,7 @@ ORDER = [
     "parts",
     "edit",
     "training",
+    "tasks",
     "adapters",
     "features",
     "recipes",

@@ -77,6 +77,7 @@ from keras_graft._keras.nodes import set_mask as set_mask
 from keras_graft._keras.nodes import set_model_state as set_model_state
 from keras_graft._keras.nodes import steps_behind as steps_behind
 from keras_graft._keras.nodes import takes_training as takes_training
+from keras_graft._keras.nodes import undone_on_error as undone_on_error
 from keras_graft._keras.optimizers import Slots as Slots
 from keras_graft._keras.optimizers import batches_seen as batches_seen
 from keras_graft._keras.optimizers import compilation as compilation
