@@ -234,6 +234,7 @@ def test_an_inserted_function_is_refused(after):
         kg.replace_backbone(donor, new)
 
 
+@pytest.mark.filterwarnings(LISTED)
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_the_way_out_of_an_inserted_layer(name, tmp_path):
     donor = _language(name)
