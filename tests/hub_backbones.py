@@ -20,6 +20,13 @@ BACKBONES: dict[str, Callable[[], Any]] = {
 
 SIZES = ((2, 6), (3, 9))
 """Two pairs of a batch size and a length."""
+FULL_LENGTH = {"SigLIP": 9}
+"""Backbones that take texts of one length only."""
+
+
+def sizes_of(name: str) -> list[tuple[int, int]]:
+    """Return the batch sizes and lengths with which a backbone is compared."""
+    return [(batch, FULL_LENGTH.get(name, length)) for batch, length in SIZES]
 
 
 def make(name: str) -> Any:
@@ -50,7 +57,12 @@ def _one(name: str, tensor: Any, size: tuple[int, int], rng: Any) -> Any:
     batch, length = size
     image = len(tensor.shape) >= 4
     free = 8 * (length // 3 + 2) if image else length  # of an image: 32, then 40
-    shape = [batch, *(free if item is None else item for item in tensor.shape[1:])]
+    shape = hub_multimodal.shape_of(name, tensor, size) or [
+        batch, *(free if item is None else item for item in tensor.shape[1:])
+    ]  # fmt: skip
+    drawn = hub_multimodal.values_of(name, shape)
+    if drawn is not None:
+        return keras.ops.convert_to_tensor(drawn, dtype=tensor.dtype)
     if "float" in tensor.dtype:
         drawn = rng.normal(0, 1, shape)
     elif "mask" in name or "padding" in name:
