@@ -50,6 +50,7 @@ from keras_graft.look.sharing import Sharing, sharing
 from keras_graft.look.stages import Stages, stages
 from keras_graft.model.build import build
 from keras_graft.model.clone import clone
+from keras_graft.model.explain import Explanation, explain
 from keras_graft.model.read import read
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
@@ -77,7 +78,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "stages", "sharing", "diff",
+    "read", "build", "select", "cuts", "stages", "sharing", "diff", "explain",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
@@ -99,6 +100,7 @@ __all__ = [
     "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
+    "Explanation",
     "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",

@@ -379,3 +379,11 @@ def order_layers(model: Any, like: Any, copy: Callable[[Any], Any]) -> None:
     """
     place = {id(copy(layer)): number for number, layer in enumerate(like._layers)}
     model._layers.sort(key=lambda layer: place.get(id(layer), len(place)))
+
+
+def twin(model: Any) -> Any:
+    """Return another model of the same class and attributes, with the same layers and weights."""
+    copier = Copier(lambda variable: variable)
+    for layer in sublayers(model):
+        copier.keep(layer)
+    return copier.object(model)

@@ -69,6 +69,8 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     if graph.past is None:
         return model, None
     cls, attributes, gone = _parts(graph.past.body)
+    if not issubclass(cls, _keras.Functional | keras.Sequential):
+        return model, "what that does is the code of its `call`, which does not follow an edit"
     own = _keras.attributes(model)
     extra = {name: value for name, value in attributes.items() if name not in own}
     plain = kept_class.is_plain(cls)
@@ -117,6 +119,7 @@ def _tell_what_is_in_no_list(
         if node.key not in known
         and id(unwrapped(node.operation)) not in known
         and id(node.operation) not in known
+        and not any(id(around.operation) in known for around in node.scope)
     ]
     if new:
         warn(

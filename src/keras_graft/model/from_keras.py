@@ -20,8 +20,31 @@ from keras_graft.model.symbolic import are_sparse, spec_of
 tree = keras.tree
 
 
+@dataclass(frozen=True)
+class Inside:
+    """The graph inside a call whose code was run on symbolic tensors: see `opening/`.
+
+    Attributes:
+        graph: The graph.
+        sources: For each of its inputs, the tensor outside.
+        masks: For a tensor that stands for a mask made inside, the output that carries this mask.
+    """
+
+    graph: Graph
+    sources: tuple[Any, ...]
+    masks: Mapping[int, int] = field(default_factory=dict)
+
+
 class Reader(Protocol):
     """Reads the nested models: see `read.py`."""
+
+    def opened(self, step: Any) -> Inside | None:
+        """Return the graph inside a call whose code was run; None for any other."""
+        ...
+
+    def closed(self, step: Any) -> str:
+        """Return why a call whose code was run stays closed; empty for any other."""
+        ...
 
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model; None for an operation that cannot be opened."""
@@ -190,7 +213,8 @@ class Level:
             return Slot(len(inputs) - 1)
 
         template = Template(mapped(args, slot), mapped(kwargs, slot))
-        nested = self._reader.inside(operation)
+        opened = self._reader.opened(step)
+        nested = self._reader.inside(operation) if opened is None else None
         specs = [value.spec for value in inputs]
         if nested is not None:
             sparse = [bool(value.spec and value.spec.sparse) for value in nested.outputs]
@@ -208,8 +232,11 @@ class Level:
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
             known_as=None if inner is None else (inner, str(step.operation.name)),
+            closed=self._reader.closed(step),
         )  # fmt: skip
-        if nested is not None:
+        if opened is not None:
+            node = self._inside(node, opened)
+        elif nested is not None:
             node = self._opened(node, nested)
         elif hidden and any(mask in self._unseen for _, mask in hidden):
             node = self._under_masks(node)
@@ -233,6 +260,17 @@ class Level:
             )  # fmt: skip
             entries += tuple(Entry(source) for source in places.values())
         return self._masking(node.replace(nested=nested, entries=entries), nested)
+
+    def _inside(self, node: Node, opened: Inside) -> Node:
+        """Return the call of a layer with the graph that its code makes."""
+        values = [self._values[id(source)] for source in opened.sources]
+        node = with_inside(node, opened.graph, [node.reads.index(value) for value in values])
+        node = self._masking(node, opened.graph)
+        for stand, output in opened.masks.items():
+            mask = node.outputs[output].mask
+            if mask is not None:
+                self._values[stand] = mask
+        return node
 
     def _masking(self, node: Node, nested: Graph) -> Node:
         """Record which masks a nested model gives: its symbolic outputs do not carry them."""
@@ -280,6 +318,15 @@ class Level:
         value, mask = self._values[id(args[0])], self._values[id(kwargs["mask"])]
         with_mask = value.replace(mask=mask)
         self._values[id(args[0])] = self._values[id(step.outputs[0])] = with_mask
+
+
+def with_inside(node: Node, nested: Graph, reads: Sequence[int]) -> Node:
+    """Return the call of a layer with the graph inside, whose inputs are these reads of the call."""
+    entries = tuple(
+        Entry(place, _adapt(node.reads[place], inner))
+        for place, inner in zip(reads, nested.inputs, strict=True)
+    )
+    return node.replace(nested=nested, entries=entries)
 
 
 def _mask_places(template: Template, nested: Graph) -> dict[int, int]:

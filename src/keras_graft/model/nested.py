@@ -20,6 +20,7 @@ from keras_graft.graph.opened import Opened
 from keras_graft.graph.select import select
 from keras_graft.model.build import build
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.read import own_graph
 from keras_graft.printable import quoted, shown
 
@@ -88,7 +89,8 @@ class _Descent:
             model, nested = self._rebuilt(call, inside)
             # Its output specs may have changed: they must be inferred again.
             outputs = tuple(value.with_spec(None) for value in call.outputs)
-            again = call.replace(operation=model, nested=nested, outputs=outputs)
+            again = as_model_call(call) if is_layer_inside(call) else call
+            again = again.replace(operation=model, nested=nested, outputs=outputs)
             if not _keeps_specs(call.nested, nested):
                 again = again.replace(untried=())
             instead[call] = [again]
@@ -169,6 +171,8 @@ def _partly(graph: Graph, places: Sequence[Place]) -> Node | None:
     for call, own in inside.items():
         wanted = {tuple(_mark(item, 1) for item in place) for place in own}
         for other in graph.calls(call.operation):
+            if is_layer_inside(call) and other.nested is not call.nested:
+                return call  # its code does something else in this call
             found = {tuple(_mark(i, 1) for i in place) for place in inside.get(other, ())}
             if found != wanted:
                 return call

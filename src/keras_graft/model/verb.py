@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
+from keras_graft.errors import NothingSelectedError
 from keras_graft.graph.graph import Graph
 from keras_graft.model.build import build
-from keras_graft.model.read import read
+from keras_graft.model.read import opened_for, opened_fully, read
 from keras_graft.model.recording import given_to, step
 
 _P = ParamSpec("_P")
@@ -47,9 +49,11 @@ def verb(function: Callable[..., Any]) -> Any:
 
     @functools.wraps(function)
     def run(model: Any, *args: Any, **kwargs: Any) -> Any:
-        graph = read(model)
-        with step(name, graph, given_to(function, args, kwargs)) as remembering:
-            result = remembering(function(graph, *args, **kwargs))
+        def call(graph: Graph) -> Any:
+            with step(name, graph, given_to(function, args, kwargs)) as remembering:
+                return remembering(function(graph, *args, **kwargs))
+
+        result = answered(model, (args, kwargs), call)
         if isinstance(model, Graph):
             return result
         return tuple(map(build, result)) if isinstance(result, tuple) else build(result)
@@ -85,9 +89,46 @@ def question(function: Callable[Concatenate[Graph, _P], _R]) -> Callable[Concate
 
     @functools.wraps(function)
     def run(model: Any, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        return function(read(model), *args, **kwargs)
+        return answered(model, (args, kwargs), lambda graph: function(graph, *args, **kwargs))
 
     return _shown(run)
+
+
+def answered(model: Any, arguments: Any, call: Callable[[Graph], _R]) -> _R:
+    """Return what a function gives for the graph of a model, with the layers open that it names.
+
+    A path such as `"layer_1/attention/query"` opens the layers that it leads into. If a selector
+    matches nothing, all layers are opened, and it is asked once more.
+
+    Args:
+        model: A Keras model or a `Graph`.
+        arguments: The arguments of the function, with its selectors.
+        call: The function.
+    """
+    graph = opened_for(read(model), texts_in(arguments))
+    try:
+        return call(graph)
+    except NothingSelectedError as error:
+        # First what people wrote, then also the inside of Keras's own layers.
+        for of_keras in (False, True):
+            inside = opened_fully(graph, of_keras)
+            if inside is not graph:
+                with contextlib.suppress(NothingSelectedError):
+                    return call(inside)
+        raise error
+
+
+def texts_in(structure: Any) -> Iterable[str]:
+    """Yield the texts in arguments."""
+    if isinstance(structure, str):
+        yield structure
+    elif isinstance(structure, Mapping):
+        for key, value in structure.items():
+            yield from texts_in(key)
+            yield from texts_in(value)
+    elif isinstance(structure, list | tuple):
+        for item in structure:
+            yield from texts_in(item)
 
 
 def _shown(run: Callable[..., Any]) -> Any:

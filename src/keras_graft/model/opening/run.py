@@ -1,0 +1,111 @@
+"""Run the code of a layer as often as it takes to be sure what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_graft import _keras
+from keras_graft.graph.sizes import Doubt
+from keras_graft.layers.fixed_training import FixedTraining
+from keras_graft.model.opening.frame import Frame, Place
+from keras_graft.model.opening.reasons import Reason
+from keras_graft.model.opening.tracer import Tracer
+from keras_graft.model.opening.worlds import Way, sized
+
+_MOST = 40
+"""How many layers may turn out, one after the other, to stay closed."""
+
+@dataclass
+class Ran:
+    """What the code of a layer does.
+
+    Attributes:
+        frame: The call.
+        reasons: Why calls inside it stay closed.
+        given: For each tensor that was passed in, by its identity, the one that it was made from.
+    """
+
+    frame: Frame
+    reasons: dict[Place, Reason]
+    given: dict[int, Any]
+
+
+def run(
+    layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
+    closed: Mapping[Place, Reason], way: Way,
+) -> Ran:  # fmt: skip
+    """Run the code of a layer on symbolic tensors with None for sizes that are not known.
+
+    Args:
+        layer: The layer.
+        args: Its arguments.
+        kwargs: Its other arguments.
+        wanted: Says for a layer inside why it stays closed; None if it should be opened.
+        closed: Calls inside that stay closed, and why.
+        way: Which values sizes have.
+
+    Raises:
+        Doubt: If the code of the layer itself does what no graph can say.
+    """
+    closed = dict(closed)
+    for _ in range(_MOST):
+        first = _once(layer, args, kwargs, wanted, way, closed)
+        others = [
+            (_once(layer, args, kwargs, wanted, way, closed, training=True), "in training"),
+            (_once(layer, args, kwargs, wanted, way, closed, swapped=True), "for other sizes"),
+        ]
+        found = _parted(first, others) or _settle_training(first, others[0][0])
+        if found is None:
+            frame = first.frames[((layer.name, 0),)]
+            return Ran(frame, {**closed, **first.reasons}, first.given)
+        place, reason = found
+        if len(place) == 1:
+            raise Doubt(reason)
+        closed[place] = reason
+    raise Doubt("too many of the layers inside stay closed")
+
+
+def _once(
+    layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
+    training: bool | None = None, swapped: bool = False,
+) -> Tracer:  # fmt: skip
+    (args, kwargs), given = sized((args, kwargs), way, swapped)
+    if training is not None and _keras.takes_training(layer) and kwargs.get("training") is None:
+        kwargs = {**kwargs, "training": training}
+    tracer = Tracer(layer, wanted, closed)
+    tracer.given = given
+    tracer.run(args, kwargs)
+    return tracer
+
+
+def _parted(first: Tracer, others: list[tuple[Tracer, str]]) -> tuple[Place, Reason] | None:
+    """Return the innermost call that another run made in another way, and how."""
+    found: list[tuple[Place, Reason]] = []
+    for tracer, where in others:
+        for place in {**first.frames, **tracer.frames}:
+            ours, theirs = first.frames.get(place), tracer.frames.get(place)
+            if ours is None or theirs is None:
+                reason = (first if ours is None else tracer).reasons.get(place)
+                if reason is not None:
+                    found.append((place, reason))
+            elif ours.log != theirs.log:
+                found.append((place, f"its code does something else {where}"))
+    return max(found, key=lambda one: len(one[0]), default=None)
+
+
+def _settle_training(first: Tracer, trained: Tracer) -> tuple[Place, Reason] | None:
+    """Drop the flags that code only passes on, and fix those that it sets itself."""
+    for place, frame in first.frames.items():
+        other = trained.frames[place]
+        for number, (step, flag) in frame.training.items():
+            _, then = other.training.get(number, (None, None))
+            step.arguments.kwargs.pop("training", None)
+            if flag is None or flag != then or not _keras.takes_training(step.operation):
+                continue
+            inner = frame.inner.get(id(step))
+            if inner is not None:
+                return inner.place, f"it is called with training={flag}, whatever the model does"
+            step.operation = FixedTraining(step.operation, flag=bool(flag))
+    return None
