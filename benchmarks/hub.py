@@ -147,7 +147,17 @@ def report(rows: list[Row], title: str, language: bool) -> str:
         "",
         "```",
     ]
-    head = ["model", "layers", "open", "calls", "inlined", "difference", "lost", "read s", "proof s"]
+    head = [
+        "model",
+        "layers",
+        "open",
+        "calls",
+        "inlined",
+        "difference",
+        "lost",
+        "read s",
+        "proof s",
+    ]
     body = [
         [
             row.name, row.layers, row.opened, *row.calls, f"{row.difference:.2g}", row.lost,
@@ -193,7 +203,9 @@ def main() -> None:
         rows = []
         for name in chosen:
             rows.append(tried(name, language))
-            state = rows[-1].error or f"{rows[-1].opened}/{rows[-1].layers}, {rows[-1].difference:g}"
+            state = (
+                rows[-1].error or f"{rows[-1].opened}/{rows[-1].layers}, {rows[-1].difference:g}"
+            )
             print(f"{name}: {state} {rows[-1].generates}", flush=True)
         parts.append(report(rows, title, language))
     if options.names:

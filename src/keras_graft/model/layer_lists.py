@@ -122,9 +122,7 @@ def _stretches(calls: list[_Call]) -> Iterator[list[_Call]]:
         yield stretch
 
 
-def _counted(
-    name: str, value: int, before: Mapping[str, list[Any]], now: Mapping[str, Any]
-) -> int:
+def _counted(name: str, value: int, before: Mapping[str, list[Any]], now: Mapping[str, Any]) -> int:
     """Return a number of layers: if it was the length of a list, the length of the list now."""
     counted = [key for key, layers in before.items() if len(layers) == value and key in now]
     for side in _SIDES:

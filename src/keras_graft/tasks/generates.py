@@ -20,31 +20,34 @@ from keras_graft.graph.record import unwrapped
 from keras_graft.model.kept_class import plain_attributes
 from keras_graft.model.read import read
 from keras_graft.printable import quoted, words_of
+from keras_graft.tasks.without_cache import WithoutCache
 
 LENGTH, PROMPT = 6, 3
+_WITHOUT = (
+    "To generate without a cache, which runs the whole network for each token: "
+    "kg.replace_backbone(task, backbone, cache=False)."
+)
 
 
-def check_generates(made: Any, donor: Any) -> None:
+def check_generates(made: Any, donor: Any, run: bool = True) -> None:
     """Refuse a language model whose `generate` would not give what its network gives.
 
     Args:
         made: The task that was made.
         donor: The task that it was made from.
+        run: Whether to run it on a few tokens, besides looking at the layers.
 
     Raises:
         EditError: If `generate` skips a layer, fails, or gives something else.
         NotYetError: If it cannot be tried.
     """
-    if not any(cls.__name__ == "CausalLM" for cls in type(made).__mro__):
+    if not is_language_model(made):
         return
-    skipped = _skipped(made.backbone, donor.backbone)
-    if skipped:
-        raise EditError(
-            f"replace_backbone: `generate` of {type(made).__name__} would skip {listed(skipped, 3)}: "
-            f"it runs the layers that attributes of {quoted(made.backbone.name)} hold, such as "
-            f"{_a_list(made.backbone)}, and none of them holds "
-            f"{'it' if len(skipped) == 1 else 'these'}. {_way_out(made.backbone)}"
-        )
+    if isinstance(made, WithoutCache):
+        return  # it runs the network
+    _check_layers(made, donor)
+    if not run:
+        return
     try:
         seen, wanted = _two_steps(made)
     except Exception as error:
@@ -56,7 +59,7 @@ def check_generates(made: Any, donor: Any) -> None:
         usual = _off(*_two_steps(donor))
     except Exception:
         usual = 0.0
-    if off > max(3 * usual, 0.0):
+    if off > 3 * usual:
         raise EditError(
             f"replace_backbone: `generate` of {type(made).__name__} does not give what the network "
             f"around {quoted(made.backbone.name)} gives: the logits of a token differ by {off:.2g}"
@@ -66,22 +69,46 @@ def check_generates(made: Any, donor: Any) -> None:
         )
 
 
+def is_language_model(task: Any) -> bool:
+    """Whether a task of keras_hub generates tokens: those that read a text first are among them."""
+    return any(cls.__name__ == "CausalLM" for cls in type(task).__mro__)
+
+
+def _check_layers(made: Any, donor: Any) -> None:
+    """Refuse a backbone of which `generate` would skip a layer, or that holds a block of parts."""
+    parts = _parts(made.backbone, donor.backbone)
+    if parts:
+        raise EditError(
+            f"replace_backbone: {listed(parts, 3)} of {quoted(made.backbone.name)} "
+            f"{'is a network of its parts' if len(parts) == 1 else 'are networks of their parts'} since "
+            f"an edit inside, and takes no cache, with which `generate` of {type(made).__name__} "
+            "runs the layers. Edits that keep the layer keep the cache: kg.lora, kg.freeze of the whole "
+            f"layer, kg.recipes.swap_activation, kg.layers.Then. {_WITHOUT}"
+        )
+    skipped = _skipped(made.backbone, donor.backbone)
+    if skipped:
+        raise EditError(
+            f"replace_backbone: `generate` of {type(made).__name__} would skip {listed(skipped, 3)}: "
+            f"it runs the layers that attributes of {quoted(made.backbone.name)} hold, such as "
+            f"{_a_list(made.backbone)}, and none of them holds "
+            f"{'it' if len(skipped) == 1 else 'these'}. {_way_out(made.backbone)}"
+        )
+
+
 def _way_out(backbone: Any) -> str:
-    lists = [
-        layers
-        for value in _attributes(backbone).values()
-        if _keras.plain_container(value) is list and (layers := _direct(value))
-    ]
+    lists = [layers for value in _attributes(backbone).values() if (layers := _direct(value))]
     name = lists[0][0].name if lists else "block"
     return (
         "Leave it out, and give its work to a layer that the attributes hold: block = "
         f"backbone.get_layer({quoted(name)}); kg.replace(backbone, {quoted(name)}, "
-        "kg.layers.Then(block, layer))."
+        f"kg.layers.Then(block, layer)). {_WITHOUT}"
     )
 
 
 def _direct(value: Any) -> list[Any]:
-    return [item for item in value if isinstance(item, keras.layers.Layer)]
+    """Return the layers in a list."""
+    items = value if _keras.plain_container(value) is list else ()
+    return [item for item in items if isinstance(item, keras.layers.Layer)]
 
 
 def _failed(made: Any, donor: Any, error: Exception) -> Exception:
@@ -107,7 +134,7 @@ def _short(error: Exception) -> str:
 
 def _a_list(backbone: Any) -> str:
     for name, value in _attributes(backbone).items():
-        if _keras.plain_container(value) is list and _direct(value):
+        if _direct(value):
             return f"`{name}`"
     return "`token_embedding`"
 
@@ -115,6 +142,22 @@ def _a_list(backbone: Any) -> str:
 def _attributes(backbone: Any) -> dict[str, Any]:
     plain = plain_attributes()
     return {k: v for k, v in _keras.attributes(backbone).items() if k not in plain}
+
+
+def _parts(new: Any, old: Any) -> list[str]:
+    """Return the names of the models that attributes hold in the place of layers."""
+    before = {name: _models(value) for name, value in _attributes(old).items()}
+    return [
+        model.name
+        for name, value in _attributes(new).items()
+        if name in before and not before[name]
+        for model in _models(value)
+    ]
+
+
+def _models(value: Any) -> list[Any]:
+    items = [value] if isinstance(value, keras.layers.Layer) else _direct(value)
+    return [item for item in items if _keras.is_model(item)]
 
 
 def _layers(value: Any) -> Iterator[Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.errors import EditError, NotYetError, ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.model.read import read
 from keras_graft.printable import quoted, words_of
+from keras_graft.tasks.without_cache import of_keras_hub
 
 
 def graph_of(task: Any) -> Graph:
@@ -38,9 +41,9 @@ def made_around(task: Any, backbone: Any) -> tuple[Any, Graph]:
         EditError: If the class does not take the backbone.
         NotYetError: If the task has no configuration.
     """
-    cls = type(task)
+    cls = of_keras_hub(type(task))
     try:
-        config = _keras.get_config(task)
+        config = _settings(task)
     except Exception as error:
         raise NotYetError(
             f"replace_backbone: {cls.__name__} {quoted(task.name)} cannot be made again: it has no "
@@ -60,6 +63,23 @@ def made_around(task: Any, backbone: Any) -> tuple[Any, Graph]:
         graph = graph_of(scaffold)
     _keras.release(_keras.nodes(_keras.functional(scaffold)))
     return scaffold, graph
+
+
+def _settings(task: Any) -> dict[str, Any]:
+    """Return the configuration of a task without that of its backbone, which may have none.
+
+    A layer of keras_hub may fail to say how it was made (0.32: those of Llama), and an edited
+    backbone must say that of each layer.
+    """
+    bare = _keras.with_body_of(task, of_keras_hub(type(task)))
+    bare.__dict__["_modules"] = dict(vars(task).get("_modules", {}))  # where PyTorch keeps layers
+    for name, value in (("_backbone", keras.layers.Identity()), ("_preprocessor", None)):
+        bare.__dict__["_modules"].pop(name, None)
+        bare.__dict__[name] = value
+    try:
+        return _keras.get_config(bare)
+    except AttributeError:  # it asks its backbone
+        return _keras.get_config(_keras.with_body_of(task, of_keras_hub(type(task))))
 
 
 def _make(cls: Any, config: dict[str, Any]) -> Any:

@@ -16,13 +16,18 @@ from keras_graft.model.attributes import dressed
 from keras_graft.model.build import build
 from keras_graft.model.to_keras import assemble
 from keras_graft.printable import quoted, shown, words_of
-from keras_graft.tasks.generates import check_generates
+from keras_graft.tasks.generates import check_generates, is_language_model
 from keras_graft.tasks.head import Head, with_head_of
 from keras_graft.tasks.made_again import graph_of, made_around
+from keras_graft.tasks.without_cache import of_keras_hub, without_cache
 
 
 def replace_backbone(
-    task: Any, backbone: Any, head: Literal["keep", "new"] = "keep", check: bool = True
+    task: Any,
+    backbone: Any,
+    head: Literal["keep", "new"] = "keep",
+    cache: bool = True,
+    check: bool = True,
 ) -> Any:
     """Make a task of keras_hub around another backbone, such as an edited one.
 
@@ -34,7 +39,8 @@ def replace_backbone(
 
     `generate` of a language model does not call its backbone: it runs the layers that attributes
     of the backbone hold, with a cache. So one step of it, and a second with the cache, are compared
-    with the network on four tokens. A backbone with a layer that `generate` would skip is refused.
+    with the network on a few tokens. A backbone with a layer that `generate` would skip is refused,
+    and one with a block that was edited inside and no longer takes a cache.
 
     Args:
         task: A task of keras_hub: `CausalLM`, `Seq2SeqLM`, `TextClassifier`, `ImageClassifier`,
@@ -43,8 +49,10 @@ def replace_backbone(
             removed or repeated, with LoRA, another activation, other layers.
         head: `"keep"`: all layers of the head are those of `task`. `"new"`: those whose weights do
             not fit what the backbone gives are new.
-        check: Whether to compare `generate` with the network. False for a backbone on which not
-            even a few tokens can be tried.
+        cache: For language models. False: `generate` runs the whole network for each token: slower,
+            and exact for any backbone. `call_with_cache` and `score` are refused then.
+        check: Whether to compare `generate` with the network on data. False where not even a few
+            tokens can be tried; what the attributes hold is looked at all the same.
 
     Returns:
         The new task. It shares its weights with `task` and `backbone`; `kg.clone` separates them.
@@ -72,20 +80,21 @@ def replace_backbone(
     donor = graph_of(task)
     scaffold, graph = made_around(task, new)
     graph = with_head_of(Head(task, donor), Head(scaffold, graph), head == "new")
-    made = _built(graph, type(task))
-    if check:
-        check_generates(made, task)
+    made = _built(graph, of_keras_hub(type(task)), cache or not is_language_model(task))
+    check_generates(made, task, run=check)
     _compile(made, task)
     return made
 
 
 def _check_task(task: Any) -> None:
-    own = any(c.__name__ == "Task" and c.__module__.startswith("keras_hub.") for c in type(task).__mro__)
+    own = any(
+        c.__name__ == "Task" and c.__module__.startswith("keras_hub.") for c in type(task).__mro__
+    )
     old = getattr(task, "backbone", None)
     if not own or not isinstance(task, keras.Model) or not isinstance(old, keras.Model):
         way = ""
         if isinstance(task, keras.Model):
-            way = f' To replace a layer of any other model: kg.replace(model, "backbone", new).'
+            way = ' To replace a layer of any other model: kg.replace(model, "backbone", new).'
         raise EditError(
             "replace_backbone: task must be a task of keras_hub that has a backbone, such as "
             f"keras_hub.models.GPT2CausalLM, got {shown(task)}.{way}"
@@ -114,7 +123,7 @@ def _check_backbone(task: Any, new: Any) -> None:
     )
 
 
-def _built(graph: Graph, cls: type) -> Any:
+def _built(graph: Graph, cls: type, cache: bool) -> Any:
     """Return a model of a graph whose class is exactly `cls`: its constructor makes this network."""
     built = assemble(graph)
     model, lost = dressed(graph, built.model, built.tensors)
@@ -127,7 +136,7 @@ def _built(graph: Graph, cls: type) -> Any:
         raise NotYetError(
             f"replace_backbone: {cls.__name__} holds its head in {listed(gone)}, which cannot be copied."
         )
-    return _keras.with_body_of(model, cls)
+    return _keras.with_body_of(model, cls if cache else without_cache(cls))
 
 
 def _compile(made: Any, task: Any) -> None:
