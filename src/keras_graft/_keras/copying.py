@@ -19,6 +19,7 @@ import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.inside import NOT_TAKEN, SHARED, WRAPPED, around, is_torch_module, parts
+from keras_graft._keras.layers import sublayers
 from keras_graft._keras.private import guarded
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from keras_graft._keras import private
 from keras_graft.errors import KerasVersionError
 
 _LOCK = threading.RLock()
+_NONE = object()
 
 MAKES = (
     "arange", "zeros", "ones", "full", "eye", "identity", "tri", "linspace", "empty",
@@ -42,6 +43,11 @@ _OPERATORS = (
     "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod", "pow", "rpow", "matmul",
     "rmatmul", "and", "rand", "or", "ror", "xor", "rxor", "round", "getitem", "pos",
 )  # fmt: skip
+
+_BINARY = tuple(
+    name for name in _OPERATORS if name not in ("neg", "abs", "invert", "round", "getitem", "pos")
+)
+"""Operators between two values."""
 
 _READS = ("__array__", "__int__", "__float__", "__bool__", "__jax_array__", "numpy")
 """Methods that read the value of a variable."""
@@ -81,6 +87,10 @@ class Listener(Protocol):
         """Return a symbolic tensor for a variable."""
         ...
 
+    def operator(self, name: str, tensor: Any, given: Any) -> Any:
+        """Return what a Python operator gives; NotImplemented for Keras's op."""
+        ...
+
     def symbolic(self, leaf: Any) -> bool:
         """Whether a leaf that Keras does not know as symbolic is symbolic."""
         ...
@@ -105,9 +115,12 @@ def heard(listener: Listener) -> Iterator[None]:
         saved: list[tuple[Any, str, Any]] = []
 
         def put(owner: Any, name: str, new: Any) -> None:
-            saved.append((owner, name, vars(owner)[name]))
+            saved.append((owner, name, vars(owner).get(name, _NONE)))
             setattr(owner, name, new)
 
+        warned = warnings.catch_warnings()
+        warned.__enter__()
+        warnings.simplefilter("ignore")  # the code has been run before, and warned then
         filtering = keras.config.is_traceback_filtering_enabled()
         # Otherwise Keras replaces each error by another one, with the arguments in its text.
         keras.config.disable_traceback_filtering()
@@ -118,9 +131,13 @@ def heard(listener: Listener) -> Iterator[None]:
             yield
         finally:
             for owner, name, old in reversed(saved):
-                setattr(owner, name, old)
+                if old is _NONE:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, old)
             if filtering:
                 keras.config.enable_traceback_filtering()
+            warned.__exit__(None, None, None)
 
 
 Put = Callable[[Any, str, Any], None]
@@ -151,10 +168,29 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     module = sys.modules[layer_call.__module__]
     if "Node" not in vars(module):
         raise KerasVersionError(_no("the name Node in the module of Layer"))
+    # Without it, `tokens == 0` is False for any symbolic tensor: no two objects are the same.
+    equal = vars(keras.KerasTensor).get("__eq__", object.__eq__)
+    put_eq = lambda self, given: keras.ops.equal(self, given) if on() else equal(self, given)  # noqa: E731
+    put(keras.KerasTensor, "__eq__", put_eq)
+    for name in _BINARY:
+        if (old := vars(keras.KerasTensor).get(f"__{name}__")) is not None and name != "eq":
+            put(keras.KerasTensor, f"__{name}__", _operator(name, old, on, listener))
     put(keras.Operation, "symbolic_call", op)
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
     put(module, "Node", called)
+
+
+def _operator(name: str, old: Any, on: On, listener: Listener) -> Any:
+    @functools.wraps(old)
+    def method(self: Any, given: Any) -> Any:
+        if on():
+            found = listener.operator(name, self, given)
+            if found is not NotImplemented:
+                return found
+        return old(self, given)
+
+    return method
 
 
 def _exchange_variables(put: Put, on: On, listener: Listener) -> None:
@@ -238,142 +274,13 @@ def _exchange_functions(put: Put, on: On, listener: Listener) -> None:
             return True
         return on() and any(map(listener.symbolic, keras.tree.flatten((args, kwargs))))
 
+    places = "keras.src.ops", "keras.src.layers.layer", "keras.src.activations"
     for name, module in list(sys.modules.items()):
-        if name.startswith(("keras.src.ops", "keras.src.layers.layer", "keras.src.activations")):
-            if vars(module).get("any_symbolic_tensors") is known:
-                put(module, "any_symbolic_tensors", any_symbolic)
+        if name.startswith(places) and vars(module).get("any_symbolic_tensors") is known:
+            put(module, "any_symbolic_tensors", any_symbolic)
     if vars(backend)["any_symbolic_tensors"] is known:
         put(backend, "any_symbolic_tensors", any_symbolic)
 
 
 def _no(what: str) -> str:
     return f"read: Keras {keras.__version__} has no {what}, which is needed to open a layer."
-
-
-def function_named(name: str, random: bool) -> Any:
-    """Return the public function of Keras that makes or draws a tensor."""
-    return getattr(keras.random if random else keras.ops, name)
-
-
-def bound(name: str, random: bool, function: Any, args: Any, kwargs: Any) -> dict[str, Any]:
-    """Return the arguments of a function of the backend by the names that the public one has."""
-    given = inspect.signature(inspect.unwrap(function)).bind(*args, **kwargs).arguments
-    public = inspect.signature(inspect.unwrap(function_named(name, random))).parameters
-    renamed = dict(zip(given, given.values(), strict=True))
-    first, *_ = public
-    if first not in renamed and renamed:
-        renamed = {first if i == 0 else k: v for i, (k, v) in enumerate(renamed.items())}
-    return {k: v for k, v in renamed.items() if k in public}
-
-
-@functools.cache
-def _ops() -> dict[str, type]:
-    found: dict[str, type] = {}
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("keras.src.ops"):
-            continue
-        for key, value in vars(module).items():
-            if isinstance(value, type) and issubclass(value, keras.Operation):
-                if value.__module__ == name and not issubclass(value, keras.Layer):
-                    found[f"{name.removeprefix('keras.src.ops.')}.{key}"] = value
-    return found
-
-
-def op_class(name: str) -> type | None:
-    """Return the class of an op of Keras by the name that `op_name` gives."""
-    return _ops().get(name)
-
-
-def op_name(op: Any) -> str | None:
-    """Return a name for the class of an op of Keras, such as `"numpy.Reshape"`."""
-    cls = type(op)
-    name = f"{cls.__module__.removeprefix('keras.src.ops.')}.{cls.__name__}"
-    return name if _ops().get(name) is cls else None
-
-
-def bare_op(cls: type, attributes: dict[str, Any], name: str) -> Any:
-    """Return an op with these attributes, made without its constructor.
-
-    Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
-    """
-    op = object.__new__(cls)
-    op.__dict__.update(attributes, name=name, _inbound_nodes=[], _outbound_nodes=[])
-    return op
-
-
-def op_attributes(op: Any) -> dict[str, Any]:
-    """Return the attributes of an op that say what it does."""
-    return {k: v for k, v in vars(op).items() if k != "name" and not k.startswith("_")}
-
-
-def loose_node(operation: Any, args: Any, kwargs: Any, outputs: Any, index: int) -> Any:
-    """Return a Keras node for a call that is not written to the operation."""
-    from keras_graft._keras.nodes import _Real
-
-    node = _Real(operation, args, kwargs, [t for t in keras.tree.flatten(outputs) if t is not None])
-    for place, tensor in enumerate(node.outputs):
-        tensor._keras_history = private.KerasHistory(None, index, place)
-    return node
-
-
-def dtype_of(variable: Any) -> str:
-    """Return the dtype of a variable as it is stored (`Variable._dtype`, 3.12 - 3.15)."""
-    return keras.backend.standardize_dtype(variable._dtype)
-
-
-def set_shape(tensor: Any, shape: Any) -> None:
-    """Set the shape of a symbolic tensor (`KerasTensor._shape`, 3.12 - 3.15)."""
-    tensor._shape = shape
-
-
-def shuts(layer: Any) -> str | None:
-    """Return why Keras does more for a layer than its `call` says, or None.
-
-    Uses `Operation._remat_mode`, `quantization_mode` (3.12 - 3.15).
-    """
-    if layer.activity_regularizer is not None:
-        return "it has an activity regularizer, which works outside of its code"
-    if getattr(layer, "quantization_mode", None) is not None:
-        return "it is quantized as a whole"
-    if getattr(layer, "_remat_mode", None) is not None:
-        return "it is computed again for gradients (remat)"
-    return None
-
-
-def is_kerass(layer: Any) -> bool:
-    """Whether the class of a layer is one of Keras itself."""
-    return type(layer).__module__.startswith(("keras.src.", "keras.layers."))
-
-
-def runtime_mask(tensor: Any) -> Any:
-    """Return the mask that Keras attached to a tensor with data (`get_keras_mask`, 3.12 - 3.15)."""
-    return private.get_keras_mask(tensor)
-
-
-def set_runtime_mask(tensor: Any, mask: Any) -> None:
-    """Attach a mask to a tensor with data (`set_keras_mask`, 3.12 - 3.15)."""
-    private.set_keras_mask(tensor, mask)
-
-
-@contextlib.contextmanager
-def losses_kept(layer: Any) -> Iterator[None]:
-    """Restore what a layer and those inside it keep of the losses of their last call.
-
-    Uses `Layer._losses`, `_loss_ids` (3.12 - 3.15).
-    """
-    layers = list(layer._flatten_layers())
-    before = [(one, list(one._losses), set(one._loss_ids)) for one in layers]
-    try:
-        yield
-    finally:
-        for one, losses, ids in before:
-            one._losses[:] = losses
-            one._loss_ids.clear()
-            one._loss_ids.update(ids)
-
-
-def autocast_of(layer: Any) -> Any:
-    """Return a scope in which variables are read as they are in the `call` of a layer."""
-    if not layer.autocast or layer.compute_dtype == layer.variable_dtype:
-        return contextlib.nullcontext()
-    return private.AutocastScope(layer.compute_dtype)

@@ -47,6 +47,12 @@ class Weight(keras.Layer):
         self.value = variable
         self.built = True
 
+    def take(self, variable: Any) -> None:
+        """Hold another variable instead."""
+        _keras.untrack(self, [self.value])
+        _keras.track(self, variable)
+        self.__dict__["value"] = variable
+
     def call(self, anchor: Any) -> Any:
         """Return the value; `anchor` is any tensor, and is not used."""
         return keras.ops.convert_to_tensor(self.value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +21,9 @@ from keras_graft.model.opening.arguments import arguments_of
 from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
 from keras_graft.model.opening.open import opened
 from keras_graft.model.opening.policy import Policy, path_of
+from keras_graft.model.opening.tied_weights import with_ties
 from keras_graft.model.symbolic import tensor_of
-from keras_graft.printable import shown
+from keras_graft.model.unreadable import why_unreadable
 
 tree = keras.tree
 
@@ -85,15 +85,15 @@ def read_with_reasons(
             f"read: {graph.name!r} has inputs already: inputs= is for a model with code of its own."
         )
     if open is not None:
-        graph = Opener(reader, Policy(open, leaves), reasons, prove).graph(graph)
+        graph = with_ties(Opener(reader, Policy(open, leaves), reasons, prove).graph(graph))
     return graph, reasons
 
 
 def has_code(model: Any) -> bool:
-    """Whether a model's own code says what it does."""
-    if not isinstance(model, keras.Layer) or isinstance(model, keras.Sequential):
+    """Whether the code of a layer says what it does, and no graph that Keras knows."""
+    if not isinstance(model, keras.Layer) or _keras.functional(model) is not None:
         return False
-    return _keras.functional(model) is None and not _keras.is_functional_subclass(model)
+    return getattr(type(model), "call", None) is not keras.Sequential.call
 
 
 def _by_code(
@@ -106,7 +106,8 @@ def _by_code(
     try:
         if why is not None:
             raise Doubt(why)
-        found = opened(reader, model, args, kwargs, wanted, whole=True, prove=prove)
+        proven: set[str] | None = set() if prove else None
+        found = opened(reader, model, args, kwargs, wanted, whole=True, proven=proven)
     except Doubt as doubt:
         raise ReadError(
             f"{type(model).__name__} {model.name!r} cannot be read as a graph: {doubt}. "
@@ -116,7 +117,7 @@ def _by_code(
     graph = found.graph
     if any(node.nested is not None for node in graph.steps):
         graph = Opener(reader, policy, reasons, prove).graph(graph)
-    return graph, reasons
+    return with_ties(graph), reasons
 
 
 def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
@@ -124,7 +125,8 @@ def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
     inside = [text.rpartition("/")[0] for text in texts if "/" in text]
     if not inside:
         return graph
-    return Opener(_Reader(), Policy(inside), {}).graph(graph)
+    found = Opener(_Reader(), Policy(inside), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
 
 
 def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
@@ -132,7 +134,8 @@ def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
 
     Layers of Keras itself, such as `MultiHeadAttention`, stay closed unless `of_keras`.
     """
-    return Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
+    found = Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
 
 
 def _way_out(model: Any) -> str:
@@ -199,7 +202,7 @@ class _Reader:
     def read(self, model: Any) -> Graph:
         functional = _keras.functional(model)
         if functional is None:
-            raise ReadError(_why_unreadable(model))
+            raise ReadError(why_unreadable(model))
         inputs, outputs = functional.input, functional.output
         tensors = tree.flatten(inputs)
         level = Level(self, tensors, entering(tensors), _keras.nodes(functional))
@@ -311,39 +314,3 @@ class _Reader:
 
 def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "name", None) or getattr(function, "__name__", "function"))
-
-
-def _why_unreadable(model: Any) -> str:
-    if isinstance(model, keras.Sequential):
-        if type(model).call is not keras.Sequential.call:
-            return (
-                f"{type(model).__name__} {model.name!r} has a `call` of its own, so its layers do not "
-                "show what it does. Write it as a Functional model to take it apart."
-            )
-        return (
-            f"Sequential {model.name!r} was never built, so it has no tensors yet. Give it an "
-            "input first: model.build((None, ...)), or start it with keras.Input(...)."
-        )
-    if _keras.is_functional_subclass(model):
-        return (
-            f"{type(model).__name__} {model.name!r} is a Functional model with a `call` of its own, "
-            "so its graph does not show what it does. Take keras.Model(model.inputs, "
-            "model.outputs), if the graph alone is what you want."
-        )
-    if isinstance(model, keras.Model):
-        return (
-            f"{type(model).__name__} {model.name!r} is a subclassed model: what it does is Python "
-            "code, not a graph. If its `call` works on symbolic tensors, make a Functional of it: "
-            "x = keras.Input(...); keras.Model(x, model.call(x))."
-        )
-    if isinstance(model, keras.Layer):
-        return (
-            f"{type(model).__name__} {model.name!r} is a layer, not a model. Wrap it first: "
-            "x = keras.Input(...); keras.Model(x, layer(x))."
-        )
-    is_file = isinstance(model, str | os.PathLike) and str(model).endswith((".keras", ".h5"))
-    hint = f" Load it first: keras.models.load_model({shown(str(model))})." if is_file else ""
-    return (
-        "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
-        f"{type(model).__name__}: {shown(model)}.{hint}"
-    )

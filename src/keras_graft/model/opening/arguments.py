@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.errors import ReadError
 from keras_graft.printable import quoted
 
@@ -27,6 +28,8 @@ def arguments_of(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
             f"{_name(model)} was never built, so it has no weights yet. Call it once on data first: "
             "model(x)."
         )
+    if inputs is None and _keras.is_functional_subclass(model):
+        inputs = model.input
     if inputs is None:
         return _recorded(model)
     names = list(inspect.signature(model.call).parameters)
@@ -97,7 +100,7 @@ def how(model: Any) -> str:
         and p.default is p.empty
         and p.name not in ("training", "mask")
     ] or ["x"]
-    one = "keras.Input((None,), dtype=\"int32\")"
+    one = 'keras.Input((None,), dtype="int32")'
     many = ", ".join(f"{quoted(name)}: keras.Input(...)" for name in names)
     call = f"kg.read(model, {one})" if len(names) == 1 else f"kg.read(model, {{{many}}})"
     return f"Give what its call takes, as arrays, tensors or inputs: {call}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,7 @@ from keras_graft.graph.sizes import (
     with_tensors,
 )
 from keras_graft.layers.sized_call import SizedCall
+from keras_graft.model.opening.log import said
 
 Place = tuple[tuple[str, int], ...]
 """Where a call is: the names of the layers around it and its own, each with its number there."""
@@ -66,6 +67,8 @@ class Frame:
         self.losses: list[Any] = []
         self.training: dict[int, Any] = {}
         self._inside: dict[int, Any] = {}
+        self._mine: dict[int, Any] = {}
+        self._number: dict[int, int] = {}
         self._known: dict[tuple[int, int], Size] = {}
         self._weights: dict[int, tuple[Any, Any]] = {}
         self._calls: dict[str, int] = {}
@@ -99,6 +102,8 @@ class Frame:
         self._inside[id(tensor)] = new
         self.tensors.append(new)
         self.sources.append(tensor)
+        self._mine[id(new)] = new
+        self._number[id(new)] = len(self._number)
         return new
 
     def _entered(self, leaf: Any) -> Any:
@@ -128,23 +133,22 @@ class Frame:
         """Whether a tensor was made by the code of this call, or entered it."""
         return id(tensor) in self._mine
 
-    @property
-    def _mine(self) -> dict[int, Any]:
-        found = self.__dict__.get("_mine_")
-        if found is None:
-            found = self.__dict__["_mine_"] = {id(t): t for t in self.tensors}
-        return found
+    def said(self, leaf: Any) -> Any:
+        """Return what two runs of the same code have in common about an argument."""
+        if isinstance(leaf, keras.KerasTensor):
+            return ["tensor", self._number.get(id(leaf), -1), len(leaf.shape), leaf.dtype]
+        return said(leaf)
 
     def record(self, operation: Any, args: Any, kwargs: Any, outputs: Any) -> Any:
         """Keep a call; its arguments must belong to this frame."""
         for leaf in leaves((args, kwargs)):
             if isinstance(leaf, keras.KerasTensor) and not self.owns(leaf):
-                raise Doubt(
-                    f"{_name(operation)} reads a tensor that the code of another call made"
-                )
+                raise Doubt(f"{_name(operation)} reads a tensor that the code of another call made")
         step = _keras.loose_node(operation, args, kwargs, outputs, len(self.steps))
         self.steps.append(step)
-        self._mine.update((id(t), t) for t in step.outputs)
+        for tensor in step.outputs:
+            self._mine[id(tensor)] = tensor
+            self._number.setdefault(id(tensor), len(self._number))
         return step
 
     def lifted(self, variable: Any, make: Any) -> Any:
@@ -194,6 +198,14 @@ class Frame:
     def sized(self, target: str, attributes: Any, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
         """Return a call whose sizes are read from its tensors, and these tensors."""
         reads: list[Any] = []
+        # A size may be that of many tensors. Its own are the best: a cut before the call need not
+        # hand on another one. Then the last that was made.
+        near: dict[tuple[int, int], Axis] = {}
+        mine = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+        for tensor in (*mine, *reversed(list(self._mine.values()))):
+            for axis, size in enumerate(tensor.shape):
+                if isinstance(size, Size):
+                    near.setdefault((int(size), size.other), Axis(tensor, axis))
 
         def slot(tensor: Any) -> Slot:
             for index, known in enumerate(reads):
@@ -207,7 +219,10 @@ class Frame:
         def sealed(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return slot(leaf)
-            return with_tensors(leaf.formula, slot) if isinstance(leaf, Size) else leaf
+            if not isinstance(leaf, Size):
+                return leaf
+            formula = near.get((int(leaf), leaf.other), leaf.formula)
+            return with_tensors(formula, slot)
 
         parts = [deep(part, sealed) for part in (attributes, args, kwargs)]
         worlds = [[(_int(d), _int(other(d))) for d in t.shape] for t in reads]
@@ -229,6 +244,29 @@ class Frame:
                 stack += [t for t in step.arguments.keras_tensors]
                 stack += [t for t in step.outputs]
         return [step for step in self.steps if id(step) in found]
+
+    def anchor_weights(self, is_weight: Callable[[Any], bool]) -> None:
+        """Let each weight be read where it is first used, with the tensor that it meets there.
+
+        A weight depends on no data, but a call must have an input. With the first input of all, it
+        would cross every cut.
+        """
+        reads = [list({id(t): t for t in s.arguments.keras_tensors}.values()) for s in self.steps]
+        of_weights: dict[int, set[int]] = {}
+        best: dict[int, Any] = {}
+        for step, tensors in zip(self.steps, reads, strict=True):
+            if is_weight(step):
+                of_weights.update((id(t), {id(step)}) for t in step.outputs)
+                continue
+            met = {w for t in tensors for w in of_weights.get(id(t), ())}
+            data = [t for t in tensors if id(t) not in of_weights]
+            if met and not data:
+                of_weights.update((id(t), met) for t in step.outputs)
+            for weight in met if data else ():
+                best.setdefault(weight, data[0])
+        for step in self.steps:
+            if id(step) in best:
+                _keras.call_with(step, best[id(step)])
 
 
 def twin(tensor: Any, world: int) -> Any:

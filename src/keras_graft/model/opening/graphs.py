@@ -116,6 +116,8 @@ def graph_of(
         names: The names of the inputs; those of the arguments if None.
     """
     layer = frame.layer
+    if inputs is not None:
+        names = _in_order_of(frame, inputs, names)
     for tensor in (*frame.tensors, *(t for step in frame.steps for t in step.outputs)):
         _keras.set_shape(tensor, tuple(_none(d) for d in tensor.shape))
     names = input_names(frame) if names is None else names
@@ -134,6 +136,18 @@ def graph_of(
         frame.tensors if inputs is None else inputs, given, str(layer.name), layer.trainable,
         layer.dtype_policy, origin,
     )  # fmt: skip
+
+
+def _in_order_of(frame: Frame, inputs: Any, names: Sequence[str] | None) -> list[str]:
+    """Sort what enters a frame as a structure of the tensors is flattened; return the names so."""
+    place = {id(tensor): i for i, tensor in enumerate(frame.tensors)}
+    order = [place[id(tensor)] for tensor in tree.flatten(inputs)]
+    order += [i for i in range(len(frame.tensors)) if i not in order]
+    assert names is not None
+    names = [names[i] for i in order]
+    for part in (frame.tensors, frame.sources, frame.worlds):
+        part[:] = [part[i] for i in order]
+    return names
 
 
 def _spec(tensor: Any) -> Spec:

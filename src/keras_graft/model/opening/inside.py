@@ -13,7 +13,8 @@ from keras_graft.graph.node import Entry, Node, Slot, Template, Value, flat_slot
 from keras_graft.graph.record import is_wrapper
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.calls import filled
-from keras_graft.model.from_keras import Reader, with_inside
+from keras_graft.model.entering import with_inside
+from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.open import Opened, opened
 from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers, path_of
 from keras_graft.model.symbolic import tensor_of
@@ -23,7 +24,11 @@ Reasons = MutableMapping[tuple[str, ...], str]
 
 def is_layer_inside(node: Node) -> bool:
     """Whether a node is the call of an opened layer, and not that of a nested model."""
-    return node.nested is not None and _keras.functional(node.operation) is None
+    if node.nested is None:
+        return False
+    # The graph of a Sequential is what Keras knows, unless it is called with other shapes.
+    by_code = isinstance(node.operation, keras.Sequential) and node.nested.past is None
+    return by_code or _keras.functional(node.operation) is None
 
 
 class Opener:
@@ -42,7 +47,7 @@ class Opener:
         self._reader = reader
         self._policy = policy
         self._reasons = reasons
-        self._prove = prove
+        self._proven: set[str] | None = set() if prove else None
         self._done: dict[Any, Graph] = {}
 
     def graph(self, graph: Graph, prefix: tuple[str, ...] = ()) -> Graph:
@@ -89,7 +94,7 @@ class Opener:
         found: Opened = opened(
             self._reader, node.operation, args, kwargs,
             lambda layer, place: policy.at(layer, path_of(place, path)),
-            prove=self._prove,
+            proven=self._proven,
         )  # fmt: skip
         for place, reason in found.reasons.items():
             self._reasons[path_of(place, path)] = reason
@@ -119,7 +124,9 @@ def as_model_call(node: Node) -> Node:
         nested.name, nested.trainable, nested.dtype_policy,
     ).settled()  # fmt: skip
     slots: Any = [Slot(i) for i in range(len(inputs))]
-    kwargs = {key: node.template.kwargs[key] for key in ("training",) if key in node.template.kwargs}
+    kwargs = {
+        key: node.template.kwargs[key] for key in ("training",) if key in node.template.kwargs
+    }
     return node.replace(
         inputs=tuple(inputs),
         template=Template((slots[0] if len(slots) == 1 else slots,), kwargs),

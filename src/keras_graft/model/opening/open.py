@@ -9,16 +9,16 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.graphs import FrameReader, Made, graph_of
+from keras_graft.model.opening.groups import groups_of
 from keras_graft.model.opening.proof import disproof
-from keras_graft.model.opening.reasons import Reason, is_error
+from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error
 from keras_graft.model.opening.run import run
-from keras_graft.model.opening.worlds import WAYS, Way
+from keras_graft.model.opening.worlds import FAMILIES, Way
 
 _MOST = 40
 
@@ -40,7 +40,7 @@ class Opened:
 
 def opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool = False, prove: bool = True,
+    whole: bool = False, proven: set[str] | None = None,
 ) -> Opened:  # fmt: skip
     """Return the graph of the code of a layer.
 
@@ -51,7 +51,8 @@ def opened(
         kwargs: The other arguments.
         wanted: Says for a layer inside why it stays closed; None if it should be opened.
         whole: Whether the graph is that of a whole model, with the structure of its arguments.
-        prove: Whether graph and code are compared on data.
+        proven: What was compared on data already, and found equal; more is added. None: nothing is
+            compared.
 
     Raises:
         Doubt: If the layer itself must stay closed.
@@ -60,9 +61,10 @@ def opened(
     failed: Doubt | None = None
     given = keras.tree.flatten((args, kwargs))
     unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape[1:] for t in given)
-    for way in WAYS if unknown else WAYS[:1]:
+    for family in FAMILIES if unknown else FAMILIES[:1]:
         try:
-            found = _opened(reader, layer, args, kwargs, wanted, whole, prove, way)
+            way = family, groups_of(layer, args, kwargs, family)
+            found = _opened(reader, layer, args, kwargs, wanted, whole, proven, way)
         except Doubt as doubt:
             failed = failed or doubt
             if not is_error(str(doubt)):
@@ -74,43 +76,53 @@ def opened(
             break
     if best is None:
         assert failed is not None
+        if unknown and is_error(str(failed)):
+            family = FAMILIES[0]
+            raise Doubt(
+                f"{failed}; sizes that are not known were tried as {family['short'][0][0]}, "
+                f"{family['short'][0][1]} and others: give inputs of fixed sizes if its code needs them"
+            ) from failed
         raise failed
     return best
 
 
 def _opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool, prove: bool, way: Way,
+    whole: bool, proven: set[str] | None, way: Way,
 ) -> Opened:  # fmt: skip
     closed: dict[Place, Reason] = {}
+    native = False
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, wanted, closed, way)
+        ran = run(layer, args, kwargs, wanted, closed, way, native)
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(
             FrameReader(reader, ran.frame, made), ran.frame, inputs, outputs,
             layer if whole else None, names,
         )  # fmt: skip
-        wrong = _disproven([(ran.frame, graph), *made.frames]) if prove else None
+        frames = [(ran.frame, graph), *made.frames]
+        wrong = None if proven is None else _disproven(frames, proven)
         if wrong is None:
             return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], ran.reasons)
         frame, reason = wrong
+        if is_about_numbers(reason) and not native:
+            native = True
+            continue
         if len(frame.place) == 1:
             raise Doubt(reason)
         closed[frame.place] = reason
     raise Doubt("too many of the layers inside stay closed")
 
 
-def _disproven(frames: list[tuple[Frame, Graph]]) -> tuple[Frame, Reason] | None:
-    proven: list[Any] = []
+def _disproven(frames: list[tuple[Frame, Graph]], proven: set[str]) -> tuple[Frame, Reason] | None:
     for frame, graph in sorted(frames, key=lambda pair: -len(pair[0].place)):
-        form = type(frame.layer), _form(frame)
+        form = repr((type(frame.layer), _form(frame)))
         if form in proven:
             continue
         reason = disproof(frame, graph)
         if reason is not None:
             return frame, reason
-        proven.append(form)
+        proven.add(form)
     return None
 
 
@@ -134,7 +146,9 @@ def _form(frame: Frame) -> Any:
 def _structures(frame: Frame) -> tuple[Any, Any, list[str]]:
     """Return the structures of the inputs and outputs of a model, and the names of the inputs."""
     args, kwargs = frame.given
-    inner = {id(source): tensor for source, tensor in zip(frame.sources, frame.tensors, strict=True)}
+    inner = {
+        id(source): tensor for source, tensor in zip(frame.sources, frame.tensors, strict=True)
+    }
     names: dict[int, str] = {}
 
     def take(leaf: Any, path: str) -> Any:

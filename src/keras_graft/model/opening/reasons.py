@@ -30,7 +30,9 @@ def reason_of(error: BaseException, layer: Any) -> Reason:
     text = str(deepest).strip()
     if not isinstance(deepest, Doubt):
         known = next((said for pattern, said in _KNOWN if re.search(pattern, text)), None)
-        text = known or f"{type(deepest).__name__}: {words_of(text.splitlines()[0] if text else '')}"
+        text = (
+            known or f"{type(deepest).__name__}: {words_of(text.splitlines()[0] if text else '')}"
+        )
     line = _line(error, layer)
     return text if not line or " (line " in text else f"{text} ({line})"
 
@@ -54,3 +56,11 @@ def _line(error: BaseException, layer: Any) -> str:
 def is_error(reason: Reason) -> bool:
     """Whether a reason is an error of a call, which may come from the sizes that were tried."""
     return re.search(r"\b\w*(Error|Exception): |of another rank|does not run", reason) is not None
+
+
+NUMBERS = "its graph does not give the numbers that its code gives"
+
+
+def is_about_numbers(reason: Reason) -> bool:
+    """Whether a reason is that graph and code give different bits."""
+    return reason.startswith(NUMBERS)

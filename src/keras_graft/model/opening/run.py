@@ -17,6 +17,7 @@ from keras_graft.model.opening.worlds import Way, sized
 _MOST = 40
 """How many layers may turn out, one after the other, to stay closed."""
 
+
 @dataclass
 class Ran:
     """What the code of a layer does.
@@ -34,7 +35,7 @@ class Ran:
 
 def run(
     layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    closed: Mapping[Place, Reason], way: Way,
+    closed: Mapping[Place, Reason], way: Way, native: bool = False,
 ) -> Ran:  # fmt: skip
     """Run the code of a layer on symbolic tensors with None for sizes that are not known.
 
@@ -45,16 +46,20 @@ def run(
         wanted: Says for a layer inside why it stays closed; None if it should be opened.
         closed: Calls inside that stay closed, and why.
         way: Which values sizes have.
+        native: Whether Python operators are recorded as such, and not as ops of Keras.
 
     Raises:
         Doubt: If the code of the layer itself does what no graph can say.
     """
     closed = dict(closed)
     for _ in range(_MOST):
-        first = _once(layer, args, kwargs, wanted, way, closed)
+        first = _once(layer, args, kwargs, wanted, way, closed, native)
         others = [
-            (_once(layer, args, kwargs, wanted, way, closed, training=True), "in training"),
-            (_once(layer, args, kwargs, wanted, way, closed, swapped=True), "for other sizes"),
+            (_once(layer, args, kwargs, wanted, way, closed, native, training=True), "in training"),
+            (
+                _once(layer, args, kwargs, wanted, way, closed, native, swapped=True),
+                "for other sizes",
+            ),
         ]
         found = _parted(first, others) or _settle_training(first, others[0][0])
         if found is None:
@@ -69,12 +74,14 @@ def run(
 
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    training: bool | None = None, swapped: bool = False,
+    native: bool, training: bool | None = None, swapped: bool = False,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way, swapped)
-    if training is not None and _keras.takes_training(layer) and kwargs.get("training") is None:
+    if (
+        training is not None and kwargs.get("training") is None
+    ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
-    tracer = Tracer(layer, wanted, closed)
+    tracer = Tracer(layer, wanted, closed, native)
     tracer.given = given
     tracer.run(args, kwargs)
     return tracer

@@ -8,21 +8,25 @@ say raises a `Doubt`: the layer around it then stays closed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_graft import _keras
-from keras_graft.graph.sizes import Doubt, Size, deep, leaves
-from keras_graft.layers.add_loss import AddLoss, WithMask
+from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
+from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
-from keras_graft.layers.weight import KeepWeights, Weight
+from keras_graft.layers.weight import Weight
+from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
+from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
+from keras_graft.model.opening.log import form_of_new
 from keras_graft.model.opening.reasons import Reason, reason_of
+from keras_graft.model.opening.written import restored
 
 
 class Tracer:
@@ -32,6 +36,7 @@ class Tracer:
         root: The layer whose code runs first.
         wanted: Returns None if a layer should be opened, else why not.
         closed: The places that stay closed, each with the reason.
+        native: Whether Python operators are recorded as such, and not as ops of Keras.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -40,8 +45,9 @@ class Tracer:
     """
 
     def __init__(
-        self, root: Any, wanted: Callable[[Any, Place], str | None], closed: Mapping[Place, Reason]
-    ) -> None:
+        self, root: Any, wanted: Callable[[Any, Place], str | None],
+        closed: Mapping[Place, Reason], native: bool = False,
+    ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
         self.reasons: dict[Place, Reason] = {}
@@ -49,10 +55,12 @@ class Tracer:
         self._root = root
         self._wanted = wanted
         self._closed = closed
+        self._native = native
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
+        self._casts: list[tuple[Any, Any]] = []
         self._last: tuple[Any, str] = None, ""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -84,6 +92,8 @@ class Tracer:
         if self._stack and id(layer) not in self._layers and layer.weights:
             raise Doubt(f"it makes the layer {layer.name!r} when it is called")
         text = self._wanted(layer, place) if self._stack else None
+        if text is not None and is_other_sequential(layer, args):
+            text = None
         if text is None and place not in self._closed:
             try:
                 return self._opened(layer, place, args, kwargs)
@@ -108,14 +118,27 @@ class Tracer:
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
         args, kwargs = in_world((args, kwargs), world)
-        return layer.compute_output_spec(*args, **kwargs)
+        try:
+            found = layer.compute_output_spec(*args, **kwargs)
+        except TypeError:  # that of a base class, which does not know all its arguments
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        if any(None in leaf.shape for leaf in tensors_of(found)):
+            # Some layers announce the shape that they were built for: `EinsumDense`.
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        return found
 
     def _opened(self, layer: Any, place: Place, args: Any, kwargs: Any) -> Any:
         frame = Frame(layer, place)
-        inner_args, inner_kwargs = frame.enter((args, kwargs))
+        before = {id(cast): given for cast, given in self._casts}
+        given = deep((args, kwargs), lambda leaf: before.get(id(leaf), leaf))
+        inner_args, inner_kwargs = frame.enter(given)
         self._stack.append(frame)
         try:
-            with _restored(layer):
+            with restored(layer):
+                if before:
+                    inner_args, inner_kwargs = cast_again(
+                        (args, kwargs), (inner_args, inner_kwargs), before
+                    )
                 outputs = layer.call(*inner_args, **inner_kwargs)
                 self._close(frame, outputs, inner_args, inner_kwargs)
         finally:
@@ -126,57 +149,11 @@ class Tracer:
         return given
 
     def _close(self, frame: Frame, outputs: Any, args: Any, kwargs: Any) -> None:
-        """Finish a frame: what the code gives, with its losses, masks and unused weights."""
-        layer = frame.layer
+        whole = len(self._stack) == 1
+        if dataclasses.is_dataclass(outputs) and whole:
+            outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
         flat = [self._tensor(leaf) for leaf in keras.tree.flatten(outputs)]
-        while flat and flat[-1] is None and self._stack[:-1]:
-            flat.pop()
-        wrong = [leaf for leaf in flat if not isinstance(leaf, keras.KerasTensor)]
-        if not self._stack[:-1]:
-            wrong = [leaf for leaf in wrong if leaf is not None]
-        if wrong or not flat:
-            raise Doubt(f"it gives {', '.join(type(leaf).__name__ for leaf in wrong) or 'nothing'}")
-        for tensor in flat:
-            if tensor is not None and not frame.owns(tensor):
-                raise Doubt("it gives a tensor that the code of another call made")
-        place = next(i for i, leaf in enumerate(flat) if leaf is not None)
-        if frame.losses:
-            flat[place] = self._put(AddLoss(name="add_loss"), flat[place], frame.losses)
-        masked = [None if leaf is None else _keras.mask_of(leaf) for leaf in flat]
-        if layer.supports_masking:
-            first = next(iter((*args, *kwargs.values())), None)
-            known = kwargs.get("mask")
-            if known is None:
-                known = keras.tree.map_structure(_keras.mask_of, first)
-            masks = None if all(masked) else layer.compute_mask(first, known)
-            for i, mask in enumerate([] if masks is None else keras.tree.flatten(masks)):
-                if i < len(flat) and mask is not None and masked[i] is None:
-                    flat[i] = self._put(WithMask(name="with_mask"), flat[i], mask=mask)
-                    _keras.set_mask(flat[i], mask)
-                    frame.handed_on.append(mask)
-        frame.outputs = [leaf for leaf in flat if leaf is not None]
-        frame.structure = outputs, flat
-        left = self._unused(frame)
-        if left:
-            specs = [[list(v.shape), _keras.dtype_of(v), bool(v.trainable)] for v in left]
-            keeper = KeepWeights(specs, variables=left, name="unused_weights")
-            mask = _keras.mask_of(flat[place])
-            flat[place] = self._put(keeper, flat[place])
-            if mask is not None:
-                _keras.set_mask(flat[place], mask)
-            frame.outputs = [leaf for leaf in flat if leaf is not None]
-        used = {id(step) for step in frame.needed()}
-        frame.steps = [step for step in frame.steps if id(step) in used]
-
-    def _unused(self, frame: Frame) -> list[Any]:
-        covered = {id(v) for step in frame.needed() for v in getattr(step.operation, "weights", ())}
-        return [v for v in frame.layer.weights if id(v) not in covered]
-
-    def _put(self, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Record a call of a layer of the package, that returns its first input."""
-        made = self._frame.born(*(in_world(tensor, world) for world in (0, 1)), [tensor])
-        self._frame.record(layer, (tensor, *args), kwargs, made)
-        return made
+        finish(frame, outputs, flat, args, kwargs, whole)
 
     def _given(self, frame: Frame, reads: list[Any]) -> Any:
         """Return the tensors outside for what an opened call gives."""
@@ -207,7 +184,7 @@ class Tracer:
         opened = None
         if self._pending and self._pending[-1][0] is layer:
             _, opened, now_args, now_kwargs = self._pending.pop()
-            opened.sources = _originals(opened, (args, kwargs), (now_args, now_kwargs))
+            opened.sources = originals(opened, (args, kwargs), (now_args, now_kwargs))
             opened.given = args, kwargs
         if not self._stack:
             return
@@ -219,9 +196,9 @@ class Tracer:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
             frame.closed[id(step)] = self._last[1]
-        said = id(layer) if id(layer) in self._layers else _form_of_new(layer)
+        what = id(layer) if id(layer) in self._layers else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
-        frame.log.append((said, deep((args, rest), _said)))
+        frame.log.append((what, deep((args, rest), frame.said)))
         if "training" in kwargs:
             frame.training[len(frame.log) - 1] = (step, kwargs["training"])
 
@@ -229,6 +206,8 @@ class Tracer:
 
     def op(self, op: Any, args: Any, kwargs: Any) -> Any:
         """Infer what an op gives, and record it."""
+        if not self._stack:
+            return self._cast(op, *args)
         args, kwargs = deep((args, kwargs), self._tensor)
         attributes = _keras.op_attributes(op)
         if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
@@ -247,13 +226,27 @@ class Tracer:
         outputs = frame.born(specs[0], specs[-1], found)
         if not sized:
             frame.record(self._named(op), args, kwargs, outputs)
-            frame.log.append((type(op).__name__, deep((attributes, args, kwargs), _said)))
+            frame.log.append((type(op).__name__, deep((attributes, args, kwargs), frame.said)))
             return outputs
         name = _keras.op_name(op)
         if name is None:
             raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
         self._dynamic(f"op:{name}", _plain_name(op), attributes, args, kwargs, outputs)
         return outputs
+
+    def _cast(self, op: Any, tensor: Any) -> Any:
+        """Cast an input of the root: Keras does that before its code runs."""
+        with self._on(False):
+            made = op.compute_output_spec(in_world(tensor, 0))
+        shape = [Axis(made, i) if isinstance(d, Size) else d for i, d in enumerate(tensor.shape)]
+        sizes = (
+            Size(int(d), d.other, axis) if isinstance(d, Size) else d
+            for d, axis in zip(tensor.shape, shape, strict=True)
+        )
+        _keras.set_shape(made, tuple(sizes))
+        _keras.set_mask(made, _keras.mask_of(tensor))
+        self._casts.append((made, tensor))
+        return made
 
     def _op_specs(self, op: Any, attributes: Any, args: Any, kwargs: Any) -> list[Any]:
         """Return what an op gives, in each world."""
@@ -278,16 +271,14 @@ class Tracer:
     def _named(self, op: Any) -> Any:
         """Name an op that was made for this call plainly: Keras's numbers depend on what ran before."""
         held = vars(self._frame.layer).values()
-        if not op._inbound_nodes and not any(op is value for value in held):
+        if _keras.is_new_op(op) and not any(op is value for value in held):
             op.name = _plain_name(op)
         return op
 
     def made(self, name: str, function: Any, args: Any, kwargs: Any, random: bool) -> Any:
         """Record a function that makes a tensor of sizes, or draws numbers."""
         structure = deep((args, kwargs), self._tensor)
-        known = [
-            leaf for leaf in leaves(structure) if isinstance(leaf, keras.KerasTensor | Size)
-        ]
+        known = [leaf for leaf in leaves(structure) if isinstance(leaf, keras.KerasTensor | Size)]
         if not known and not random:
             return NotImplemented
         given = _keras.bound(name, random, function, *structure)
@@ -312,6 +303,24 @@ class Tracer:
             frame.record(DynamicOp(sized, name=name), tensors, {}, outputs)
         frame.log.append((target, sized.form(), id(seed)))
         return outputs
+
+    def operator(self, name: str, tensor: Any, given: Any) -> Any:
+        """Record a Python operator, if it may give other bits than the op of Keras.
+
+        `ops.power` makes a tensor of the exponent; `0.1 * x` in half precision rounds 0.1 first.
+        """
+        plain = isinstance(given, int | float)
+        half = plain and "float" in tensor.dtype and "16" in tensor.dtype
+        known = plain or isinstance(given, keras.KerasTensor | keras.Variable)
+        if not known or isinstance(given, Size | bool):
+            return NotImplemented
+        if not (self._native or half or name.endswith("pow")):
+            return NotImplemented
+        swapped = name[0] == "r" and name[1:] in SIGNS
+        sign = name[1:] if swapped else name
+        return self.op(
+            Operator(sign, name=sign), (given, tensor) if swapped else (tensor, given), {}
+        )
 
     def _number(self, leaf: Any) -> Any:
         """Return a size as a tensor, for an op that computes with it."""
@@ -367,18 +376,6 @@ def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
 
 
-def _originals(frame: Frame, before: Any, after: Any) -> list[Any]:
-    """Return the tensors outside as they were before Keras converted them."""
-    args, kwargs = before
-    now_args, now_kwargs = after
-    pairs = list(zip(leaves(args), leaves(now_args), strict=False))
-    for key, value in kwargs.items():
-        if key in now_kwargs:
-            pairs += zip(leaves(value), leaves(now_kwargs[key]), strict=False)
-    found = {id(new): old for old, new in pairs if isinstance(old, keras.KerasTensor)}
-    return [found.get(id(source), source) for source in frame.sources]
-
-
 def _plain(leaf: Any) -> Any:
     return int(leaf) if isinstance(leaf, Size) else leaf
 
@@ -390,50 +387,3 @@ def _plain_name(op: Any) -> str:
 def _is_code(leaf: Any) -> bool:
     known = isinstance(leaf, type | keras.KerasTensor | keras.Operation)
     return callable(leaf) and not known
-
-
-def _form_of_new(layer: Any) -> Any:
-    """Return what two layers made by the same line of code have in common."""
-    config = {k: v for k, v in layer.get_config().items() if k != "name"}
-    return type(layer).__name__, repr(sorted(config.items(), key=str))
-
-
-def _said(leaf: Any) -> Any:
-    """Return what two runs of the same code have in common about an argument."""
-    if isinstance(leaf, keras.KerasTensor):
-        return f"<{len(leaf.shape)} {leaf.dtype}>"
-    if isinstance(leaf, Size) or leaf is None or isinstance(leaf, bool | int | float | str):
-        return "size" if isinstance(leaf, Size) else leaf
-    if isinstance(leaf, keras.Variable):
-        return id(leaf)
-    if keras.ops.is_tensor(leaf) or isinstance(leaf, np.ndarray | np.generic):
-        array = np.asarray(keras.ops.convert_to_numpy(leaf))
-        return str(array.dtype), array.shape, array.tobytes()
-    return type(leaf).__name__
-
-
-@contextlib.contextmanager
-def _restored(layer: Any) -> Iterator[None]:
-    """Restore the attributes of a layer: its code may keep a tensor in one."""
-    before = dict(vars(layer))
-    try:
-        yield
-    finally:
-        now = vars(layer)
-        changed = {k for k, v in now.items() if k not in before or before[k] is not v}
-        written = [k for k in changed if not _only_tensors(now[k]) and k not in _KERAS_OWN]
-        for key in changed:
-            if key in before:
-                now[key] = before[key]
-            else:
-                del now[key]
-        if written:
-            raise Doubt(f"its code sets the attribute {sorted(written)[0]!r}")
-
-
-_KERAS_OWN = {"_called", "_losses", "built", "_loss_ids"}
-"""Attributes that Keras itself may set during a call."""
-
-
-def _only_tensors(value: Any) -> bool:
-    return all(leaf is None or isinstance(leaf, keras.KerasTensor) for leaf in leaves(value))

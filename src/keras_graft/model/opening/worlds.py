@@ -30,13 +30,19 @@ FAMILIES: list[dict[str, list[Pair]]] = [
 ]
 """Values for sizes, of sequences and of images. Code may need long ones, or take only short ones."""
 
-APART, BY_AXIS, EQUAL = "apart", "by axis", "equal"
-"""Which sizes are the same: none; those of one axis of all tensors; all."""
 
-WAYS = [(family, way) for family in FAMILIES for way in (APART, BY_AXIS, EQUAL)]
-"""The ways to choose sizes, in the order in which they are tried."""
+def pool_of(family: dict[str, list[Pair]], tensors: Sequence[Any]) -> list[Pair]:
+    """Return the values for the sizes of some tensors: those of images if the first is one."""
+    image = bool(tensors) and len(tensors[0].shape) >= 4
+    return family["image" if image else "short"]
 
-Way = tuple[dict[str, list[Pair]], str]
+
+Groups = dict[tuple[int, int], int]
+"""For each size that is not known, by the number of the tensor and the axis: its group. Sizes of one
+group are always equal."""
+
+Way = tuple[dict[str, list[Pair]], Groups]
+"""A family of values, and the groups of sizes."""
 
 
 def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]:
@@ -47,7 +53,8 @@ def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]
     """
     made: dict[int, Any] = {}
     given: dict[int, Any] = {}
-    pairs = _Pairs(way, swapped)
+    given_tensors = [t for t in keras.tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
+    pairs = _Pairs(way, swapped, given_tensors)
 
     def change(leaf: Any) -> Any:
         if not isinstance(leaf, keras.KerasTensor):
@@ -58,7 +65,7 @@ def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]
                 sparse=bool(leaf.sparse),
             )  # fmt: skip
             given[id(new)] = leaf
-            _keras.set_shape(new, tuple(pairs.of(new, leaf.shape)))
+            _keras.set_shape(new, tuple(pairs.of(len(given) - 1, new, leaf.shape)))
             mask = _keras.mask_of(leaf)
             if mask is not None:
                 _keras.set_mask(new, pairs.like(new, change(mask)))
@@ -68,28 +75,20 @@ def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]
 
 
 class _Pairs:
-    def __init__(self, way: Way, swapped: bool) -> None:
-        self._family, self._way = way
+    def __init__(self, way: Way, swapped: bool, tensors: Sequence[Any]) -> None:
+        family, self._groups = way
+        self._pool = pool_of(family, tensors)
         self._swapped = swapped
-        self._taken = {"short": 0, "image": 0}
 
-    def of(self, tensor: Any, shape: Sequence[Any]) -> Iterator[Any]:
-        kind = "image" if len(shape) >= 4 else "short"
-        pool = self._family[kind]
+    def of(self, number: int, tensor: Any, shape: Sequence[Any]) -> Iterator[Any]:
+        pool = self._pool
         for axis, size in enumerate(shape):
             if size is not None:
                 yield size
                 continue
-            pair = BATCH if axis == 0 else pool[self._place(kind, axis) % len(pool)]
+            group = self._groups.get((number, axis), 0)
+            pair = BATCH if axis == 0 else pool[group % len(pool)]
             yield Size(*(pair[::-1] if self._swapped else pair), Axis(tensor, axis))
-
-    def _place(self, kind: str, axis: int) -> int:
-        if self._way == EQUAL:
-            return 0
-        if self._way == BY_AXIS:
-            return axis - 1
-        self._taken[kind] += 1
-        return self._taken[kind] - 1
 
     @staticmethod
     def like(tensor: Any, mask: Any) -> Any:
@@ -100,25 +99,3 @@ class _Pairs:
         ]
         _keras.set_shape(mask, tuple([*shape, *mask.shape[len(shape) :]]))
         return mask
-
-
-def loose(worlds: Sequence[Sequence[Pair]], values: Sequence[int]) -> list[list[int]] | None:
-    """Return sizes that are all different where they are not known; None if they are anyhow.
-
-    Sizes that had the same two values may still be different ones.
-
-    Args:
-        worlds: For each tensor, its sizes in both worlds.
-        values: The values to choose from, in turn.
-    """
-    free = [pair for sizes in worlds for pair in sizes[1:] if pair[0] != pair[1]]
-    if len(set(free)) == len(free):
-        return None
-    chosen = iter(values)
-    return [
-        [
-            a if a == b else BATCH[0] if axis == 0 else next(chosen, values[-1])
-            for axis, (a, b) in enumerate(sizes)
-        ]
-        for sizes in worlds
-    ]
