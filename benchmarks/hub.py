@@ -207,6 +207,8 @@ def main() -> None:
                 rows[-1].error or f"{rows[-1].opened}/{rows[-1].layers}, {rows[-1].difference:g}"
             )
             print(f"{name}: {state} {rows[-1].generates}", flush=True)
+            for path, why in rows[-1].closed:
+                print(f"    {path}: {_short(why)}", flush=True)
         parts.append(report(rows, title, language))
     if options.names:
         print("\n\n".join(parts))
