@@ -126,7 +126,8 @@ def _tell_what_is_in_no_list(
             f"{cls.__name__} {model.name!r}: {listed(new, 3)} lies between layers that the attribute "
             f"{next(iter(lists))!r} holds, and in no attribute. The model runs it, but a method "
             f"of {cls.__name__}, or of a model made from it, that calls these layers one by one does "
-            "not (`generate` of a language model). Replace a layer by one that does both instead."
+            "not (`generate` of a language model). Put kg.layers.Then(layer, inserted) in the "
+            "place of a layer instead; kg.replace_backbone checks what `generate` runs."
         )
 
 
