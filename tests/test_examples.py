@@ -33,6 +33,7 @@ WORDS = {
     "torch_weights": "the same outputs after training with Keras: True",
     "show_a_network": "BatchNormalization, Conv2D, Add x 6  repeat, 18 nodes  ",
     "replay_steps": "replayed on the second checkpoint, equal to the bit: True",
+    "replace_backbone": "without a cache: the same tokens",
     "join_models": "head of the second: equal to the bit",
 }
 
