@@ -90,7 +90,7 @@ def _check_task(task: Any) -> None:
     own = any(
         c.__name__ == "Task" and c.__module__.startswith("keras_hub.") for c in type(task).__mro__
     )
-    old = getattr(task, "backbone", None)
+    old: Any = getattr(task, "backbone", None)
     if not own or not isinstance(task, keras.Model) or not isinstance(old, keras.Model):
         way = ""
         if isinstance(task, keras.Model):
