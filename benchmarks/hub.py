@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--language", action="store_true", help="language models, not backbones")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    parts = []
+    parts: list[str] = []
     for language, title, known in (
         (False, "Backbones", hub_backbones.BACKBONES),
         (True, "Causal language models", hub_language.TASKS),
@@ -200,7 +200,8 @@ def main() -> None:
         chosen = [name for name in known if name in options.names or not options.names]
         if options.names and language != options.language:
             continue
-        rows = []
+        rows: list[Row] = []
+        parts.append("")
         for name in chosen:
             rows.append(tried(name, language))
             state = (
@@ -209,11 +210,11 @@ def main() -> None:
             print(f"{name}: {state} {rows[-1].generates}", flush=True)
             for path, why in rows[-1].closed:
                 print(f"    {path}: {_short(why)}", flush=True)
-        parts.append(report(rows, title, language))
+            parts[-1] = report(rows, title, language)
+            if not options.names:  # after each, so that a run that is stopped leaves its rows
+                page.write("benchmarks-hub.md", HEAD, "\n\n".join(parts))
     if options.names:
         print("\n\n".join(parts))
-    else:
-        page.write("benchmarks-hub.md", HEAD, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def test_compiled_as_the_donor():
     task = kg.replace_backbone(donor, donor.backbone)
     np.testing.assert_array_equal(generated(task), generated(donor))  # the same draws
     raw = hub.GPT2CausalLM(backbone=gpt2(), preprocessor=None, compile=False)
-    assert not kg.replace_backbone(raw, halved(raw.backbone)).compiled
+    raw.trainable = False
+    made = kg.replace_backbone(raw, halved(raw.backbone))
+    assert not made.compiled and not made.trainable and not made.trainable_weights
 
 
 def test_trains_as_the_task_made_by_hand():

@@ -80,6 +80,7 @@ def replace_backbone(
     donor = graph_of(task)
     scaffold, graph = made_around(task, new)
     graph = with_head_of(Head(task, donor), Head(scaffold, graph), head == "new")
+    graph = graph.replace(trainable=donor.trainable)
     made = _built(graph, of_keras_hub(type(task)), cache or not is_language_model(task))
     check_generates(made, task, run=check)
     _compile(made, task)
