@@ -31,6 +31,7 @@ ORDER = [
     "edit",
     "inside",
     "training",
+    "tasks",
     "adapters",
     "features",
     "recipes",

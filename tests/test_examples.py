@@ -35,6 +35,7 @@ WORDS = {
     "replay_steps": "replayed on the second checkpoint, equal to the bit: True",
     "look_inside": "without 16 of Grad-CAM's pixels, the class loses ",
     "path_patching": "found: head 2 of block 1; planted: head 2 of block 1",
+    "replace_backbone": "without a cache: the same tokens",
     "join_models": "head of the second: equal to the bit",
 }
 

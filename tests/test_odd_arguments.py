@@ -99,6 +99,7 @@ VERBS = {
     "read": lambda m, o: kg.read(o),
     "build": lambda m, o: kg.build(o),
     "build weights": lambda m, o: kg.build(kg.read(m), weights=o),
+    "replace_backbone": lambda m, o: kg.replace_backbone(o, m),
     "replace": lambda m, o: kg.replace(m, o, RELU()),
     "replace by": lambda m, o: kg.replace(m, "b", o),
     "replace weights": lambda m, o: kg.replace(m, "b", RELU(), weights=o),

@@ -66,6 +66,7 @@ from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
 from keras_graft.shared.untie import untie
+from keras_graft.tasks.replace_backbone import replace_backbone
 from keras_graft.training.learning_rates import learning_rates
 from keras_graft.training.optimizer import LearningRates
 from keras_graft.training.rates import Rates
@@ -87,6 +88,7 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
+    "replace_backbone",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights

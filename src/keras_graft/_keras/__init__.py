@@ -79,6 +79,7 @@ from keras_graft._keras.nodes import set_mask as set_mask
 from keras_graft._keras.nodes import set_model_state as set_model_state
 from keras_graft._keras.nodes import steps_behind as steps_behind
 from keras_graft._keras.nodes import takes_training as takes_training
+from keras_graft._keras.nodes import undone_on_error as undone_on_error
 from keras_graft._keras.ops import bare_op as bare_op
 from keras_graft._keras.ops import bound as bound
 from keras_graft._keras.ops import function_named as function_named
