@@ -12,17 +12,55 @@ from keras_graft.errors import BuildError
 from keras_graft.graph import names as naming
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.record import remember
+from keras_graft.graph.record import remember, unwrapped
 from keras_graft.graph.same import form_of
+from keras_graft.graph.select import leaves
 from keras_graft.layers.renamed import Renamed
 from keras_graft.model.calls import fill, filled
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.symbolic import input_of, tensor_of
 
 
 def assemble(graph: Graph, name: str | None = None) -> Assembly:
     """Make a Keras model from a graph, and remember the tensor of each value."""
-    return Assembly(infer(graph.validate()), name or graph.name)
+    return Assembly(_from_parts(infer(graph.validate())), name or graph.name)
+
+
+def _from_parts(graph: Graph) -> Graph:
+    """Return the graph with models in place of opened layers that share weights with others.
+
+    A layer that was opened and not edited is built as it is. But Keras cannot load a file in which
+    another layer has the weights of a layer inside it.
+    """
+    opened = [node for node in graph.steps if is_layer_inside(node)]
+    if not opened:
+        return graph
+    owners: dict[int, set[int]] = {}
+    tied: list[tuple[int, int]] = []
+    for node in graph.steps:
+        operation = id(node.operation)
+        for layer in _keras.layers_inside(node.operation):
+            owners.setdefault(id(layer), set()).add(operation)
+        for inner in leaves([node]):
+            owners.setdefault(id(unwrapped(inner.operation)), set()).add(operation)
+            tied += [(id(tie.source), operation) for tie in _ties.ties_of(inner.operation)]
+    instead: dict[Node, list[Node]] = {}
+    made: dict[int, Any] = {}
+    for node in opened:
+        own = id(node.operation)
+        inside = [x for x in _keras.layers_inside(node.operation) if x.weights]
+        shared = any(owners[id(layer)] != {own} for layer in inside)
+        weights = {id(w) for w in node.operation.weights}
+        if not shared and not any(w in weights and user != own for w, user in tied):
+            continue
+        call = as_model_call(node)
+        assert call.nested is not None
+        key = id(node.nested)
+        if key not in made:
+            made[key] = assemble(call.nested, str(node.operation.name)).model
+        instead[node] = [call.replace(operation=made[key])]
+    return graph.spliced(instead, {}).settled() if instead else graph
 
 
 class Assembly:

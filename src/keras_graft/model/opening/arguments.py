@@ -26,7 +26,7 @@ def arguments_of(model: Any, inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
     if not model.built:
         raise ReadError(
             f"{_name(model)} was never built, so it has no weights yet. Call it once on data first: "
-            "model(x)."
+            f"{'model' if isinstance(model, keras.Model) else 'layer'}(x)."
         )
     if inputs is None and _keras.is_functional_subclass(model):
         inputs = model.input
