@@ -66,28 +66,29 @@ class _Code:
 
     def prepare(self, plan: dict) -> None:
         self.plan = plan
-        self.made: dict[str, Any] = {}
         for number, (name, _, _) in enumerate(plan["calls"]):
             key = f"{name}{number}"
             if name in ("dense", "flatten", "residual"):
-                self.made[key] = layers.Dense(WIDTH, activation="tanh", name=key)
+                made = layers.Dense(WIDTH, activation="tanh", name=key)
             elif name in ("norm", "batchnorm"):
                 kind = layers.LayerNormalization if name == "norm" else layers.BatchNormalization
-                self.made[key] = kind(name=key)
+                made = kind(name=key)
             elif name == "drop":
-                self.made[key] = layers.Dropout(0.5, seed=number, name=key)
+                made = layers.Dropout(0.5, seed=number, name=key)
             elif name == "mha":
-                self.made[key] = layers.MultiHeadAttention(1, 2, name=key)
+                made = layers.MultiHeadAttention(1, 2, name=key)
             elif name == "gru":
-                self.made[key] = layers.GRU(WIDTH, return_sequences=True, name=key)
+                made = layers.GRU(WIDTH, return_sequences=True, name=key)
             elif name in ("weight", "matrix", "token"):
                 shape = (WIDTH, WIDTH) if name == "matrix" else (WIDTH,)
-                self.made[key] = self.add_weight(  # type: ignore[attr-defined]
+                made = self.add_weight(  # type: ignore[attr-defined]
                     shape=shape, initializer="glorot_uniform" if name == "matrix" else "ones", name=key
                 )
             elif name == "noise":
-                self.made[key] = keras.random.SeedGenerator(number)
-        # Layers that several calls share, as a user has them: in a dict or as an attribute.
+                made = keras.random.SeedGenerator(number)
+            else:
+                continue
+            setattr(self, key, made)
         names = [name for name, *_ in plan["calls"]]
         if "again" in names or "unused" in names:
             self.shared = layers.Dense(WIDTH, name="shared")
@@ -113,7 +114,7 @@ class _Code:
         return (last, pool[0]) if gives == "tuple" else {"z": last, "a": pool[-1 - len(pool) // 2]}
 
     def step(self, name: str, key: str, x: Any, y: Any, mask: Any, training: Any) -> Any:
-        own = self.made.get(key)
+        own = getattr(self, key, None)
         if name == "batchnorm" and len(x.shape) == 3:  # it takes one rank only
             return ops.reshape(own(ops.reshape(x, (-1, WIDTH))), ops.shape(x))
         if name in ("dense", "norm", "batchnorm", "drop", "gru"):
@@ -229,6 +230,12 @@ class Net(_Code, keras.Model):
 
     def get_config(self):
         return {**super().get_config(), "plan": self.whole}
+
+    def get_build_config(self):
+        return {"by": "call"}  # shapes do not say what its layers get
+
+    def build_from_config(self, config):
+        self(data(self.whole, 2, self.whole["length"] or 6))
 
 
 def data(plan: dict, batch: int, length: int) -> Any:
