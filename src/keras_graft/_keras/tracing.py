@@ -175,6 +175,23 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     for name in _BINARY:
         if (old := vars(keras.KerasTensor).get(f"__{name}__")) is not None and name != "eq":
             put(keras.KerasTensor, f"__{name}__", _operator(name, old, on, listener))
+    item = vars(keras.KerasTensor)["__getitem__"]
+
+    def get_item(self: Any, key: Any) -> Any:
+        # Keras infers no shape for a bare slice, which tensors with data take.
+        bare = isinstance(key, slice) or key is None or key is Ellipsis
+        return item(self, (key,) if on() and bare else key)
+
+    building = vars(keras.Layer)["_maybe_build"]
+
+    def build(self: Any, *args: Any) -> Any:
+        if on() and not self.built:
+            listener.refuse(f"it calls the layer {self.name!r}, which was never built")
+        return building(self, *args)
+
+    put(keras.KerasTensor, "__getitem__", get_item)
+    put(keras.KerasTensor, "__array_ufunc__", None)  # `np.sqrt(6) * x` asks the tensor first
+    put(keras.Layer, "_maybe_build", build)
     put(keras.Operation, "symbolic_call", op)
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
@@ -234,6 +251,13 @@ def _exchange_variables(put: Put, on: On, listener: Listener) -> None:
             listener.refuse(f"its code assigns the weight {self.path!r}")
         return assign(self, *args, **kwargs)
 
+    def rows(self: Any) -> Any:
+        if not on():
+            return (self[i] for i in range(self.shape[0]))
+        weight = listener.weight(self)
+        return iter([weight[i] for i in range(weight.shape[0])])
+
+    put(cls, "__iter__", rows)
     put(cls, "value", property(get, value.fset))
     put(cls, "assign", assigning)
 
@@ -267,6 +291,14 @@ def _exchange_functions(put: Put, on: On, listener: Listener) -> None:
         for name in names:
             if name in vars(module):
                 put(module, name, making(name, vars(module)[name], random))
+    ndim = keras.ops.ndim
+
+    def rank(x: Any) -> Any:
+        return len(x.shape) if on() and isinstance(x, keras.KerasTensor) else ndim(x)
+
+    for module in {id(m): m for m in (keras.ops, sys.modules["keras.src.ops"])}.values():
+        if vars(module).get("ndim") is ndim:
+            put(module, "ndim", rank)
     known = vars(backend)["any_symbolic_tensors"]
 
     def any_symbolic(args: Any = None, kwargs: Any = None) -> bool:

@@ -8,6 +8,7 @@ knows how it was computed. Code that treats both worlds alike is code for any si
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,7 @@ Formula = Axis | Computed | int
 
 
 class Size(int):
-    """A size that differs between the two worlds.
+    """A size that is not known, or is computed from one.
 
     Attributes:
         other: Its value in the second world. The int itself is the value in the first.
@@ -71,6 +72,8 @@ class Size(int):
         return self * -1
 
     def __hash__(self) -> int:
+        if Size.watched and not _by_library():
+            raise Doubt("its code looks up a size that is not known in a dict or a set")
         return int.__hash__(self)
 
 
@@ -82,10 +85,9 @@ def _arithmetic(sign: str, swapped: bool) -> Callable[[Size, Any], Any]:
             return NotImplemented
         given = given if isinstance(given, Size) else operator.index(given)
         left, right = (given, self) if swapped else (self, given)
+        # Also where both worlds agree by chance: 16 // 64 and 24 // 64 are both 0.
         first = compute(int(left), int(right))
         second = compute(other(left), other(right))
-        if first == second:
-            return first
         return Size(first, second, Computed(sign, formula_of(left), formula_of(right)))
 
     return method
@@ -100,15 +102,34 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
         first = compare(int(self), given if isinstance(given, float) else int(given))
         if not Size.watched:
             return first
-        same = first == compare(other(self), other(given))
-        # No size is below one, so a comparison with that says the same for all sizes. Keras's own
-        # code makes such comparisons in `reshape`.
-        if same and (name in ("eq", "ne") or not isinstance(given, Size) and given <= 0):
+        if isinstance(given, Size):
+            if (int(self), self.other) == (int(given), given.other):
+                return first  # groups of sizes that are always equal have equal values
+        elif given <= 0 and first == compare(self.other, int(given)):
+            # No size is below one, so the answer is that for all sizes. Keras's own code makes such
+            # comparisons in `reshape`.
             return first
+        if first == compare(self.other, other(given)) and _asked_by_keras():
+            return first  # such as the warning of `softmax` for an axis of size 1
         raise Doubt(f"its code compares a size that is not known ({int(self)} or {other(self)})")
 
     return method
 
+
+def _asked_by_keras() -> bool:
+    """Whether code of Keras itself compares."""
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.src.")
+
+
+def _by_library() -> bool:
+    """Whether code of a library uses a size, and not the code of a layer."""
+    name = str(sys._getframe(2).f_globals.get("__name__", ""))
+    return name.startswith(_LIBRARIES)
+
+
+_LIBRARIES = (
+    "keras.src.", "keras_graft.", "jax", "torch", "tensorflow", "numpy", "optree", "ml_dtypes",
+)  # fmt: skip
 
 for _sign, _name in zip(_ARITHMETIC, ("add", "sub", "mul", "floordiv", "mod"), strict=True):
     setattr(Size, f"__{_name}__", _arithmetic(_sign, False))
@@ -136,12 +157,12 @@ def tensors_in(formula: Any) -> Iterator[Any]:
         yield from tensors_in(formula.right)
 
 
-def with_tensors(formula: Formula, change: Callable[[Any], Any]) -> Formula:
-    """Return a formula with each tensor changed."""
+def with_axes(formula: Formula, change: Callable[[Axis], Axis]) -> Formula:
+    """Return a formula with each size of a tensor changed."""
     if isinstance(formula, Axis):
-        return Axis(change(formula.tensor), formula.axis)
+        return change(formula)
     if isinstance(formula, Computed):
-        left, right = with_tensors(formula.left, change), with_tensors(formula.right, change)
+        left, right = with_axes(formula.left, change), with_axes(formula.right, change)
         return Computed(formula.sign, left, right)
     return formula
 

@@ -92,6 +92,6 @@ def _unused(frame: Frame) -> list[Any]:
 
 def _put(frame: Frame, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
     """Record a call of a layer of the package, that returns its first input."""
-    made = frame.born(in_world(tensor, 0), in_world(tensor, 1), [tensor])
+    made = frame.born(in_world(tensor, 0), in_world(tensor, 1))
     frame.record(layer, (tensor, *args), kwargs, made)
     return made

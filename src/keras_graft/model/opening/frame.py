@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -18,7 +18,7 @@ from keras_graft.graph.sizes import (
     leaves,
     other,
     tensors_in,
-    with_tensors,
+    with_axes,
 )
 from keras_graft.layers.sized_call import SizedCall
 from keras_graft.model.opening.log import said
@@ -45,6 +45,7 @@ class Frame:
         worlds: For each tensor that enters, its sizes in both worlds.
         unseen: For a mask made here and attached to an output, what stands for it outside.
         handed_on: The masks of outputs that Keras attaches outside too, as the layer supports masks.
+        fixed: The training flags that its code sets itself, each with the number of the entry.
         training: For the number of a log entry, the step and the training flag it was given.
     """
 
@@ -66,6 +67,7 @@ class Frame:
         self.handed_on: list[Any] = []
         self.losses: list[Any] = []
         self.training: dict[int, Any] = {}
+        self.fixed: list[Any] = []
         self._inside: dict[int, Any] = {}
         self._mine: dict[int, Any] = {}
         self._number: dict[int, int] = {}
@@ -133,6 +135,11 @@ class Frame:
         """Whether a tensor was made by the code of this call, or entered it."""
         return id(tensor) in self._mine
 
+    def adopt(self, tensor: Any) -> None:
+        """Let the code of this call use a tensor that no call of it gave."""
+        self._mine[id(tensor)] = tensor
+        self._number.setdefault(id(tensor), len(self._number))
+
     def said(self, leaf: Any) -> Any:
         """Return what two runs of the same code have in common about an argument."""
         if isinstance(leaf, keras.KerasTensor):
@@ -146,6 +153,8 @@ class Frame:
                 raise Doubt(f"{_name(operation)} reads a tensor that the code of another call made")
         step = _keras.loose_node(operation, args, kwargs, outputs, len(self.steps))
         self.steps.append(step)
+        # A size that is known must be the same in all runs.
+        self.log.append([[_none(d) for d in t.shape] for t in step.outputs])
         for tensor in step.outputs:
             self._mine[id(tensor)] = tensor
             self._number.setdefault(id(tensor), len(self._number))
@@ -164,20 +173,16 @@ class Frame:
             raise Doubt("it is called without a tensor")
         return self.tensors[0]
 
-    def born(self, first: Any, second: Any, reads: Sequence[Any]) -> Any:
+    def born(self, first: Any, second: Any) -> Any:
         """Return new tensors for the specs that a call gives in both worlds.
 
         Args:
             first: The specs in the first world, in their structure.
             second: The same in the second world.
-            reads: The tensors that the call reads: their sizes are known by name.
         """
         flat, others = keras.tree.flatten(first), keras.tree.flatten(second)
         if len(flat) != len(others):
             raise Doubt("it gives another number of tensors for other sizes")
-        known = {
-            (int(d), d.other): d for tensor in reads for d in tensor.shape if isinstance(d, Size)
-        }
         made = []
         for a, b in zip(flat, others, strict=True):
             if not isinstance(a, keras.KerasTensor):
@@ -188,8 +193,7 @@ class Frame:
             new = twin(a, 0)
             sizes = zip(map(_int, a.shape), map(_int, b.shape), strict=True)
             shape = tuple(
-                x if x == y else known.get((x, y)) or Size(x, y, Axis(new, axis))
-                for axis, (x, y) in enumerate(sizes)
+                x if x == y else Size(x, y, Axis(new, axis)) for axis, (x, y) in enumerate(sizes)
             )
             _keras.set_shape(new, shape)
             made.append(new)
@@ -219,10 +223,12 @@ class Frame:
         def sealed(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return slot(leaf)
-            if not isinstance(leaf, Size):
-                return leaf
-            formula = near.get((int(leaf), leaf.other), leaf.formula)
-            return with_tensors(formula, slot)
+            return with_axes(leaf.formula, place) if isinstance(leaf, Size) else leaf
+
+        def place(axis: Axis) -> Axis:
+            size = axis.tensor.shape[axis.axis]
+            found = near.get((int(size), other(size)), axis)
+            return Axis(slot(found.tensor), found.axis)
 
         parts = [deep(part, sealed) for part in (attributes, args, kwargs)]
         worlds = [[(_int(d), _int(other(d))) for d in t.shape] for t in reads]
@@ -311,6 +317,10 @@ def tensors_of(structure: Any) -> Iterable[Any]:
             yield leaf
         elif isinstance(leaf, Size):
             yield from tensors_in(formula_of(leaf))
+
+
+def _none(size: Any) -> Any:
+    return None if isinstance(size, Size) else size
 
 
 def _int(size: Any) -> Any:

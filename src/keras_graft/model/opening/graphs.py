@@ -94,7 +94,7 @@ def form_of(frame: Frame) -> Any:
         for number, step in enumerate(frame.steps)
         if id(step) in frame.inner
     ]
-    return inputs, frame.masks, frame.log, inner
+    return inputs, frame.masks, frame.log, frame.fixed, inner
 
 
 def _none(size: Any) -> Any:

@@ -16,9 +16,9 @@ from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.graphs import FrameReader, Made, graph_of
 from keras_graft.model.opening.groups import groups_of
 from keras_graft.model.opening.proof import disproof
-from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error
+from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error, may_be_sizes
 from keras_graft.model.opening.run import run
-from keras_graft.model.opening.worlds import FAMILIES, Way
+from keras_graft.model.opening.worlds import BATCH, FAMILIES, Way
 
 _MOST = 40
 
@@ -60,19 +60,19 @@ def opened(
     best: Opened | None = None
     failed: Doubt | None = None
     given = keras.tree.flatten((args, kwargs))
-    unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape[1:] for t in given)
+    unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape for t in given)
     for family in FAMILIES if unknown else FAMILIES[:1]:
         try:
-            way = family, groups_of(layer, args, kwargs, family)
+            way = family, groups_of(layer, args, kwargs, family), BATCH
             found = _opened(reader, layer, args, kwargs, wanted, whole, proven, way)
         except Doubt as doubt:
             failed = failed or doubt
-            if not is_error(str(doubt)):
+            if not may_be_sizes(str(doubt)):
                 break
             continue
         if best is None or len(found.reasons) < len(best.reasons):
             best = found
-        if not any(map(is_error, found.reasons.values())):
+        if not any(map(may_be_sizes, found.reasons.values())):
             break
     if best is None:
         assert failed is not None

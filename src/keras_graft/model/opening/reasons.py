@@ -58,6 +58,11 @@ def is_error(reason: Reason) -> bool:
     return re.search(r"\b\w*(Error|Exception): |of another rank|does not run", reason) is not None
 
 
+def may_be_sizes(reason: Reason) -> bool:
+    """Whether a reason may come from the values that sizes had in the runs."""
+    return is_error(reason) or "for other sizes" in reason
+
+
 NUMBERS = "its graph does not give the numbers that its code gives"
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.model.opening.frame import Frame, Place
-from keras_graft.model.opening.reasons import Reason
+from keras_graft.model.opening.reasons import Reason, is_error
 from keras_graft.model.opening.tracer import Tracer
-from keras_graft.model.opening.worlds import Way, sized
+from keras_graft.model.opening.worlds import CHECKS, Way, sized
 
 _MOST = 40
 """How many layers may turn out, one after the other, to stay closed."""
@@ -54,14 +56,17 @@ def run(
     closed = dict(closed)
     for _ in range(_MOST):
         first = _once(layer, args, kwargs, wanted, way, closed, native)
-        others = [
-            (_once(layer, args, kwargs, wanted, way, closed, native, training=True), "in training"),
-            (
-                _once(layer, args, kwargs, wanted, way, closed, native, swapped=True),
-                "for other sizes",
-            ),
-        ]
-        found = _parted(first, others) or _settle_training(first, others[0][0])
+        trained = _once(layer, args, kwargs, wanted, way, closed, native, training=True)
+        found = _parted(first, trained, "in training")
+        for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
+            try:
+                again = _once(layer, args, kwargs, wanted, check, closed, native)
+            except Doubt as doubt:
+                if is_error(str(doubt)):
+                    continue  # its code does not take these sizes
+                raise
+            found = found or _parted(first, again, "for other sizes")
+        found = found or _settle_training(first, trained)
         if found is None:
             frame = first.frames[((layer.name, 0),)]
             return Ran(frame, {**closed, **first.reasons}, first.given)
@@ -72,11 +77,20 @@ def run(
     raise Doubt("too many of the layers inside stay closed")
 
 
+def _checks(way: Way) -> list[Way]:
+    return [(family, way[1], batch) for batch, family in CHECKS]
+
+
+def _is_unknown(structure: Any) -> bool:
+    given = keras.tree.flatten(structure)
+    return any(isinstance(leaf, keras.KerasTensor) and None in leaf.shape for leaf in given)
+
+
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    native: bool, training: bool | None = None, swapped: bool = False,
+    native: bool, training: bool | None = None,
 ) -> Tracer:  # fmt: skip
-    (args, kwargs), given = sized((args, kwargs), way, swapped)
+    (args, kwargs), given = sized((args, kwargs), way)
     if (
         training is not None and kwargs.get("training") is None
     ):  # Keras passes it on to layers inside
@@ -87,18 +101,18 @@ def _once(
     return tracer
 
 
-def _parted(first: Tracer, others: list[tuple[Tracer, str]]) -> tuple[Place, Reason] | None:
+def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | None:
     """Return the innermost call that another run made in another way, and how."""
     found: list[tuple[Place, Reason]] = []
-    for tracer, where in others:
-        for place in {**first.frames, **tracer.frames}:
-            ours, theirs = first.frames.get(place), tracer.frames.get(place)
-            if ours is None or theirs is None:
-                reason = (first if ours is None else tracer).reasons.get(place)
-                if reason is not None:
-                    found.append((place, reason))
-            elif ours.log != theirs.log:
-                found.append((place, f"its code does something else {where}"))
+    for place in {**first.frames, **again.frames}:
+        ours, theirs = first.frames.get(place), again.frames.get(place)
+        if ours is None or theirs is None:
+            reason = (first if ours is None else again).reasons.get(place)
+            # Its code may not take the other sizes.
+            if reason is not None and not (theirs is None and is_error(reason)):
+                found.append((place, reason))
+        elif ours.log != theirs.log:
+            found.append((place, f"its code does something else {where}"))
     return max(found, key=lambda one: len(one[0]), default=None)
 
 
@@ -114,5 +128,6 @@ def _settle_training(first: Tracer, trained: Tracer) -> tuple[Place, Reason] | N
             inner = frame.inner.get(id(step))
             if inner is not None:
                 return inner.place, f"it is called with training={flag}, whatever the model does"
+            frame.fixed.append((number, bool(flag)))
             step.operation = FixedTraining(step.operation, flag=bool(flag))
     return None

@@ -89,8 +89,11 @@ class Tracer:
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
-        if self._stack and id(layer) not in self._layers and layer.weights:
-            raise Doubt(f"it makes the layer {layer.name!r} when it is called")
+        if self._stack and id(layer) not in self._layers and (layer.variables or not layer.built):
+            raise Doubt(
+                f"it calls the layer {layer.name!r}, which it does not hold: made in the call, or held "
+                "by something that Keras does not track"
+            )
         text = self._wanted(layer, place) if self._stack else None
         if text is not None and is_other_sequential(layer, args):
             text = None
@@ -113,7 +116,7 @@ class Tracer:
         with self._on(False):
             first = self._specs(layer, args, kwargs, 0)
             second = self._specs(layer, args, kwargs, 1) if is_open((args, kwargs)) else first
-        return self._frame.born(first, second, list(tensors_of((args, kwargs))))
+        return self._frame.born(first, second)
 
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
@@ -143,7 +146,7 @@ class Tracer:
                 self._close(frame, outputs, inner_args, inner_kwargs)
         finally:
             self._stack.pop()
-        given = self._given(frame, list(tensors_of((args, kwargs))))
+        given = self._given(frame)
         self.frames[place] = frame
         self._pending.append((layer, frame, args, kwargs))
         return given
@@ -155,7 +158,7 @@ class Tracer:
         flat = [self._tensor(leaf) for leaf in keras.tree.flatten(outputs)]
         finish(frame, outputs, flat, args, kwargs, whole)
 
-    def _given(self, frame: Frame, reads: list[Any]) -> Any:
+    def _given(self, frame: Frame) -> Any:
         """Return the tensors outside for what an opened call gives."""
         if not self._stack:
             return frame.outputs
@@ -164,7 +167,7 @@ class Tracer:
         entered = dict(zip(map(id, frame.tensors), frame.sources, strict=True))
         made = []
         for leaf in flat:
-            new = self._frame.born(in_world(leaf, 0), in_world(leaf, 1), reads)
+            new = self._frame.born(in_world(leaf, 0), in_world(leaf, 1))
             outside[id(leaf)] = new
             made.append(new)
             mask = _keras.mask_of(leaf)
@@ -173,7 +176,8 @@ class Tracer:
             if id(mask) in entered:
                 _keras.set_mask(new, entered[id(mask)])
             elif not any(mask is one for one in frame.handed_on):
-                stand = self._frame.born(in_world(mask, 0), in_world(mask, 1), reads)
+                stand = self._frame.born(in_world(mask, 0), in_world(mask, 1))
+                self._frame.adopt(stand)
                 _keras.set_mask(new, stand)
                 frame.unseen.append((stand, mask))
         count = len(keras.tree.flatten(outputs))
@@ -212,7 +216,6 @@ class Tracer:
         attributes = _keras.op_attributes(op)
         if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
             raise Doubt(f"keras.ops.{_plain_name(op)} runs a Python function")
-        found = list(tensors_of((args, kwargs)))
         try:
             specs = self._op_specs(op, attributes, args, kwargs)
         except Exception:
@@ -223,7 +226,7 @@ class Tracer:
             specs = self._op_specs(op, attributes, args, kwargs)
         sized = any(isinstance(leaf, Size) for leaf in leaves((args, kwargs, attributes)))
         frame = self._frame
-        outputs = frame.born(specs[0], specs[-1], found)
+        outputs = frame.born(specs[0], specs[-1])
         if not sized:
             frame.record(self._named(op), args, kwargs, outputs)
             frame.log.append((type(op).__name__, deep((attributes, args, kwargs), frame.said)))
@@ -295,7 +298,7 @@ class Tracer:
             first, second = (
                 _spec_at(sized, tensors, world) for world, tensors in enumerate(symbols)
             )
-        outputs = frame.born(first, second, list(tensors_of(given)))
+        outputs = frame.born(first, second)
         tensors = tuple(reads) or (frame.anchor,)
         if random:
             frame.record(Random(sized, seed=seed, name=name), tensors, {}, outputs)

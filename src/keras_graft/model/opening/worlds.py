@@ -12,7 +12,7 @@ from keras_graft.graph.sizes import Axis, Size
 
 Pair = tuple[int, int]
 
-BATCH: Pair = (2, 3)
+BATCH: Pair = (2, 5)
 
 FAMILIES: list[dict[str, list[Pair]]] = [
     {
@@ -37,15 +37,33 @@ def pool_of(family: dict[str, list[Pair]], tensors: Sequence[Any]) -> list[Pair]
     return family["image" if image else "short"]
 
 
+CHECKS: list[tuple[Pair, dict[str, list[Pair]]]] = [
+    (
+        (3, 7),
+        {
+            "short": [(37, 41), (43, 53), (59, 67), (71, 79), (83, 97), (101, 103)],
+            "image": [(197, 227), (211, 239), (223, 251), (229, 257)],
+        },
+    ),
+    (
+        (4, 1),
+        {
+            "short": [(320, 448), (576, 704), (832, 1088), (960, 1216)],
+            "image": [(320, 448), (576, 704), (832, 1088), (960, 1216)],
+        },
+    ),
+]
+"""Further sizes of a batch and the rest: code must do the same for them, where it takes them."""
+
 Groups = dict[tuple[int, int], int]
 """For each size that is not known, by the number of the tensor and the axis: its group. Sizes of one
 group are always equal."""
 
-Way = tuple[dict[str, list[Pair]], Groups]
-"""A family of values, and the groups of sizes."""
+Way = tuple[dict[str, list[Pair]], Groups, Pair]
+"""A family of values, the groups of sizes, and the sizes of a batch."""
 
 
-def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]:
+def sized(structure: Any, way: Way) -> tuple[Any, dict[int, Any]]:
     """Return arguments with new tensors, whose unknown sizes have two values.
 
     Returns:
@@ -54,7 +72,7 @@ def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]
     made: dict[int, Any] = {}
     given: dict[int, Any] = {}
     given_tensors = [t for t in keras.tree.flatten(structure) if isinstance(t, keras.KerasTensor)]
-    pairs = _Pairs(way, swapped, given_tensors)
+    pairs = _Pairs(way, given_tensors)
 
     def change(leaf: Any) -> Any:
         if not isinstance(leaf, keras.KerasTensor):
@@ -75,10 +93,9 @@ def sized(structure: Any, way: Way, swapped: bool) -> tuple[Any, dict[int, Any]]
 
 
 class _Pairs:
-    def __init__(self, way: Way, swapped: bool, tensors: Sequence[Any]) -> None:
-        family, self._groups = way
+    def __init__(self, way: Way, tensors: Sequence[Any]) -> None:
+        family, self._groups, self._batch = way
         self._pool = pool_of(family, tensors)
-        self._swapped = swapped
 
     def of(self, number: int, tensor: Any, shape: Sequence[Any]) -> Iterator[Any]:
         pool = self._pool
@@ -87,8 +104,8 @@ class _Pairs:
                 yield size
                 continue
             group = self._groups.get((number, axis), 0)
-            pair = BATCH if axis == 0 else pool[group % len(pool)]
-            yield Size(*(pair[::-1] if self._swapped else pair), Axis(tensor, axis))
+            pair = self._batch if axis == 0 else pool[group % len(pool)]
+            yield Size(*pair, Axis(tensor, axis))
 
     @staticmethod
     def like(tensor: Any, mask: Any) -> Any:
