@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,8 +16,8 @@ from strategies_code import code_plans, data, functional, interpret, needs_closi
 
 import keras_graft as kg
 
-import os
-N1=int(os.environ.get('N1',200));N2=int(os.environ.get('N2',100))
+N1 = int(os.environ.get("N1", 200))
+N2 = int(os.environ.get("N2", 100))
 
 
 def arrays(structure):
@@ -57,7 +58,9 @@ def same(model, other, plan, predict=False):
                 given_by(m, x, **({"training": True} if training else {})) for m in (model, other)
             )
             equal(left, right)
-            np.testing.assert_allclose(sum(map(np.sum, losses)), sum(map(np.sum, others)), rtol=1e-5)
+            np.testing.assert_allclose(
+                sum(map(np.sum, losses)), sum(map(np.sum, others)), rtol=1e-5
+            )
     if predict:
         with states_kept(model, other):
             left = model.predict(x, verbose=0)

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from blocks import WIDTH, Block, by_hand, transformer
+from blocks import WIDTH, by_hand, transformer
 from donor import arrays, equal, unchanged
-from keras import layers, ops
+from keras import layers
 
 import keras_graft as kg
 from keras_graft.testing import assert_same_outputs
@@ -127,7 +127,9 @@ def test_adapters_after_attention(model, tmp_path):
     }
     for layer in ups:
         layer.kernel.assign(keras.random.normal(layer.kernel.shape, seed=2))
-    pairs = {f"layer_{i}/attention": (d, u) for i, (d, u) in enumerate(zip(downs, ups, strict=True))}
+    pairs = {
+        f"layer_{i}/attention": (d, u) for i, (d, u) in enumerate(zip(downs, ups, strict=True))
+    }
 
     def change(path, value):
         down, up = pairs.get(path, (None, None))
@@ -203,7 +205,9 @@ def test_ties_between_blocks(model, tmp_path):
     assert gone == {id(old[1].kernel)}
 
     def change(path, value):
-        return known["x"] @ old[0].kernel + old[1].bias if path == "layer_3/attention/query" else value
+        return (
+            known["x"] @ old[0].kernel + old[1].bias if path == "layer_3/attention/query" else value
+        )
 
     known = {}
 
@@ -306,4 +310,6 @@ def test_a_block_called_twice(recurrent, tmp_path):
     assert variables(one) == variables(recurrent)
     both = kg.insert(recurrent, lambda x: x * 2.0, after="layer_1/mlp")
     double = lambda path, value: value * 2.0 if path == "layer_1/mlp" else value  # noqa: E731
-    holds(both, lambda x: by_hand(recurrent, x, double, ["layer_0", "layer_1", "layer_1"]), tmp_path)
+    holds(
+        both, lambda x: by_hand(recurrent, x, double, ["layer_0", "layer_1", "layer_1"]), tmp_path
+    )

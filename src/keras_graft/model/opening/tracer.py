@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +21,7 @@ from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
 from keras_graft.layers.weight import weight_of
 from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
+from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
 from keras_graft.model.opening.log import form_of_new
@@ -203,8 +202,8 @@ class Tracer:
         frame = self._frame
         if any(isinstance(leaf, Size) for leaf in leaves((args, kwargs))) and opened is None:
             raise Doubt(f"it passes a size that is not known to {layer.name!r}")
-        kwargs = _given_values(layer, kwargs)
-        step = frame.record(layer, deep(args, _plain), deep(kwargs, _plain), outputs)
+        kwargs = given_values(layer, kwargs)
+        step = frame.record(layer, deep(args, plain), deep(kwargs, plain), outputs)
         if opened is not None:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
@@ -228,8 +227,8 @@ class Tracer:
         self._check_gradients()
         args, kwargs = deep((args, kwargs), self._tensor)
         attributes = _keras.op_attributes(op)
-        if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
-            raise Doubt(f"keras.ops.{_plain_name(op)} runs a Python function")
+        if any(is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
+            raise Doubt(f"keras.ops.{plain_name(op)} runs a Python function")
         try:
             specs = self._op_specs(op, attributes, args, kwargs)
         except Exception:
@@ -248,7 +247,7 @@ class Tracer:
         name = _keras.op_name(op)
         if name is None:
             raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
-        self._dynamic(f"op:{name}", _plain_name(op), attributes, args, kwargs, outputs)
+        self._dynamic(f"op:{name}", plain_name(op), attributes, args, kwargs, outputs)
         return outputs
 
     def _cast(self, op: Any, tensor: Any) -> Any:
@@ -289,7 +288,7 @@ class Tracer:
         """Name an op that was made for this call plainly: Keras's numbers depend on what ran before."""
         held = vars(self._frame.layer).values()
         if _keras.is_new_op(op) and not any(op is value for value in held):
-            op.name = _plain_name(op)
+            op.name = plain_name(op)
         return op
 
     def made(self, name: str, function: Any, args: Any, kwargs: Any, random: bool) -> Any:
@@ -326,9 +325,9 @@ class Tracer:
 
         `ops.power` makes a tensor of the exponent; `0.1 * x` in half precision rounds 0.1 first.
         """
-        plain = isinstance(given, int | float)
-        half = plain and "float" in tensor.dtype and "16" in tensor.dtype
-        known = plain or isinstance(given, keras.KerasTensor | keras.Variable)
+        number = isinstance(given, int | float)
+        half = number and "float" in tensor.dtype and "16" in tensor.dtype
+        known = number or isinstance(given, keras.KerasTensor | keras.Variable)
         if not known or isinstance(given, Size | bool):
             return NotImplemented
         if not (self._native or half or name.endswith("pow")):
@@ -391,31 +390,3 @@ class Tracer:
 
 def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
-
-
-def _given_values(layer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments without those that are None anyway.
-
-    Keras infers the shapes of some layers by a function that does not know all their arguments.
-    """
-    if not any(value is None for value in kwargs.values()):
-        return kwargs
-    known = inspect.signature(layer.call).parameters
-    return {
-        key: value
-        for key, value in kwargs.items()
-        if value is not None or key not in known or known[key].default is not None
-    }
-
-
-def _plain(leaf: Any) -> Any:
-    return int(leaf) if isinstance(leaf, Size) else leaf
-
-
-def _plain_name(op: Any) -> str:
-    return re.sub(r"_\d+$", "", str(op.name))
-
-
-def _is_code(leaf: Any) -> bool:
-    known = isinstance(leaf, type | keras.KerasTensor | keras.Operation)
-    return callable(leaf) and not known
