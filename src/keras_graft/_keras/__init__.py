@@ -128,6 +128,7 @@ from keras_graft._keras.structure import model_of_legacy_config as model_of_lega
 from keras_graft._keras.structure import without_values as without_values
 from keras_graft._keras.symbolic import call_with as call_with
 from keras_graft._keras.symbolic import dtype_of as dtype_of
+from keras_graft._keras.symbolic import ignores_training as ignores_training
 from keras_graft._keras.symbolic import is_kerass as is_kerass
 from keras_graft._keras.symbolic import loose_node as loose_node
 from keras_graft._keras.symbolic import set_shape as set_shape

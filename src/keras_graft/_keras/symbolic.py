@@ -67,3 +67,9 @@ def stand_in(variable: Any, path: str) -> Any:
             new.__dict__[key] = value
     new.__dict__.update(_name=path.rpartition("/")[2], _path=path)
     return new
+
+
+def ignores_training(layer: Any) -> bool:
+    """Whether a layer takes a training flag only for the sake of quantization (3.12 - 3.15)."""
+    kinds = keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding
+    return is_kerass(layer) and isinstance(layer, kinds)

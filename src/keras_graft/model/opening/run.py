@@ -67,7 +67,7 @@ def run(
                     continue  # its code does not take these sizes
                 raise
             found = found or _parted(first, again, "for other sizes")
-        found = found or _settle_training(first, trained)
+        found = found or _settle_training(first, trained, weights)
         if found is None:
             frame = first.frames[((layer.name, 0),)]
             return Ran(frame, {**closed, **first.reasons}, first.given)
@@ -117,18 +117,26 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
     return max(found, key=lambda one: len(one[0]), default=None)
 
 
-def _settle_training(first: Tracer, trained: Tracer) -> tuple[Place, Reason] | None:
+def _settle_training(
+    first: Tracer, trained: Tracer, made: dict[Any, Any]
+) -> tuple[Place, Reason] | None:
     """Drop the flags that code only passes on, and fix those that it sets itself."""
     for place, frame in first.frames.items():
         other = trained.frames[place]
         for number, (step, flag) in frame.training.items():
             _, then = other.training.get(number, (None, None))
             step.arguments.kwargs.pop("training", None)
-            if flag is None or flag != then or not _keras.takes_training(step.operation):
+            # Keras takes `training=None` for what it says: not in training, whatever is around it.
+            if bool(flag) != bool(then):
                 continue
             inner = frame.inner.get(id(step))
             if inner is not None:
-                return inner.place, f"it is called with training={flag}, whatever the model does"
+                return inner.place, f"it is called with training={bool(flag)}, whatever the model does"
+            if _keras.ignores_training(step.operation):
+                continue
             frame.fixed.append((number, bool(flag)))
-            step.operation = FixedTraining(step.operation, flag=bool(flag))
+            key = id(step.operation), bool(flag)
+            if key not in made:  # one layer with one flag stays one layer
+                made[key] = FixedTraining(step.operation, flag=bool(flag))
+            step.operation = made[key]
     return None

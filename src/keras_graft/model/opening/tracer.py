@@ -62,6 +62,7 @@ class Tracer:
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
+        self._flags: dict[int, Any] = {}
         self._casts: list[tuple[Any, Any]] = []
         self._gradients = _keras.records_gradients()
         self._last: tuple[Any, str] = None, ""
@@ -89,6 +90,7 @@ class Tracer:
 
     def layer(self, layer: Any, args: Any, kwargs: Any) -> Any:
         """Open a layer, or infer what it gives."""
+        self._flags[id(layer)] = kwargs.get("training")  # as Keras settled it
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
@@ -211,8 +213,8 @@ class Tracer:
         what = id(layer) if id(layer) in self._layers else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
         frame.log.append((what, deep((args, rest), frame.said)))
-        if "training" in kwargs:
-            frame.training[len(frame.log) - 1] = (step, kwargs["training"])
+        if _keras.takes_training(layer):
+            frame.training[len(frame.log) - 1] = step, self._flags.pop(id(layer), None)
 
     def _check_gradients(self) -> None:
         if _keras.records_gradients() != self._gradients:
