@@ -81,7 +81,9 @@ class _Code:
             elif name in ("weight", "matrix", "token"):
                 shape = (WIDTH, WIDTH) if name == "matrix" else (WIDTH,)
                 made = self.add_weight(  # type: ignore[attr-defined]
-                    shape=shape, initializer="glorot_uniform" if name == "matrix" else "ones", name=key
+                    shape=shape,
+                    initializer="glorot_uniform" if name == "matrix" else "ones",
+                    name=key,
                 )
             elif name == "noise":
                 made = keras.random.SeedGenerator(number)
@@ -96,7 +98,9 @@ class _Code:
         if plan["masking"]:
             self.supports_masking = True
 
-    def follow(self, values: list, mask: Any = None, training: Any = None, factor: float = 1.0) -> Any:
+    def follow(
+        self, values: list, mask: Any = None, training: Any = None, factor: float = 1.0
+    ) -> Any:
         pool = [v * factor if factor != 1.0 else v for v in values]
         for number, (name, i, j) in enumerate(self.plan["calls"]):
             x, y = pool[-1 - i % len(pool)], pool[-1 - j % len(pool)]
@@ -287,6 +291,4 @@ def functional(plan: dict) -> keras.Model:
     if len(_first(outputs).shape) == len(last_input.shape):
         outputs = last(_first(outputs))
     given = dict(zip((x.name for x in inputs), inputs, strict=True))
-    return keras.Model(
-        given if plan["structure"] == "dict" else inputs, outputs, name="functional"
-    )
+    return keras.Model(given if plan["structure"] == "dict" else inputs, outputs, name="functional")

@@ -54,7 +54,9 @@ def same(model, other, plan, predict=False):
                 given_by(m, x, **({"training": True} if training else {})) for m in (model, other)
             )
             equal(left, right)
-            np.testing.assert_allclose(sum(map(np.sum, losses)), sum(map(np.sum, others)), rtol=1e-5)
+            np.testing.assert_allclose(
+                sum(map(np.sum, losses)), sum(map(np.sum, others)), rtol=1e-5
+            )
     if predict:
         with states_kept(model, other):
             left = model.predict(x, verbose=0)

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from blocks import WIDTH, Block, by_hand, transformer
+from blocks import WIDTH, by_hand, transformer
 from donor import arrays, equal, unchanged
-from keras import layers, ops
+from keras import layers
 
 import keras_graft as kg
 from keras_graft.testing import assert_same_outputs
@@ -127,7 +127,9 @@ def test_adapters_after_attention(model, tmp_path):
     }
     for layer in ups:
         layer.kernel.assign(keras.random.normal(layer.kernel.shape, seed=2))
-    pairs = {f"layer_{i}/attention": (d, u) for i, (d, u) in enumerate(zip(downs, ups, strict=True))}
+    pairs = {
+        f"layer_{i}/attention": (d, u) for i, (d, u) in enumerate(zip(downs, ups, strict=True))
+    }
 
     def change(path, value):
         down, up = pairs.get(path, (None, None))
@@ -147,26 +149,14 @@ def test_lora_on_queries(model, tmp_path):
         factors[f"layer_{number}/attention/query"] = a, b
     assert len(factors) == 4
 
-    def hand(x):
-        known = {}
+    known = {}
 
-        def change(path, value):
-            if path not in factors:
-                return value
-            a, b = factors[path]
-            return value + known["norm"] @ a @ b
+    def see(path, value):
+        known[path.rpartition("/")[2]] = value
+        a, b = factors.get(path, (None, None))
+        return value if a is None else value + known["norm"] @ a @ b
 
-        def see(path, value):
-            if path.endswith("query"):
-                known["norm"] = model.get_layer(path.split("/")[0]).norm(known["x"])
-            value = change(path, value)
-            if path.count("/") == 0:
-                known["x"] = value
-            return value
-
-        known["x"] = model.get_layer("embed")(x)
-        return by_hand(model, x, see)
-
+    hand = changed(model, see)
     holds(new, hand, tmp_path)
     close(kg.merge_adapters(new)(ids(2, 5)), hand(ids(2, 5)))
 
@@ -202,15 +192,13 @@ def test_ties_between_blocks(model, tmp_path):
     gone = variables(model) - variables(new)
     assert gone == {id(old[1].kernel)}
 
-    def change(path, value):
-        return known["x"] @ old[0].kernel + old[1].bias if path == "layer_3/attention/query" else value
-
     known = {}
 
     def see(path, value):
-        if path == "layer_2":
-            known["x"] = model.get_layer("layer_3").norm(value)
-        return change(path, value)
+        known[path] = value
+        if path == "layer_3/attention/query":
+            return known["layer_3/norm"] @ old[0].kernel + old[1].bias
+        return value
 
     holds(new, lambda x: by_hand(model, x, see), tmp_path)
     loaded = keras.models.load_model(tmp_path / "new.keras")
@@ -226,13 +214,8 @@ def test_one_layer_shared_by_two_blocks(model, tmp_path):
     known = {}
 
     def see(path, value):
-        if path == "layer_2/attention":
-            known["attention"] = value
-        if path == "layer_1":
-            known["x"] = value
-        if path == "layer_2/mlp/up":
-            return up(known["x"] + known["attention"])
-        return value
+        known[path] = value
+        return up(known["layer_2/add"]) if path == "layer_2/mlp/up" else value
 
     holds(new, lambda x: by_hand(model, x, see), tmp_path)
     assert len(new.weights) == len(model.weights) - 2
@@ -306,4 +289,6 @@ def test_a_block_called_twice(recurrent, tmp_path):
     assert variables(one) == variables(recurrent)
     both = kg.insert(recurrent, lambda x: x * 2.0, after="layer_1/mlp")
     double = lambda path, value: value * 2.0 if path == "layer_1/mlp" else value  # noqa: E731
-    holds(both, lambda x: by_hand(recurrent, x, double, ["layer_0", "layer_1", "layer_1"]), tmp_path)
+    holds(
+        both, lambda x: by_hand(recurrent, x, double, ["layer_0", "layer_1", "layer_1"]), tmp_path
+    )
