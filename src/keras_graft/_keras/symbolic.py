@@ -44,6 +44,8 @@ def shuts(layer: Any) -> str | None:
         return "it is quantized as a whole"
     if getattr(layer, "_remat_mode", None) is not None:
         return "it is computed again for gradients (remat)"
+    if type(layer).__call__ is not keras.Layer.__call__:
+        return "it overrides `__call__`"
     if isinstance(layer, keras.layers.TimeDistributed | keras.layers.RNN):
         return "it calls its layer once for each step"
     return None

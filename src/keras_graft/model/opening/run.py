@@ -37,7 +37,7 @@ class Ran:
 
 def run(
     layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    closed: Mapping[Place, Reason], way: Way, native: bool = False,
+    closed: Mapping[Place, Reason], way: Way, native: bool, weights: dict[Any, Any],
 ) -> Ran:  # fmt: skip
     """Run the code of a layer on symbolic tensors with None for sizes that are not known.
 
@@ -49,18 +49,19 @@ def run(
         closed: Calls inside that stay closed, and why.
         way: Which values sizes have.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
+        weights: The `Weight`s of variables; more are added.
 
     Raises:
         Doubt: If the code of the layer itself does what no graph can say.
     """
     closed = dict(closed)
     for _ in range(_MOST):
-        first = _once(layer, args, kwargs, wanted, way, closed, native)
-        trained = _once(layer, args, kwargs, wanted, way, closed, native, training=True)
+        first = _once(layer, args, kwargs, wanted, way, closed, native, weights)
+        trained = _once(layer, args, kwargs, wanted, way, closed, native, weights, training=True)
         found = _parted(first, trained, "in training")
         for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
             try:
-                again = _once(layer, args, kwargs, wanted, check, closed, native)
+                again = _once(layer, args, kwargs, wanted, check, closed, native, weights)
             except Doubt as doubt:
                 if is_error(str(doubt)):
                     continue  # its code does not take these sizes
@@ -88,14 +89,14 @@ def _is_unknown(structure: Any) -> bool:
 
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    native: bool, training: bool | None = None,
+    native: bool, weights: dict[Any, Any], training: bool | None = None,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way)
     if (
         training is not None and kwargs.get("training") is None
     ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
-    tracer = Tracer(layer, wanted, closed, native)
+    tracer = Tracer(layer, wanted, closed, native, weights)
     tracer.given = given
     tracer.run(args, kwargs)
     return tracer
