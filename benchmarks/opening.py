@@ -206,7 +206,7 @@ training step and a forward pass with all blocks inline, and with an MLP edited 
 
 def main() -> None:
     """Measure, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="Write this backend's section.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depth", type=int, default=24)
@@ -216,7 +216,7 @@ def main() -> None:
 ```
 
 ```
-{table(RUNNING, [running(6, 4 * told.rounds)])}
+{table(RUNNING, [running(4, 3 * told.rounds)])}
 ```"""
     print(body)
     if told.write:

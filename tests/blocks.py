@@ -97,11 +97,13 @@ def by_hand(model: keras.Model, ids, see=lambda path, value: value, calls=None):
     for name in blocks if calls is None else calls:
         block = model.get_layer(name)
         a = block.attention
-        y = block.norm(x)
+        y = see(f"{name}/norm", block.norm(x))
         length = ids.shape[1]
-        heads = lambda y: ops.reshape(y, (-1, length, HEADS, WIDTH // HEADS))  # noqa: E731
         q, k, v = (
-            heads(see(f"{name}/attention/{layer.name}", layer(y)))
+            ops.reshape(
+                see(f"{name}/attention/{layer.name}", layer(y)),
+                (-1, length, HEADS, WIDTH // HEADS),
+            )
             for layer in (a.query, a.key, a.value)
         )
         scores = ops.einsum("bqhd,bkhd->bhqk", q, k) / 2.0
@@ -109,7 +111,7 @@ def by_hand(model: keras.Model, ids, see=lambda path, value: value, calls=None):
         scores = ops.where(steps[None, :] <= steps[:, None], scores, -1e9)
         mixed = ops.einsum("bhqk,bkhd->bqhd", ops.softmax(scores), v)
         y = a.out(ops.reshape(mixed, (-1, length, WIDTH))) * a.gain
-        x = x + see(f"{name}/attention", y)
+        x = see(f"{name}/add", x + see(f"{name}/attention", y))
         up = see(f"{name}/mlp/up", block.mlp.up(x))
         y = block.mlp.down(see(f"{name}/mlp/act", ops.relu(up)))
         x = see(name, x + see(f"{name}/mlp", y))

@@ -38,7 +38,6 @@ def blocks(depth: int = 2) -> st.SearchStrategy[dict]:
         "inner": inner,
         "masking": st.booleans(),
         "gives": st.sampled_from(["one", "one", "one", "tuple", "dict"]),
-        "training": st.booleans(),
     })  # fmt: skip
 
 

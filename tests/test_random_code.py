@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -15,9 +14,6 @@ from strategies import examples
 from strategies_code import code_plans, data, functional, interpret, needs_closing, symbols
 
 import keras_graft as kg
-
-N1 = int(os.environ.get("N1", 200))
-N2 = int(os.environ.get("N2", 100))
 
 
 def arrays(structure):
@@ -68,6 +64,16 @@ def same(model, other, plan, predict=False):
             equal(left, other.predict(x, verbose=0))
 
 
+def moves(model, variable, plan):
+    """Whether outputs change with a weight."""
+    x, value = data(plan, 2, plan["length"] or 6), keras.ops.copy(variable.value)
+    before, _ = given_by(model, x)
+    variable.assign(value + 1.0)
+    after, _ = given_by(model, x)
+    variable.assign(value)
+    return any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True))
+
+
 def layers_of(model):
     return list(model._flatten_layers())
 
@@ -104,12 +110,12 @@ def read(model, plan, *args, **kwargs):
 
 
 def closed_with_reason(graph, plan):
-    closed = [one for one in kg.explain(graph).closed if not one.kind.startswith("MultiHead")]
+    closed = [one for one in kg.explain(graph).closed if "a layer of Keras" not in one.reason]
     assert not closed or needs_closing(plan["block"]), [(c.path, c.reason) for c in closed]
     assert all("line " in one.reason or "training" in one.reason for one in closed)
 
 
-@examples(torch=N1, others=20)
+@examples(torch=200, others=20)
 @given(code_plans())
 def test_code_is_read_as_what_it_does(plan):
     model = interpret(plan)
@@ -119,9 +125,12 @@ def test_code_is_read_as_what_it_does(plan):
     closed_with_reason(graph, plan)
     flat = flattened(graph)
     same(model, flat, plan, predict=True)
-    lost = {id(v) for v in model.variables} - {id(v) for v in flat.variables}
-    assert not {id(v) for v in flat.variables} - {id(v) for v in model.variables}
-    assert not lost or "unused" in str(plan) or plan["block"]["gives"] != "one" or True
+    needed = {id(v) for v in flat.variables}
+    assert needed <= {id(v) for v in model.variables}
+    # A weight that no output needs may be gone; one that is there is the donor's own.
+    for variable in model.trainable_variables:
+        if id(variable) not in needed:
+            assert not moves(model, variable, plan)
     loaded(flat, plan)
     with untouched(model):
         kept = kg.build(graph)
@@ -135,7 +144,7 @@ def flattened(graph):
         return kg.build(kg.inline(graph))
 
 
-@examples(torch=N2, others=20)
+@examples(torch=100, others=15)
 @given(code_plans(), st.data())
 def test_an_edit_at_any_place_keeps_the_numbers(plan, drawn):
     model = functional(plan) if drawn.draw(st.booleans()) else interpret(plan)
@@ -144,7 +153,7 @@ def test_an_edit_at_any_place_keeps_the_numbers(plan, drawn):
     if graph is None:
         return
     closed_with_reason(graph, plan)
-    nodes = kg.select(graph, "**").nodes
+    nodes = kg.select(graph, "**").nodes if len(graph) else ()
     values = [v for n in nodes for v in n.values if v.consumers]
     leaves = [n for n in nodes if n.nested is None and isinstance(n.operation, keras.Layer)]
     masks = {v.mask for n in nodes for v in n.values} | {v.mask for v in graph.inputs}

@@ -149,26 +149,14 @@ def test_lora_on_queries(model, tmp_path):
         factors[f"layer_{number}/attention/query"] = a, b
     assert len(factors) == 4
 
-    def hand(x):
-        known = {}
+    known = {}
 
-        def change(path, value):
-            if path not in factors:
-                return value
-            a, b = factors[path]
-            return value + known["norm"] @ a @ b
+    def see(path, value):
+        known[path.rpartition("/")[2]] = value
+        a, b = factors.get(path, (None, None))
+        return value if a is None else value + known["norm"] @ a @ b
 
-        def see(path, value):
-            if path.endswith("query"):
-                known["norm"] = model.get_layer(path.split("/")[0]).norm(known["x"])
-            value = change(path, value)
-            if path.count("/") == 0:
-                known["x"] = value
-            return value
-
-        known["x"] = model.get_layer("embed")(x)
-        return by_hand(model, x, see)
-
+    hand = changed(model, see)
     holds(new, hand, tmp_path)
     close(kg.merge_adapters(new)(ids(2, 5)), hand(ids(2, 5)))
 
@@ -204,17 +192,13 @@ def test_ties_between_blocks(model, tmp_path):
     gone = variables(model) - variables(new)
     assert gone == {id(old[1].kernel)}
 
-    def change(path, value):
-        return (
-            known["x"] @ old[0].kernel + old[1].bias if path == "layer_3/attention/query" else value
-        )
-
     known = {}
 
     def see(path, value):
-        if path == "layer_2":
-            known["x"] = model.get_layer("layer_3").norm(value)
-        return change(path, value)
+        known[path] = value
+        if path == "layer_3/attention/query":
+            return known["layer_3/norm"] @ old[0].kernel + old[1].bias
+        return value
 
     holds(new, lambda x: by_hand(model, x, see), tmp_path)
     loaded = keras.models.load_model(tmp_path / "new.keras")
@@ -230,13 +214,8 @@ def test_one_layer_shared_by_two_blocks(model, tmp_path):
     known = {}
 
     def see(path, value):
-        if path == "layer_2/attention":
-            known["attention"] = value
-        if path == "layer_1":
-            known["x"] = value
-        if path == "layer_2/mlp/up":
-            return up(known["x"] + known["attention"])
-        return value
+        known[path] = value
+        return up(known["layer_2/add"]) if path == "layer_2/mlp/up" else value
 
     holds(new, lambda x: by_hand(model, x, see), tmp_path)
     assert len(new.weights) == len(model.weights) - 2
