@@ -73,6 +73,21 @@ def test_a_deeper_backbone_is_saved_with_its_list(tmp_path):
         task.save_to_preset(str(tmp_path / "preset"))
 
 
+def test_a_backbone_and_a_task_from_files(tmp_path):
+    donor = language()
+    half = halved(donor.backbone)
+    half.save(tmp_path / "half.keras")
+    loaded = keras.models.load_model(tmp_path / "half.keras")
+    task = kg.replace_backbone(donor, loaded)
+    np.testing.assert_array_equal(generated(task), generated(kg.replace_backbone(donor, half)))
+    task.save(tmp_path / "task.keras")
+    again = keras.models.load_model(tmp_path / "task.keras", compile=False)
+    one = kg.replace_backbone(again, kg.remove(again.backbone, block_of(again.backbone, 1)))
+    one.compile(sampler="greedy")
+    assert len(one.backbone.transformer_layers) == 1
+    np.testing.assert_array_equal(generated(one), one_by_one(one))
+
+
 @pytest.mark.filterwarnings(LISTED)
 @pytest.mark.parametrize("zero", [True, False])
 def test_an_inserted_layer_is_refused_even_one_that_does_nothing_yet(zero):
