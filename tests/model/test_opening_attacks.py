@@ -101,7 +101,7 @@ def test_sizes_that_agree_by_chance_are_computed_at_each_call(code, shape):
     # 16 // 8 and 24 // 8 are 2 and 3; 16 // 100 and 24 // 100 are both 0.
     model = model_of(code, d=layers.Dense(4))
     model(data(2, 16, 4))
-    built = kg.build(kg.read(model, keras.Input((None, 4))).replace(origin=None))
+    built = kg.build(kg.read(model, keras.Input((None, 4))).replace(origin=None, past=None))
     x = data(*shape)
     np.testing.assert_array_equal(numbers(built(x)), numbers(model(x)))
 
@@ -113,7 +113,7 @@ def test_the_height_after_a_stride_is_not_taken_for_the_batch():
 
     model = model_of(code, d=layers.Conv2D(3, 32, strides=32))
     model(data(2, 64, 96, 3))
-    built = kg.build(kg.read(model, keras.Input((None, None, 3))).replace(origin=None))
+    built = kg.build(kg.read(model, keras.Input((None, None, 3))).replace(origin=None, past=None))
     x = data(1, 64, 128, 3)
     assert built(x).shape == (1, 8, 3)
     np.testing.assert_array_equal(numbers(built(x)), numbers(model(x)))
@@ -156,7 +156,7 @@ def test_a_key_that_is_no_tuple_is_taken(key):
     table.build((300, 300))
     model = model_of(code, d=layers.Dense(4), table=table)
     model(data(2, 16, 4))
-    built = kg.build(kg.read(model, keras.Input((None, 4))).replace(origin=None))
+    built = kg.build(kg.read(model, keras.Input((None, 4))).replace(origin=None, past=None))
     x = data(3, 37, 4)
     np.testing.assert_array_equal(numbers(built(x)), numbers(model(x)))
 
@@ -164,6 +164,6 @@ def test_a_key_that_is_no_tuple_is_taken(key):
 def test_a_numpy_scalar_on_the_left_is_taken():
     model = model_of(lambda self, x: np.sqrt(6.0) * self.d(x), d=layers.Dense(4))
     model(data(2, 4))
-    built = kg.build(kg.read(model, data(2, 4)).replace(origin=None))
+    built = kg.build(kg.read(model, data(2, 4)).replace(origin=None, past=None))
     x = data(5, 4)
     np.testing.assert_array_equal(numbers(built(x)), numbers(model(x)))

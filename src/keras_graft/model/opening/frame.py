@@ -202,14 +202,15 @@ class Frame:
     def sized(self, target: str, attributes: Any, args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
         """Return a call whose sizes are read from its tensors, and these tensors."""
         reads: list[Any] = []
-        # A size may be that of many tensors. Its own are the best: a cut before the call need not
-        # hand on another one. Then the last that was made.
+        # The size of an input may be that of tensors made since. With these, a cut between need not
+        # hand on the input: first those of the call itself, then the last that was made.
         near: dict[tuple[int, int], Axis] = {}
         mine = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
         for tensor in (*mine, *reversed(list(self._mine.values()))):
-            for axis, size in enumerate(tensor.shape):
-                if isinstance(size, Size):
-                    near.setdefault((int(size), size.other), Axis(tensor, axis))
+            sizes = [(int(d), d.other) if isinstance(d, Size) else None for d in tensor.shape]
+            for axis, pair in enumerate(sizes):
+                if pair is not None and sizes.count(pair) == 1:
+                    near.setdefault(pair, Axis(tensor, axis))
 
         def slot(tensor: Any) -> Slot:
             for index, known in enumerate(reads):
@@ -227,7 +228,8 @@ class Frame:
 
         def place(axis: Axis) -> Axis:
             size = axis.tensor.shape[axis.axis]
-            found = near.get((int(size), other(size)), axis)
+            moves = any(axis.tensor is tensor for tensor in self.tensors)
+            found = near.get((int(size), other(size)), axis) if moves else axis
             return Axis(slot(found.tensor), found.axis)
 
         parts = [deep(part, sealed) for part in (attributes, args, kwargs)]

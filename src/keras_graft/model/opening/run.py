@@ -131,7 +131,10 @@ def _settle_training(
                 continue
             inner = frame.inner.get(id(step))
             if inner is not None:
-                return inner.place, f"it is called with training={bool(flag)}, whatever the model does"
+                return (
+                    inner.place,
+                    f"it is called with training={bool(flag)}, whatever the model does",
+                )
             if _keras.ignores_training(step.operation):
                 continue
             frame.fixed.append((number, bool(flag)))
