@@ -9,7 +9,9 @@ import keras
 
 @keras.saving.register_keras_serializable("keras_graft")
 class AddLoss(keras.Layer):
-    """Returns its first input, and adds the others as losses, as `layer.add_loss` does.
+    """Returns its first input, and adds the second as losses, as `layer.add_loss` does.
+
+    The first may be a list: all that a block gives. Whatever of it is used, the losses count.
 
     Run `import keras_graft` before you load a file that has one.
     """
@@ -28,7 +30,7 @@ class AddLoss(keras.Layer):
 
     def compute_output_spec(self, x: Any, losses: Any) -> Any:
         """Return the spec of `x`."""
-        return keras.KerasTensor(x.shape, x.dtype)
+        return keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), x)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""

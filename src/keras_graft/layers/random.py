@@ -21,10 +21,12 @@ class Random(keras.Layer):
     Args:
         sized: The call, as plain data or as a `SizedCall`.
         seed: The seed, or the seed generator.
+        turn: Which of the layers that draw from one generator it is.
     """
 
-    def __init__(self, sized: Any, *, seed: Any = None, **kwargs: Any) -> None:
+    def __init__(self, sized: Any, *, seed: Any = None, turn: int = 0, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.turn = turn
         self.sized = sized if isinstance(sized, SizedCall) else SizedCall.from_config(sized)
         own = isinstance(seed, keras.random.SeedGenerator)
         self.seed_generator = seed if own else keras.random.SeedGenerator(seed)
@@ -44,7 +46,9 @@ class Random(keras.Layer):
         return {
             **super().get_config(),
             "sized": self.sized.get_config(),
-            "seed": self.seed_generator.get_config()["seed"],
+            # A file holds no state of a generator. Two layers that draw from one must not draw the
+            # same numbers when they are loaded with a generator each.
+            "seed": self.seed_generator.get_config()["seed"] + self.turn,
         }
 
     @classmethod

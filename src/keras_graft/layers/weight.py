@@ -124,7 +124,7 @@ class KeepWeights(keras.Layer):
 
     def compute_output_spec(self, x: Any) -> Any:
         """Return the spec of the input."""
-        return keras.KerasTensor(x.shape, x.dtype)
+        return keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), x)
 
     def get_config(self) -> dict[str, Any]:
         """Return the specs of the variables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -22,12 +23,17 @@ from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.symbolic import input_of, tensor_of
 
 
-def assemble(graph: Graph, name: str | None = None) -> Assembly:
-    """Make a Keras model from a graph, and remember the tensor of each value."""
-    return Assembly(_from_parts(infer(graph.validate())), name or graph.name)
+def assemble(
+    graph: Graph, name: str | None = None, outside: Collection[int] = frozenset()
+) -> Assembly:
+    """Make a Keras model from a graph, and remember the tensor of each value.
+
+    `outside` has the identities of layers and weights that the model around it uses elsewhere.
+    """
+    return Assembly(_from_parts(infer(graph.validate()), outside), name or graph.name)
 
 
-def _from_parts(graph: Graph) -> Graph:
+def _from_parts(graph: Graph, outside: Collection[int]) -> Graph:
     """Return the graph with models in place of opened layers that share weights with others.
 
     A layer that was opened and not edited is built as it is. But Keras cannot load a file in which
@@ -50,15 +56,17 @@ def _from_parts(graph: Graph) -> Graph:
     for node in opened:
         own = id(node.operation)
         inside = [x for x in _keras.layers_inside(node.operation) if x.weights]
-        shared = any(owners[id(layer)] != {own} for layer in inside)
-        weights = {id(w) for w in node.operation.weights}
-        if not shared and not any(w in weights and user != own for w, user in tied):
+        elsewhere = {id(x) for x in inside if owners[id(x)] != {own}}
+        elsewhere |= {w for w, user in tied if user != own}
+        elsewhere |= set(outside)
+        used = {id(x) for x in (*inside, *node.operation.weights)}
+        if used.isdisjoint(elsewhere):
             continue
         call = as_model_call(node)
         assert call.nested is not None
         key = id(node.nested)
         if key not in made:
-            made[key] = assemble(call.nested, str(node.operation.name)).model
+            made[key] = assemble(call.nested, str(node.operation.name), elsewhere).model
         instead[node] = [call.replace(operation=made[key])]
     return graph.spliced(instead, {}).settled() if instead else graph
 

@@ -27,10 +27,9 @@ def finish(
         whole: Whether it is the outermost call.
     """
     flat = _tensors(flat, frame, whole)
-    place = next(i for i, leaf in enumerate(flat) if leaf is not None)
     frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
     if frame.losses:
-        flat[place] = _put(frame, AddLoss(name="add_loss"), flat[place], frame.losses)
+        _around_all(frame, AddLoss(name="add_loss"), flat, frame.losses)
     if frame.layer.supports_masking:
         _attach_masks(frame, flat, args, kwargs)
     frame.outputs = [leaf for leaf in flat if leaf is not None]
@@ -38,10 +37,7 @@ def finish(
     if left:
         specs = [spec_of_weight(variable) for variable in left]
         keeper = KeepWeights(specs, variables=left, name="unused_weights")
-        mask = _keras.mask_of(flat[place])
-        flat[place] = _put(frame, keeper, flat[place])
-        if mask is not None:
-            _keras.set_mask(flat[place], mask)
+        _around_all(frame, keeper, flat)
         frame.outputs = [leaf for leaf in flat if leaf is not None]
     frame.structure = outputs, flat
     frame.anchor_weights(lambda step: isinstance(step.operation, Weight))
@@ -88,6 +84,22 @@ def _attach_masks(frame: Frame, flat: list[Any], args: Any, kwargs: Any) -> None
 def _unused(frame: Frame) -> list[Any]:
     covered = {id(v) for step in frame.needed() for v in getattr(step.operation, "weights", ())}
     return [v for v in frame.layer.weights if id(v) not in covered]
+
+
+def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any) -> None:
+    """Let all that a call gives pass through a layer: it stays as long as one of it is used."""
+    given = [leaf for leaf in flat if leaf is not None]
+    masks = [_keras.mask_of(leaf) for leaf in given]
+    if len(given) == 1:
+        made = [_put(frame, layer, given[0], *args)]
+    else:
+        made = [frame.born(in_world(leaf, 0), in_world(leaf, 1)) for leaf in given]
+        frame.record(layer, (given, *args), {}, made)
+    for tensor, mask in zip(made, masks, strict=True):
+        if mask is not None:
+            _keras.set_mask(tensor, mask)
+    new = iter(made)
+    flat[:] = [None if leaf is None else next(new) for leaf in flat]
 
 
 def _put(frame: Frame, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -63,6 +63,7 @@ class Tracer:
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
         self._flags: dict[int, Any] = {}
+        self._turns: dict[int, int] = {}
         self._casts: list[tuple[Any, Any]] = []
         self._gradients = _keras.records_gradients()
         self._last: tuple[Any, str] = None, ""
@@ -316,7 +317,9 @@ class Tracer:
         outputs = frame.born(first, second)
         tensors = tuple(reads) or (frame.anchor,)
         if random:
-            frame.record(Random(sized, seed=seed, name=name), tensors, {}, outputs)
+            turn = self._turns[id(seed)] = self._turns.get(id(seed), -1) + 1
+            layer = Random(sized, seed=seed, turn=turn, name=name)
+            frame.record(layer, tensors, {}, outputs)
         else:
             frame.record(DynamicOp(sized, name=name), tensors, {}, outputs)
         frame.log.append((target, sized.form(), id(seed)))
