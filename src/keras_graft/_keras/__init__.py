@@ -59,6 +59,7 @@ from keras_graft._keras.layers import use_instead as use_instead
 from keras_graft._keras.meantime import forget_readers as forget_readers
 from keras_graft._keras.meantime import named_since as named_since
 from keras_graft._keras.meantime import names_given as names_given
+from keras_graft._keras.meantime import take_names_back as take_names_back
 from keras_graft._keras.nodes import Builder as Builder
 from keras_graft._keras.nodes import arguments as arguments
 from keras_graft._keras.nodes import call_index as call_index
@@ -78,6 +79,7 @@ from keras_graft._keras.nodes import set_mask as set_mask
 from keras_graft._keras.nodes import set_model_state as set_model_state
 from keras_graft._keras.nodes import steps_behind as steps_behind
 from keras_graft._keras.nodes import takes_training as takes_training
+from keras_graft._keras.nodes import undone_on_error as undone_on_error
 from keras_graft._keras.ops import bare_op as bare_op
 from keras_graft._keras.ops import bound as bound
 from keras_graft._keras.ops import function_named as function_named
@@ -126,6 +128,7 @@ from keras_graft._keras.structure import model_of_legacy_config as model_of_lega
 from keras_graft._keras.structure import without_values as without_values
 from keras_graft._keras.symbolic import call_with as call_with
 from keras_graft._keras.symbolic import dtype_of as dtype_of
+from keras_graft._keras.symbolic import ignores_training as ignores_training
 from keras_graft._keras.symbolic import is_kerass as is_kerass
 from keras_graft._keras.symbolic import loose_node as loose_node
 from keras_graft._keras.symbolic import set_shape as set_shape
@@ -138,6 +141,7 @@ from keras_graft._keras.tied_variable import Transform as Transform
 from keras_graft._keras.tracing import DRAWS as DRAWS
 from keras_graft._keras.tracing import MAKES as MAKES
 from keras_graft._keras.tracing import heard as heard
+from keras_graft._keras.tracing import records_gradients as records_gradients
 from keras_graft._keras.views import Thawed as Thawed
 from keras_graft._keras.views import View as View
 from keras_graft._keras.views import call_as as call_as

@@ -10,10 +10,11 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -123,6 +124,26 @@ def release(steps: Sequence[Any]) -> None:
         for entries in (operation._inbound_nodes, operation._outbound_nodes):
             while entries and id(entries[-1]) in made:
                 entries.pop()
+
+
+@contextlib.contextmanager
+def undone_on_error(operations: Sequence[Any]) -> Iterator[None]:
+    """Remove the calls that were made of some operations in the meantime, if there is an error.
+
+    Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
+    """
+    lists = [
+        entries
+        for operation in operations
+        for entries in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    before = list(map(len, lists))
+    try:
+        yield
+    except BaseException:
+        for entries, number in zip(lists, before, strict=True):
+            del entries[number:]
+        raise
 
 
 def name_plainly(steps: Sequence[Any]) -> None:

@@ -44,6 +44,8 @@ def shuts(layer: Any) -> str | None:
         return "it is quantized as a whole"
     if getattr(layer, "_remat_mode", None) is not None:
         return "it is computed again for gradients (remat)"
+    if type(layer).__call__ is not keras.Layer.__call__:
+        return "it overrides `__call__`"
     if isinstance(layer, keras.layers.TimeDistributed | keras.layers.RNN):
         return "it calls its layer once for each step"
     return None
@@ -65,3 +67,9 @@ def stand_in(variable: Any, path: str) -> Any:
             new.__dict__[key] = value
     new.__dict__.update(_name=path.rpartition("/")[2], _path=path)
     return new
+
+
+def ignores_training(layer: Any) -> bool:
+    """Whether a layer takes a training flag only for the sake of quantization (3.12 - 3.15)."""
+    kinds = keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Embedding
+    return is_kerass(layer) and isinstance(layer, kinds)

@@ -128,6 +128,7 @@ def heard(listener: Listener) -> Iterator[None]:
             _exchange_calls(put, on, listener)
             _exchange_variables(put, on, listener)
             _exchange_functions(put, on, listener)
+            _exchange_gradients(put, on, listener)
             yield
         finally:
             for owner, name, old in reversed(saved):
@@ -312,6 +313,43 @@ def _exchange_functions(put: Put, on: On, listener: Listener) -> None:
             put(module, "any_symbolic_tensors", any_symbolic)
     if vars(backend)["any_symbolic_tensors"] is known:
         put(backend, "any_symbolic_tensors", any_symbolic)
+
+
+def _exchange_gradients(put: Put, on: On, listener: Listener) -> None:
+    """Refuse gradient rules of the code's own: a graph of calls has none."""
+
+    def refusing(old: Any) -> Any:
+        @functools.wraps(old)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if on():
+                listener.refuse("its code has a gradient rule of its own")
+            return old(*args, **kwargs)
+
+        return function
+
+    backend = keras.backend.backend()
+    if backend == "torch":
+        torch: Any = sys.modules["torch"]
+        apply = torch.autograd.Function.apply
+        put(
+            torch.autograd.Function,
+            "apply",
+            classmethod(lambda cls, *a, **k: refusing(apply.__func__)(cls, *a, **k)),
+        )
+    elif backend == "jax":
+        jax: Any = sys.modules["jax"]
+        for cls in (jax.custom_vjp, jax.custom_jvp):
+            put(cls, "__call__", refusing(vars(cls)["__call__"]))
+    elif (module := sys.modules.get("tensorflow.python.ops.custom_gradient")) is not None:
+        for name in ("_eager_mode_decorator", "_graph_mode_decorator"):
+            if name in vars(module):
+                put(module, name, refusing(vars(module)[name]))
+
+
+def records_gradients() -> bool:
+    """Whether gradients are recorded; PyTorch alone can turn that off around some code."""
+    torch = sys.modules.get("torch") if keras.backend.backend() == "torch" else None
+    return torch is None or bool(torch.is_grad_enabled())
 
 
 def _no(what: str) -> str:

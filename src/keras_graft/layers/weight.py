@@ -24,6 +24,8 @@ class Weight(keras.Layer):
         variable_dtype: Its dtype.
         trains: Whether it is trained.
         variable: The variable; a new one of zeros if None.
+        regularizer: The regularizer of a new variable.
+        constraint: The constraint of a new variable.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -34,7 +36,7 @@ class Weight(keras.Layer):
 
     def __init__(
         self, shape: Sequence[int], *, variable_dtype: str = "float32", trains: bool = True,
-        variable: Any = None, **kwargs: Any,
+        variable: Any = None, regularizer: Any = None, constraint: Any = None, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.shape, self.trains = tuple(shape), bool(trains)
@@ -43,6 +45,8 @@ class Weight(keras.Layer):
             variable = self.add_weight(
                 shape=self.shape, dtype=variable_dtype, trainable=self.trains,
                 initializer="zeros", name="value",
+                regularizer=keras.regularizers.get(regularizer),
+                constraint=keras.constraints.get(constraint),
             )  # fmt: skip
         self.value = variable
         self.built = True
@@ -71,6 +75,7 @@ class Weight(keras.Layer):
             "shape": list(self.shape),
             "variable_dtype": _keras.dtype_of(self.value),
             "trains": self.trains,
+            **_rules_of(self.value),
         }
 
 
@@ -84,7 +89,8 @@ class KeepWeights(keras.Layer):
     Run `import keras_graft` before you load a file that has one.
 
     Args:
-        specs: For each variable, its shape, dtype and whether it is trained.
+        specs: For each variable, its shape, dtype, whether it is trained, and its rules: a dict with
+            `regularizer` and `constraint`.
         variables: The variables; new ones of zeros if None.
     """
 
@@ -93,15 +99,21 @@ class KeepWeights(keras.Layer):
         **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(autocast=False, **kwargs)
-        self.specs = [[list(shape), str(dtype), bool(trains)] for shape, dtype, trains in specs]
+        self.specs = [[list(s[0]), str(s[1]), bool(s[2]), dict(s[3])] for s in specs]
         self._convert_input_args = False
         self.supports_masking = True
         if variables is None:
             variables = [
                 self.add_weight(
-                    shape=shape, dtype=dtype, trainable=trains, initializer="zeros", name=f"w{i}"
-                )
-                for i, (shape, dtype, trains) in enumerate(self.specs)
+                    shape=shape,
+                    dtype=dtype,
+                    trainable=trains,
+                    initializer="zeros",
+                    name=f"w{i}",
+                    regularizer=keras.regularizers.get(rules["regularizer"]),
+                    constraint=keras.constraints.get(rules["constraint"]),
+                )  # fmt: skip
+                for i, (shape, dtype, trains, rules) in enumerate(self.specs)
             ]
         self.kept = list(variables)
         self.built = True
@@ -119,3 +131,24 @@ class KeepWeights(keras.Layer):
         config = super().get_config()
         config.pop("autocast", None)
         return {**config, "specs": self.specs}
+
+
+def weight_of(variable: Any, name: str, policy: Any) -> Weight:
+    """Return a `Weight` that gives a variable."""
+    return Weight(
+        variable.shape, variable_dtype=_keras.dtype_of(variable), trains=bool(variable.trainable),
+        variable=variable, name=name, dtype=policy,
+    )  # fmt: skip
+
+
+def spec_of_weight(variable: Any) -> list[Any]:
+    """Return the entry of `KeepWeights` for a variable."""
+    shape, dtype = list(variable.shape), _keras.dtype_of(variable)
+    return [shape, dtype, bool(variable.trainable), _rules_of(variable)]
+
+
+def _rules_of(variable: Any) -> dict[str, Any]:
+    return {
+        "regularizer": keras.regularizers.serialize(variable.regularizer),
+        "constraint": keras.constraints.serialize(variable.constraint),
+    }

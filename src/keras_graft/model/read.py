@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.errors import ReadError
+from keras_graft.errors import GraftError, ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value, flat_slots
 from keras_graft.graph.origin import Past
@@ -19,8 +19,9 @@ from keras_graft.graph.sizes import Doubt
 from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.opening.arguments import arguments_of
 from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
-from keras_graft.model.opening.open import opened
+from keras_graft.model.opening.open import Known, opened
 from keras_graft.model.opening.policy import Policy, path_of
+from keras_graft.model.opening.reasons import reason_of
 from keras_graft.model.opening.tied_weights import with_ties
 from keras_graft.model.symbolic import tensor_of
 from keras_graft.model.unreadable import why_unreadable
@@ -106,13 +107,16 @@ def _by_code(
     try:
         if why is not None:
             raise Doubt(why)
-        proven: set[str] | None = set() if prove else None
-        found = opened(reader, model, args, kwargs, wanted, whole=True, proven=proven)
-    except Doubt as doubt:
+        known = Known(set() if prove else None)
+        found = opened(reader, model, args, kwargs, wanted, whole=True, known=known)
+    except GraftError:
+        raise
+    except Exception as error:
+        doubt = error if isinstance(error, Doubt) else reason_of(error, model)
         raise ReadError(
             f"{type(model).__name__} {model.name!r} cannot be read as a graph: {doubt}. "
             f"{_way_out(model)}"
-        ) from doubt
+        ) from error
     reasons = {path_of(place): why for place, why in found.reasons.items()}
     graph = found.graph
     if any(node.nested is not None for node in graph.steps):

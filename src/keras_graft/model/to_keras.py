@@ -173,7 +173,8 @@ class Assembly:
             return _keras.renamed_op(operation, name)
         forms = {form_of(call) for call in self._graph.calls(operation)}
         # A plain Keras model loads without this package, but takes only one kind of call.
-        return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
+        plain = len(forms) == 1 and bool(node.inputs)
+        return _wrapped(node, name) if plain else Renamed(operation, name=name)
 
 
 def _one_or_list(tensors: list[Any]) -> Any:

@@ -9,7 +9,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.add_loss import AddLoss, WithMask
-from keras_graft.layers.weight import KeepWeights, Weight
+from keras_graft.layers.weight import KeepWeights, Weight, spec_of_weight
 from keras_graft.model.opening.frame import Frame, in_world
 
 
@@ -36,7 +36,7 @@ def finish(
     frame.outputs = [leaf for leaf in flat if leaf is not None]
     left = _unused(frame)
     if left:
-        specs = [[list(v.shape), _keras.dtype_of(v), bool(v.trainable)] for v in left]
+        specs = [spec_of_weight(variable) for variable in left]
         keeper = KeepWeights(specs, variables=left, name="unused_weights")
         mask = _keras.mask_of(flat[place])
         flat[place] = _put(frame, keeper, flat[place])

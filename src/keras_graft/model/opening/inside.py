@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
+from keras_graft.errors import GraftError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Entry, Node, Slot, Template, Value, flat_slots
 from keras_graft.graph.record import is_wrapper
@@ -15,8 +16,9 @@ from keras_graft.graph.sizes import Doubt
 from keras_graft.model.calls import filled
 from keras_graft.model.entering import with_inside
 from keras_graft.model.from_keras import Reader
-from keras_graft.model.opening.open import Opened, opened
+from keras_graft.model.opening.open import Known, Opened, opened
 from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers, path_of
+from keras_graft.model.opening.reasons import reason_of
 from keras_graft.model.symbolic import tensor_of
 
 Reasons = MutableMapping[tuple[str, ...], str]
@@ -47,7 +49,7 @@ class Opener:
         self._reader = reader
         self._policy = policy
         self._reasons = reasons
-        self._proven: set[str] | None = set() if prove else None
+        self._known = Known(set() if prove else None)
         self._done: dict[Any, Graph] = {}
 
     def graph(self, graph: Graph, prefix: tuple[str, ...] = ()) -> Graph:
@@ -72,6 +74,10 @@ class Opener:
                     return self._open(graph, node, path)
                 except Doubt as doubt:
                     why = str(doubt)
+                except GraftError:
+                    raise
+                except Exception as error:
+                    why = reason_of(error, node.operation)
             if why == NOT_ASKED:
                 return node
             self._reasons[path] = why
@@ -94,7 +100,7 @@ class Opener:
         found: Opened = opened(
             self._reader, node.operation, args, kwargs,
             lambda layer, place: policy.at(layer, path_of(place, path)),
-            proven=self._proven,
+            known=self._known,
         )  # fmt: skip
         for place, reason in found.reasons.items():
             self._reasons[path_of(place, path)] = reason

@@ -19,8 +19,22 @@ from keras_graft.model.opening.proof import disproof
 from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error, may_be_sizes
 from keras_graft.model.opening.run import run
 from keras_graft.model.opening.worlds import BATCH, FAMILIES, Way
+from keras_graft.model.opening.written import untouched
 
 _MOST = 40
+
+
+@dataclass
+class Known:
+    """What the layers of one model have in common while they are opened.
+
+    Attributes:
+        proven: What was compared on data, and found equal. None: nothing is compared.
+        weights: For a variable, by its identity, and a dtype policy: the `Weight` that gives it.
+    """
+
+    proven: set[str] | None = field(default_factory=set)
+    weights: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,7 +54,7 @@ class Opened:
 
 def opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool = False, proven: set[str] | None = None,
+    whole: bool = False, known: Known | None = None,
 ) -> Opened:  # fmt: skip
     """Return the graph of the code of a layer.
 
@@ -51,12 +65,20 @@ def opened(
         kwargs: The other arguments.
         wanted: Says for a layer inside why it stays closed; None if it should be opened.
         whole: Whether the graph is that of a whole model, with the structure of its arguments.
-        proven: What was compared on data already, and found equal; more is added. None: nothing is
-            compared.
+        known: What other layers of the same model have given; more is added.
 
     Raises:
         Doubt: If the layer itself must stay closed.
     """
+    known = Known() if known is None else known
+    with untouched(layer):
+        return _best(reader, layer, args, kwargs, wanted, whole, known)
+
+
+def _best(
+    reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
+    whole: bool, known: Known,
+) -> Opened:  # fmt: skip
     best: Opened | None = None
     failed: Doubt | None = None
     given = keras.tree.flatten((args, kwargs))
@@ -64,7 +86,7 @@ def opened(
     for family in FAMILIES if unknown else FAMILIES[:1]:
         try:
             way = family, groups_of(layer, args, kwargs, family), BATCH
-            found = _opened(reader, layer, args, kwargs, wanted, whole, proven, way)
+            found = _opened(reader, layer, args, kwargs, wanted, whole, known, way)
         except Doubt as doubt:
             failed = failed or doubt
             if not may_be_sizes(str(doubt)):
@@ -88,12 +110,12 @@ def opened(
 
 def _opened(
     reader: Reader, layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    whole: bool, proven: set[str] | None, way: Way,
+    whole: bool, known: Known, way: Way,
 ) -> Opened:  # fmt: skip
     closed: dict[Place, Reason] = {}
     native = False
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, wanted, closed, way, native)
+        ran = run(layer, args, kwargs, wanted, closed, way, native, known.weights)
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(
@@ -101,7 +123,7 @@ def _opened(
             layer if whole else None, names,
         )  # fmt: skip
         frames = [(ran.frame, graph), *made.frames]
-        wrong = None if proven is None else _disproven(frames, proven)
+        wrong = None if known.proven is None else _disproven(frames, known.proven)
         if wrong is None:
             return Opened(graph, [ran.given[id(s)] for s in ran.frame.sources], ran.reasons)
         frame, reason = wrong

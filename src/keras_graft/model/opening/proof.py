@@ -17,6 +17,7 @@ from keras_graft.graph.node import Value
 from keras_graft.model.calls import filled
 from keras_graft.model.opening.frame import Frame
 from keras_graft.model.opening.reasons import NUMBERS, Reason, reason_of
+from keras_graft.model.opening.written import states_of
 
 tree = keras.tree
 
@@ -76,9 +77,11 @@ def run_graph(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
         v.within(None): t for v, t in zip(graph.inputs, tensors, strict=True)
     }
     for node in graph.steps:
-        if any(value not in values for value in node.inputs):
-            continue  # it only computes a mask that a closed layer makes
-        args, kwargs = filled(node.template, [values[value] for value in node.inputs])
+        # A mask that a closed layer makes is no value here: Keras finds it on the tensor.
+        lost = {value for value in node.inputs if value not in values}
+        if not lost <= {value.mask for value in node.inputs}:
+            continue
+        args, kwargs = filled(node.template, [values.get(value) for value in node.inputs])
         outputs = tree.flatten(node.operation(*args, **kwargs))
         values.update(zip(node.outputs, outputs, strict=False))
     return [values[value.within(None)] for value in graph.outputs]
@@ -120,7 +123,7 @@ def same_bits(a: Any, b: Any) -> bool:
 @contextlib.contextmanager
 def _state_kept(layer: Any) -> Iterator[None]:
     """Restore the variables of a layer that are no trained weights: seeds, statistics, states."""
-    states = [v for v in layer.variables if not v.trainable]
+    states = states_of(layer)
     before = [keras.ops.copy(v.value) for v in states]
     with _keras.losses_kept(layer), warnings.catch_warnings():
         warnings.simplefilter("ignore")

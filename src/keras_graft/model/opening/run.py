@@ -37,7 +37,7 @@ class Ran:
 
 def run(
     layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
-    closed: Mapping[Place, Reason], way: Way, native: bool = False,
+    closed: Mapping[Place, Reason], way: Way, native: bool, weights: dict[Any, Any],
 ) -> Ran:  # fmt: skip
     """Run the code of a layer on symbolic tensors with None for sizes that are not known.
 
@@ -49,24 +49,25 @@ def run(
         closed: Calls inside that stay closed, and why.
         way: Which values sizes have.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
+        weights: The `Weight`s of variables; more are added.
 
     Raises:
         Doubt: If the code of the layer itself does what no graph can say.
     """
     closed = dict(closed)
     for _ in range(_MOST):
-        first = _once(layer, args, kwargs, wanted, way, closed, native)
-        trained = _once(layer, args, kwargs, wanted, way, closed, native, training=True)
+        first = _once(layer, args, kwargs, wanted, way, closed, native, weights)
+        trained = _once(layer, args, kwargs, wanted, way, closed, native, weights, training=True)
         found = _parted(first, trained, "in training")
         for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
             try:
-                again = _once(layer, args, kwargs, wanted, check, closed, native)
+                again = _once(layer, args, kwargs, wanted, check, closed, native, weights)
             except Doubt as doubt:
                 if is_error(str(doubt)):
                     continue  # its code does not take these sizes
                 raise
             found = found or _parted(first, again, "for other sizes")
-        found = found or _settle_training(first, trained)
+        found = found or _settle_training(first, trained, weights)
         if found is None:
             frame = first.frames[((layer.name, 0),)]
             return Ran(frame, {**closed, **first.reasons}, first.given)
@@ -88,14 +89,14 @@ def _is_unknown(structure: Any) -> bool:
 
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    native: bool, training: bool | None = None,
+    native: bool, weights: dict[Any, Any], training: bool | None = None,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way)
     if (
         training is not None and kwargs.get("training") is None
     ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
-    tracer = Tracer(layer, wanted, closed, native)
+    tracer = Tracer(layer, wanted, closed, native, weights)
     tracer.given = given
     tracer.run(args, kwargs)
     return tracer
@@ -116,18 +117,26 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
     return max(found, key=lambda one: len(one[0]), default=None)
 
 
-def _settle_training(first: Tracer, trained: Tracer) -> tuple[Place, Reason] | None:
+def _settle_training(
+    first: Tracer, trained: Tracer, made: dict[Any, Any]
+) -> tuple[Place, Reason] | None:
     """Drop the flags that code only passes on, and fix those that it sets itself."""
     for place, frame in first.frames.items():
         other = trained.frames[place]
         for number, (step, flag) in frame.training.items():
             _, then = other.training.get(number, (None, None))
             step.arguments.kwargs.pop("training", None)
-            if flag is None or flag != then or not _keras.takes_training(step.operation):
+            # Keras takes `training=None` for what it says: not in training, whatever is around it.
+            if bool(flag) != bool(then):
                 continue
             inner = frame.inner.get(id(step))
             if inner is not None:
-                return inner.place, f"it is called with training={flag}, whatever the model does"
+                return inner.place, f"it is called with training={bool(flag)}, whatever the model does"
+            if _keras.ignores_training(step.operation):
+                continue
             frame.fixed.append((number, bool(flag)))
-            step.operation = FixedTraining(step.operation, flag=bool(flag))
+            key = id(step.operation), bool(flag)
+            if key not in made:  # one layer with one flag stays one layer
+                made[key] = FixedTraining(step.operation, flag=bool(flag))
+            step.operation = made[key]
     return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,8 +19,9 @@ from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
-from keras_graft.layers.weight import Weight
+from keras_graft.layers.weight import weight_of
 from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
+from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
 from keras_graft.model.opening.log import form_of_new
@@ -37,6 +37,7 @@ class Tracer:
         wanted: Returns None if a layer should be opened, else why not.
         closed: The places that stay closed, each with the reason.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
+        weights: The `Weight`s of variables; more are added.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -46,7 +47,7 @@ class Tracer:
 
     def __init__(
         self, root: Any, wanted: Callable[[Any, Place], str | None],
-        closed: Mapping[Place, Reason], native: bool = False,
+        closed: Mapping[Place, Reason], native: bool, weights: dict[Any, Any],
     ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
@@ -56,11 +57,14 @@ class Tracer:
         self._wanted = wanted
         self._closed = closed
         self._native = native
+        self._weights = weights
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
         self._variables = {id(v) for v in root.variables}
+        self._flags: dict[int, Any] = {}
         self._casts: list[tuple[Any, Any]] = []
+        self._gradients = _keras.records_gradients()
         self._last: tuple[Any, str] = None, ""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -86,6 +90,7 @@ class Tracer:
 
     def layer(self, layer: Any, args: Any, kwargs: Any) -> Any:
         """Open a layer, or infer what it gives."""
+        self._flags[id(layer)] = kwargs.get("training")  # as Keras settled it
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
@@ -121,6 +126,9 @@ class Tracer:
     @staticmethod
     def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
         args, kwargs = in_world((args, kwargs), world)
+        if not _keras.is_kerass(layer):
+            with contextlib.suppress(Exception):  # what a user's layer announces may be wrong
+                return keras.Operation.compute_output_spec(layer, *args, **kwargs)
         try:
             found = layer.compute_output_spec(*args, **kwargs)
         except TypeError:  # that of a base class, which does not know all its arguments
@@ -192,10 +200,12 @@ class Tracer:
             opened.given = args, kwargs
         if not self._stack:
             return
+        self._check_gradients()
         frame = self._frame
         if any(isinstance(leaf, Size) for leaf in leaves((args, kwargs))) and opened is None:
             raise Doubt(f"it passes a size that is not known to {layer.name!r}")
-        step = frame.record(layer, deep(args, _plain), deep(kwargs, _plain), outputs)
+        kwargs = given_values(layer, kwargs)
+        step = frame.record(layer, deep(args, plain), deep(kwargs, plain), outputs)
         if opened is not None:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
@@ -203,8 +213,12 @@ class Tracer:
         what = id(layer) if id(layer) in self._layers else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
         frame.log.append((what, deep((args, rest), frame.said)))
-        if "training" in kwargs:
-            frame.training[len(frame.log) - 1] = (step, kwargs["training"])
+        if _keras.takes_training(layer):
+            frame.training[len(frame.log) - 1] = step, self._flags.pop(id(layer), None)
+
+    def _check_gradients(self) -> None:
+        if _keras.records_gradients() != self._gradients:
+            raise Doubt("its code turns gradients off")
 
     # -- ops ----------------------------------------------------------------------------------
 
@@ -212,10 +226,11 @@ class Tracer:
         """Infer what an op gives, and record it."""
         if not self._stack:
             return self._cast(op, *args)
+        self._check_gradients()
         args, kwargs = deep((args, kwargs), self._tensor)
         attributes = _keras.op_attributes(op)
-        if any(_is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
-            raise Doubt(f"keras.ops.{_plain_name(op)} runs a Python function")
+        if any(is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
+            raise Doubt(f"keras.ops.{plain_name(op)} runs a Python function")
         try:
             specs = self._op_specs(op, attributes, args, kwargs)
         except Exception:
@@ -234,7 +249,7 @@ class Tracer:
         name = _keras.op_name(op)
         if name is None:
             raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
-        self._dynamic(f"op:{name}", _plain_name(op), attributes, args, kwargs, outputs)
+        self._dynamic(f"op:{name}", plain_name(op), attributes, args, kwargs, outputs)
         return outputs
 
     def _cast(self, op: Any, tensor: Any) -> Any:
@@ -275,7 +290,7 @@ class Tracer:
         """Name an op that was made for this call plainly: Keras's numbers depend on what ran before."""
         held = vars(self._frame.layer).values()
         if _keras.is_new_op(op) and not any(op is value for value in held):
-            op.name = _plain_name(op)
+            op.name = plain_name(op)
         return op
 
     def made(self, name: str, function: Any, args: Any, kwargs: Any, random: bool) -> Any:
@@ -312,9 +327,9 @@ class Tracer:
 
         `ops.power` makes a tensor of the exponent; `0.1 * x` in half precision rounds 0.1 first.
         """
-        plain = isinstance(given, int | float)
-        half = plain and "float" in tensor.dtype and "16" in tensor.dtype
-        known = plain or isinstance(given, keras.KerasTensor | keras.Variable)
+        number = isinstance(given, int | float)
+        half = number and "float" in tensor.dtype and "16" in tensor.dtype
+        known = number or isinstance(given, keras.KerasTensor | keras.Variable)
         if not known or isinstance(given, Size | bool):
             return NotImplemented
         if not (self._native or half or name.endswith("pow")):
@@ -352,13 +367,13 @@ class Tracer:
         frame = self._frame
 
         def make() -> Any:
+            policy = frame.layer.dtype_policy
+            key = id(variable), policy.name
             with self._on(False):
-                layer = Weight(
-                    variable.shape, variable_dtype=_keras.dtype_of(variable),
-                    trains=bool(variable.trainable), variable=variable,
-                    name=variable.path.rpartition("/")[2] or variable.name,
-                    dtype=frame.layer.dtype_policy,
-                )  # fmt: skip
+                if key not in self._weights:
+                    name = variable.path.rpartition("/")[2] or variable.name
+                    self._weights[key] = weight_of(variable, name, policy)
+                layer = self._weights[key]
                 outputs = layer.compute_output_spec(None)
             frame.record(layer, (frame.anchor,), {}, outputs)
             frame.log.append(("weight", id(variable)))
@@ -377,16 +392,3 @@ class Tracer:
 
 def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
     return sized._inferred(tensors, world)
-
-
-def _plain(leaf: Any) -> Any:
-    return int(leaf) if isinstance(leaf, Size) else leaf
-
-
-def _plain_name(op: Any) -> str:
-    return re.sub(r"_\d+$", "", str(op.name))
-
-
-def _is_code(leaf: Any) -> bool:
-    known = isinstance(leaf, type | keras.KerasTensor | keras.Operation)
-    return callable(leaf) and not known

@@ -27,6 +27,7 @@ FAMILIES: list[dict[str, list[Pair]]] = [
         "short": [(64, 96), (96, 160), (160, 224), (128, 192)],
         "image": [(224, 256), (256, 288), (288, 320), (320, 352)],
     },
+    {"short": [(3, 5), (4, 6), (2, 7), (6, 8)], "image": [(8, 12), (12, 20), (20, 28), (16, 24)]},
 ]
 """Values for sizes, of sequences and of images. Code may need long ones, or take only short ones."""
 
