@@ -181,6 +181,7 @@ class Plainly(keras.Model):
         self.model, self.spread = model, spread
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        # To a model that does not take the flag too: Keras hands it to the layers inside. Its `fit`
+        # would not, and on JAX not even that of a model around it.
         args = inputs if self.spread else (inputs,)
-        takes = self.model._call_has_training_arg
-        return floats_of(self.model(*args, training=training) if takes else self.model(*args))
+        return floats_of(self.model(*args, training=training))
