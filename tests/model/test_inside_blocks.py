@@ -208,7 +208,6 @@ def test_ties_between_blocks(model, tmp_path):
     assert kg.untie(loaded, "layer_3/attention/query/kernel").count_params() == model.count_params()
 
 
-@pytest.mark.xfail(strict=False, reason="T2: its file does not load, two levels deep")
 def test_one_layer_shared_by_two_blocks(model, tmp_path):
     new = kg.share(model, ["layer_0/mlp/up", "layer_2/mlp/up"])
     up = model.get_layer("layer_0").mlp.up
