@@ -27,7 +27,7 @@ class Then(keras.Layer):
 
     >>> import keras, keras_graft as kg
     >>> both = kg.layers.Then(keras.layers.Dense(2), keras.layers.ReLU())
-    >>> both(keras.ops.ones((3, 4))).shape
+    >>> tuple(both(keras.ops.ones((3, 4))).shape)
     (3, 2)
     """
 
