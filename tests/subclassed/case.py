@@ -29,6 +29,7 @@ class Case:
         about: A reason why numbers are compared within float tolerance and not to the bit.
         compiled: Whether the donor itself runs when it is compiled.
         trains: Whether a training step is compared.
+        unneeded: How many weights no output needs, inside a block: gone once all is inlined.
         loss: The loss of that step; None: the model's own losses and the mean of its outputs.
     """
 
@@ -42,6 +43,7 @@ class Case:
     about: str = ""
     compiled: bool = True
     trains: bool = True
+    unneeded: int = 0
     after: Callable[[keras.Model], Any] | None = None
 
     def __repr__(self) -> str:

@@ -174,7 +174,7 @@ class NBeats(keras.Model):
         return forecast
 
 
-@case(lambda n: floats(n, 6), (2,), (5,))
+@case(lambda n: floats(n, 6), (2,), (5,), unneeded=1)
 def n_beats_with_constant_tables():
     return NBeats(name="nbeats")
 
