@@ -235,7 +235,7 @@ def _exchange_variables(put: Put, on: On, listener: Listener) -> None:
         if name in vars(cls):
             new = _itself(listener, on) if name == "__pos__" else operator(name, vars(cls)[name])
             put(cls, name, new)
-    for owner in type(cls).mro(keras.Variable):
+    for owner in keras.Variable.__mro__:
         for name in _READS:
             if name in vars(owner) and owner.__module__.startswith("keras."):
                 put(owner, name, read(name, vars(owner)[name]))

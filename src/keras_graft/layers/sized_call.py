@@ -49,7 +49,8 @@ class SizedCall:
 
     def run(self, tensors: Sequence[Any], **more: Any) -> Any:
         """Make the call on tensors."""
-        return self._filled(tensors, lambda i, axis: keras.ops.shape(tensors[i])[axis], more)
+        shape: Any = keras.ops.shape
+        return self._filled(tensors, lambda i, axis: shape(tensors[i])[axis], more)
 
     def spec(self, tensors: Sequence[Any]) -> Any:
         """Return what the call gives for symbolic tensors: it is inferred in both worlds."""
@@ -113,8 +114,10 @@ class SizedCall:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SizedCall:
         """Return the call that plain data describes."""
-        parts = (_read(config[name]) for name in ("attributes", "args", "kwargs"))
-        return cls(config["target"], *parts, config["worlds"])
+        attributes, args, kwargs = (
+            _read(config[name]) for name in ("attributes", "args", "kwargs")
+        )
+        return cls(config["target"], attributes, args, kwargs, config["worlds"])
 
 
 def inferred_function(function: Callable[..., Any], tensors: Sequence[Any]) -> Any:

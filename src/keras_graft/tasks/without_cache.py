@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_graft import _keras
 from keras_graft.errors import NotYetError
+
+ops: Any = keras.ops  # type checkers take what most of its functions give for None
 
 _BY_LAYERS = ("call_with_cache", "call_decoder_with_cache", "score")
 """Methods of keras_hub (0.32) that run layers one by one, and know nothing of an edit."""

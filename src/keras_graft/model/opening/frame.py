@@ -232,9 +232,9 @@ class Frame:
             found = near.get((int(size), other(size)), axis) if moves else axis
             return Axis(slot(found.tensor), found.axis)
 
-        parts = [deep(part, sealed) for part in (attributes, args, kwargs)]
+        attributes, args, kwargs = (deep(part, sealed) for part in (attributes, args, kwargs))
         worlds = [[(_int(d), _int(other(d))) for d in t.shape] for t in reads]
-        return SizedCall(target, *parts, worlds), reads
+        return SizedCall(target, attributes, args, kwargs, worlds), reads
 
     def needed(self) -> list[Any]:
         """Return the steps that the outputs and their masks need."""

@@ -104,9 +104,10 @@ class _Run:
                 mask = _keras.mask_of(tensor)
                 if mask is not None:
                     _keras.set_runtime_mask(backend, given[places[id(mask)]])
-            args, kwargs = tree.map_structure(
+            filled: Any = tree.map_structure(
                 lambda leaf: given[places[id(leaf)]] if id(leaf) in places else leaf, self._given
             )
+            args, kwargs = filled
             outputs = self._layer(*args, **kwargs)
             return [leaf for leaf in tree.flatten(outputs) if keras.ops.is_tensor(leaf)]
 
