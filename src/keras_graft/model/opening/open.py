@@ -29,7 +29,8 @@ class Known:
     """What the layers of one model have in common while they are opened.
 
     Attributes:
-        proven: What was compared on data, and found equal. None: nothing is compared.
+        proven: What was compared on data, and found equal. None: nothing is proven, and code runs
+            only once.
         weights: For a variable, by its identity, and a dtype policy: the `Weight` that gives it.
     """
 
@@ -115,7 +116,9 @@ def _opened(
     closed: dict[Place, Reason] = {}
     native = False
     for _ in range(_MOST):
-        ran = run(layer, args, kwargs, wanted, closed, way, native, known.weights)
+        ran = run(
+            layer, args, kwargs, wanted, closed, way, native, known.weights, known.proven is None
+        )
         made = Made()
         inputs, outputs, names = _structures(ran.frame) if whole else (None, None, None)
         graph = graph_of(

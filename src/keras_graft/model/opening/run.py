@@ -38,6 +38,7 @@ class Ran:
 def run(
     layer: Any, args: Any, kwargs: Any, wanted: Callable[[Any, Place], str | None],
     closed: Mapping[Place, Reason], way: Way, native: bool, weights: dict[Any, Any],
+    once: bool = False,
 ) -> Ran:  # fmt: skip
     """Run the code of a layer on symbolic tensors with None for sizes that are not known.
 
@@ -50,6 +51,7 @@ def run(
         way: Which values sizes have.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
         weights: The `Weight`s of variables; more are added.
+        once: Whether one run is enough: nothing is proven then.
 
     Raises:
         Doubt: If the code of the layer itself does what no graph can say.
@@ -57,6 +59,9 @@ def run(
     closed = dict(closed)
     for _ in range(_MOST):
         first = _once(layer, args, kwargs, wanted, way, closed, native, weights)
+        if once:
+            _drop_flags(first)
+            return Ran(first.frames[((layer.name, 0),)], {**closed, **first.reasons}, first.given)
         trained = _once(layer, args, kwargs, wanted, way, closed, native, weights, training=True)
         found = _parted(first, trained, "in training")
         for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
@@ -115,6 +120,12 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
         elif ours.log != theirs.log:
             found.append((place, f"its code does something else {where}"))
     return max(found, key=lambda one: len(one[0]), default=None)
+
+
+def _drop_flags(tracer: Tracer) -> None:
+    for frame in tracer.frames.values():
+        for step, _ in frame.training.values():
+            step.arguments.kwargs.pop("training", None)
 
 
 def _settle_training(
