@@ -297,3 +297,15 @@ def test_what_is_opened_and_what_stays_closed():
         kg.read(model, open=3)
     with pytest.raises(kg.ReadError, match="'net' has inputs already: inputs= is for a model"):
         kg.read(model, inputs=np.ones((2, 3, 6)))
+
+
+def test_weights_are_copied_by_address_both_ways():
+    """The block is the user's own on one side, and a Functional with a `Weight` on the other."""
+    (first, _), (second, graph), (third, _) = tiny(), tiny(), tiny()
+    with pytest.warns(kg.GraftWarning):
+        edited = kg.build(kg.insert(graph, layers.ReLU(name="r"), after="block_0/up"))
+    assert not np.array_equal(array(first(LONG)), array(second(LONG)))
+    kg.transplant(first, edited)
+    kg.transplant(edited, third)
+    np.testing.assert_array_equal(array(edited(LONG)), array(first(LONG)))
+    np.testing.assert_array_equal(array(third(LONG)), array(first(LONG)))
