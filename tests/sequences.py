@@ -203,6 +203,10 @@ VERBS: dict[str, Callable] = {
     "rewire": lambda m, rng: kg.rewire(m, {_values(m, rng): _values(m, rng)}),
     "repeat": lambda m, rng: kg.repeat(m, *_ends(m, rng), 2, weights=rng.choice(["share", "copy"])),
     "reinput width": _resized,
+    "patch": lambda m, rng: kg.patch(m, {_values(m, rng): rng.choice([0, 0.5, lambda t: t])}),
+    "patch an input": lambda m, rng: kg.patch(
+        m, {_values(m, rng): kg.Given(f"given{rng.randrange(10**6)}")}
+    ),
     "extract": lambda m, rng: kg.extract(m, {f"t{i}": _values(m, rng) for i in range(2)}),
     "submodel": lambda m, rng: kg.submodel(m, outputs=[_values(m, rng)]),
     "from the middle": lambda m, rng: kg.submodel(m, inputs=_values(m, rng)),

@@ -43,6 +43,9 @@ CALLS = {
     "set_adapters": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [value]),
     "set_adapters train": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [], train=value),
     "remove_adapters": lambda m, value: kg.remove_adapters(kg.lora(m, "a"), [value]),
+    "recorder compile": lambda m, value: kg.recorder(m, "a", compile=value),
+    "given name": lambda m, value: kg.patch(m, {"a": kg.Given("g", value)}),
+    "given dtype": lambda m, value: kg.patch(m, {"a": kg.Given("g", dtype=value)}),
     "show": lambda m, value: kg.show(m, as_=value),
     "reinput": lambda m, value: kg.reinput(m, (6,), channels=value),
 }

@@ -33,6 +33,9 @@ WORDS = {
     "torch_weights": "the same outputs after training with Keras: True",
     "show_a_network": "BatchNormalization, Conv2D, Add x 6  repeat, 18 nodes  ",
     "replay_steps": "replayed on the second checkpoint, equal to the bit: True",
+    "look_inside": "without 16 of Grad-CAM's pixels, the class loses ",
+    "path_patching": "found: head 2 of block 1; planted: head 2 of block 1",
+    "replace_backbone": "without a cache: the same tokens",
     "join_models": "head of the second: equal to the bit",
 }
 

@@ -60,6 +60,7 @@ def odd():
 
 
 RELU = layers.ReLU
+INPUT = np.ones((2, 4), "float32")
 STATE = {"a.weight": np.ones((4, 4), "float32"), "a.bias": np.zeros(4, "float32")}
 SAVED = Path(tempfile.mkdtemp(), "a.safetensors")
 
@@ -98,6 +99,7 @@ VERBS = {
     "read": lambda m, o: kg.read(o),
     "build": lambda m, o: kg.build(o),
     "build weights": lambda m, o: kg.build(kg.read(m), weights=o),
+    "replace_backbone": lambda m, o: kg.replace_backbone(o, m),
     "replace": lambda m, o: kg.replace(m, o, RELU()),
     "replace by": lambda m, o: kg.replace(m, "b", o),
     "replace weights": lambda m, o: kg.replace(m, "b", RELU(), weights=o),
@@ -115,6 +117,22 @@ VERBS = {
     "repeat times": lambda m, o: kg.repeat(m, "x", "a#0", o),
     "repeat weights": lambda m, o: kg.repeat(m, "x", "b", 2, weights=o),
     "inline": lambda m, o: kg.inline(m, o),
+    "record": lambda m, o: kg.record(m, INPUT, o),
+    "record x": lambda m, o: kg.record(m, o, "b"),
+    "record dict": lambda m, o: kg.record(m, INPUT, {"y": o}),
+    "record batch_size": lambda m, o: kg.record(m, INPUT, "b", o),
+    "record model": lambda m, o: kg.record(o, INPUT, "b"),
+    "recorder": lambda m, o: kg.recorder(m, "b", compile=o),
+    "patch": lambda m, o: kg.patch(m, o),
+    "patch value": lambda m, o: kg.patch(m, {"b": o}),
+    "patch selector": lambda m, o: kg.patch(m, {_hashed(o): 0}),
+    "patch given name": lambda m, o: kg.patch(m, {"b": kg.Given(o)}),
+    "patch given function": lambda m, o: kg.patch(m, {"b": kg.Given("g", o)}),
+    "patch given shape": lambda m, o: kg.patch(m, {"b": kg.Given("g", shape=o)}),
+    "patch given dtype": lambda m, o: kg.patch(m, {"b": kg.Given("g", dtype=o)}),
+    "gradients": lambda m, o: kg.gradients(m, INPUT, o, of=1),
+    "gradients x": lambda m, o: kg.gradients(m, o, "b", of=1),
+    "gradients of": lambda m, o: kg.gradients(m, INPUT, "b", of=o),
     "nest in": lambda m, o: kg.nest(m, o, "b", "n"),
     "nest out": lambda m, o: kg.nest(m, "x", o, "n"),
     "nest name": lambda m, o: kg.nest(m, "a#0", "b", o),

@@ -24,15 +24,6 @@ class OwnCall(keras.Model):
         return self.dense(x)
 
 
-class FunctionalWithCall(keras.Model):
-    def __init__(self):
-        x = keras.Input((4,))
-        super().__init__(x, layers.Dense(2)(x))
-
-    def call(self, x):
-        return super().call(x) * 2.0
-
-
 class SequentialWithCall(keras.Sequential):
     def call(self, x):
         return super().call(x) * 2.0
@@ -43,10 +34,9 @@ class SequentialWithCall(keras.Sequential):
     [
         (lambda: keras.Sequential([layers.Dense(2)]), "was never built.*model.build"),
         (lambda: keras.Sequential(name="empty"), "'empty' was never built"),
-        (OwnCall, "is a subclassed model.*model.call"),
-        (FunctionalWithCall, "with a `call` of its own.*model.inputs"),
-        (SequentialWithCall, "has a `call` of its own"),
-        (lambda: layers.Dense(2), "is a layer, not a model. Wrap it"),
+        (OwnCall, r"OwnCall 'own_call.*was never built.*Call it once on data first: model\(x\)"),
+        (SequentialWithCall, "SequentialWithCall 'sequential_with_call.*was never built"),
+        (lambda: layers.Dense(2), r"Dense 'dense.*was never built.*layer\(x\)"),
         (lambda: "model", "Expected a Keras model .* got str: 'model'"),
         (lambda: None, "Expected a Keras model .* got NoneType"),
     ],

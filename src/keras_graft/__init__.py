@@ -36,12 +36,17 @@ from keras_graft.errors import (
     NothingSelectedError,
     NotYetError,
     ReadError,
+    RunError,
     SelectionError,
     WeightsError,
 )
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.select import Selection
+from keras_graft.inside.given import Given
+from keras_graft.inside.gradients import Gradients, gradients
+from keras_graft.inside.patch import patch
+from keras_graft.inside.record import Recorder, record, recorder
 from keras_graft.look.cuts import Cut, cuts
 from keras_graft.look.diff import diff
 from keras_graft.look.diff_report import Diff
@@ -50,6 +55,7 @@ from keras_graft.look.sharing import Sharing, sharing
 from keras_graft.look.stages import Stages, stages
 from keras_graft.model.build import build
 from keras_graft.model.clone import clone
+from keras_graft.model.explain import Explanation, explain
 from keras_graft.model.read import read
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
@@ -60,6 +66,7 @@ from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
 from keras_graft.shared.untie import untie
+from keras_graft.tasks.replace_backbone import replace_backbone
 from keras_graft.training.learning_rates import learning_rates
 from keras_graft.training.optimizer import LearningRates
 from keras_graft.training.rates import Rates
@@ -76,11 +83,14 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "stages", "sharing", "diff",
+    "read", "build", "select", "cuts", "stages", "sharing", "diff", "explain",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
+    "replace_backbone",
+    # look inside a run
+    "record", "recorder", "patch", "gradients",
     # weights
     "clone", "share", "unshare", "tie", "untie", "register_transform",
     "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
@@ -97,9 +107,10 @@ __all__ = [
     "remove_adapters", "save_adapters", "load_adapters",
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
+    "Explanation", "Given", "Recorder", "Gradients",
     "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
-    "FeatureError", "KerasVersionError", "NotYetError", "GraftWarning",
+    "RunError", "FeatureError", "KerasVersionError", "NotYetError", "GraftWarning",
 ]  # fmt: skip

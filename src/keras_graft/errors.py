@@ -11,6 +11,7 @@
     ├── EditError         an edit that cannot be made
     ├── BuildError        a graph that Keras cannot make a model of
     ├── WeightsError      weights that cannot be copied, tied or untied
+    ├── RunError          data that a model does not take, or a gradient that it does not have
     ├── FeatureError      a trunk, data or a store from which no features can be taken
     ├── KerasVersionError a private name of Keras that the installed version does not have
     ├── FileError         a file that no model can be read from, or that must not be overwritten
@@ -90,6 +91,10 @@ class BuildError(GraftError):
 
 class WeightsError(GraftError):
     """Weights that cannot be copied to another model, tied or untied: nothing was changed."""
+
+
+class RunError(GraftError):
+    """Data that a model does not take, or a gradient that it does not have."""
 
 
 class FeatureError(GraftError):

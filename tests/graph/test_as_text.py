@@ -218,6 +218,28 @@ def test_insert_behind_a_value_and_before_one_input():
     assert as_text(kg.insert(tiny(), drop(), before="add:0")) == as_text(one)
 
 
+def test_patch_by_a_number_a_function_and_an_input():
+    patched = kg.patch(tiny(), {"a": 0, "add": lambda x: keras.ops.tanh(x)})
+    assert as_text(patched) == lines("""
+        a(Dense): x -> (?, 4) float32
+        a_patched(Patched): a -> (?, 4) float32
+        b(ReLU): a_patched -> (?, 4) float32
+        add(Add): a_patched, b -> (?, 4) float32
+        add_tanh(Tanh): add -> (?, 4) float32
+        add_patched(Patched): add, add_tanh -> (?, 4) float32
+        outputs: add_patched
+    """)
+    asked = kg.patch(tiny(), {"add": kg.Given("other")})
+    assert as_text(asked) == lines("""
+        a(Dense): x -> (?, 4) float32
+        b(ReLU): a -> (?, 4) float32
+        add(Add): a, b -> (?, 4) float32
+        add_patched(Patched): add, other -> (?, 4) float32
+        outputs: add_patched
+    """)
+    assert kg.read(asked).input_names == ("x", "other")
+
+
 def test_replace_by_a_layer_and_by_a_function_of_tensors():
     graph = kg.replace(kg.read(tiny()), "add", layers.Concatenate(name="both"))
     assert as_text(kg.replace(graph, "b", lambda x: layers.Dense(3)(layers.Dense(7)(x)))) == lines("""

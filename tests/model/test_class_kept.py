@@ -537,10 +537,10 @@ def test_what_methods_that_call_layers_one_by_one_do_not_run_is_told():
     ) as got:
         kg.insert(donor, keras.layers.Dense(8, name="adapter"), after="transformer_layer_0")
     assert "'_transformer_layers'" in str(got[0].message) or "layers" in str(got[0].message)
-    with pytest.warns(kg.GraftWarning, match="generate"):
-        kg.repeat(donor, "transformer_layer_0", "transformer_layer_1", 2, weights="copy")
+    assert "generate" in str(got[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error", kg.GraftWarning)
+        kg.repeat(donor, "transformer_layer_0", "transformer_layer_1", 2, weights="copy")
         kg.replace(donor, "transformer_layer_1", lambda node: node.operation)
         kg.remove(donor, "transformer_layer_1", keep="transformer_layer_0")
         kg.freeze(donor, "transformer_layer_0")

@@ -19,6 +19,7 @@ import keras
 
 from keras_graft._keras import private
 from keras_graft._keras.inside import NOT_TAKEN, SHARED, WRAPPED, around, is_torch_module, parts
+from keras_graft._keras.layers import sublayers
 from keras_graft._keras.private import guarded
 
 
@@ -379,3 +380,11 @@ def order_layers(model: Any, like: Any, copy: Callable[[Any], Any]) -> None:
     """
     place = {id(copy(layer)): number for number, layer in enumerate(like._layers)}
     model._layers.sort(key=lambda layer: place.get(id(layer), len(place)))
+
+
+def twin(model: Any) -> Any:
+    """Return another model of the same class and attributes, with the same layers and weights."""
+    copier = Copier(lambda variable: variable)
+    for layer in sublayers(model):
+        copier.keep(layer)
+    return copier.object(model)

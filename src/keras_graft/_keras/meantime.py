@@ -17,6 +17,19 @@ def names_given() -> dict[str, int]:
     return dict(_counts())
 
 
+def take_names_back(given: Mapping[str, int]) -> None:
+    """Let Keras make up the same names again that it made up since `names_given`.
+
+    Uses the global attribute `"object_name_uids"` (3.12 - 3.15).
+    """
+    counts: Any = _counts()
+    for name in list(counts):
+        if name in given:
+            counts[name] = given[name]
+        else:
+            del counts[name]
+
+
 def _counts() -> Mapping[str, int]:
     return private.global_state.get_global_attribute("object_name_uids") or {}
 

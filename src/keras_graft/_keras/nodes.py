@@ -10,10 +10,11 @@ again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -125,6 +126,26 @@ def release(steps: Sequence[Any]) -> None:
                 entries.pop()
 
 
+@contextlib.contextmanager
+def undone_on_error(operations: Sequence[Any]) -> Iterator[None]:
+    """Remove the calls that were made of some operations in the meantime, if there is an error.
+
+    Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
+    """
+    lists = [
+        entries
+        for operation in operations
+        for entries in (operation._inbound_nodes, operation._outbound_nodes)
+    ]
+    before = list(map(len, lists))
+    try:
+        yield
+    except BaseException:
+        for entries, number in zip(lists, before, strict=True):
+            del entries[number:]
+        raise
+
+
 def name_plainly(steps: Sequence[Any]) -> None:
     """Remove Keras's running number from the names of ops that were made for these calls.
 
@@ -205,7 +226,7 @@ def run_under_masks(
 # -- building -----------------------------------------------------------------------------
 
 
-class _Real(base("Node")):
+class Loose(base("Node")):
     """A node as Keras needs it, kept alive only by its output tensors."""
 
     def __init__(
@@ -219,13 +240,13 @@ class _Real(base("Node")):
 
 
 class _Entry(base("Node")):
-    """The entry in a layer's `_inbound_nodes` for a `_Real`; it does not keep the node alive."""
+    """The entry in a layer's `_inbound_nodes` for a `Loose`; it does not keep the node alive."""
 
-    def __init__(self, real: _Real, index: int) -> None:
+    def __init__(self, real: Loose, index: int) -> None:
         operation = self.operation = real.operation
         self.is_input = False
         self.index = index
-        self._ref: Callable[[], _Real | None] = weakref.ref(
+        self._ref: Callable[[], Loose | None] = weakref.ref(
             real, functools.partial(_Entry._gone, weakref.ref(operation))
         )
 
@@ -295,10 +316,10 @@ class Builder:
         outputs: Sequence[Any],
     ) -> None:
         """Record the call `operation(*args, **kwargs)` that gives the tensors `outputs`."""
-        real = _Real(operation, args, kwargs, outputs)
+        real = Loose(operation, args, kwargs, outputs)
         self._hang(real, outputs)
 
-    def _hang(self, real: _Real, outputs: Sequence[Any]) -> None:
+    def _hang(self, real: Loose, outputs: Sequence[Any]) -> None:
         operation = real.operation
         entries = operation._inbound_nodes
         index = _place(entries, self._next.get(id(operation), 0))

@@ -86,6 +86,8 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "decode_json": ("keras.src.legacy.saving.json_utils.decode", None),
     "SafeModeScope": ("keras.src.saving.serialization_lib.SafeModeScope", None),
     "retrieve_class": ("keras.src.saving.serialization_lib._retrieve_class_or_fn", None),
+    "get_keras_mask": ("keras.src.backend.common.masking.get_keras_mask", None),
+    "set_keras_mask": ("keras.src.backend.common.masking.set_keras_mask", None),
     "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
     # Without it, Keras imports TensorFlow to write a configuration: slow, but correct.
     "tensorflow": ("keras.src.utils.module_utils.tensorflow", lambda: None),

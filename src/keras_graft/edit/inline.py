@@ -12,21 +12,23 @@ from keras_graft.graph.opened import Opened
 from keras_graft.graph.opened import inline as in_place
 from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.nested import Place, at_depth
+from keras_graft.model.read import opened_for
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown
 
 
 @verb
 def inline(graph: Graph, target: Any = "**") -> Graph:
-    """Replace the calls of nested models by the layers inside.
+    """Replace the calls of nested models by the layers inside; also of layers that hold layers.
 
     Args:
         model: A Keras model or a `Graph`.
-        target: A selector of nested models; by default all, at every depth. A model inside a
-            selected one stays a model unless it is selected too. All calls of a model are opened.
+        target: A selector of nested models, and of layers that can be opened; by default all that
+            are open, at every depth. A model inside a selected one stays a model unless it is
+            selected too. All calls of a model are opened.
 
     Raises:
-        EditError: If the selector names no nested model.
+        EditError: If the selector names nothing that can be opened; the message says why.
 
     >>> import keras, keras_graft as kg
     >>> inner = keras.Input((4,), name="inner")
@@ -36,11 +38,14 @@ def inline(graph: Graph, target: Any = "**") -> Graph:
     ['x', 'd']
     """
     found = select_nodes(graph, target) if len(graph) else ()
+    if target != "**" and any(node.nested is None for node in found):
+        graph = opened_for(graph, [f"{node.path}/*" for node in found])
+        found = select_nodes(graph, target)
     left = [node.values[0] for node in found if node.nested is not None]
     if not left and target != "**":
         raise EditError(
             f"inline: {shown(target)} names no nested model that can be opened: it names "
-            f"{listed(f'{n.path} ({n.kind})' for n in found)}."
+            f"{listed(f'{n.path} ({n.closed or n.kind})' for n in found)}."
         )
     opened = Opened(graph)
     while here := [value for value in left if not value.scope]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from keras_graft.edit import changes as _edit
 from keras_graft.edit.incoming import At
-from keras_graft.edit.places import WhatComesIn, nodes_named
+from keras_graft.edit.places import WhatComesIn, nodes_named, values_named
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.select import is_exact, select
+from keras_graft.graph.select import select
 from keras_graft.graph.walk import read_places
 from keras_graft.model.infer import infer
 from keras_graft.model.nested import Place, at_depth, pairs
@@ -82,7 +82,8 @@ def insert(
 
     number = None
     if after is not None:
-        return at_depth(graph, _behind(graph, after), behind)
+        values = values_named(graph, after, "insert after", "after")
+        return at_depth(graph, [(value,) for value in values], behind)
     if between is not None:
         places = pairs(graph, *between, "insert between", select(graph, between[1]).nodes)
     else:
@@ -95,27 +96,6 @@ def insert(
             before, number = named[1], int(named[2])
         places = [(node,) for node in nodes_named(graph, before, "insert before")]
     return at_depth(graph, places, in_front)
-
-
-def _behind(graph: Graph, selector: Any) -> list[Place]:
-    """Return the selected values: of a node with several outputs, those that are used."""
-    exact = is_exact(graph, selector)
-    values: list[Place] = []
-    for item in select(graph, selector).items:
-        found = item.values if isinstance(item, Node) else (item,)
-        if len(found) > 1:
-            used = [v for v in found if v.consumers or v.within(None) in v.home.outputs]
-            if exact and len(used) != 1:
-                names = listed(v.path for v in used or found)
-                raise EditError(
-                    f"insert after {item.path!r}: it gives {names}. Name one, such as "
-                    f"after={quoted(found[0].path)}."
-                )
-            found = used
-        values += [(value,) for value in found]
-    if not values:
-        raise EditError(f"insert after {shown(selector)}: nothing that it names is used.")
-    return values
 
 
 def _edge(graph: Graph, place: Place, number: int | None) -> tuple[Node, list[int]]:

@@ -16,6 +16,7 @@ from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node, Value
 from keras_graft.graph.select import is_exact, select
 from keras_graft.graph.select_nodes import select_nodes
+from keras_graft.printable import quoted, shown
 
 
 class WhatComesIn:
@@ -59,3 +60,35 @@ def nodes_named(graph: Graph, selector: Any, verb: str) -> tuple[Node, ...]:
                 f"it: {advice.call('insert', ('new', advice.As('new')), after=label)}; for another shape, kg.reinput."
             )
     return tuple(nodes)
+
+
+def values_named(graph: Graph, selector: Any, verb: str, argument: str = "") -> list[Value]:
+    """Return the values that a selector names: of a node with several outputs, those used.
+
+    Args:
+        graph: The graph.
+        selector: A selector of values.
+        verb: For messages.
+        argument: The name of the argument that holds the selector; empty if it has none.
+
+    Raises:
+        EditError: If it is the name of a node of which not exactly one output is used.
+    """
+    exact = is_exact(graph, selector)
+    values: list[Value] = []
+    for item in select(graph, selector).items:
+        found = item.values if isinstance(item, Node) else (item,)
+        if len(found) > 1:
+            used = [v for v in found if v.consumers or v.within(None) in v.home.outputs]
+            if exact and len(used) != 1:
+                names = listed(v.path for v in used or found)
+                way = f"{argument}=" if argument else ""
+                raise EditError(
+                    f"{verb} {item.path!r}: it gives {names}. Name one, such as "
+                    f"{way}{quoted(found[0].path)}."
+                )
+            found = tuple(used)
+        values += found
+    if not values:
+        raise EditError(f"{verb} {shown(selector)}: nothing that it names is used.")
+    return values

@@ -19,8 +19,8 @@ def what_is_closed(node: Node) -> str:
     if not held:
         return f"{node.path!r} is a {node.kind}, a single call with nothing inside to be selected."
     text = (
-        f"{node.path!r} is closed. It is a {node.kind}: what its call does inside is code, not "
-        "part of the graph. "
+        f"{node.path!r} is closed. It is a {node.kind}: "
+        f"{node.closed or 'what its call does inside is code, not part of the graph'}. "
     )
     models = [name for name, value in held.items() if hasattr(value, "get_layer")]
     if models:

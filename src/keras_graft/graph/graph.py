@@ -345,6 +345,16 @@ class Graph(Copyable, Tabular):
         put["outputs"] = tuple(v.within(result) for v in self.outputs)
         return result
 
+    def holding(self, instead: Mapping[Any, Node]) -> Graph:
+        """Return the same graph with the insides of some nodes known, by their keys: no edit."""
+        result = object.__new__(Graph)
+        put = result.__dict__
+        put.update({name: getattr(self, name) for name in _FIELDS}, stale=self.stale)
+        put["steps"] = tuple(instead.get(n.key, n).within(None) for n in self.steps)
+        put["inputs"] = tuple(v.within(result) for v in self.inputs)
+        put["outputs"] = tuple(result.value(v.within(None)) for v in self.outputs)
+        return result
+
     # -- checks ---------------------------------------------------------------------------
 
     def validate(self) -> Graph:

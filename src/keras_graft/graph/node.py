@@ -244,6 +244,8 @@ class Node(_Handle):
             tensor holds it while the nested model is closed.
         untried: None if it is known to run on its inputs; else the specs that it last ran on,
             empty if there are none.
+        closed: Why the operation, a layer that holds layers, could not be opened; empty if that was
+            not tried, or there is nothing to open.
         known_as: Its operation and the name that stands for that in the model it was read from,
             where it is another than the operation's own.
     """
@@ -261,6 +263,7 @@ class Node(_Handle):
     unseen: tuple[tuple[Value, Value], ...] = ()
     untried: tuple[Spec | None, ...] | None = None
     known_as: tuple[Any, str] | None = None
+    closed: str = ""
     key: Any = dataclasses.field(default_factory=Key)
     graph: Graph | None = None
     scope: tuple[Node, ...] = ()
@@ -272,7 +275,7 @@ class Node(_Handle):
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
             self.entries, self.trains, self.stays, self.unmasks, self.unseen, self.untried,
-            self.known_as, self.key, graph, scope,
+            self.known_as, self.closed, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -390,7 +393,7 @@ def copied(
         copy = Node(
             node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
             node.entries, node.trains, node.stays, node.unmasks, unseen, node.untried,
-            node.known_as,
+            node.known_as, node.closed,
         )  # fmt: skip
         result.append(change(copy))
     return result, mapping

@@ -119,7 +119,8 @@ def lacking(
 def is_op(node: Node) -> bool:
     """Whether a node calls an op of Keras, which has no state and always does the same."""
     operation = node.operation
-    keras_own = type(operation).__module__.partition(".")[0] == "keras"
+    # Those of this package too: `DynamicOp`, `Operator`.
+    keras_own = type(operation).__module__.partition(".")[0] in ("keras", "keras_graft")
     return keras_own and not hasattr(operation, "weights") and not hasattr(operation, "operations")
 
 

@@ -2,7 +2,8 @@
 
 An attribute may hold layers, symbolic tensors and the model itself, alone or in containers. Those
 that the edited graph still has stay. A layer that one other layer replaced becomes that layer, and
-a removed layer is dropped from its container. An attribute that cannot be copied this way says why
+a removed layer is dropped from its container. A list of layers that run one after the other names
+the layers that now do (`layer_lists.py`). An attribute that cannot be copied this way says why
 when it is accessed.
 """
 
@@ -24,6 +25,7 @@ from keras_graft.graph.record import forget, remember, unwrapped
 from keras_graft.graph.select import everything, leaves
 from keras_graft.model import kept_class
 from keras_graft.model.history import Gone, History, Removed
+from keras_graft.model.layer_lists import following_calls
 from keras_graft.printable import words_of
 
 
@@ -67,6 +69,8 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     if graph.past is None:
         return model, None
     cls, attributes, gone = _parts(graph.past.body)
+    if not issubclass(cls, _keras.Functional | keras.Sequential):
+        return model, "what that does is the code of its `call`, which does not follow an edit"
     own = _keras.attributes(model)
     extra = {name: value for name, value in attributes.items() if name not in own}
     plain = kept_class.is_plain(cls)
@@ -78,6 +82,7 @@ def dressed(graph: Graph, model: Any, tensors: Mapping[Value, Any]) -> tuple[Any
     if plain and not extra:
         return model, None
     carried, gone = _carried(graph, extra, gone, tensors.get)
+    carried = following_calls(graph, extra, carried)
     if not plain:
         tied = isinstance(model, _keras.LaterOutputs)  # a TiedModel is one too
         try:
@@ -114,13 +119,15 @@ def _tell_what_is_in_no_list(
         if node.key not in known
         and id(unwrapped(node.operation)) not in known
         and id(node.operation) not in known
+        and not any(id(around.operation) in known for around in node.scope)
     ]
     if new:
         warn(
             f"{cls.__name__} {model.name!r}: {listed(new, 3)} lies between layers that the attribute "
             f"{next(iter(lists))!r} holds, and in no attribute. The model runs it, but a method "
             f"of {cls.__name__}, or of a model made from it, that calls these layers one by one does "
-            "not (`generate` of a language model). Replace a layer by one that does both instead."
+            "not (`generate` of a language model). Put kg.layers.Then(layer, inserted) in the "
+            "place of a layer instead; kg.replace_backbone checks what `generate` runs."
         )
 
 

@@ -12,6 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
 from keras_graft.model.attributes import dressed, lost_class
 from keras_graft.model.clone import clone
+from keras_graft.model.read import has_code
 from keras_graft.model.to_keras import assemble
 from keras_graft.printable import shown
 
@@ -64,6 +65,9 @@ def build(
         )
     if not is_one_of(weights, "share", "copy", "fresh"):
         raise BuildError(f'weights must be "share", "copy" or "fresh", got {shown(weights)}.')
+    whole = graph.origin
+    if whole is not None and has_code(whole):
+        return _again(whole, weights, name)
     if weights != "share":
         graph = clone(graph, weights=weights)
     built = assemble(graph, name)
@@ -75,6 +79,14 @@ def build(
         )
     _keras.remembering(model, graph.edits)
     return model
+
+
+def _again(model: Any, weights: Any, name: str | None) -> Any:
+    """Return a model of the same class as one with code of its own, that was not edited."""
+    again = _keras.twin(model) if weights == "share" else clone(model, weights=weights)
+    if name is not None:
+        again.name = name
+    return again
 
 
 def like(model: Any, graph: Graph) -> Any:

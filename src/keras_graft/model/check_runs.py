@@ -36,9 +36,12 @@ def needs_trial(node: Node) -> bool:
     """Whether the outputs of a call that was just traced may differ from its specs.
 
     Some of Keras's own layers and ops can be trusted: a layer that was built for what it reads, an
-    elementwise layer, an op whose outputs have the spec of its inputs.
+    elementwise layer, an op whose outputs have the spec of its inputs. So can a layer of this
+    package whose specs the edit that puts it in has compared (`keras_graft_checked`).
     """
     operation, kind = node.operation, type(node.operation).__module__
+    if getattr(operation, "keras_graft_checked", False):
+        return False
     specs = [value.spec for value in node.inputs]
     if node.nested is not None:
         return specs != [value.spec for value in node.nested.inputs]

@@ -15,13 +15,37 @@ from keras_graft.graph.node import Entry, Node, Slot, Spec, Template, Value
 from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of
 from keras_graft.model.calls import caller, fill, mapped
+from keras_graft.model.entering import entering_spec, entries, mask_places, with_inside
 from keras_graft.model.symbolic import are_sparse, spec_of
 
 tree = keras.tree
 
 
+@dataclass(frozen=True)
+class Inside:
+    """The graph inside a call whose code was run on symbolic tensors: see `opening/`.
+
+    Attributes:
+        graph: The graph.
+        sources: For each of its inputs, the tensor outside.
+        masks: For a tensor that stands for a mask made inside, the output that carries this mask.
+    """
+
+    graph: Graph
+    sources: tuple[Any, ...]
+    masks: Mapping[int, int] = field(default_factory=dict)
+
+
 class Reader(Protocol):
     """Reads the nested models: see `read.py`."""
+
+    def opened(self, step: Any) -> Inside | None:
+        """Return the graph inside a call whose code was run; None for any other."""
+        ...
+
+    def closed(self, step: Any) -> str:
+        """Return why a call whose code was run stays closed; empty for any other."""
+        ...
 
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model; None for an operation that cannot be opened."""
@@ -190,7 +214,8 @@ class Level:
             return Slot(len(inputs) - 1)
 
         template = Template(mapped(args, slot), mapped(kwargs, slot))
-        nested = self._reader.inside(operation)
+        opened = self._reader.opened(step)
+        nested = self._reader.inside(operation) if opened is None else None
         specs = [value.spec for value in inputs]
         if nested is not None:
             sparse = [bool(value.spec and value.spec.sparse) for value in nested.outputs]
@@ -208,8 +233,11 @@ class Level:
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
             known_as=None if inner is None else (inner, str(step.operation.name)),
+            closed=self._reader.closed(step),
         )  # fmt: skip
-        if nested is not None:
+        if opened is not None:
+            node = self._inside(node, opened)
+        elif nested is not None:
             node = self._opened(node, nested)
         elif hidden and any(mask in self._unseen for _, mask in hidden):
             node = self._under_masks(node)
@@ -219,20 +247,31 @@ class Level:
 
     def _opened(self, node: Node, nested: Graph) -> Node:
         """Return the call of a nested model with the graph that runs inside at this call."""
-        entries = _entries(node.template, node.inputs, nested)
-        places = _mask_places(node.template, nested)
-        for place, entry in enumerate(entries):
+        found = entries(node.template, node.inputs, nested)
+        places = mask_places(node.template, nested)
+        for place, entry in enumerate(found):
             mask = None if entry.source is None else node.inputs[entry.source].mask
             if mask is not None and place not in places:
                 places[place] = node.reads.index(mask)
         if places:
-            specs = [_entering(node, entry) for entry in entries]
+            specs = [entering_spec(node, entry) for entry in found]
             masks = {place: node.reads[source] for place, source in places.items()}
             nested = self._reader.under_masks(
                 node.operation, nested, specs, masks, node.training
             )  # fmt: skip
-            entries += tuple(Entry(source) for source in places.values())
-        return self._masking(node.replace(nested=nested, entries=entries), nested)
+            found += tuple(Entry(source) for source in places.values())
+        return self._masking(node.replace(nested=nested, entries=found), nested)
+
+    def _inside(self, node: Node, opened: Inside) -> Node:
+        """Return the call of a layer with the graph that its code makes."""
+        values = [self._values[id(source)] for source in opened.sources]
+        node = with_inside(node, opened.graph, [node.reads.index(value) for value in values])
+        node = self._masking(node, opened.graph)
+        for stand, output in opened.masks.items():
+            mask = node.outputs[output].mask
+            if mask is not None:
+                self._values[stand] = mask
+        return node
 
     def _masking(self, node: Node, nested: Graph) -> Node:
         """Record which masks a nested model gives: its symbolic outputs do not carry them."""
@@ -282,24 +321,6 @@ class Level:
         self._values[id(args[0])] = self._values[id(step.outputs[0])] = with_mask
 
 
-def _mask_places(template: Template, nested: Graph) -> dict[int, int]:
-    """Return which inputs of a nested model get a mask, and which input of the call it is."""
-    mask = template.kwargs.get("mask")
-    flat = [] if mask is None else tree.flatten(mask)
-    return {
-        place: leaf.index
-        for place, leaf in enumerate(flat[: len(nested.inputs)])
-        if isinstance(leaf, Slot)
-    }
-
-
-def _entering(node: Node, entry: Entry) -> Spec | None:
-    """Return the spec of a tensor that enters a nested model, after casts and changes of rank."""
-    if entry.source is None:
-        return None
-    return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
-
-
 def _slots(structure: Any) -> Any:
     # By identity, not by counting: on PyTorch Keras maps and flattens a dict in different orders.
     place = {id(tensor): i for i, tensor in enumerate(tree.flatten(structure))}
@@ -310,45 +331,3 @@ def _unwrap(call: Template, tensors: Any) -> tuple[Any, Any]:
     """Return the call inside a wrapper that gives a layer another name."""
     get = tree.flatten(tensors).__getitem__
     return fill(call.args, get), fill(dict(call.kwargs), get)
-
-
-def _entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:
-    """Match the tensors of a call to the inputs of a nested model, as Functional does."""
-    given = template.args[0] if template.args else template.kwargs["inputs"]
-    structure = nested.input_template
-    if isinstance(given, dict) and not isinstance(structure, dict):
-        # Functional matches a dict to a list of inputs by the inputs' names.
-        given = [given.get(value.name) for value in nested.inputs]
-    flat = tree.flatten(given)
-    entries = []
-    for leaf, inner in zip(flat, nested.inputs, strict=False):
-        if not isinstance(leaf, Slot):
-            entries.append(Entry(None))
-            continue
-        entries.append(Entry(leaf.index, _adapt(inputs[leaf.index], inner)))
-    return tuple(entries)
-
-
-def _adapt(outer: Value, inner: Value) -> tuple[Node, ...]:
-    """Return the cast, squeeze or expansion that Functional applies to an input by itself."""
-    assert outer.spec is not None and inner.spec is not None
-    tensor = keras.KerasTensor(outer.spec.shape, outer.spec.dtype)
-    steps = []
-    if outer.spec.dtype != inner.spec.dtype:
-        tensor = keras.ops.cast(tensor, inner.spec.dtype)
-        steps.append(tensor)
-    rank, wanted = len(outer.spec.shape), len(inner.spec.shape)
-    if rank == wanted + 1:
-        tensor = keras.ops.squeeze(tensor, axis=-1)
-        steps.append(tensor)
-    elif rank == wanted - 1:
-        tensor = keras.ops.expand_dims(tensor, axis=-1)
-        steps.append(tensor)
-    result: list[Node] = []
-    value = outer
-    for step in steps:
-        operation = _keras.node_of(step).operation
-        output = Value(spec_of(step), step.name, origin=step)
-        result.append(Node(operation, Template(), (value.with_spec(value.spec),), (output,)))
-        value = output
-    return tuple(result)

@@ -95,7 +95,10 @@ class KeptModel(TiedModel):
         return config
 
     def _plain_config(self) -> dict[str, Any]:
-        config = _keras.functional_config(self)  # not the configuration of the donor's class
+        try:
+            config = _keras.functional_config(self)  # not the configuration of the donor's class
+        except Exception as error:
+            raise NotYetError(_cannot_be_written(self, error)) from error
         return _keras.with_steps_in_file(self, config)
 
     @classmethod
@@ -116,6 +119,23 @@ class KeptModel(TiedModel):
         left = tuple(name for name in body["attributes"] if name not in gone)
         remember(model, attributes=left, gone=gone)
         return model
+
+
+def _cannot_be_written(model: Any, error: Exception) -> str:
+    """Say which layer of an edited model cannot be written to a file, and what to do instead."""
+    layer, words = "a layer", " ".join(words_of(error).split())
+    for operation in model.operations:
+        try:
+            _keras.get_config(operation)
+        except Exception:
+            layer = f"{operation.name!r} ({type(operation).__name__})"
+            break
+    return (
+        f"{type(model).__name__} {model.name!r} was edited, so its file must say how each of its "
+        f"layers was made, and {layer} cannot say it: {type(error).__name__}: {words[:150]}{'...' * (len(words) > 150)} "
+        'Save its weights: model.save_weights("model.weights.h5"). To load them, make the same edit '
+        'again, then model.load_weights("model.weights.h5").'
+    )
 
 
 _NOT_WRITTEN = {"_functional_layer_ids"}

@@ -9,6 +9,7 @@ be built, but Keras cannot load them from the file that it saved.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from keras_graft import advice
@@ -20,12 +21,25 @@ from keras_graft.graph.opened import Opened
 from keras_graft.graph.select import select
 from keras_graft.model.build import build
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.read import own_graph
 from keras_graft.printable import quoted, shown
 
 Item = Node | Value
+
+
+@dataclass(frozen=True, eq=False)
+class Tag:
+    """What else an edit must know about a place: any object, and the place hands it on.
+
+    Calls of a nested model are changed alike only if their places have the same tags.
+    """
+
+    what: Any
+
+
 Place = tuple[Item, ...]
-"""The nodes and values that one change is about, all of one level."""
+"""The nodes and values that one change is about, all of one level. `Tag`s may follow them."""
 
 Edit = Callable[[Graph, list[Any]], Graph]
 """Makes the changes at places that are all on this graph's own level.
@@ -34,8 +48,9 @@ If nested models changed, specs are not inferred yet: this edit may remove the n
 """
 
 _Step = tuple[int, int]  # an operation, by its identity, and which of its calls
-_Mark = tuple[tuple[_Step, ...], _Step | None, int | None]
-"""The calls that lead to it, the node (None: an input), and for a value which output or input."""
+_Mark = tuple[tuple[_Step, ...], _Step | None, int | None] | Tag
+"""The calls that lead to it, the node (None: an input), and for a value which output or input. A
+tag marks itself."""
 
 
 def at_depth(graph: Graph, places: Sequence[Place], edit: Edit) -> Graph:
@@ -79,17 +94,18 @@ class _Descent:
     def __init__(self, edit: Edit) -> None:
         self._edit = edit
         # A model inside several other models is edited once and stays shared.
-        self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph]] = {}
+        self._made: dict[tuple[int, frozenset[Any]], tuple[Any, Graph, bool]] = {}
 
     def run(self, graph: Graph, places: Sequence[Place]) -> Graph:
         graph, places = _apart(graph, places)
         instead: dict[Node, list[Node]] = {}
         for call, inside in _by_call(graph, places).items():
-            model, nested = self._rebuilt(call, inside)
+            model, nested, keeps_specs = self._rebuilt(call, inside)
             # Its output specs may have changed: they must be inferred again.
             outputs = tuple(value.with_spec(None) for value in call.outputs)
-            again = call.replace(operation=model, nested=nested, outputs=outputs)
-            if not _keeps_specs(call.nested, nested):
+            again = as_model_call(call) if is_layer_inside(call) else call
+            again = again.replace(operation=model, nested=nested, outputs=outputs)
+            if not keeps_specs:
                 again = again.replace(untried=())
             instead[call] = [again]
         if instead:
@@ -97,13 +113,14 @@ class _Descent:
         here = [place for place in places if not place[0].scope]
         return infer(self._edit(graph, here) if here else graph)
 
-    def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph]:
+    def _rebuilt(self, call: Node, places: list[Place]) -> tuple[Any, Graph, bool]:
+        """Return the edited model, its graph, and whether all values keep their specs."""
         model = call.operation
         marks = [tuple(_mark(item, 1) for item in place) for place in places]
         key = id(model), frozenset(marks)
         if key not in self._made:
             nested = own_graph(call)
-            found = [tuple(_find(nested, mark) for mark in place) for place in marks]
+            found: list[Any] = [tuple(_find(nested, mark) for mark in place) for place in marks]
             edited = self.run(nested, found)
             if _hands_on(edited) and not _hands_on(nested):
                 # Keras would take such a model's output for its input, and make a cycle.
@@ -111,7 +128,8 @@ class _Descent:
                     f"The nested model {model.name!r} would return its own input, with nothing left to "
                     f"compute. Remove the whole model: {advice.call('remove', ('target', str(call.name)))}."
                 )
-            self._made[key] = (build(edited, name=model.name), edited)
+            kept = _keeps_specs(nested, edited)
+            self._made[key] = (build(edited, name=model.name), edited, kept)
         return self._made[key]
 
 
@@ -120,13 +138,13 @@ def _hands_on(graph: Graph) -> bool:
     return any(value in graph.inputs for value in graph.outputs)
 
 
-def _keeps_specs(old: Graph | None, new: Graph) -> bool:
+def _keeps_specs(old: Graph, new: Graph) -> bool:
     """Whether values in both graphs have the same specs, and new nodes keep the specs they read."""
     for node in new.steps:
         read = [value.spec for value in node.inputs]
         for value in node.outputs:
-            kept = old is not None and value in old
-            if value.spec not in ([old.known(value).spec] if kept else read):  # type: ignore
+            kept = value in old
+            if value.spec not in ([old.known(value).spec] if kept else read):
                 return False
     return True
 
@@ -148,10 +166,14 @@ def _apart(graph: Graph, places: Sequence[Place]) -> tuple[Graph, Sequence[Place
             item.outputs[0].within(item.graph, item.scope) if isinstance(item, Node) else item
             for place in places
             for item in place
+            if not isinstance(item, Tag)
         ]
         moved = iter(opened.open(graph.calls(partly.operation), flat))
         graph = opened.graph
-        places = [tuple(_moved(graph, item, next(moved)) for item in place) for place in places]
+        places = [
+            tuple(i if isinstance(i, Tag) else _moved(graph, i, next(moved)) for i in place)  # type: ignore[misc]
+            for place in places
+        ]
 
 
 def _moved(graph: Graph, item: Item, value: Value) -> Item:
@@ -169,6 +191,8 @@ def _partly(graph: Graph, places: Sequence[Place]) -> Node | None:
     for call, own in inside.items():
         wanted = {tuple(_mark(item, 1) for item in place) for place in own}
         for other in graph.calls(call.operation):
+            if is_layer_inside(call) and other.nested is not call.nested:
+                return call  # its code does something else in this call
             found = {tuple(_mark(i, 1) for i in place) for place in inside.get(other, ())}
             if found != wanted:
                 return call
@@ -183,8 +207,10 @@ def _by_call(graph: Graph, places: Sequence[Place]) -> dict[Node, list[Place]]:
     return found
 
 
-def _mark(item: Item, depth: int) -> _Mark:
+def _mark(item: Item | Tag, depth: int) -> _Mark:
     """Return a mark that finds an item in every reading of the model that it lies in."""
+    if isinstance(item, Tag):
+        return item
     scope = tuple(_step(node) for node in item.scope[depth:])
     if isinstance(item, Node):
         return scope, _step(item), None
@@ -195,7 +221,9 @@ def _step(node: Node) -> _Step:
     return id(node.operation), node.call
 
 
-def _find(graph: Graph, mark: _Mark) -> Item:
+def _find(graph: Graph, mark: _Mark) -> Item | Tag:
+    if isinstance(mark, Tag):
+        return mark
     steps, last, output = mark
     scope: tuple[Node, ...] = ()
     level = graph

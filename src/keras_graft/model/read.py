@@ -4,40 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_graft import _keras
-from keras_graft.errors import ReadError
+from keras_graft.errors import GraftError, ReadError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value, flat_slots
 from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of
+from keras_graft.graph.sizes import Doubt
 from keras_graft.model.from_keras import Level, Traced, entering
+from keras_graft.model.opening.arguments import arguments_of
+from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
+from keras_graft.model.opening.open import Known, opened
+from keras_graft.model.opening.policy import Policy, path_of
+from keras_graft.model.opening.reasons import reason_of
+from keras_graft.model.opening.tied_weights import with_ties
 from keras_graft.model.symbolic import tensor_of
-from keras_graft.printable import shown
+from keras_graft.model.unreadable import why_unreadable
 
 tree = keras.tree
 
 
-def read(model: Any) -> Graph:
+def read(model: Any, inputs: Any = None, open: Any = None, leaves: Any = None) -> Graph:
     """Read a Keras model as a graph of layer calls.
 
     The graph refers to the layers and does not copy them. Layers and model are not changed.
 
+    A subclassed model is code. It is run on symbolic tensors, with layers and ops as calls. A layer
+    that holds layers is opened in the same way: it is a node with a graph inside. It is opened only
+    if the graph is proven to be exact: the same calls in training and for other sizes, no weight
+    lost, and the same bits on data. Otherwise it stays one node; `kg.explain` says why. The
+    shapes of the data for this are small, where the inputs leave them open.
+
     Args:
-        model: A Functional model, a subclass of it that keeps its `call` (such as a keras_hub
-            backbone), a built Sequential, or a `Graph`, which is returned as it is.
+        model: A Keras model, or a `Graph`, in which only layers are opened.
+        inputs: For a model with code of its own: what its `call` takes, as arrays, tensors or
+            `keras.Input`s; a tuple for several arguments, a dict for arguments by name. The batch is
+            of any size; with `keras.Input((None,))` the length too. None: the shapes that Keras
+            recorded when the model was built, in the model's dtype: give token ids yourself.
+        open: Paths of layers to open, such as `"layer_*/attention"`; `"**"` opens all except those of
+            Keras itself, which are opened by name. None: `"**"` for a model with code of its own,
+            nothing for others, where each verb opens what a path leads into.
+        leaves: What stays closed: paths, classes, layers.
 
     Returns:
-        The graph. A nested model is a single node; its `nested` is the graph inside.
+        The graph. A nested model, and a layer that was opened, is a single node; its `nested` is the
+        graph inside.
 
     Raises:
-        ReadError: If there is no graph to read: a Sequential that was never built, a model
-            with its own `call`, or no model at all.
+        ReadError: If there is no graph to read: a model that was never built, code that does what no
+            graph of calls says, or no model at all.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -45,11 +65,91 @@ def read(model: Any) -> Graph:
     >>> kg.read(model)
     <Graph 'tiny': 1 node, 1 operation, 1 input, 1 output>
     """
+    return read_with_reasons(model, inputs, open, leaves)[0]
+
+
+def read_with_reasons(
+    model: Any, inputs: Any = None, open: Any = None, leaves: Any = None, prove: bool = True
+) -> tuple[Graph, dict[tuple[str, ...], str]]:
+    """Return what `read` returns, and by path why layers stay closed that should be open."""
+    reader, reasons = _Reader(), dict[tuple[str, ...], str]()
     if isinstance(model, Graph):
-        return model
-    edits = record_of(model).edits
-    graph = _Reader().read(model)
-    return graph.remembering(edits) if edits else graph
+        graph = model
+    elif has_code(model):
+        return _by_code(reader, model, inputs, "**" if open is None else open, leaves, prove)
+    else:
+        edits = record_of(model).edits
+        graph = reader.read(model)
+        graph = graph.remembering(edits) if edits else graph
+    if inputs is not None:
+        raise ReadError(
+            f"read: {graph.name!r} has inputs already: inputs= is for a model with code of its own."
+        )
+    if open is not None:
+        graph = with_ties(Opener(reader, Policy(open, leaves), reasons, prove).graph(graph))
+    return graph, reasons
+
+
+def has_code(model: Any) -> bool:
+    """Whether the code of a layer says what it does, and no graph that Keras knows."""
+    if not isinstance(model, keras.Layer) or _keras.functional(model) is not None:
+        return False
+    return getattr(type(model), "call", None) is not keras.Sequential.call
+
+
+def _by_code(
+    reader: _Reader, model: Any, inputs: Any, open: Any, leaves: Any, prove: bool
+) -> tuple[Graph, dict[tuple[str, ...], str]]:
+    args, kwargs = arguments_of(model, inputs)
+    policy = Policy(open, leaves)
+    wanted = lambda layer, place: policy.at(layer, path_of(place))  # noqa: E731
+    why = _keras.shuts(model)
+    try:
+        if why is not None:
+            raise Doubt(why)
+        known = Known(set() if prove else None)
+        found = opened(reader, model, args, kwargs, wanted, whole=True, known=known)
+    except GraftError:
+        raise
+    except Exception as error:
+        doubt = error if isinstance(error, Doubt) else reason_of(error, model)
+        raise ReadError(
+            f"{type(model).__name__} {model.name!r} cannot be read as a graph: {doubt}. "
+            f"{_way_out(model)}"
+        ) from error
+    reasons = {path_of(place): why for place, why in found.reasons.items()}
+    graph = found.graph
+    if any(node.nested is not None for node in graph.steps):
+        graph = Opener(reader, policy, reasons, prove).graph(graph)
+    return with_ties(graph), reasons
+
+
+def opened_for(graph: Graph, texts: Iterable[str]) -> Graph:
+    """Return the same graph with the layers open that paths lead into."""
+    inside = [text.rpartition("/")[0] for text in texts if "/" in text]
+    if not inside:
+        return graph
+    found = Opener(_Reader(), Policy(inside), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
+
+
+def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
+    """Return the same graph with all layers open that can be opened.
+
+    Layers of Keras itself, such as `MultiHeadAttention`, stay closed unless `of_keras`.
+    """
+    found = Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
+    return graph if found is graph else with_ties(found)
+
+
+def _way_out(model: Any) -> str:
+    held = [layer for layer in _keras.sublayers(model) if isinstance(layer, keras.Model)]
+    if held:
+        return (
+            f"The models that it holds can be edited by themselves, such as {held[0].name!r}, and "
+            "those read as graphs."
+        )
+    return "Move that part of its code into a layer of its own, which then stays closed."
 
 
 def own_graph(node: Node) -> Graph:
@@ -60,6 +160,10 @@ def own_graph(node: Node) -> Graph:
     """
     nested = node.nested
     assert nested is not None
+    if is_layer_inside(node):
+        plain = as_model_call(node).nested
+        assert plain is not None
+        return plain
     if len(nested.inputs) == len(node.operation.inputs):
         return nested
     return _Reader().read(node.operation)
@@ -102,7 +206,7 @@ class _Reader:
     def read(self, model: Any) -> Graph:
         functional = _keras.functional(model)
         if functional is None:
-            raise ReadError(_why_unreadable(model))
+            raise ReadError(why_unreadable(model))
         inputs, outputs = functional.input, functional.output
         tensors = tree.flatten(inputs)
         level = Level(self, tensors, entering(tensors), _keras.nodes(functional))
@@ -150,6 +254,13 @@ class _Reader:
             return dataclasses.replace(traced, kinds=kinds)
         finally:
             _keras.release(steps)
+
+    def opened(self, step: Any) -> None:
+        """Return None: Keras's nodes do not say what a layer does inside."""
+
+    def closed(self, step: Any) -> str:
+        """Return nothing: no layer was tried."""
+        return ""
 
     def inside(self, operation: Any) -> Graph | None:
         """Return the graph of a nested model; None for an operation that cannot be opened."""
@@ -207,39 +318,3 @@ class _Reader:
 
 def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "name", None) or getattr(function, "__name__", "function"))
-
-
-def _why_unreadable(model: Any) -> str:
-    if isinstance(model, keras.Sequential):
-        if type(model).call is not keras.Sequential.call:
-            return (
-                f"{type(model).__name__} {model.name!r} has a `call` of its own, so its layers do not "
-                "show what it does. Write it as a Functional model to take it apart."
-            )
-        return (
-            f"Sequential {model.name!r} was never built, so it has no tensors yet. Give it an "
-            "input first: model.build((None, ...)), or start it with keras.Input(...)."
-        )
-    if _keras.is_functional_subclass(model):
-        return (
-            f"{type(model).__name__} {model.name!r} is a Functional model with a `call` of its own, "
-            "so its graph does not show what it does. Take keras.Model(model.inputs, "
-            "model.outputs), if the graph alone is what you want."
-        )
-    if isinstance(model, keras.Model):
-        return (
-            f"{type(model).__name__} {model.name!r} is a subclassed model: what it does is Python "
-            "code, not a graph. If its `call` works on symbolic tensors, make a Functional of it: "
-            "x = keras.Input(...); keras.Model(x, model.call(x))."
-        )
-    if isinstance(model, keras.Layer):
-        return (
-            f"{type(model).__name__} {model.name!r} is a layer, not a model. Wrap it first: "
-            "x = keras.Input(...); keras.Model(x, layer(x))."
-        )
-    is_file = isinstance(model, str | os.PathLike) and str(model).endswith((".keras", ".h5"))
-    hint = f" Load it first: keras.models.load_model({shown(str(model))})." if is_file else ""
-    return (
-        "Expected a Keras model (Functional or a built Sequential) or a keras_graft.Graph, got "
-        f"{type(model).__name__}: {shown(model)}.{hint}"
-    )

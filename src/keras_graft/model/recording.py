@@ -32,7 +32,7 @@ from keras_graft.model.described import class_name, function_name, layer_data, u
 
 FORMS = (
     "class", "function", "layer", "each", "for_each", "operation_of", "same_as", "given",
-    "pairs", "tuple", "unwritten",
+    "pairs", "tuple", "array", "as_input", "unwritten",
 )  # fmt: skip
 """The keys of the objects that say what plain data cannot: `{"class": "keras.layers.ReLU"}`."""
 
@@ -130,8 +130,6 @@ class _Plain:
         places = ("replace", "new"), ("insert", "new"), ("recipes.new_head", "head")
         if (self._verb, name) in places and self._now.puts and callable(value):
             return self._put(value)
-        if isinstance(value, Ready):
-            return value.data
         if name == "path":
             return {"given": PurePath(value).name}
         if self._verb == "split" and name == "at":
@@ -142,6 +140,8 @@ class _Plain:
         return self(value)
 
     def __call__(self, value: Any, tuples: bool = False) -> Any:
+        if isinstance(value, Ready):
+            return value.data
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool | int):

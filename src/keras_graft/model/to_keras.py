@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -12,17 +13,62 @@ from keras_graft.errors import BuildError
 from keras_graft.graph import names as naming
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
-from keras_graft.graph.record import remember
+from keras_graft.graph.record import remember, unwrapped
 from keras_graft.graph.same import form_of
+from keras_graft.graph.select import leaves
 from keras_graft.layers.renamed import Renamed
 from keras_graft.model.calls import fill, filled
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.symbolic import input_of, tensor_of
 
 
-def assemble(graph: Graph, name: str | None = None) -> Assembly:
-    """Make a Keras model from a graph, and remember the tensor of each value."""
-    return Assembly(infer(graph.validate()), name or graph.name)
+def assemble(
+    graph: Graph, name: str | None = None, outside: Collection[int] = frozenset()
+) -> Assembly:
+    """Make a Keras model from a graph, and remember the tensor of each value.
+
+    `outside` has the identities of layers and weights that the model around it uses elsewhere.
+    """
+    return Assembly(_from_parts(infer(graph.validate()), outside), name or graph.name)
+
+
+def _from_parts(graph: Graph, outside: Collection[int]) -> Graph:
+    """Return the graph with models in place of opened layers that share weights with others.
+
+    A layer that was opened and not edited is built as it is. But Keras cannot load a file in which
+    another layer has the weights of a layer inside it.
+    """
+    opened = [node for node in graph.steps if is_layer_inside(node)]
+    if not opened:
+        return graph
+    owners: dict[int, set[int]] = {}
+    tied: list[tuple[int, int]] = []
+    for node in graph.steps:
+        operation = id(node.operation)
+        for layer in _keras.layers_inside(node.operation):
+            owners.setdefault(id(layer), set()).add(operation)
+        for inner in leaves([node]):
+            owners.setdefault(id(unwrapped(inner.operation)), set()).add(operation)
+            tied += [(id(tie.source), operation) for tie in _ties.ties_of(inner.operation)]
+    instead: dict[Node, list[Node]] = {}
+    made: dict[int, Any] = {}
+    for node in opened:
+        own = id(node.operation)
+        inside = [x for x in _keras.layers_inside(node.operation) if x.weights]
+        elsewhere = {id(x) for x in inside if owners[id(x)] != {own}}
+        elsewhere |= {w for w, user in tied if user != own}
+        elsewhere |= set(outside)
+        used = {id(x) for x in (*inside, *node.operation.weights)}
+        if used.isdisjoint(elsewhere):
+            continue
+        call = as_model_call(node)
+        assert call.nested is not None
+        key = id(node.nested)
+        if key not in made:
+            made[key] = assemble(call.nested, str(node.operation.name), elsewhere).model
+        instead[node] = [call.replace(operation=made[key])]
+    return graph.spliced(instead, {}).settled() if instead else graph
 
 
 class Assembly:
@@ -135,7 +181,8 @@ class Assembly:
             return _keras.renamed_op(operation, name)
         forms = {form_of(call) for call in self._graph.calls(operation)}
         # A plain Keras model loads without this package, but takes only one kind of call.
-        return _wrapped(node, name) if len(forms) == 1 else Renamed(operation, name=name)
+        plain = len(forms) == 1 and bool(node.inputs)
+        return _wrapped(node, name) if plain else Renamed(operation, name=name)
 
 
 def _one_or_list(tensors: list[Any]) -> Any:

@@ -62,21 +62,19 @@ def add_adapters(model: Any, size: int = 64, after: Any = None, activation: Any 
 
         def bottleneck(x: Any) -> Any:
             name, dtype = f"adapter_{label.replace('#', '_')}", policy or x.dtype
-            y = keras.layers.Dense(size, activation, name=f"{name}_down", dtype=dtype)(x)
-            y = keras.layers.Dense(
+            down = keras.layers.Dense(size, activation, name=f"{name}_down", dtype=dtype)
+            up = keras.layers.Dense(
                 x.shape[-1], kernel_initializer="zeros", name=f"{name}_up", dtype=dtype
-            )(y)
-            return keras.layers.Add(name=f"{name}_sum", dtype=dtype)([x, y])
+            )
+            made.extend((down, up))
+            return keras.layers.Add(name=f"{name}_sum", dtype=dtype)([x, up(down(x))])
 
         return bottleneck
 
-    before = {id(node.operation) for node in kg.select(graph, "**").nodes}
+    made: list[Any] = []
     graph = kg.insert(graph, adapter, after=after)
-    added = [
-        node
-        for node in kg.select(graph, "**").nodes
-        if node.nested is None and id(node.operation) not in before
-    ]
+    own = set(map(id, made))
+    added = [node for node in kg.select(graph, "**").nodes if id(node.operation) in own]
     graph = kg.train_only(graph, added)
     return graph if isinstance(model, kg.Graph) else kg.build(graph)
 

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import EditError, GraftError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.select import select
+from keras_graft.inside.given import Given
 from keras_graft.model.described import named
 from keras_graft.printable import shown, words_of
 
@@ -67,6 +69,10 @@ class Arguments:
                 return tuple(self(item) for item in items)
             case {"pairs": list(pairs), **rest} if not rest:
                 return self._pairs(pairs)
+            case {"array": list(items), **rest} if not rest:
+                return _array(items)
+            case {"as_input": str() | None as name, **rest}:
+                return self._as_input(name, rest)
         return {name: self(item) for name, item in value.items()}
 
     def check_used(self) -> None:
@@ -100,6 +106,22 @@ class Arguments:
         if not callable(found) or isinstance(found, type):
             raise EditError(_unknown("function", name))
         return found
+
+    def _as_input(self, name: str | None, rest: dict[str, Any]) -> Given:
+        for key in rest:
+            if key not in ("function", "shape", "dtype"):
+                raise EditError(
+                    f"an input has 'function', 'shape' and 'dtype'; {shown(key)} is not known."
+                )
+        function, shape = rest.get("function"), rest.get("shape")
+        if function is not None and not isinstance(function, str):
+            raise EditError(f"a function is the name of one; got {shown(function)}.")
+        return Given(
+            name,
+            None if function is None else self._function(function),
+            tuple(shape) if isinstance(shape, list) else shape,
+            rest.get("dtype"),
+        )
 
     def _layer(self, name: str, rest: dict[str, Any]) -> Any:
         for key in rest:
@@ -142,6 +164,13 @@ class Arguments:
                 f"the seeds of {name!r} are {shown(seeds)}, and it has "
                 f"{len(_keras.seeds(layer))} initializers with one. Leave seeds out to draw new ones."
             )
+
+
+def _array(items: list[Any]) -> np.ndarray:
+    try:
+        return np.array(items)
+    except ValueError as error:
+        raise EditError(f"array= is nested lists of one shape; got {shown(items)}.") from error
 
 
 def _key(key: Any) -> Any:

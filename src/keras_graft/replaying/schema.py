@@ -69,6 +69,16 @@ def schema() -> dict[str, Any]:
                     _object({"given": text}, ["given"]),
                     _object({"tuple": _list(_ref("value"))}, ["tuple"]),
                     _object({"pairs": _list(_list(_ref("value")))}, ["pairs"]),
+                    _object({"array": {"type": "array"}}, ["array"]),
+                    _object(
+                        {
+                            "as_input": {"type": ["string", "null"]},
+                            "function": text,
+                            "shape": _list({"type": ["integer", "null"]}),
+                            "dtype": text,
+                        },
+                        ["as_input"],
+                    ),
                     _object({"unwritten": text}, ["unwritten"]),
                     {"type": "object", "additionalProperties": _ref("value")},
                 ]

@@ -24,6 +24,7 @@ from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
 from keras_graft.edit.rewire import rewire
 from keras_graft.edit.unfreeze import unfreeze
+from keras_graft.inside.patch import patch
 from keras_graft.model.clone import clone
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
@@ -36,7 +37,7 @@ from keras_graft.shared.untie import untie
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "extract": extract, "submodel": submodel, "split": split, "join": join,
     "replace": replace, "insert": insert, "remove": remove, "rewire": rewire, "repeat": repeat,
-    "inline": inline, "nest": nest, "reinput": reinput,
+    "inline": inline, "nest": nest, "reinput": reinput, "patch": patch,
     "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
     "freeze": freeze, "unfreeze": unfreeze, "train_only": train_only,
     "lora": lora, "set_adapters": set_adapters, "merge_adapters": merge_adapters,

@@ -56,6 +56,10 @@ def _told(value: Any) -> str:
         case {"each": list(entries)}:
             kinds = dict.fromkeys(_kind(entry) for entry in entries)
             return f"{len(entries)} of {', '.join(kinds)}"
+        case {"as_input": name}:
+            return "an input" if name is None else f"the input {name!r}"
+        case {"array": list(items)}:
+            return f"the array {_told(items)}"
         case {"class": name} | {"function": name}:
             return str(name)
         case {"operation_of": name}:

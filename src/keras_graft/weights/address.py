@@ -17,8 +17,11 @@ import numpy as np
 
 from keras_graft import _keras
 from keras_graft import ties as _ties
+from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.layers.frozen import Frozen
 from keras_graft.layers.renamed import Renamed
+from keras_graft.layers.weight import KeepWeights
+from keras_graft.layers.weight import Weight as Weight_
 
 _UNNAMED = "variable"
 """What Keras calls a variable without a name, before the number."""
@@ -149,7 +152,7 @@ def groups(layer: Any) -> Group:
 
     def group(layer: Any, path: tuple[str, ...]) -> Group:
         name = layer.name
-        while isinstance(layer, Frozen | Renamed):
+        while isinstance(layer, FixedTraining | Frozen | Renamed):
             layer = layer.layer  # the wrapper has this layer's variables, or views of them
         mine = {id(v) for v in _own_proper(layer)}
         own = [
@@ -158,8 +161,14 @@ def groups(layer: Any) -> Group:
             if id(v) in mine or id(v) not in owned
         ]
         inside = layer.layers if isinstance(layer, keras.Model) else _keras.sublayers(layer)
+        # A weight that code uses itself is one of the layer around it: "block_0/scale".
+        bare = [x for x in inside if isinstance(x, Weight_ | KeepWeights)]
+        own += [weight(v, x, path) for x in bare for v in _own_proper(x)]
+        tied_bare = [("/".join([*path, x.name]), t.source) for x in bare for t in _ties.ties_of(x)]
+        inside = [x for x in inside if not isinstance(x, Weight_ | KeepWeights)]
         below = [group(x, (*path, x.name)) for x in inside]
         tied = [("/".join([*path, tie.weight]), tie.source) for tie in _ties.ties_of(layer)]
+        tied += tied_bare
         empty = [p for p in below if not p.own and not p.inside]
         tied += [tie for p in empty for tie in p.tied]
         below = [p for p in below if p not in empty]
@@ -247,12 +256,15 @@ def _children(source: list[Group], target: list[Group]) -> Iterator[tuple[Group,
             named[group.name].append(group)
         else:
             rows[base].append((number, group))
+    # A name that was given first: it may look like one that Keras gives to another class.
+    for name, its in named.items():
+        fits = [p for p in rest if p.name == name][: len(its)]
+        rest = [p for p in rest if not any(p is one for one in fits)]
+        yield from zip(fits, its, strict=False)
     for base, row in rows.items():
         own = [(n, p) for p in rest if (n := _number(p.name, base)) is not None]
         rest = [p for p in rest if _number(p.name, base) is None]
         yield from _rows(own, row)
-    for name, its in named.items():
-        yield from zip([p for p in rest if p.name == name], its, strict=False)
 
 
 def _unclear(among: list[Group]) -> list[Group]:

@@ -1,0 +1,1 @@
+"""Look inside a run: record values, patch them, and take gradients at them."""

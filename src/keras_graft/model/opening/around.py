@@ -1,0 +1,52 @@
+"""What Keras does around the code of a call: casts of inputs, and a Sequential that takes any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.graph.sizes import deep, leaves
+from keras_graft.model.opening.frame import Frame, tensors_of
+
+
+def is_other_sequential(layer: Any, args: Any) -> bool:
+    """Whether a Sequential is called with other shapes than Keras built it for: it takes any."""
+    if (
+        getattr(type(layer), "call", None) is not keras.Sequential.call
+        or _keras.functional(layer) is None
+    ):
+        return False
+    known = keras.tree.flatten(_keras.functional(layer).input)
+    given = list(tensors_of(args))
+    return len(known) != len(given) or any(
+        len(a.shape) != len(b.shape)
+        or any(x is not None and not (type(y) is int and x == y) for x, y in zip(a.shape, b.shape))  # noqa: B905
+        for a, b in zip(known, given, strict=True)
+    )
+
+
+def cast_again(outside: Any, inside: Any, before: Mapping[int, Any]) -> Any:
+    """Return the arguments of the root as its code gets them: cast as Keras cast them outside."""
+    dtypes = {id(leaf): leaf.dtype for leaf in leaves(outside) if id(leaf) in before}
+    cast = iter(leaves(outside))
+
+    def change(leaf: Any) -> Any:
+        dtype = dtypes.get(id(next(cast)))
+        return leaf if dtype is None else keras.ops.cast(leaf, dtype)
+
+    return deep(inside, change)
+
+
+def originals(frame: Frame, before: Any, after: Any) -> list[Any]:
+    """Return the tensors outside as they were before Keras converted them."""
+    args, kwargs = before
+    now_args, now_kwargs = after
+    pairs = list(zip(leaves(args), leaves(now_args), strict=False))
+    for key, value in kwargs.items():
+        if key in now_kwargs:
+            pairs += zip(leaves(value), leaves(now_kwargs[key]), strict=False)
+    found = {id(new): old for old, new in pairs if isinstance(old, keras.KerasTensor)}
+    return [found.get(id(source), source) for source in frame.sources]

@@ -1,0 +1,109 @@
+"""Finish a frame: what its code gives, with its losses, its masks and the weights it did not use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.graph.sizes import Doubt
+from keras_graft.layers.add_loss import AddLoss, WithMask
+from keras_graft.layers.weight import KeepWeights, Weight, spec_of_weight
+from keras_graft.model.opening.frame import Frame, in_world
+
+
+def finish(
+    frame: Frame, outputs: Any, flat: list[Any], args: Any, kwargs: Any, whole: bool
+) -> None:
+    """Keep what the code of a call gives, and drop the calls that nothing needs.
+
+    Args:
+        frame: The call.
+        outputs: What the code returned.
+        flat: Its leaves.
+        args: The arguments that the code got.
+        kwargs: The other arguments.
+        whole: Whether it is the outermost call.
+    """
+    flat = _tensors(flat, frame, whole)
+    frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
+    if frame.losses:
+        _around_all(frame, AddLoss(name="add_loss"), flat, frame.losses)
+    if frame.layer.supports_masking:
+        _attach_masks(frame, flat, args, kwargs)
+    frame.outputs = [leaf for leaf in flat if leaf is not None]
+    left = _unused(frame)
+    if left:
+        specs = [spec_of_weight(variable) for variable in left]
+        keeper = KeepWeights(specs, variables=left, name="unused_weights")
+        _around_all(frame, keeper, flat)
+        frame.outputs = [leaf for leaf in flat if leaf is not None]
+    frame.structure = outputs, flat
+    frame.anchor_weights(lambda step: isinstance(step.operation, Weight))
+    used = {id(step) for step in frame.needed()}
+    frame.steps = [step for step in frame.steps if id(step) in used]
+
+
+def _tensors(flat: list[Any], frame: Frame, whole: bool) -> list[Any]:
+    """Return what the code gives, if it is tensors of this call.
+
+    Keras pairs the tensors of a call in order, so an inner call may have None at the end only.
+    """
+    while flat and flat[-1] is None and not whole:
+        flat = flat[:-1]
+    wrong = [
+        type(leaf).__name__
+        for leaf in flat
+        if not isinstance(leaf, keras.KerasTensor) and not (whole and leaf is None)
+    ]
+    if wrong or not any(leaf is not None for leaf in flat):
+        raise Doubt(f"it gives {', '.join(wrong) or 'nothing'}")
+    if not all(leaf is None or frame.owns(leaf) for leaf in flat):
+        raise Doubt("it gives a tensor that the code of another call made")
+    return flat
+
+
+def _attach_masks(frame: Frame, flat: list[Any], args: Any, kwargs: Any) -> None:
+    """Attach the masks that Keras attaches behind a call."""
+    first = next(iter((*args, *kwargs.values())), None)
+    known = kwargs.get("mask")
+    if known is None:
+        known = keras.tree.map_structure(_keras.mask_of, first)
+    own = [None if leaf is None else _keras.mask_of(leaf) for leaf in flat]
+    if not any(mask is None for mask in own):
+        return
+    masks = frame.layer.compute_mask(first, known)
+    for i, mask in enumerate([] if masks is None else keras.tree.flatten(masks)):
+        if i < len(flat) and mask is not None and own[i] is None and flat[i] is not None:
+            flat[i] = _put(frame, WithMask(name="with_mask"), flat[i], mask=mask)
+            _keras.set_mask(flat[i], mask)
+            frame.handed_on.append(mask)
+
+
+def _unused(frame: Frame) -> list[Any]:
+    covered = {id(v) for step in frame.needed() for v in getattr(step.operation, "weights", ())}
+    return [v for v in frame.layer.weights if id(v) not in covered]
+
+
+def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any) -> None:
+    """Let all that a call gives pass through a layer: it stays as long as one of it is used."""
+    given = [leaf for leaf in flat if leaf is not None]
+    masks = [_keras.mask_of(leaf) for leaf in given]
+    if len(given) == 1:
+        made = [_put(frame, layer, given[0], *args)]
+    else:
+        made = [frame.born(in_world(leaf, 0), in_world(leaf, 1)) for leaf in given]
+        frame.record(layer, (given, *args), {}, made)
+    for tensor, mask in zip(made, masks, strict=True):
+        if mask is not None:
+            _keras.set_mask(tensor, mask)
+    new = iter(made)
+    flat[:] = [None if leaf is None else next(new) for leaf in flat]
+
+
+def _put(frame: Frame, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Record a call of a layer of the package, that returns its first input."""
+    made = frame.born(in_world(tensor, 0), in_world(tensor, 1))
+    frame.record(layer, (tensor, *args), kwargs, made)
+    return made
