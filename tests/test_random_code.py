@@ -86,7 +86,8 @@ def loaded(model, plan):
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "m.keras")
         again = keras.models.load_model(Path(folder) / "m.keras")
-    same(model, again, plan)
+    if "noise" not in str(plan):  # a file holds no state of a seed generator
+        same(model, again, plan)
 
 
 @contextlib.contextmanager
