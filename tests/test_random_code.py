@@ -86,7 +86,8 @@ def loaded(model, plan):
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "m.keras")
         again = keras.models.load_model(Path(folder) / "m.keras")
-    same(model, again, plan)
+    if "noise" not in str(plan):  # a file holds no state of a seed generator
+        same(model, again, plan)
 
 
 @contextlib.contextmanager
@@ -104,7 +105,8 @@ def read(model, plan, *args, **kwargs):
         try:
             return kg.read(model, *args, **kwargs)
         except kg.GraftError as error:
-            assert needs_closing(plan["block"]), str(error)
+            # Attention takes the mask off what it reads, and outputs with masks are compared too.
+            assert needs_closing(plan["block"]) or "another mask" in str(error), str(error)
             assert "cannot be read as a graph: its " in str(error)
             return None
 
@@ -148,8 +150,6 @@ def flattened(graph):
 @given(code_plans(), st.data())
 def test_an_edit_at_any_place_keeps_the_numbers(plan, drawn):
     model = functional(plan) if drawn.draw(st.booleans()) else interpret(plan)
-    if "'loss'" in str(plan) and any(f"'gives': '{g}'" in str(plan) for g in ("tuple", "dict")):
-        return  # T4: a loss is lost with a first output that nothing needs
     code = model.name == "net"
     graph = read(model, plan, (symbols(plan),)) if code else read(model, plan, open="**")
     if graph is None:

@@ -37,7 +37,8 @@ def holds(new, hand, path, same=close):
         x = ids(*size)
         same(new(x), hand(x))
         equal(new(x), loaded(x))
-    same(keras.tree.map_structure(np.asarray, new.predict(x, verbose=0)), hand(x))
+    # What is compiled may round in another way than what is not.
+    close(keras.tree.map_structure(np.asarray, new.predict(x, verbose=0)), hand(x))
     assert len(loaded.weights) == len(new.weights)
 
 

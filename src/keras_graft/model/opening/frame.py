@@ -190,7 +190,8 @@ class Frame:
                 continue
             if len(a.shape) != len(b.shape) or a.dtype != b.dtype:
                 raise Doubt("it gives tensors of another rank for other sizes")
-            new = twin(a, 0)
+            # Not its flag `sparse`: Keras calls the result of `x * 2.0` sparse for any `x`.
+            new = keras.KerasTensor(tuple(map(_int, a.shape)), a.dtype)
             sizes = zip(map(_int, a.shape), map(_int, b.shape), strict=True)
             shape = tuple(
                 x if x == y else Size(x, y, Axis(new, axis)) for axis, (x, y) in enumerate(sizes)
