@@ -9,7 +9,7 @@ export PYTHONDONTWRITEBYTECODE =
 # in .venv, which the whole suite runs on.
 KERAS = 3.12.0 3.13.2 3.14.1
 EACH = tests/_keras tests/edit/test_freeze.py tests/edit/test_unfreeze.py tests/training tests/test_verbs.py \
-  tests/ties/test_tied_files.py
+  tests/ties/test_tied_files.py tests/model/test_opening.py
 ON = PYTHONPATH=$(CURDIR)/.cache/keras-{} KERAS_BACKEND=torch $(PY) -m pytest $(EACH)
 
 .venv/ready: requirements-test.txt pyproject.toml

@@ -118,7 +118,7 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
 
 def _asked_by_keras() -> bool:
     """Whether code of Keras itself compares."""
-    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.src.")
+    return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.")
 
 
 def _by_library() -> bool:
@@ -128,7 +128,7 @@ def _by_library() -> bool:
 
 
 _LIBRARIES = (
-    "keras.src.", "keras_graft.", "jax", "torch", "tensorflow", "numpy", "optree", "ml_dtypes",
+    "keras.", "keras_graft.", "jax", "torch", "tensorflow", "numpy", "optree", "ml_dtypes",
 )  # fmt: skip
 
 for _sign, _name in zip(_ARITHMETIC, ("add", "sub", "mul", "floordiv", "mod"), strict=True):
