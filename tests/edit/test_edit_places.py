@@ -147,7 +147,7 @@ def test_a_path_into_something_closed():
         caught.value
     )
     with pytest.raises(
-        kg.NothingSelectedError, match="'v' is closed. It is a Holds.*It holds 'enc'"
+        kg.NothingSelectedError, match="matches 'v/enc'. Nearest: 'v'"
     ):
         kg.select(model, "v/enc")
     with pytest.raises(

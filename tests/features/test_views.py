@@ -203,7 +203,7 @@ def test_refusals(tmp_path, trunk):
     own = Own(name="own")
     own(x)
     with pytest.raises(
-        kg.FeatureError, match="views=2 needs to know which layers of 'own' augment"
+        kg.FeatureError, match="'own' has no layer that augments, so all 2 views would be equal"
     ):
         compute(own, x, tmp_path, views=2)
     for wrong in (-1, 1.5, 1000):

@@ -405,5 +405,5 @@ def test_an_address_leads_into_nested_models_and_layers():
     for target in ("attn/query/kernel", "attn.query/kernel"):
         tied = kg.tie(donor, target, "attn/key/kernel")
         assert [t.target for t in kg.sharing(tied).ties] == ["attn/query/kernel"]
-    with pytest.raises(kg.WeightsError, match="no weights named 'query/kernl'"):
+    with pytest.raises(kg.WeightsError, match="has no weights named 'kernl'; it has 'kernel'"):
         kg.tie(donor, "attn/query/kernl", "attn/key/kernel")
