@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 from around import COMPILES, Around, Odd, rows, steps
 from case import case, register
