@@ -146,9 +146,7 @@ def test_a_path_into_something_closed():
     assert changed.get_layer("td").layer.get_layer("small") and "kg.replace(model" in str(
         caught.value
     )
-    with pytest.raises(
-        kg.NothingSelectedError, match="matches 'v/enc'. Nearest: 'v'"
-    ):
+    with pytest.raises(kg.NothingSelectedError, match="matches 'v/enc'. Nearest: 'v'"):
         kg.select(model, "v/enc")
     with pytest.raises(
         kg.NothingSelectedError, match="'out' is a Dense, a single call with nothing"
