@@ -309,3 +309,49 @@ def test_weights_are_copied_by_address_both_ways():
     kg.transplant(edited, third)
     np.testing.assert_array_equal(array(edited(LONG)), array(first(LONG)))
     np.testing.assert_array_equal(array(third(LONG)), array(first(LONG)))
+
+
+@register
+class Loss(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4, name="dense")
+
+    def call(self, x):
+        y = self.dense(x)
+        self.add_loss(ops.mean(y))
+        return y
+
+
+@register
+class LossOfLeaf(layers.Layer):
+    def call(self, x):
+        self.add_loss(ops.mean(x))
+        return x
+
+
+class Beside(keras.Model):
+    """Calls a layer for its loss alone."""
+
+    def __init__(self, beside):
+        super().__init__(name="beside")
+        self.beside, self.out = beside, layers.Dense(2, name="out")
+
+    def call(self, x):
+        self.beside(x)
+        return self.out(x)
+
+
+def test_a_loss_counts_where_nothing_needs_the_result(tmp_path):
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    model = Beside(Loss(name="loss"))
+    expected, losses = array(model(x)), array(model.losses[0])
+    built = flat(kg.read(model, x))
+    built.save(tmp_path / "m.keras")
+    for made in (built, keras.models.load_model(tmp_path / "m.keras")):
+        np.testing.assert_array_equal(array(made(x)), expected)
+        np.testing.assert_array_equal([array(loss) for loss in made.losses], [losses])
+    model = Beside(LossOfLeaf(name="leaf"))
+    model(x)
+    with pytest.raises(kg.ReadError, match="its graph adds 0 losses, and its code 1"):
+        kg.read(model, x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keras_graft._keras import private
@@ -34,6 +34,19 @@ def losses_kept(layer: Any) -> Iterator[None]:
             one._losses[:] = losses
             one._loss_ids.clear()
             one._loss_ids.update(ids)
+
+
+def take_losses(layers: Iterable[Any]) -> list[Any]:
+    """Return the losses that layers added in their last calls, and forget them.
+
+    Uses `Layer._losses`, `_loss_ids` (3.12 - 3.15).
+    """
+    found: list[Any] = []
+    for layer in layers:
+        found += layer._losses
+        layer._losses.clear()
+        layer._loss_ids.clear()
+    return found
 
 
 def autocast_of(layer: Any) -> Any:

@@ -11,7 +11,8 @@ import keras
 class AddLoss(keras.Layer):
     """Returns its first input, and adds the second as losses, as `layer.add_loss` does.
 
-    The first may be a list: all that a block gives. Whatever of it is used, the losses count.
+    The first may be a list: all that a block gives. Whatever of it is used, the losses count. A third
+    argument keeps calls whose results nothing needs, but which add losses themselves.
 
     Run `import keras_graft` before you load a file that has one.
     """
@@ -22,13 +23,13 @@ class AddLoss(keras.Layer):
         self.supports_masking = True
         self.built = True
 
-    def call(self, x: Any, losses: Any) -> Any:
+    def call(self, x: Any, losses: Any, beside: Any = None) -> Any:
         """Add the losses, each a scalar or a tensor that is summed, and return `x`."""
         for loss in keras.tree.flatten(losses):
             self.add_loss(loss)
         return x
 
-    def compute_output_spec(self, x: Any, losses: Any) -> Any:
+    def compute_output_spec(self, x: Any, losses: Any, beside: Any = None) -> Any:
         """Return the spec of `x`."""
         return keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), x)
 

@@ -28,8 +28,11 @@ def finish(
     """
     flat = _tensors(flat, frame, whole)
     frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
-    if frame.losses:
-        _around_all(frame, AddLoss(name="add_loss"), flat, frame.losses)
+    frame.outputs = [leaf for leaf in flat if leaf is not None]
+    beside = _adding_losses(frame)
+    if frame.losses or beside:
+        more = {"beside": beside} if beside else {}
+        _around_all(frame, AddLoss(name="add_loss"), flat, frame.losses, **more)
     if frame.layer.supports_masking:
         _attach_masks(frame, flat, args, kwargs)
     frame.outputs = [leaf for leaf in flat if leaf is not None]
@@ -81,20 +84,37 @@ def _attach_masks(frame: Frame, flat: list[Any], args: Any, kwargs: Any) -> None
             frame.handed_on.append(mask)
 
 
+def _adding_losses(frame: Frame) -> list[Any]:
+    """Return what calls give that add losses, and whose results nothing else needs."""
+    used = {id(step) for step in frame.needed([*frame.outputs, *frame.losses])}
+    return [
+        step.outputs[0]
+        for step in frame.steps
+        if id(step) not in used and step.outputs and _adds_losses(frame.inner.get(id(step)))
+    ]
+
+
+def _adds_losses(frame: Frame | None) -> bool:
+    return frame is not None and any(
+        isinstance(step.operation, AddLoss) or _adds_losses(frame.inner.get(id(step)))
+        for step in frame.steps
+    )
+
+
 def _unused(frame: Frame) -> list[Any]:
     covered = {id(v) for step in frame.needed() for v in getattr(step.operation, "weights", ())}
     return [v for v in frame.layer.weights if id(v) not in covered]
 
 
-def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any) -> None:
+def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any, **kwargs: Any) -> None:
     """Let all that a call gives pass through a layer: it stays as long as one of it is used."""
     given = [leaf for leaf in flat if leaf is not None]
     masks = [_keras.mask_of(leaf) for leaf in given]
     if len(given) == 1:
-        made = [_put(frame, layer, given[0], *args)]
+        made = [_put(frame, layer, given[0], *args, **kwargs)]
     else:
         made = [frame.born(in_world(leaf, 0), in_world(leaf, 1)) for leaf in given]
-        frame.record(layer, (given, *args), {}, made)
+        frame.record(layer, (given, *args), kwargs, made)
     for tensor, mask in zip(made, masks, strict=True):
         if mask is not None:
             _keras.set_mask(tensor, mask)

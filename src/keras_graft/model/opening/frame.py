@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -237,11 +237,11 @@ class Frame:
         worlds = [[(_int(d), _int(other(d))) for d in t.shape] for t in reads]
         return SizedCall(target, attributes, args, kwargs, worlds), reads
 
-    def needed(self) -> list[Any]:
-        """Return the steps that the outputs and their masks need."""
+    def needed(self, outputs: Sequence[Any] | None = None) -> list[Any]:
+        """Return the steps that the outputs, or other tensors, need, and their masks."""
         giver = {id(t): step for step in self.steps for t in step.outputs}
         found: set[int] = set()
-        stack = list(self.outputs)
+        stack = list(self.outputs if outputs is None else outputs)
         while stack:
             tensor = stack.pop()
             mask = _keras.mask_of(tensor)

@@ -39,13 +39,22 @@ def _at(frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]]) -> Reason |
     with _state_kept(layer), _keras.own_call_context():
         try:
             outputs = _by_code(frame, tensors)
+            losses = _numbers(_keras.take_losses(_keras.layers_inside(layer)))
         except Exception as error:
             return f"its code does not run on sizes that are tried: {reason_of(error, layer)}"
-    with _state_kept(layer), _keras.own_call_context(), _keras.autocast_of(layer):
+    layers = _layers_of(graph)
+    with _state_kept(layer), _keras.inner_call(), _keras.autocast_of(layer):
+        _keras.take_losses(layers)
         try:
             given = run_graph(graph, tensors)
+            found = _numbers(_keras.take_losses(layers))
         except Exception as error:
             return f"its graph does not run: {reason_of(error, layer)}"
+    if losses != found:
+        return (
+            f"its graph adds {len(found)} losses, and its code {len(losses)} (or they differ): a call "
+            "whose result nothing needs may add one"
+        )
     if dataclasses.is_dataclass(outputs):
         outputs = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}  # type: ignore[arg-type]
     flat = [leaf for leaf in tree.flatten(outputs) if leaf is not None]
@@ -57,6 +66,16 @@ def _at(frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]]) -> Reason |
         if not same_bits(_keras.runtime_mask(a), _keras.runtime_mask(b)):
             return f"its graph attaches another mask than its code does (output {number})"
     return None
+
+
+def _layers_of(graph: Graph) -> list[Any]:
+    operations = [op for op in graph.operations if isinstance(op, keras.Layer)]
+    found = {id(x): x for op in operations for x in _keras.layers_inside(op)}
+    return list(found.values())
+
+
+def _numbers(losses: Sequence[Any]) -> list[float]:
+    return sorted(float(keras.ops.convert_to_numpy(keras.ops.sum(loss))) for loss in losses)
 
 
 def _by_code(frame: Frame, tensors: Sequence[Any]) -> Any:
