@@ -75,7 +75,7 @@ def _layers_of(graph: Graph) -> list[Any]:
 
 
 def _numbers(losses: Sequence[Any]) -> list[float]:
-    return sorted(float(keras.ops.convert_to_numpy(keras.ops.sum(loss))) for loss in losses)
+    return sorted(float(np.asarray(keras.ops.convert_to_numpy(loss)).sum()) for loss in losses)
 
 
 def _by_code(frame: Frame, tensors: Sequence[Any]) -> Any:
