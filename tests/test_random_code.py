@@ -114,7 +114,9 @@ def read(model, plan, *args, **kwargs):
 def closed_with_reason(graph, plan):
     closed = [one for one in kg.explain(graph).closed if "a layer of Keras" not in one.reason]
     assert not closed or needs_closing(plan["block"]), [(c.path, c.reason) for c in closed]
-    assert all("line " in one.reason or "training" in one.reason for one in closed)
+    for one in closed:
+        words = ("line ", "training", "losses")
+        assert any(word in one.reason for word in words), (one.path, one.reason)
 
 
 @examples(torch=200, others=20)
