@@ -151,8 +151,10 @@ def flattened(graph):
 @examples(torch=100, others=15)
 @given(code_plans(), st.data())
 def test_an_edit_at_any_place_keeps_the_numbers(plan, drawn):
-    model = functional(plan) if drawn.draw(st.booleans()) else interpret(plan)
-    code = model.name == "net"
+    # Only PyTorch runs a branch on values with symbolic tensors, as a Functional of blocks needs.
+    whole = "values" not in str(plan) or keras.backend.backend() == "torch"
+    code = not (drawn.draw(st.booleans()) and whole)
+    model = interpret(plan) if code else functional(plan)
     graph = read(model, plan, (symbols(plan),)) if code else read(model, plan, open="**")
     if graph is None:
         return

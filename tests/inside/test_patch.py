@@ -273,3 +273,18 @@ def test_a_tie_stays():
     patched = kg.patch(model, {"a": 0})
     assert kg.sharing(patched).ties
     equal(patched(ops.ones((2, 5))), model.get_layer("b")(ops.zeros((2, 5))))
+
+
+def test_a_patched_model_whose_shapes_are_changed_is_refused():
+    # What is put in place has a shape of its own, which an edit may part from the tensor's.
+    x = keras.Input((6, 3), name="x")
+    model = keras.Model(x, layers.ReLU(name="relu")(x), name="steps")
+    ones = np.ones((6, 3), "float32")
+    for value in (ones, lambda t: ops.zeros_like(t[:, :, :3]) + ones):
+        patched = kg.patch(model, {"x": value})
+        with pytest.raises(
+            kg.GraftError, match=r"shape \((None, )?6, 3\) in the place of a tensor"
+        ):
+            kg.reinput(patched, shape=(6, 5))
+    fits_any = kg.patch(model, {"x": np.ones((1, 3))})
+    assert kg.reinput(fits_any, shape=(8, 3)).output_shape == (None, 8, 3)

@@ -145,14 +145,18 @@ EXACT = [
     lambda x, n: ops.reshape(x, (-1, n * 4)),
     lambda x, n: x * ops.cast(n, "float32"),
     lambda x, n: x[:, : n // 2] ** 2,
+    lambda x, n: x[:, : divmod(n, 2)[0]] * ops.cast(n**2 + 2 % n, "float32"),
+    lambda x, n: x * (1 / ops.cast(n, x.dtype)),
     rolled,
 ]
 OF_SIZES = [
-    (lambda x, n: x[:, :-1] if n % 2 else x, "something else for other sizes"),
+    (lambda x, n: x[:, :-1] if n % 2 else x, r"other sizes \(line \d+ of test_opening.py: .*% 2"),
     (lambda x, n: x * 2 if n == 1 else x, "compares a size that is not known"),
     (lambda x, n: x * {32: 2.0}.get(n, 1.0), "looks up a size that is not known"),
-    (lambda x, n: x * float(n), "something else for other sizes"),
-    (lambda x, n: sum(x[:, i] for i in range(n)), "size"),
+    (lambda x, n: x * float(n), "makes a Python float of a size that is not known"),
+    (lambda x, n: x * (1 / n), r"keras.ops.cast\(n, x.dtype\) makes a tensor"),
+    (lambda x, n: x * n**0.5, "makes a Python float of a size that is not known"),
+    (lambda x, n: sum(x[:, i] for i in range(n)), r"other sizes \(line \d+ of .*range\(n\)"),
     (lambda x, n: x * min(n, 100), "compares a size that is not known"),
 ]
 

@@ -7,6 +7,7 @@ knows how it was computed. Code that treats both worlds alike is code for any si
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -71,6 +72,39 @@ class Size(int):
     def __neg__(self) -> Any:
         return self * -1
 
+    def __float__(self) -> float:
+        return self._as_float(1.0, operator.mul, int(self), 1.0)
+
+    def __truediv__(self, given: Any) -> Any:
+        return self._as_float(given, operator.truediv, int(self), given)
+
+    def __rtruediv__(self, given: Any) -> Any:
+        return self._as_float(given, operator.truediv, given, int(self))
+
+    def __rpow__(self, given: Any) -> Any:
+        return self._as_float(given, operator.pow, given, int(self))
+
+    def __pow__(self, given: Any, modulo: Any = None) -> Any:
+        if type(given) is int and given > 0 and modulo is None:
+            return math.prod([self] * given)
+        return self._as_float(given, operator.pow, int(self), given)
+
+    def __divmod__(self, given: Any) -> Any:
+        return self // given, self % given
+
+    def __rdivmod__(self, given: Any) -> Any:
+        return given // self, given % self
+
+    def _as_float(self, given: Any, compute: Callable[[Any, Any], Any], *values: Any) -> Any:
+        if not isinstance(given, int | float):
+            return NotImplemented
+        if Size.watched and not _by_library(3):
+            raise Doubt(
+                "its code makes a Python float of a size that is not known; keras.ops.cast(n, x.dtype) "
+                "makes a tensor, which can be divided"
+            )
+        return compute(*values)
+
     def __hash__(self) -> int:
         if Size.watched and not _by_library():
             raise Doubt("its code looks up a size that is not known in a dict or a set")
@@ -121,9 +155,9 @@ def _asked_by_keras() -> bool:
     return str(sys._getframe(2).f_globals.get("__name__", "")).startswith("keras.")
 
 
-def _by_library() -> bool:
+def _by_library(depth: int = 2) -> bool:
     """Whether code of a library uses a size, and not the code of a layer."""
-    name = str(sys._getframe(2).f_globals.get("__name__", ""))
+    name = str(sys._getframe(depth).f_globals.get("__name__", ""))
     return name.startswith(_LIBRARIES)
 
 

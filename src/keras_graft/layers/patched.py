@@ -46,8 +46,17 @@ class Patched(keras.Layer):
         return keras.ops.broadcast_to(new, keras.ops.shape(tensor))
 
     def compute_output_spec(self, inputs: Any) -> Any:
-        """Return the spec of the tensor."""
-        tensor = inputs if self.value is not None else inputs[0]
+        """Return the spec of the tensor.
+
+        Raises:
+            ValueError: If the value does not fit it, as after an edit that changes the shape of one.
+        """
+        tensor, new = (inputs, self.value) if self.value is not None else inputs
+        if not _fits(new.shape, tensor.shape):
+            raise ValueError(
+                f"{self.name} puts a value of shape {tuple(new.shape)} in the place of a tensor of "
+                f"shape {tuple(tensor.shape)}, and cannot be broadcast to it"
+            )
         return keras.KerasTensor(tensor.shape, tensor.dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
@@ -60,3 +69,9 @@ class Patched(keras.Layer):
         config.pop("dtype")
         value = self.value
         return {**config, "value": None if value is None else value.tolist()}
+
+
+def _fits(shape: Any, whole: Any) -> bool:
+    """Whether an array of a shape can be broadcast to another one; None may be any size."""
+    pairs = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(d in (1, None, n) or n is None for d, n in pairs)

@@ -21,7 +21,8 @@ from keras_graft.graph.sizes import (
     with_axes,
 )
 from keras_graft.layers.sized_call import SizedCall
-from keras_graft.model.opening.log import said
+from keras_graft.model.opening.log import Log, said
+from keras_graft.model.opening.reasons import file_of
 
 Place = tuple[tuple[str, int], ...]
 """Where a call is: the names of the layers around it and its own, each with its number there."""
@@ -58,7 +59,7 @@ class Frame:
         self.steps: list[Any] = []
         self.inner: dict[int, Frame] = {}
         self.closed: dict[int, str] = {}
-        self.log: list[Any] = []
+        self.log = Log(file_of(layer))
         self.outputs: list[Any] = []
         self.structure: Any = None
         self.given: tuple[Any, dict[str, Any]] = ((), {})

@@ -39,18 +39,24 @@ def reason_of(error: BaseException, layer: Any) -> Reason:
 
 def _line(error: BaseException, layer: Any) -> str:
     """Return the innermost line of the layer's own file that an error went through."""
+    file = file_of(layer)
+    found = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return line_of_code(file, found[-1].lineno or 0) if found else ""
+
+
+def file_of(layer: Any) -> str:
+    """Return the file with a layer's class; an empty text for a class of Keras or of a notebook."""
     try:
         file = inspect.getfile(type(layer))
     except (TypeError, OSError):
         return ""
-    if f"{os.sep}keras{os.sep}src{os.sep}" in file:
-        return ""
-    found = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    if not found:
-        return ""
-    last = found[-1]
-    code = (last.line or linecache.getline(file, last.lineno or 0)).strip()
-    return f"line {last.lineno} of {os.path.basename(file)}: {code}"
+    return "" if f"{os.sep}keras{os.sep}src{os.sep}" in file else file
+
+
+def line_of_code(file: str, number: int) -> str:
+    """Return a line of a file as a reason quotes it."""
+    code = linecache.getline(file, number).strip()
+    return f"line {number} of {os.path.basename(file)}: {code}"
 
 
 def is_error(reason: Reason) -> bool:

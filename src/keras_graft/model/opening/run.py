@@ -12,7 +12,7 @@ from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.model.opening.frame import Frame, Place
-from keras_graft.model.opening.reasons import Reason, is_error
+from keras_graft.model.opening.reasons import Reason, is_error, line_of_code
 from keras_graft.model.opening.tracer import Tracer
 from keras_graft.model.opening.worlds import CHECKS, Way, sized
 
@@ -118,7 +118,9 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
             if reason is not None and not (theirs is None and is_error(reason)):
                 found.append((place, reason))
         elif ours.log != theirs.log:
-            found.append((place, f"its code does something else {where}"))
+            line = ours.log.first_difference(theirs.log)
+            quoted = f" ({line_of_code(ours.log.file, line)})" if line else ""
+            found.append((place, f"its code does something else {where}{quoted}"))
     return max(found, key=lambda one: len(one[0]), default=None)
 
 
