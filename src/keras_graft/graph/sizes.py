@@ -81,7 +81,7 @@ class Size(int):
     def __rtruediv__(self, given: Any) -> Any:
         return self._as_float(given, operator.truediv, given, int(self))
 
-    def __rpow__(self, given: Any) -> Any:
+    def __rpow__(self, given: Any, modulo: Any = None) -> Any:
         return self._as_float(given, operator.pow, given, int(self))
 
     def __pow__(self, given: Any, modulo: Any = None) -> Any:
