@@ -72,7 +72,8 @@ bench: .venv/ready
 	KERAS_BACKEND=jax $(PY) benchmarks/structure.py
 	KERAS_BACKEND=jax $(PY) benchmarks/edits.py
 	for b in jax tensorflow torch; do \
-	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/loops.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py && KERAS_BACKEND=$$b $(PY) benchmarks/inside.py || exit 1; \
+	  KERAS_BACKEND=$$b $(PY) benchmarks/weights.py && KERAS_BACKEND=$$b $(PY) benchmarks/loops.py && KERAS_BACKEND=$$b $(PY) benchmarks/features.py && KERAS_BACKEND=$$b $(PY) benchmarks/inside.py && \
+	  OMP_NUM_THREADS=1 KERAS_BACKEND=$$b $(PY) benchmarks/opening.py --write || exit 1; \
 	done
 
 # The tools that build and check what is released are not in .venv: nothing else needs them.

@@ -21,6 +21,17 @@ def structure(run: Run, model: str) -> Any:
     return _loaded(run, model, weights=False)
 
 
+def graph(run: Run, model: str, opened: list[str] | None) -> Any:
+    """Return the graph of a model, with layers opened. Their proof needs weights, which are read."""
+    import keras_graft as kg
+    from keras_graft.model.read import has_code
+
+    found = load(run, model) if opened else structure(run, model)
+    if not opened and has_code(found):
+        found = load(run, model)
+    return kg.read(found, open=opened or None)
+
+
 def _loaded(run: Run, model: str, weights: bool) -> Any:
     from keras_graft.model import files
 

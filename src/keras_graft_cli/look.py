@@ -7,13 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from keras_graft_cli.completion import choices, names
-from keras_graft_cli.files import structure
+from keras_graft_cli.files import graph as read
+from keras_graft_cli.files import load, structure
 from keras_graft_cli.group import LOOK
 from keras_graft_cli.options import Model
 from keras_graft_cli.running import Run, Told, command
 
 Select = Annotated[
     str | None, typer.Option(help="Only what this selector names.", autocompletion=names)
+]
+
+Opened = Annotated[
+    list[str] | None,
+    typer.Option("--open", help="Layers to open, such as 'layer_*/attention', or '**' for all."),
 ]
 
 Every = Annotated[bool, typer.Option("--all", help="Print all, not only the smallest.")]
@@ -35,31 +41,26 @@ def show(
         int | None, typer.Option(min=1, help="How many levels of nested models and blocks.")
     ] = None,
     select: Select = None,
+    opened: Opened = None,
 ) -> Told:
     """Print the outline of a model: blocks, and how often they repeat."""
-    import importlib.util
-
     import keras_graft as kg
     from keras_graft_cli.outline import outline
     from keras_graft_cli.selectors import selector
 
-    if importlib.util.find_spec("keras_graft.display") is None:
-        raise kg.NotYetError(
-            "This version of keras-graft draws no outlines yet: `nodes` lists all."
-        )
-    graph = kg.read(structure(run, model))
+    graph = read(run, model, opened)
     chosen = None if select is None else kg.select(graph, selector(select))
     return outline(graph, chosen, depth)
 
 
 @command(panel=LOOK, loads=True)
-def nodes(run: Run, model: Model, select: Select = None) -> Told:
+def nodes(run: Run, model: Model, select: Select = None, opened: Opened = None) -> Told:
     """List the calls of a model, with shapes, parameters and what they read."""
     import keras_graft as kg
     from keras_graft.graph.parameters import count_parameters
     from keras_graft_cli.selectors import selector
 
-    graph = kg.read(structure(run, model))
+    graph = read(run, model, opened)
     selection = kg.select(graph, "**" if select is None else selector(select))
     data = {
         "name": graph.name,
@@ -76,7 +77,7 @@ def nodes(run: Run, model: Model, select: Select = None) -> Told:
             for node in selection.nodes
         ],
     }
-    return Told(data, graph if select is None else selection)
+    return Told(data, graph if select is None and not opened else selection)
 
 
 @command(panel=LOOK, loads=True)
@@ -87,11 +88,12 @@ def cuts(
     most: Most = None,
     sort: Sort = None,
     dtype: Kept = None,
+    opened: Opened = None,
 ) -> Told:
     """List where a model can be cut at a single value."""
     import keras_graft as kg
 
-    found = kg.cuts(structure(run, model), **_listed(every, most, sort, dtype))
+    found = kg.cuts(read(run, model, opened), **_listed(every, most, sort, dtype))
     return Told(found.to_dict(), found)
 
 
@@ -110,6 +112,15 @@ def advise(
 
     how = _listed(every, most, sort, dtype)
     found = kg.features.advise(structure(run, model), samples, **how)
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def explain(run: Run, model: Model) -> Told:
+    """Say which layers that hold layers can be opened, and why the others stay closed."""
+    import keras_graft as kg
+
+    found = kg.explain(load(run, model))
     return Told(found.to_dict(), found)
 
 

@@ -77,7 +77,7 @@ def test_the_layers_of_the_model_on_the_line(folder):
 
 
 def test_commands_options_and_words(folder):
-    assert offered(folder, "keras-graft ex") == ["extract"]
+    assert offered(folder, "keras-graft ex") == ["explain", "extract"]
     assert "--select" in offered(folder, "keras-graft nodes m.keras --se")
     assert offered(folder, "keras-graft nodes m.keras --backend to") == ["torch"]
     assert offered(folder, "keras-graft clone m.keras --weights ") == ["copy", "fresh"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import pytest
+from blocks import transformer
 from commands import data, run
 from keras import layers
 from models import residual
@@ -16,6 +17,16 @@ pytestmark = pytest.mark.once
 
 def needs(name):
     return pytest.mark.skipif(not hasattr(kg, name), reason=f"kg.{name} is not merged yet")
+
+
+@keras.saving.register_keras_serializable("cli_tests")
+class Twice(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4, name="dense")
+
+    def call(self, input):
+        return self.dense(self.dense(input))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +86,25 @@ def test_stages_and_their_taps(resnet, tmp_path):
     assert sorted(taps.output) == [found[2]["name"], found[4]["name"]]
     run("extract", resnet, "--stages", "3", "-o", tmp_path / "one.keras")
     assert keras.models.load_model(tmp_path / "one.keras").output.shape[1:] == (4, 4, 1024)
+
+
+def test_layers_that_hold_layers_are_opened(tmp_path):
+    transformer().save(tmp_path / "m.keras")
+    paths = lambda *args: [x["path"] for x in data(*args)["nodes"]]  # noqa: E731
+    assert not any("/" in path for path in paths("nodes", tmp_path / "m.keras"))
+    opened = paths("nodes", tmp_path / "m.keras", "--open", "layer_1/attention")
+    assert "layer_1/attention/query" in opened and "layer_2/attention" not in opened
+    said = run("nodes", tmp_path / "m.keras", "--open", "**", "--select", "**/query").stdout
+    assert all(f"layer_{i}/attention/query" in said for i in range(4))
+    outline = run("show", tmp_path / "m.keras", "--open", "**").stdout
+    assert "query" in outline and "query" not in run("show", tmp_path / "m.keras").stdout
+    closed = {x["reason"] for x in data("explain", tmp_path / "m.keras")}
+    assert closed == {""}
+    # Code is read as a graph by itself.
+    twice = Twice()
+    twice(keras.ops.ones((2, 4)))
+    twice.save(tmp_path / "code.keras")
+    assert paths("nodes", tmp_path / "code.keras") == ["dense#0", "dense#1"]
 
 
 @needs("steps")

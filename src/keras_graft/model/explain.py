@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from keras_graft import _keras
@@ -58,6 +58,10 @@ class Explanation(Tabular, list[LayerInside]):
     def closed(self) -> list[LayerInside]:
         """Those that stay closed."""
         return [one for one in self if not one.open]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the calls as plain data, ready for JSON."""
+        return [asdict(one) for one in self]
 
     def tables(self) -> list[Table]:
         """Return the calls as a table."""
