@@ -2,17 +2,19 @@
 
 KERAS_BACKEND=torch python benchmarks/hub.py               # writes docs/benchmarks-hub.md
 KERAS_BACKEND=torch python benchmarks/hub.py Bert GPT2     # these, to the screen
+KERAS_BACKEND=torch python benchmarks/hub.py --rows FILE   # keeps rows in FILE: a run may be stopped
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
 import traceback
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,33 @@ def tried(name: str, language: bool) -> Row:
         return Row(name, error=f"{type(error).__name__} at {place}: {text[:300]}")
 
 
+class Kept:
+    """Rows that were measured, in a file: each is written when it is known."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = None if path is None else Path(path)
+        stored = self._path is not None and self._path.exists()
+        self._rows = json.loads(self._path.read_text()) if self._path and stored else {}
+
+    def row(self, name: str, language: bool, again: bool) -> Row:
+        """Return the row of a model; it is measured if it is not known."""
+        key = f"{'language' if language else 'backbone'} {name}"
+        if again or key not in self._rows:
+            row = tried(name, language)
+            self._rows[key] = asdict(row)
+            if self._path is not None:
+                self._path.write_text(json.dumps(self._rows, indent=1))
+            _say(row)
+        return Row(**self._rows[key])
+
+
+def _say(row: Row) -> None:
+    state = row.error or f"{row.opened}/{row.layers}, {row.difference:g}"
+    print(f"{row.name}: {state} {row.generates}", flush=True)
+    for path, why in row.closed:
+        print(f"    {path}: {_short(why)}", flush=True)
+
+
 def report(rows: list[Row], title: str, language: bool) -> str:
     """Return the table of rows, with the reasons for what stays closed."""
     good = [row for row in rows if not row.error]
@@ -190,8 +219,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--language", action="store_true", help="language models, not backbones")
+    parser.add_argument("--rows", help="a file of rows that were measured, which gets the rest")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    kept = Kept(options.rows)
     parts: list[str] = []
     for language, title, known in (
         (False, "Backbones", hub_backbones.BACKBONES),
@@ -203,13 +234,7 @@ def main() -> None:
         rows: list[Row] = []
         parts.append("")
         for name in chosen:
-            rows.append(tried(name, language))
-            state = (
-                rows[-1].error or f"{rows[-1].opened}/{rows[-1].layers}, {rows[-1].difference:g}"
-            )
-            print(f"{name}: {state} {rows[-1].generates}", flush=True)
-            for path, why in rows[-1].closed:
-                print(f"    {path}: {_short(why)}", flush=True)
+            rows.append(kept.row(name, language, again=bool(options.names)))
             parts[-1] = report(rows, title, language)
             if not options.names:  # after each, so that a run that is stopped leaves its rows
                 page.write("benchmarks-hub.md", HEAD, "\n\n".join(parts))
