@@ -84,8 +84,9 @@ def trial(
     try:
         failure = _first(graph, steps, {})
         if failure is not None:
-            # The sizes it started from may not fit together: only those of the inputs surely do.
-            ran = {node.key for node in (*needed(graph, failure.node.inputs), *steps)}
+            # The sizes it started from may not fit together, not even those of the batch: only those
+            # of the inputs surely do.
+            ran = {node.key for node in (*needed(graph, _outside(graph, steps)), *steps)}
             failure = _first(graph, [node for node in graph.steps if node.key in ran], {})
     except Impossible:
         return None
