@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 import keras_graft as kg
@@ -95,3 +96,56 @@ def test_a_size_that_only_a_model_inside_knows():
     assert built.output.shape == (None, None, 3)
     for shape in ((2, 4, 6), (3, 5, 6)):
         same(model, built, np.ones(shape, "float32"))
+
+
+class Schedule(layers.Layer):
+    """Keeps what its first call was given."""
+
+    def call(self, x, count):
+        if not hasattr(self, "steps"):
+            self.steps = ops.cast(count, "float32") + 1.0
+        return x / self.steps
+
+    def compute_output_spec(self, x, count):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_a_check_of_shapes_leaves_nothing_in_a_layer():
+    x, count = keras.Input((4,), name="x"), keras.Input((1,), dtype="int32", name="count")
+    model = keras.Model([x, count], Schedule(name="s")(x, count))
+    new = kg.insert(model, layers.Dense(5, name="more"), before="s:0")
+    assert not hasattr(model.get_layer("s"), "steps")
+    assert not hasattr(new.get_layer("s"), "steps")
+
+
+class Clipped(layers.Layer):
+    """Keras's op holds the limits as it holds numbers."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.low = self.add_weight(shape=(), initializer=keras.initializers.Constant(-0.1), name="low")
+
+    def call(self, x):
+        x = self.dense(x)
+        return ops.clip(ops.clip(x, self.low, 1e9), -1e9, ops.mean(x))
+
+
+@pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
+def test_tensors_that_an_op_holds(tmp_path):
+    x = keras.Input((4,))
+    model = keras.Model(x, Clipped(name="clipped")(x))
+    built = inlined(model)
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    same(model, built, data)
+    low = next(v for v in built.weights if v.shape == ())
+    low.assign(0.05)
+    assert model.get_layer("clipped").low is low
+    same(model, built, data)
+    built.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    same(model, again, data)
+    assert len(again.weights) == 3

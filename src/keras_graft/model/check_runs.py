@@ -27,6 +27,7 @@ from keras_graft.model.abstract import (
     is_odd,
     rows_of,
 )
+from keras_graft.model.opening.written import attributes_kept
 
 _FACTORS = (2, 0.5)
 """Factors to try on the known size of a dimension that may vary from now on."""
@@ -107,7 +108,8 @@ def _first(
     sizes = SIZES if before else (*_known_before(steps), *SIZES)
     for shapes in _shapes(starts, before, sizes):
         run = Walk(graph, dict(zip(starts, shapes, strict=True)), tuple(shapes))
-        failure = run.through(steps)
+        with attributes_kept(node.operation for node in steps):
+            failure = run.through(steps)
         if failure is None and not run.unsure:
             return None
         unsure = unsure or failure is None

@@ -228,8 +228,7 @@ class Tracer:
         if not self._stack:
             return self._cast(op, *args)
         self._check_gradients()
-        args, kwargs = deep((args, kwargs), self._tensor)
-        attributes = _keras.op_attributes(op)
+        args, kwargs, attributes = deep((args, kwargs, _keras.op_attributes(op)), self._tensor)
         if any(is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
             raise Doubt(f"keras.ops.{plain_name(op)} runs a Python function")
         try:
@@ -240,7 +239,9 @@ class Tracer:
             # It computes with sizes alone, and takes no plain numbers: `ops.cast(length, "float32")`.
             args, kwargs = deep((args, kwargs), self._number)
             specs = self._op_specs(op, attributes, args, kwargs)
-        sized = any(isinstance(leaf, Size) for leaf in leaves((args, kwargs, attributes)))
+        # `ops.clip(x, low, high)` holds tensors as it holds numbers: no graph knows that it reads them.
+        held = any(isinstance(leaf, keras.KerasTensor) for leaf in leaves(attributes))
+        sized = held or any(isinstance(leaf, Size) for leaf in leaves((args, kwargs, attributes)))
         frame = self._frame
         outputs = frame.born(specs[0], specs[-1])
         if not sized:
@@ -249,7 +250,9 @@ class Tracer:
             return outputs
         name = _keras.op_name(op)
         if name is None:
-            raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
+            raise Doubt(
+                f"the op {type(op).__name__} of its own holds a tensor or a size that is not known"
+            )
         self._dynamic(f"op:{name}", plain_name(op), attributes, args, kwargs, outputs)
         return outputs
 
@@ -271,6 +274,7 @@ class Tracer:
         """Return what an op gives, in each world."""
         structure = attributes, args, kwargs
         sized = any(isinstance(leaf, Size) for leaf in leaves(structure))
+        sized = sized or any(isinstance(leaf, keras.KerasTensor) for leaf in leaves(attributes))
         specs = []
         with self._on(False):
             for world in (0, 1) if is_open(structure) else (0,):
