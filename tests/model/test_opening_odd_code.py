@@ -7,6 +7,8 @@ from keras import layers, ops
 
 import keras_graft as kg
 
+register = keras.saving.register_keras_serializable("test_opening_odd_code")
+
 
 def array(tensor):
     return ops.convert_to_numpy(tensor)
@@ -149,3 +151,43 @@ def test_tensors_that_an_op_holds(tmp_path):
     again = keras.models.load_model(tmp_path / "m.keras")
     same(model, again, data)
     assert len(again.weights) == 3
+
+
+@register
+class Cached(layers.Layer):
+    """Gives an empty cache, and a table, beside its result."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        table = np.arange(6, dtype="float32").reshape(2, 3) / 7
+        return ops.zeros((0, 5)), self.dense(x), ops.convert_to_tensor(table), ops.ones((3,), "int32")
+
+
+@pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
+def test_a_constant_that_a_layer_gives(tmp_path):
+    x = keras.Input((4,), name="x")
+    one = Cached(name="one")(x)
+    two = Cached(name="two")(one[1])
+    model = keras.Model(x, [*two, ops.mean(one[2])])
+    built = inlined(model)
+    data = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    same(model, built, data)
+    built.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    same(model, again, data)
+    assert [tuple(t.shape) for t in again(data)] == [(0, 5), (3, 4), (2, 3), (3,), ()]
+    new = kg.replace(model, "one/dense", layers.Dense(4, name="other"))
+    assert array(new(data)[2]).tobytes() == array(model(data)[2]).tobytes()
+
+
+def test_a_forged_constant_is_refused():
+    config = kg.layers.Constant(np.ones((2, 3), "float32")).get_config()
+    for part in ({"shape": [2, 4]}, {"kind": "O"}, {"kind": None}, {"value": "no"}, {"shape": None}):
+        with pytest.raises((TypeError, kg.BuildError), match="bytes of a Constant"):
+            kg.layers.Constant.from_config({**config, **part})
