@@ -191,3 +191,31 @@ def test_a_forged_constant_is_refused():
     for part in ({"shape": [2, 4]}, {"kind": "O"}, {"kind": None}, {"value": "no"}, {"shape": None}):
         with pytest.raises((TypeError, kg.BuildError), match="bytes of a Constant"):
             kg.layers.Constant.from_config({**config, **part})
+
+
+class Frames(layers.Layer):
+    """The frames of a video lie in the batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        size = ops.shape(x)[1]
+        x = ops.reshape(self.dense(x), (-1, 3, size, 4))
+        return ops.reshape(x + ops.mean(x, axis=1, keepdims=True), (-1, size, 4))
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@pytest.mark.parametrize("size", [5, None])
+def test_a_batch_that_must_be_a_multiple(size):
+    x = keras.Input((size, 4))
+    model = keras.Model(x, Frames(name="frames")(x))
+    built = inlined(model)
+    for batch in (3, 6, 21):
+        same(model, built, np.random.default_rng(0).normal(size=(batch, 5, 4)).astype("float32"))

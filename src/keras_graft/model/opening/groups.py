@@ -11,7 +11,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.layers.sized_call import inferred_function
-from keras_graft.model.opening.worlds import BATCH, Groups, Pair, pool_of
+from keras_graft.model.opening.worlds import Groups, Pair, pool_of
 
 tree = keras.tree
 
@@ -22,7 +22,9 @@ _MOST = 60
 """How many ways to choose sizes are tried at most."""
 
 
-def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]]) -> Groups:
+def groups_of(
+    layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]], batch: int
+) -> Groups:
     """Return the groups of sizes that are not known: those that the code needs to be equal.
 
     Sizes that may differ must differ in the trace: where they are computed with, one could be taken
@@ -34,6 +36,7 @@ def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]])
         args: Its arguments, with None for sizes that are not known.
         kwargs: The other arguments.
         family: Values for sizes.
+        batch: The size of a batch.
     """
     tensors = _tensors((args, kwargs))
     dims = [
@@ -44,7 +47,7 @@ def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]])
     ]
     if len(dims) < 2:
         return dict.fromkeys(dims, 0)
-    run = _Run(layer, args, kwargs, tensors, family)
+    run = _Run(layer, args, kwargs, tensors, family, batch)
     apart = {dim: number for number, dim in enumerate(dims)}
     if run.takes(apart):
         return apart
@@ -85,12 +88,14 @@ def _tensors(structure: Any) -> list[Any]:
 
 class _Run:
     def __init__(
-        self, layer: Any, args: Any, kwargs: Any, tensors: list[Any], family: dict[str, list[Pair]]
-    ) -> None:
+        self, layer: Any, args: Any, kwargs: Any, tensors: list[Any],
+        family: dict[str, list[Pair]], batch: int,
+    ) -> None:  # fmt: skip
         self._layer = layer
         self._given = args, kwargs
         self._tensors = tensors
         self._family = family
+        self._batch = batch
 
     def takes(self, groups: Groups) -> bool:
         """Whether the code runs with these sizes equal, and the others different."""
@@ -125,7 +130,7 @@ class _Run:
         return tuple(
             size
             if size is not None
-            else BATCH[0]
+            else self._batch
             if axis == 0
             else _value(pool, groups[number, axis])
             for axis, size in enumerate(shape)

@@ -14,7 +14,7 @@ from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.model.opening.frame import Frame, Place
 from keras_graft.model.opening.reasons import Reason, is_error
 from keras_graft.model.opening.tracer import Tracer
-from keras_graft.model.opening.worlds import CHECKS, Way, sized
+from keras_graft.model.opening.worlds import BATCH, CHECKS, Way, sized
 
 _MOST = 40
 """How many layers may turn out, one after the other, to stay closed."""
@@ -84,7 +84,8 @@ def run(
 
 
 def _checks(way: Way) -> list[Way]:
-    return [(family, way[1], batch) for batch, family in CHECKS]
+    times = way[2][0] // BATCH[0]
+    return [(family, way[1], (a * times, b * times)) for (a, b), family in CHECKS]
 
 
 def _is_unknown(structure: Any) -> bool:
