@@ -219,3 +219,36 @@ def test_a_batch_that_must_be_a_multiple(size):
     built = inlined(model)
     for batch in (3, 6, 21):
         same(model, built, np.random.default_rng(0).normal(size=(batch, 5, 4)).astype("float32"))
+
+
+class Excites(layers.Layer):
+    """Uses layers without weights as functions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        pooled = layers.GlobalAveragePooling1D(keepdims=True)(x)
+        return layers.multiply([x, layers.Activation("sigmoid")(self.dense(pooled))], name="excite")
+
+
+class Makes(Excites):
+    def call(self, x):
+        return layers.Dense(4)(self.dense(x))
+
+
+@pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
+def test_layers_without_weights_that_are_made_in_the_call(tmp_path):
+    x = keras.Input((None, 4))
+    model = keras.Model(x, Excites(name="two")(Excites(name="one")(x)))
+    built = inlined(model)
+    data = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    same(model, built, data)
+    built.save(tmp_path / "m.keras")
+    same(model, keras.models.load_model(tmp_path / "m.keras"), data)
+    closed = kg.explain(keras.Model(x, Makes(name="makes")(x))).closed
+    assert "made in the call" in closed[0].reason

@@ -95,6 +95,10 @@ class Listener(Protocol):
         """Whether a leaf that Keras does not know as symbolic is symbolic."""
         ...
 
+    def holds(self, layer: Any) -> bool:
+        """Whether a layer is one of those whose code runs, and not made by that code."""
+        ...
+
     def refuse(self, why: str) -> None:
         """Refuse what code does; raises."""
         ...
@@ -186,9 +190,15 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     building = vars(keras.Layer)["_maybe_build"]
 
     def build(self: Any, *args: Any) -> Any:
-        if on() and not self.built:
+        if not on() or self.built:
+            return building(self, *args)
+        if listener.holds(self):
             listener.refuse(f"it calls the layer {self.name!r}, which was never built")
-        return building(self, *args)
+        listener.active = False  # weights that it draws are no calls of the code
+        try:
+            return building(self, *args)
+        finally:
+            listener.active = True
 
     put(keras.KerasTensor, "__getitem__", get_item)
     put(keras.KerasTensor, "__array_ufunc__", None)  # `np.sqrt(6) * x` asks the tensor first

@@ -15,12 +15,12 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
+from keras_graft.graph.sizes import Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
 from keras_graft.layers.weight import weight_of
-from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
+from keras_graft.model.opening.around import cast, cast_again, is_other_sequential, originals
 from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
@@ -95,7 +95,7 @@ class Tracer:
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
-        if self._stack and id(layer) not in self._layers and (layer.variables or not layer.built):
+        if self._stack and not self.holds(layer) and (layer.variables or not layer.built):
             raise Doubt(
                 f"it calls the layer {layer.name!r}, which it does not hold: made in the call, or held "
                 "by something that Keras does not track"
@@ -211,7 +211,7 @@ class Tracer:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
             frame.closed[id(step)] = self._last[1]
-        what = id(layer) if id(layer) in self._layers else form_of_new(layer)
+        what = id(layer) if self.holds(layer) else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
         frame.log.append((what, deep((args, rest), frame.said)))
         if _keras.takes_training(layer):
@@ -259,14 +259,7 @@ class Tracer:
     def _cast(self, op: Any, tensor: Any) -> Any:
         """Cast an input of the root: Keras does that before its code runs."""
         with self._on(False):
-            made = op.compute_output_spec(in_world(tensor, 0))
-        shape = [Axis(made, i) if isinstance(d, Size) else d for i, d in enumerate(tensor.shape)]
-        sizes = (
-            Size(int(d), d.other, axis) if isinstance(d, Size) else d
-            for d, axis in zip(tensor.shape, shape, strict=True)
-        )
-        _keras.set_shape(made, tuple(sizes))
-        _keras.set_mask(made, _keras.mask_of(tensor))
+            made = cast(op, tensor)
         self._casts.append((made, tensor))
         return made
 
@@ -391,6 +384,10 @@ class Tracer:
     def lost(self, losses: list[Any]) -> None:
         """Keep losses that the code adds."""
         self._frame.losses += [self._tensor(loss) for loss in losses]
+
+    def holds(self, layer: Any) -> bool:
+        """Whether a layer is one of the model's, and not made by its code."""
+        return id(layer) in self._layers
 
     def refuse(self, why: str) -> None:
         """Refuse what the code does."""

@@ -26,6 +26,7 @@ def restored(layer: Any) -> Iterator[None]:
     """
     before = _Attributes(layer)
     states = random.getstate(), np.random.get_state()
+    why: str | None = None
     try:
         yield
     finally:
@@ -34,8 +35,8 @@ def restored(layer: Any) -> Iterator[None]:
             random.setstate(states[0])
             np.random.set_state(states[1])
             why = "its code draws random numbers with Python or NumPy"
-        if why is not None:
-            raise Doubt(why)
+    if why is not None:  # where its code was refused, that is the reason
+        raise Doubt(why)
 
 
 @contextlib.contextmanager
