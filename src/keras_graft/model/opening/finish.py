@@ -33,11 +33,12 @@ def finish(
     """
     flat = _tensors(_with_constants(flat, frame), frame, whole)
     frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
-    frame.outputs = [leaf for leaf in flat if leaf is not None]
+    frame.outputs = frame.plain = [leaf for leaf in flat if leaf is not None]
     beside = _adding_losses(frame)
     if frame.losses or beside:
         more = {"beside": beside} if beside else {}
-        _around_all(frame, AddLoss(name="add_loss"), flat, frame.losses, **more)
+        adding = AddLoss(name="add_loss", in_training=frame.adds_in_training)
+        _around_all(frame, adding, flat, frame.losses, **more)
     if frame.layer.supports_masking:
         _attach_masks(frame, flat, args, kwargs)
     frame.outputs = [leaf for leaf in flat if leaf is not None]

@@ -49,10 +49,11 @@ def groups_of(
         return dict.fromkeys(dims, 0)
     run = _Run(layer, args, kwargs, tensors, family, batch)
     apart = {dim: number for number, dim in enumerate(dims)}
-    if run.takes(apart):
-        return apart
     by_axis = {dim: dim[1] - 1 for dim in dims}
     equal = dict.fromkeys(dims, 0)
+    run.trains = any(run.runs(groups, True) for groups in (apart, by_axis, equal))
+    if run.takes(apart):
+        return apart
     start = next((groups for groups in (by_axis, equal) if run.takes(groups)), by_axis)
     # Which of the sizes may take another value while the rest keep theirs?
     marks: dict[Dim, list[int]] = {dim: [start[dim]] for dim in dims}
@@ -96,9 +97,16 @@ class _Run:
         self._tensors = tensors
         self._family = family
         self._batch = batch
+        self.trains = False
 
     def takes(self, groups: Groups) -> bool:
         """Whether the code runs with these sizes equal, and the others different."""
+        return self.runs(groups) and (not self.trains or self.runs(groups, True))
+
+    def runs(self, groups: Groups, training: bool | None = None) -> bool:
+        """Whether the code runs with these sizes, in training or not."""
+        if training and not _keras.takes_training(self._layer):
+            return False
         twins = [
             keras.KerasTensor(self._shape(i, groups), t.dtype) for i, t in enumerate(self._tensors)
         ]
@@ -113,6 +121,8 @@ class _Run:
                 lambda leaf: given[places[id(leaf)]] if id(leaf) in places else leaf, self._given
             )
             args, kwargs = filled
+            if training:
+                kwargs = {**kwargs, "training": True}
             outputs = self._layer(*args, **kwargs)
             return [leaf for leaf in tree.flatten(outputs) if keras.ops.is_tensor(leaf)]
 

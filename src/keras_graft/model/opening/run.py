@@ -12,6 +12,7 @@ from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.model.opening.frame import Frame, Place
+from keras_graft.model.opening.losing import adds_in_training
 from keras_graft.model.opening.reasons import Reason, is_error
 from keras_graft.model.opening.tracer import Tracer
 from keras_graft.model.opening.worlds import BATCH, CHECKS, Way, sized
@@ -57,16 +58,19 @@ def run(
         Doubt: If the code of the layer itself does what no graph can say.
     """
     closed = dict(closed)
+    losing: set[Place] = set()
+    given = layer, args, kwargs, wanted
     for _ in range(_MOST):
-        first = _once(layer, args, kwargs, wanted, way, closed, native, weights)
+        how = closed, native, weights, losing
+        first = _once(*given, way, *how)
         if once:
             _drop_flags(first)
             return Ran(first.frames[((layer.name, 0),)], {**closed, **first.reasons}, first.given)
-        trained = _once(layer, args, kwargs, wanted, way, closed, native, weights, training=True)
+        trained = _once(*given, way, *how, training=True)
         found = _parted(first, trained, "in training")
         for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
             try:
-                again = _once(layer, args, kwargs, wanted, check, closed, native, weights)
+                again = _once(*given, check, *how)
             except Doubt as doubt:
                 if is_error(str(doubt)):
                     continue  # its code does not take these sizes
@@ -77,6 +81,9 @@ def run(
             frame = first.frames[((layer.name, 0),)]
             return Ran(frame, {**closed, **first.reasons}, first.given)
         place, reason = found
+        if place not in losing and adds_in_training(place, first.frames, trained.frames):
+            losing.add(place)
+            continue
         if len(place) == 1:
             raise Doubt(reason)
         closed[place] = reason
@@ -95,14 +102,14 @@ def _is_unknown(structure: Any) -> bool:
 
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    native: bool, weights: dict[Any, Any], training: bool | None = None,
+    native: bool, weights: dict[Any, Any], losing: set[Place], training: bool | None = None,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way)
     if (
         training is not None and kwargs.get("training") is None
     ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
-    tracer = Tracer(layer, wanted, closed, native, weights)
+    tracer = Tracer(layer, wanted, closed, native, weights, losing)
     tracer.given = given
     tracer.run(args, kwargs)
     return tracer
@@ -139,7 +146,8 @@ def _settle_training(
             _, then = other.training.get(number, (None, None))
             step.arguments.kwargs.pop("training", None)
             # Keras takes `training=None` for what it says: not in training, whatever is around it.
-            if bool(flag) != bool(then):
+            # Code that runs as in training only passes its flag on: that was seen before.
+            if bool(flag) != bool(then) or frame.adds_in_training:
                 continue
             inner = frame.inner.get(id(step))
             if inner is not None:

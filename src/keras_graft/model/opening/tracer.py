@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -38,6 +38,7 @@ class Tracer:
         closed: The places that stay closed, each with the reason.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
         weights: The `Weight`s of variables; more are added.
+        losing: The places whose code adds losses in training only: it runs as in training.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -48,6 +49,7 @@ class Tracer:
     def __init__(
         self, root: Any, wanted: Callable[[Any, Place], str | None],
         closed: Mapping[Place, Reason], native: bool, weights: dict[Any, Any],
+        losing: Collection[Place] = (),
     ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
@@ -58,6 +60,7 @@ class Tracer:
         self._closed = closed
         self._native = native
         self._weights = weights
+        self._losing = losing
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
@@ -151,6 +154,9 @@ class Tracer:
                     inner_args, inner_kwargs = cast_again(
                         (args, kwargs), (inner_args, inner_kwargs), before
                     )
+                if place in self._losing:
+                    frame.adds_in_training = True
+                    inner_kwargs = {**inner_kwargs, "training": True}
                 outputs = layer.call(*inner_args, **inner_kwargs)
                 self._close(frame, outputs, inner_args, inner_kwargs)
         finally:
