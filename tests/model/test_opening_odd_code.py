@@ -252,3 +252,104 @@ def test_layers_without_weights_that_are_made_in_the_call(tmp_path):
     same(model, keras.models.load_model(tmp_path / "m.keras"), data)
     closed = kg.explain(keras.Model(x, Makes(name="makes")(x))).closed
     assert "made in the call" in closed[0].reason
+
+
+class NeverRan(Excites):
+    """Announces its shape, so what it holds was not called when the model was made."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.pad, self.join = layers.ZeroPadding1D((0, 1)), layers.Concatenate(axis=1)
+
+    def call(self, x):
+        return self.join([self.pad(self.dense(x)), x])
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((x.shape[0], None, 4), x.dtype)
+
+
+def test_layers_without_weights_that_were_never_called():
+    x = keras.Input((None, 4))
+    model = keras.Model(x, NeverRan(name="one")(x))
+    graph = kg.read(model, open="**")
+    assert not kg.explain(graph).closed
+    assert not model.get_layer("one").pad.built
+    assert not model.get_layer("one").join.built
+    data = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    same(model, kg.build(kg.inline(graph)), data)
+
+
+@register
+class Experts(layers.Layer):
+    """Adds a loss in training only."""
+
+    def __init__(self, flag=None, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.flag, self.scale = flag, scale
+        self.gate = layers.Dense(4, name="gate")
+        self.drop = layers.Dropout(0.5, seed=3, name="drop")
+
+    def build(self, x_shape, mask_shape=None):
+        self.gate.build(x_shape)
+
+    def call(self, x, mask, training=None):
+        logits = self.gate(x)
+        y = x * ops.softmax(logits)
+        y = self.drop(y, training=training if self.flag is None else self.flag)
+        if training:
+            y = y * self.scale if self.scale != 1.0 else y
+            used = ops.sum(ops.square(logits) * ops.expand_dims(mask, -1))
+            self.add_loss(used / ops.cast(ops.shape(x)[1], "float32"))
+        return y
+
+    def compute_output_spec(self, x, mask, training=None):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def _losses(model, data, training):
+    for variable in model.variables:
+        if "seed" in variable.path:
+            variable.assign([0, 3])
+    return [array(model(data, training=training)), *(array(loss) for loss in model.losses)]
+
+
+@pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
+def test_a_loss_that_is_added_in_training_only(tmp_path):
+    x, mask = keras.Input((None, 4)), keras.Input((None,))
+    model = keras.Model([x, mask], Experts(name="two")(Experts(name="one")(x, mask), mask))
+    built = inlined(model)
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(3, 5, 4)).astype("float32"), np.ones((3, 5), "float32")]
+    built.save(tmp_path / "m.keras")
+    for other in (built, keras.models.load_model(tmp_path / "m.keras")):
+        for training, count in ((False, 1), (True, 3)):
+            ours, theirs = _losses(model, data, training), _losses(other, data, training)
+            assert len(ours) == len(theirs) == count
+            for a, b in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("given", [{"scale": 2.0}, {"flag": True}])
+def test_other_code_for_training_besides_a_loss(given):
+    x, mask = keras.Input((None, 4)), keras.Input((None,))
+    model = keras.Model([x, mask], Experts(name="one", **given)(x, mask))
+    assert kg.explain(model)[0].reason == "its code does something else in training"
+
+
+class Augments(Excites):
+    """Its second layer is in training unless it is told not to, and Keras hands that on."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.resize, self.drop = layers.Resizing(4, 4), layers.Dropout(0.5)
+
+    def call(self, x):
+        return self.drop(self.resize(self.dense(x)))
+
+
+def test_a_layer_that_trains_unless_it_is_told_not_to():
+    x = keras.Input((6, 6, 4))
+    model = keras.Model(x, Augments(name="one")(x))
+    data = np.ones((2, 6, 6, 4), "float32")
+    assert "pass training=" in kg.explain(model)[0].reason
+    same(model, kg.build(kg.read(model, open="**").replace(origin=None)), data)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import keras
 
 from keras_graft._keras import private
+from keras_graft._keras.layers import sublayers
 from keras_graft.errors import KerasVersionError
 
 _LOCK = threading.RLock()
@@ -192,7 +193,7 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     def build(self: Any, *args: Any) -> Any:
         if not on() or self.built:
             return building(self, *args)
-        if listener.holds(self):
+        if listener.holds(self) and not _builds_nothing(self):
             listener.refuse(f"it calls the layer {self.name!r}, which was never built")
         listener.active = False  # weights that it draws are no calls of the code
         try:
@@ -207,6 +208,13 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
     put(module, "Node", called)
+
+
+def _builds_nothing(layer: Any) -> bool:
+    """Whether building a layer makes no weights: a merge, or a layer without a `build` of its own."""
+    merge = keras.layers.Add.__mro__[1]
+    own = isinstance(layer, merge) or type(layer).build is keras.Layer.build
+    return own and not sublayers(layer)
 
 
 def _operator(name: str, old: Any, on: On, listener: Listener) -> Any:

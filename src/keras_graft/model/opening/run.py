@@ -76,6 +76,8 @@ def run(
                     continue  # its code does not take these sizes
                 raise
             found = found or _parted(first, again, "for other sizes")
+        if found is None and any(map(_is_on, _flags(first))):
+            found = _trains_unless_told(first, _once(*given, way, *how, training=False))
         found = found or _settle_training(first, trained, weights)
         if found is None:
             frame = first.frames[((layer.name, 0),)]
@@ -128,6 +130,36 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
         elif ours.log != theirs.log:
             found.append((place, f"its code does something else {where}"))
     return max(found, key=lambda one: len(one[0]), default=None)
+
+
+def _flags(tracer: Tracer) -> list[tuple[Place, int, Any]]:
+    """Return the training flags of calls, with the place and the number of each."""
+    return [
+        (place, number, flag)
+        for place, frame in tracer.frames.items()
+        for number, (_, flag) in frame.training.items()
+    ]
+
+
+def _is_on(flag: tuple[Place, int, Any]) -> bool:
+    return bool(flag[2])
+
+
+def _trains_unless_told(first: Tracer, off: Tracer) -> tuple[Place, Reason] | None:
+    """Return a call that is in training if nothing says whether the model is, and why.
+
+    Layers that change images have `training=True` as their default. Keras then hands that on to all
+    calls behind, which no graph can say.
+    """
+    told = {(place, number) for place, number, flag in _flags(off) if not flag}
+    for place, number, _ in filter(_is_on, _flags(first)):
+        if (place, number) in told and not first.frames[place].adds_in_training:
+            name = first.frames[place].training[number][0].operation.name
+            return place, (
+                f"{name!r} is in training where nothing says whether the model is: pass training= on "
+                "to the layers in its code"
+            )
+    return None
 
 
 def _drop_flags(tracer: Tracer) -> None:

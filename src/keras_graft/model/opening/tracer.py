@@ -314,9 +314,7 @@ class Tracer:
         sized, reads = frame.sized(target, {}, (), given)
         with self._on(False):
             symbols = [in_world(reads, world) for world in (0, 1)]
-            first, second = (
-                _spec_at(sized, tensors, world) for world, tensors in enumerate(symbols)
-            )
+            first, second = (sized._inferred(given, i) for i, given in enumerate(symbols))
         outputs = frame.born(first, second)
         tensors = tuple(reads) or (frame.anchor,)
         if random:
@@ -398,7 +396,3 @@ class Tracer:
     def refuse(self, why: str) -> None:
         """Refuse what the code does."""
         raise Doubt(why)
-
-
-def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
-    return sized._inferred(tensors, world)
