@@ -68,7 +68,10 @@ def test_a_batch_that_is_doubled_on_its_way():
     inner = keras.Model(parts, Guided()(*parts[:2], OneStep()(parts[2])), name="inner")
     outside = [keras.Input(s) for s in ((3, 4), (None, 4), (4,))]
     model = keras.Model(outside, inner([ops.concatenate([x, x], axis=0) for x in outside]))
-    data = [np.random.default_rng(i).normal(size=s) for i, s in enumerate([(2, 3, 4), (2, 5, 4), (2, 4)])]
+    data = [
+        np.random.default_rng(i).normal(size=s)
+        for i, s in enumerate([(2, 3, 4), (2, 5, 4), (2, 4)])
+    ]
     same(model, inlined(model), *(x.astype("float32") for x in data))
 
 
@@ -129,11 +132,13 @@ class Clipped(layers.Layer):
 
     def build(self, shape):
         self.dense.build(shape)
-        self.low = self.add_weight(shape=(), initializer=keras.initializers.Constant(-0.1), name="low")
+        self.low = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(-0.1), name="low"
+        )
 
     def call(self, x):
         x = self.dense(x)
-        return ops.clip(ops.clip(x, self.low, 1e9), -1e9, ops.mean(x))
+        return ops.clip(ops.clip(x, ops.cast(self.low, x.dtype), 1e9), -1e9, ops.mean(x))
 
 
 @pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
@@ -166,7 +171,12 @@ class Cached(layers.Layer):
 
     def call(self, x):
         table = np.arange(6, dtype="float32").reshape(2, 3) / 7
-        return ops.zeros((0, 5)), self.dense(x), ops.convert_to_tensor(table), ops.ones((3,), "int32")
+        return (
+            ops.zeros((0, 5)),
+            self.dense(x),
+            ops.convert_to_tensor(table),
+            ops.ones((3,), "int32"),
+        )
 
 
 @pytest.mark.filterwarnings("ignore::keras_graft.GraftWarning")
@@ -188,7 +198,13 @@ def test_a_constant_that_a_layer_gives(tmp_path):
 
 def test_a_forged_constant_is_refused():
     config = kg.layers.Constant(np.ones((2, 3), "float32")).get_config()
-    for part in ({"shape": [2, 4]}, {"kind": "O"}, {"kind": None}, {"value": "no"}, {"shape": None}):
+    for part in (
+        {"shape": [2, 4]},
+        {"kind": "O"},
+        {"kind": None},
+        {"value": "no"},
+        {"shape": None},
+    ):
         with pytest.raises((TypeError, kg.BuildError), match="bytes of a Constant"):
             kg.layers.Constant.from_config({**config, **part})
 

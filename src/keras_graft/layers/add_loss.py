@@ -27,9 +27,7 @@ class AddLoss(keras.Layer):
         self.supports_masking = True
         self.built = True
 
-    def call(
-        self, x: Any, losses: Any, beside: Any = None, training: bool | None = None
-    ) -> Any:
+    def call(self, x: Any, losses: Any, beside: Any = None, training: bool | None = None) -> Any:
         """Add the losses, each a scalar or a tensor that is summed, and return `x`."""
         if self.in_training and not training:
             return x
