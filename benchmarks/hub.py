@@ -46,6 +46,13 @@ it. "Generate" says whether a task around a backbone without its second block gi
 the tokens that the network alone gives one by one; "-" where keras_hub itself does not generate from
 such a prompt, "as keras_hub" where its own task generates other tokens than its network, and the task
 around the same backbone gives these. Times are of one run on two shared cores.
+
+What stays closed does what no graph says, and is closed by contract: other code in training (Gemma3n,
+DFine), an attribute that is set (SmolLM3), functions of a backend (DepthAnything, DFine), control flow
+with a Python function (RWKV7, SAM), one length only (SigLIP), a layer that trains unless it is told not
+to (DeepLabV3). In front of the blocks of XLNet, Moonshine, Gemma3 and T5Gemma2 with images stands a layer
+that announces a shape that it does not give. BLIP2 OPT cuts a table of numbers, which is no weight, by
+the length of its text. T5Gemma2 with images holds two weights that its network does not use.
 """
 
 
