@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import keras
 
 from keras_graft._keras import private
+from keras_graft._keras.layers import sublayers
 from keras_graft.errors import KerasVersionError
 
 _LOCK = threading.RLock()
@@ -93,6 +94,10 @@ class Listener(Protocol):
 
     def symbolic(self, leaf: Any) -> bool:
         """Whether a leaf that Keras does not know as symbolic is symbolic."""
+        ...
+
+    def holds(self, layer: Any) -> bool:
+        """Whether a layer is one of those whose code runs, and not made by that code."""
         ...
 
     def refuse(self, why: str) -> None:
@@ -186,9 +191,15 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     building = vars(keras.Layer)["_maybe_build"]
 
     def build(self: Any, *args: Any) -> Any:
-        if on() and not self.built:
+        if not on() or self.built:
+            return building(self, *args)
+        if listener.holds(self) and not _builds_nothing(self):
             listener.refuse(f"it calls the layer {self.name!r}, which was never built")
-        return building(self, *args)
+        listener.active = False  # weights that it draws are no calls of the code
+        try:
+            return building(self, *args)
+        finally:
+            listener.active = True
 
     put(keras.KerasTensor, "__getitem__", get_item)
     put(keras.KerasTensor, "__array_ufunc__", None)  # `np.sqrt(6) * x` asks the tensor first
@@ -197,6 +208,13 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
     put(module, "Node", called)
+
+
+def _builds_nothing(layer: Any) -> bool:
+    """Whether building a layer makes no weights: a merge, or a layer without a `build` of its own."""
+    merge = keras.layers.Add.__mro__[1]
+    own = isinstance(layer, merge) or type(layer).build is keras.Layer.build
+    return own and not sublayers(layer)
 
 
 def _operator(name: str, old: Any, on: On, listener: Listener) -> Any:

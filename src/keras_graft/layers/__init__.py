@@ -1,6 +1,7 @@
 """Layers that keras-graft adds. Import keras_graft before you load a file that has one."""
 
 from keras_graft.layers.add_loss import AddLoss, WithMask
+from keras_graft.layers.constant import Constant
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.layers.frozen import Frozen
@@ -13,6 +14,6 @@ from keras_graft.layers.tied_dense import TiedDense
 from keras_graft.layers.weight import KeepWeights, Weight
 
 __all__ = [
-    "AddLoss", "DynamicOp", "FixedTraining", "Frozen", "KeepWeights", "Operator", "Patched", "Random",
-    "Renamed", "Then", "TiedDense", "Weight", "WithMask",
+    "AddLoss", "Constant", "DynamicOp", "FixedTraining", "Frozen", "KeepWeights", "Operator", "Patched",
+    "Random", "Renamed", "Then", "TiedDense", "Weight", "WithMask",
 ]  # fmt: skip

@@ -15,21 +15,29 @@ class AddLoss(keras.Layer):
     argument keeps calls whose results nothing needs, but which add losses themselves.
 
     Run `import keras_graft` before you load a file that has one.
+
+    Args:
+        in_training: Whether the losses are added in training only.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, in_training: bool = False, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
+        self.in_training = bool(in_training)
         self._convert_input_args = False
         self.supports_masking = True
         self.built = True
 
-    def call(self, x: Any, losses: Any, beside: Any = None) -> Any:
+    def call(self, x: Any, losses: Any, beside: Any = None, training: bool | None = None) -> Any:
         """Add the losses, each a scalar or a tensor that is summed, and return `x`."""
+        if self.in_training and not training:
+            return x
         for loss in keras.tree.flatten(losses):
             self.add_loss(loss)
         return x
 
-    def compute_output_spec(self, x: Any, losses: Any, beside: Any = None) -> Any:
+    def compute_output_spec(
+        self, x: Any, losses: Any, beside: Any = None, training: bool | None = None
+    ) -> Any:
         """Return the spec of `x`."""
         return keras.tree.map_structure(lambda one: keras.KerasTensor(one.shape, one.dtype), x)
 
@@ -37,7 +45,7 @@ class AddLoss(keras.Layer):
         """Return the configuration."""
         config = super().get_config()
         config.pop("autocast", None)
-        return config
+        return {**config, "in_training": self.in_training}
 
 
 @keras.saving.register_keras_serializable("keras_graft")

@@ -53,7 +53,31 @@ class SizedCall:
         return self._filled(tensors, lambda i, axis: shape(tensors[i])[axis], more)
 
     def spec(self, tensors: Sequence[Any]) -> Any:
-        """Return what the call gives for symbolic tensors: it is inferred in both worlds."""
+        """Return what the call gives for symbolic tensors: it is inferred in both worlds.
+
+        A size that was known and is not any more may be any, unless the call takes only the one that
+        was known: `reshape(x, (-1, 48))`.
+        """
+        try:
+            return self._spec(tensors)
+        except Exception:
+            as_recorded = [self._as_recorded(i, tensor) for i, tensor in enumerate(tensors)]
+            if all(a is b for a, b in zip(as_recorded, tensors, strict=True)):
+                raise
+            return self._spec(as_recorded)
+
+    def _as_recorded(self, index: int, tensor: Any) -> Any:
+        """Return a symbolic tensor with the sizes that were known when the call was recorded."""
+        pairs = self.worlds[index]
+        if len(pairs) != len(tensor.shape):
+            return tensor
+        shape = tuple(
+            a if size is None and a == b else size
+            for size, (a, b) in zip(tensor.shape, pairs, strict=True)
+        )
+        return tensor if shape == tuple(tensor.shape) else keras.KerasTensor(shape, tensor.dtype)
+
+    def _spec(self, tensors: Sequence[Any]) -> Any:
         first, second = (self._inferred(tensors, world) for world in (0, 1))
         flat, other = keras.tree.flatten(first), keras.tree.flatten(second)
         made = [

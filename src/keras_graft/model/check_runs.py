@@ -27,6 +27,7 @@ from keras_graft.model.abstract import (
     is_odd,
     rows_of,
 )
+from keras_graft.model.opening.written import attributes_kept
 
 _FACTORS = (2, 0.5)
 """Factors to try on the known size of a dimension that may vary from now on."""
@@ -84,8 +85,9 @@ def trial(
     try:
         failure = _first(graph, steps, {})
         if failure is not None:
-            # The sizes it started from may not fit together: only those of the inputs surely do.
-            ran = {node.key for node in (*needed(graph, failure.node.inputs), *steps)}
+            # The sizes it started from may not fit together, not even those of the batch: only those
+            # of the inputs surely do.
+            ran = {node.key for node in (*needed(graph, _outside(graph, steps)), *steps)}
             failure = _first(graph, [node for node in graph.steps if node.key in ran], {})
     except Impossible:
         return None
@@ -106,7 +108,8 @@ def _first(
     sizes = SIZES if before else (*_known_before(steps), *SIZES)
     for shapes in _shapes(starts, before, sizes):
         run = Walk(graph, dict(zip(starts, shapes, strict=True)), tuple(shapes))
-        failure = run.through(steps)
+        with attributes_kept(node.operation for node in steps):
+            failure = run.through(steps)
         if failure is None and not run.unsure:
             return None
         unsure = unsure or failure is None

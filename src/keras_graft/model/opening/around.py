@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph.sizes import deep, leaves
-from keras_graft.model.opening.frame import Frame, tensors_of
+from keras_graft.graph.sizes import Axis, Size, deep, leaves
+from keras_graft.model.opening.frame import Frame, in_world, tensors_of
 
 
 def is_other_sequential(layer: Any, args: Any) -> bool:
@@ -26,6 +26,18 @@ def is_other_sequential(layer: Any, args: Any) -> bool:
         or any(x is not None and not (type(y) is int and x == y) for x, y in zip(a.shape, b.shape))  # noqa: B905
         for a, b in zip(known, given, strict=True)
     )
+
+
+def cast(op: Any, tensor: Any) -> Any:
+    """Return the symbolic tensor that a cast gives, with the sizes and the mask of the first."""
+    made = op.compute_output_spec(in_world(tensor, 0))
+    sizes = (
+        Size(int(d), d.other, Axis(made, axis)) if isinstance(d, Size) else d
+        for axis, d in enumerate(tensor.shape)
+    )
+    _keras.set_shape(made, tuple(sizes))
+    _keras.set_mask(made, _keras.mask_of(tensor))
+    return made
 
 
 def cast_again(outside: Any, inside: Any, before: Mapping[int, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -48,6 +49,9 @@ class Frame:
         handed_on: The masks of outputs that Keras attaches outside too, as the layer supports masks.
         fixed: The training flags that its code sets itself, each with the number of the entry.
         training: For the number of a log entry, the step and the training flag it was given.
+        largest: How many numbers the largest tensor that a call gives has, in both worlds.
+        plain: The tensors given, before a call of the package was put around them.
+        adds_in_training: Whether its code adds losses in training only, and runs as in training.
     """
 
     def __init__(self, layer: Any, place: Place) -> None:
@@ -69,6 +73,9 @@ class Frame:
         self.losses: list[Any] = []
         self.training: dict[int, Any] = {}
         self.fixed: list[Any] = []
+        self.largest = [0, 0]
+        self.plain: list[Any] = []
+        self.adds_in_training = False
         self._inside: dict[int, Any] = {}
         self._mine: dict[int, Any] = {}
         self._number: dict[int, int] = {}
@@ -157,6 +164,11 @@ class Frame:
         # A size that is known must be the same in all runs.
         self.log.append([[_none(d) for d in t.shape] for t in step.outputs])
         for tensor in step.outputs:
+            pairs = [(int(d), int(other(d))) for d in tensor.shape]
+            self.largest = [
+                max(was, math.prod(pair[world] for pair in pairs))
+                for world, was in enumerate(self.largest)
+            ]
             self._mine[id(tensor)] = tensor
             self._number.setdefault(id(tensor), len(self._number))
         return step

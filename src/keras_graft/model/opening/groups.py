@@ -11,7 +11,7 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.layers.sized_call import inferred_function
-from keras_graft.model.opening.worlds import BATCH, Groups, Pair, pool_of
+from keras_graft.model.opening.worlds import Groups, Pair, pool_of
 
 tree = keras.tree
 
@@ -22,7 +22,9 @@ _MOST = 60
 """How many ways to choose sizes are tried at most."""
 
 
-def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]]) -> Groups:
+def groups_of(
+    layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]], batch: int
+) -> Groups:
     """Return the groups of sizes that are not known: those that the code needs to be equal.
 
     Sizes that may differ must differ in the trace: where they are computed with, one could be taken
@@ -34,6 +36,7 @@ def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]])
         args: Its arguments, with None for sizes that are not known.
         kwargs: The other arguments.
         family: Values for sizes.
+        batch: The size of a batch.
     """
     tensors = _tensors((args, kwargs))
     dims = [
@@ -44,12 +47,13 @@ def groups_of(layer: Any, args: Any, kwargs: Any, family: dict[str, list[Pair]])
     ]
     if len(dims) < 2:
         return dict.fromkeys(dims, 0)
-    run = _Run(layer, args, kwargs, tensors, family)
+    run = _Run(layer, args, kwargs, tensors, family, batch)
     apart = {dim: number for number, dim in enumerate(dims)}
-    if run.takes(apart):
-        return apart
     by_axis = {dim: dim[1] - 1 for dim in dims}
     equal = dict.fromkeys(dims, 0)
+    run.trains = any(run.runs(groups, True) for groups in (apart, by_axis, equal))
+    if run.takes(apart):
+        return apart
     start = next((groups for groups in (by_axis, equal) if run.takes(groups)), by_axis)
     # Which of the sizes may take another value while the rest keep theirs?
     marks: dict[Dim, list[int]] = {dim: [start[dim]] for dim in dims}
@@ -85,15 +89,24 @@ def _tensors(structure: Any) -> list[Any]:
 
 class _Run:
     def __init__(
-        self, layer: Any, args: Any, kwargs: Any, tensors: list[Any], family: dict[str, list[Pair]]
-    ) -> None:
+        self, layer: Any, args: Any, kwargs: Any, tensors: list[Any],
+        family: dict[str, list[Pair]], batch: int,
+    ) -> None:  # fmt: skip
         self._layer = layer
         self._given = args, kwargs
         self._tensors = tensors
         self._family = family
+        self._batch = batch
+        self.trains = False
 
     def takes(self, groups: Groups) -> bool:
         """Whether the code runs with these sizes equal, and the others different."""
+        return self.runs(groups) and (not self.trains or self.runs(groups, True))
+
+    def runs(self, groups: Groups, training: bool | None = None) -> bool:
+        """Whether the code runs with these sizes, in training or not."""
+        if training and not _keras.takes_training(self._layer):
+            return False
         twins = [
             keras.KerasTensor(self._shape(i, groups), t.dtype) for i, t in enumerate(self._tensors)
         ]
@@ -108,6 +121,8 @@ class _Run:
                 lambda leaf: given[places[id(leaf)]] if id(leaf) in places else leaf, self._given
             )
             args, kwargs = filled
+            if training:
+                kwargs = {**kwargs, "training": True}
             outputs = self._layer(*args, **kwargs)
             return [leaf for leaf in tree.flatten(outputs) if keras.ops.is_tensor(leaf)]
 
@@ -125,7 +140,7 @@ class _Run:
         return tuple(
             size
             if size is not None
-            else BATCH[0]
+            else self._batch
             if axis == 0
             else _value(pool, groups[number, axis])
             for axis, size in enumerate(shape)

@@ -18,10 +18,16 @@ from keras_graft.model.opening.groups import groups_of
 from keras_graft.model.opening.proof import disproof
 from keras_graft.model.opening.reasons import Reason, is_about_numbers, is_error, may_be_sizes
 from keras_graft.model.opening.run import run
-from keras_graft.model.opening.worlds import BATCH, FAMILIES, Way
+from keras_graft.model.opening.worlds import BATCH, FAMILIES, MULTIPLE, Pair, Way
 from keras_graft.model.opening.written import untouched
 
 _MOST = 40
+
+_WAYS: list[tuple[dict[str, list[Pair]], Pair]] = [
+    *((family, BATCH) for family in FAMILIES),
+    (FAMILIES[0], (BATCH[0] * MULTIPLE, BATCH[1] * MULTIPLE)),
+]
+"""Values for sizes, and for those of a batch, in the order in which they are tried."""
 
 
 @dataclass
@@ -84,9 +90,9 @@ def _best(
     failed: Doubt | None = None
     given = keras.tree.flatten((args, kwargs))
     unknown = any(isinstance(t, keras.KerasTensor) and None in t.shape for t in given)
-    for family in FAMILIES if unknown else FAMILIES[:1]:
+    for family, batch in _WAYS if unknown else _WAYS[:1]:
         try:
-            way = family, groups_of(layer, args, kwargs, family), BATCH
+            way = family, groups_of(layer, args, kwargs, family, batch[0]), batch
             found = _opened(reader, layer, args, kwargs, wanted, whole, known, way)
         except Doubt as doubt:
             failed = failed or doubt

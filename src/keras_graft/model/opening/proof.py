@@ -21,11 +21,19 @@ from keras_graft.model.opening.written import states_of
 
 tree = keras.tree
 
+_MOST = 100_000_000
+"""How many numbers a tensor may have: the attention of large images must not fill the memory."""
+
 
 def disproof(frame: Frame, graph: Graph) -> Reason | None:
     """Return how the graph differs from the code, None if it gives the same on two sets of data."""
     worlds = (0, 1) if any(a != b for sizes in frame.worlds for a, b in sizes) else (0,)
     for world in worlds:
+        if frame.largest[world] > _MOST:
+            return (
+                "its code does not run on sizes that are tried: it makes a tensor of "
+                f"{frame.largest[world]:,} numbers"
+            )
         shapes = [[pair[world] for pair in sizes] for sizes in frame.worlds]
         found = _at(frame, graph, shapes)
         if found is not None:

@@ -12,9 +12,10 @@ from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.fixed_training import FixedTraining
 from keras_graft.model.opening.frame import Frame, Place
+from keras_graft.model.opening.losing import adds_in_training
 from keras_graft.model.opening.reasons import Reason, is_error, line_of_code
 from keras_graft.model.opening.tracer import Tracer
-from keras_graft.model.opening.worlds import CHECKS, Way, sized
+from keras_graft.model.opening.worlds import BATCH, CHECKS, Way, sized
 
 _MOST = 40
 """How many layers may turn out, one after the other, to stay closed."""
@@ -57,26 +58,34 @@ def run(
         Doubt: If the code of the layer itself does what no graph can say.
     """
     closed = dict(closed)
+    losing: set[Place] = set()
+    given = layer, args, kwargs, wanted
     for _ in range(_MOST):
-        first = _once(layer, args, kwargs, wanted, way, closed, native, weights)
+        how = closed, native, weights, losing
+        first = _once(*given, way, *how)
         if once:
             _drop_flags(first)
             return Ran(first.frames[((layer.name, 0),)], {**closed, **first.reasons}, first.given)
-        trained = _once(layer, args, kwargs, wanted, way, closed, native, weights, training=True)
+        trained = _once(*given, way, *how, training=True)
         found = _parted(first, trained, "in training")
         for check in _checks(way) if found is None and _is_unknown((args, kwargs)) else ():
             try:
-                again = _once(layer, args, kwargs, wanted, check, closed, native, weights)
+                again = _once(*given, check, *how)
             except Doubt as doubt:
                 if is_error(str(doubt)):
                     continue  # its code does not take these sizes
                 raise
             found = found or _parted(first, again, "for other sizes")
+        if found is None and any(map(_is_on, _flags(first))):
+            found = _trains_unless_told(first, _once(*given, way, *how, training=False))
         found = found or _settle_training(first, trained, weights)
         if found is None:
             frame = first.frames[((layer.name, 0),)]
             return Ran(frame, {**closed, **first.reasons}, first.given)
         place, reason = found
+        if place not in losing and adds_in_training(place, first.frames, trained.frames):
+            losing.add(place)
+            continue
         if len(place) == 1:
             raise Doubt(reason)
         closed[place] = reason
@@ -84,7 +93,8 @@ def run(
 
 
 def _checks(way: Way) -> list[Way]:
-    return [(family, way[1], batch) for batch, family in CHECKS]
+    times = way[2][0] // BATCH[0]
+    return [(family, way[1], (a * times, b * times)) for (a, b), family in CHECKS]
 
 
 def _is_unknown(structure: Any) -> bool:
@@ -94,14 +104,14 @@ def _is_unknown(structure: Any) -> bool:
 
 def _once(
     layer: Any, args: Any, kwargs: Any, wanted: Any, way: Way, closed: dict[Place, Reason],
-    native: bool, weights: dict[Any, Any], training: bool | None = None,
+    native: bool, weights: dict[Any, Any], losing: set[Place], training: bool | None = None,
 ) -> Tracer:  # fmt: skip
     (args, kwargs), given = sized((args, kwargs), way)
     if (
         training is not None and kwargs.get("training") is None
     ):  # Keras passes it on to layers inside
         kwargs = {**kwargs, "training": training}
-    tracer = Tracer(layer, wanted, closed, native, weights)
+    tracer = Tracer(layer, wanted, closed, native, weights, losing)
     tracer.given = given
     tracer.run(args, kwargs)
     return tracer
@@ -124,6 +134,36 @@ def _parted(first: Tracer, again: Tracer, where: str) -> tuple[Place, Reason] | 
     return max(found, key=lambda one: len(one[0]), default=None)
 
 
+def _flags(tracer: Tracer) -> list[tuple[Place, int, Any]]:
+    """Return the training flags of calls, with the place and the number of each."""
+    return [
+        (place, number, flag)
+        for place, frame in tracer.frames.items()
+        for number, (_, flag) in frame.training.items()
+    ]
+
+
+def _is_on(flag: tuple[Place, int, Any]) -> bool:
+    return bool(flag[2])
+
+
+def _trains_unless_told(first: Tracer, off: Tracer) -> tuple[Place, Reason] | None:
+    """Return a call that is in training if nothing says whether the model is, and why.
+
+    Layers that change images have `training=True` as their default. Keras then hands that on to all
+    calls behind, which no graph can say.
+    """
+    told = {(place, number) for place, number, flag in _flags(off) if not flag}
+    for place, number, _ in filter(_is_on, _flags(first)):
+        if (place, number) in told and not first.frames[place].adds_in_training:
+            name = first.frames[place].training[number][0].operation.name
+            return place, (
+                f"{name!r} is in training where nothing says whether the model is: pass training= on "
+                "to the layers in its code"
+            )
+    return None
+
+
 def _drop_flags(tracer: Tracer) -> None:
     for frame in tracer.frames.values():
         for step, _ in frame.training.values():
@@ -140,7 +180,8 @@ def _settle_training(
             _, then = other.training.get(number, (None, None))
             step.arguments.kwargs.pop("training", None)
             # Keras takes `training=None` for what it says: not in training, whatever is around it.
-            if bool(flag) != bool(then):
+            # Code that runs as in training only passes its flag on: that was seen before.
+            if bool(flag) != bool(then) or frame.adds_in_training:
                 continue
             inner = frame.inner.get(id(step))
             if inner is not None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph.sizes import Axis, Doubt, Size, deep, leaves
+from keras_graft.graph.sizes import Doubt, Size, deep, leaves
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
 from keras_graft.layers.weight import weight_of
-from keras_graft.model.opening.around import cast_again, is_other_sequential, originals
+from keras_graft.model.opening.around import cast, cast_again, is_other_sequential, originals
 from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
@@ -38,6 +38,7 @@ class Tracer:
         closed: The places that stay closed, each with the reason.
         native: Whether Python operators are recorded as such, and not as ops of Keras.
         weights: The `Weight`s of variables; more are added.
+        losing: The places whose code adds losses in training only: it runs as in training.
 
     Attributes:
         frames: The opened calls, by their place.
@@ -48,6 +49,7 @@ class Tracer:
     def __init__(
         self, root: Any, wanted: Callable[[Any, Place], str | None],
         closed: Mapping[Place, Reason], native: bool, weights: dict[Any, Any],
+        losing: Collection[Place] = (),
     ) -> None:  # fmt: skip
         self.active = False
         self.frames: dict[Place, Frame] = {}
@@ -58,6 +60,7 @@ class Tracer:
         self._closed = closed
         self._native = native
         self._weights = weights
+        self._losing = losing
         self._stack: list[Frame] = []
         self._pending: list[tuple[Any, Frame, Any, Any]] = []
         self._layers = {id(layer) for layer in _keras.layers_inside(root)}
@@ -95,7 +98,7 @@ class Tracer:
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
-        if self._stack and id(layer) not in self._layers and (layer.variables or not layer.built):
+        if self._stack and not self.holds(layer) and (layer.variables or not layer.built):
             raise Doubt(
                 f"it calls the layer {layer.name!r}, which it does not hold: made in the call, or held "
                 "by something that Keras does not track"
@@ -151,6 +154,9 @@ class Tracer:
                     inner_args, inner_kwargs = cast_again(
                         (args, kwargs), (inner_args, inner_kwargs), before
                     )
+                if place in self._losing:
+                    frame.adds_in_training = True
+                    inner_kwargs = {**inner_kwargs, "training": True}
                 outputs = layer.call(*inner_args, **inner_kwargs)
                 self._close(frame, outputs, inner_args, inner_kwargs)
         finally:
@@ -211,7 +217,7 @@ class Tracer:
             frame.inner[id(step)] = opened
         elif self._last[0] is layer:
             frame.closed[id(step)] = self._last[1]
-        what = id(layer) if id(layer) in self._layers else form_of_new(layer)
+        what = id(layer) if self.holds(layer) else form_of_new(layer)
         rest = {key: value for key, value in kwargs.items() if key != "training"}
         frame.log.append((what, deep((args, rest), frame.said)))
         if _keras.takes_training(layer):
@@ -228,8 +234,7 @@ class Tracer:
         if not self._stack:
             return self._cast(op, *args)
         self._check_gradients()
-        args, kwargs = deep((args, kwargs), self._tensor)
-        attributes = _keras.op_attributes(op)
+        args, kwargs, attributes = deep((args, kwargs, _keras.op_attributes(op)), self._tensor)
         if any(is_code(leaf) for leaf in leaves((args, kwargs, attributes))):
             raise Doubt(f"keras.ops.{plain_name(op)} runs a Python function")
         try:
@@ -240,7 +245,9 @@ class Tracer:
             # It computes with sizes alone, and takes no plain numbers: `ops.cast(length, "float32")`.
             args, kwargs = deep((args, kwargs), self._number)
             specs = self._op_specs(op, attributes, args, kwargs)
-        sized = any(isinstance(leaf, Size) for leaf in leaves((args, kwargs, attributes)))
+        # `ops.clip(x, low, high)` holds tensors as it holds numbers: no graph knows that it reads them.
+        held = any(isinstance(leaf, keras.KerasTensor) for leaf in leaves(attributes))
+        sized = held or any(isinstance(leaf, Size) for leaf in leaves((args, kwargs, attributes)))
         frame = self._frame
         outputs = frame.born(specs[0], specs[-1])
         if not sized:
@@ -249,21 +256,16 @@ class Tracer:
             return outputs
         name = _keras.op_name(op)
         if name is None:
-            raise Doubt(f"the op {type(op).__name__} of its own reads a size that is not known")
+            raise Doubt(
+                f"the op {type(op).__name__} of its own holds a tensor or a size that is not known"
+            )
         self._dynamic(f"op:{name}", plain_name(op), attributes, args, kwargs, outputs)
         return outputs
 
     def _cast(self, op: Any, tensor: Any) -> Any:
         """Cast an input of the root: Keras does that before its code runs."""
         with self._on(False):
-            made = op.compute_output_spec(in_world(tensor, 0))
-        shape = [Axis(made, i) if isinstance(d, Size) else d for i, d in enumerate(tensor.shape)]
-        sizes = (
-            Size(int(d), d.other, axis) if isinstance(d, Size) else d
-            for d, axis in zip(tensor.shape, shape, strict=True)
-        )
-        _keras.set_shape(made, tuple(sizes))
-        _keras.set_mask(made, _keras.mask_of(tensor))
+            made = cast(op, tensor)
         self._casts.append((made, tensor))
         return made
 
@@ -271,6 +273,7 @@ class Tracer:
         """Return what an op gives, in each world."""
         structure = attributes, args, kwargs
         sized = any(isinstance(leaf, Size) for leaf in leaves(structure))
+        sized = sized or any(isinstance(leaf, keras.KerasTensor) for leaf in leaves(attributes))
         specs = []
         with self._on(False):
             for world in (0, 1) if is_open(structure) else (0,):
@@ -311,9 +314,7 @@ class Tracer:
         sized, reads = frame.sized(target, {}, (), given)
         with self._on(False):
             symbols = [in_world(reads, world) for world in (0, 1)]
-            first, second = (
-                _spec_at(sized, tensors, world) for world, tensors in enumerate(symbols)
-            )
+            first, second = (sized._inferred(given, i) for i, given in enumerate(symbols))
         outputs = frame.born(first, second)
         tensors = tuple(reads) or (frame.anchor,)
         if random:
@@ -388,10 +389,10 @@ class Tracer:
         """Keep losses that the code adds."""
         self._frame.losses += [self._tensor(loss) for loss in losses]
 
+    def holds(self, layer: Any) -> bool:
+        """Whether a layer is one of the model's, and not made by its code."""
+        return id(layer) in self._layers
+
     def refuse(self, why: str) -> None:
         """Refuse what the code does."""
         raise Doubt(why)
-
-
-def _spec_at(sized: Any, tensors: list[Any], world: int) -> Any:
-    return sized._inferred(tensors, world)

@@ -14,6 +14,9 @@ Pair = tuple[int, int]
 
 BATCH: Pair = (2, 5)
 
+MULTIPLE = 48
+"""What a batch is a multiple of where code takes no other: it holds the frames of videos."""
+
 FAMILIES: list[dict[str, list[Pair]]] = [
     {
         "short": [(16, 24), (24, 40), (40, 56), (56, 72), (72, 88), (88, 104)],

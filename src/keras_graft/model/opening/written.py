@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -26,6 +26,7 @@ def restored(layer: Any) -> Iterator[None]:
     """
     before = _Attributes(layer)
     states = random.getstate(), np.random.get_state()
+    why: str | None = None
     try:
         yield
     finally:
@@ -34,8 +35,8 @@ def restored(layer: Any) -> Iterator[None]:
             random.setstate(states[0])
             np.random.set_state(states[1])
             why = "its code draws random numbers with Python or NumPy"
-        if why is not None:
-            raise Doubt(why)
+    if why is not None:  # where its code was refused, that is the reason
+        raise Doubt(why)
 
 
 @contextlib.contextmanager
@@ -60,6 +61,23 @@ def untouched(root: Any) -> Iterator[None]:
             variable.assign(value)
         random.setstate(drawn[0])
         np.random.set_state(drawn[1])
+
+
+@contextlib.contextmanager
+def attributes_kept(operations: Iterable[Any]) -> Iterator[None]:
+    """Restore the attributes of layers, and of all layers inside them, after a run without data."""
+    layers = {
+        id(inner): inner
+        for operation in operations
+        if isinstance(operation, keras.Layer)
+        for inner in _keras.layers_inside(operation)
+    }
+    attributes = [_Attributes(layer) for layer in layers.values()]
+    try:
+        yield
+    finally:
+        for each in attributes:
+            each.restore()
 
 
 def states_of(root: Any) -> list[Any]:
