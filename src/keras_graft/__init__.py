@@ -62,6 +62,9 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
+from keras_graft.rewrite.match import Match, Matches
+from keras_graft.rewrite.matches import matches
+from keras_graft.rewrite.rewrite import rewrite
 from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
@@ -88,7 +91,7 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
-    "replace_backbone",
+    "replace_backbone", "rewrite", "matches",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
@@ -108,7 +111,7 @@ __all__ = [
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
-    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Match", "Matches", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",
