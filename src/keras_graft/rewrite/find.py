@@ -138,17 +138,16 @@ class Finder:
                 missing = bound.missing
                 if missing is None:
                     continue
-                fitting = [n for call, n in bound.nodes.items() if call is not missing]
-                fits = [n.within(node.home, node.scope) for n in fitting]
-                named = {id(call): call for call in pattern.calls}
-                kind_fits = not self._meanings.why_not(
-                    missing.target, bound.nodes[missing].within(node.home, node.scope)
-                )
-                if (not fits and not kind_fits) or any(n in taken for n in fits):
+                here = bound.nodes[missing].within(node.home, node.scope)
+                alike = type(missing.target) is type(here.operation)  # only its settings differ
+                alike = alike or not self._meanings.why_not(missing.target, here)
+                fits = [n for call, n in bound.nodes.items() if call is not missing]
+                fits = [n.within(node.home, node.scope) for n in fits]
+                if not (fits or alike) or any(n in taken for n in fits):
                     continue
                 chain = sorted(bound.nodes.values(), key=node.home.position)
                 labels = " -> ".join(n.within(node.home, node.scope).path for n in chain)
-                if len(named) == 1:
+                if len(pattern.calls) == 1:
                     return bound.why
                 return f"{labels} matches all but {missing.name}: {bound.why}"
         return ""

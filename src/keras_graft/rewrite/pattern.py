@@ -31,9 +31,11 @@ class Tensor(_keras.Placeholder):
         self.index = index
 
     def unknown(self, what: str) -> NoReturn:
+        name = "match" if self.call is not None else self.name
         raise EditError(
-            f"A tensor of a pattern has no {what}: it stands for any tensor. Say in where= which are "
-            f"meant: where=lambda {self.name if self.call is None else 'match'}: ..."
+            f"A tensor of a pattern has no {what}: it stands for any tensor. Say which are meant in "
+            f"where=lambda {name}: ...; and for an op that asks for the {what} itself, such as "
+            "keras.ops.softmax, use a wildcard: softmax=lambda op: type(op).__name__ == 'Softmax'."
         )
 
     def unpacked(self, count: int | None) -> list[Any]:
@@ -236,10 +238,7 @@ def _as_called(
 def _hint(error: Exception, tensors: Sequence[str]) -> str:
     text = str(error)
     if isinstance(error, TypeError) and "not callable" in text:
-        return (
-            f". {listed(tensors)} {'are' if len(tensors) > 1 else 'is'} a tensor there. A layer is "
-            f"given by name, such as {tensors[-1]}=keras.layers.Dense."
-        )
+        return f". Tensors there: {listed(tensors)}. A layer is given by name: {tensors[-1]}=keras.layers.Dense."
     return ""
 
 

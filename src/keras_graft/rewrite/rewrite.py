@@ -9,13 +9,14 @@ from keras_graft import _keras
 from keras_graft.edit import changes as _edit
 from keras_graft.edit.factory import name_there
 from keras_graft.edit.incoming import At, traced
-from keras_graft.errors import EditError, NothingSelectedError
+from keras_graft.errors import EditError, GraftError, NothingSelectedError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Value
 from keras_graft.model.infer import infer
 from keras_graft.model.nested import at_depth
 from keras_graft.model.verb import verb
+from keras_graft.printable import words_of
 from keras_graft.rewrite.find import Finder
 from keras_graft.rewrite.match import Match, asked, call_with_names
 from keras_graft.rewrite.places import Places, in_order
@@ -91,9 +92,9 @@ def rewrite(
     if not found.matches:
         raise NothingSelectedError(_nothing(old, finder, found))
     places = Places()
-    names: set[str] = set()
 
     def edit(level: Graph, found: list[Any]) -> Graph:
+        names: set[str] = set()
         parts = in_order([places.part(level, place) for place in found])
 
         def put(graph: Graph, inputs: Sequence[Value], match: Match) -> _edit.Made:
@@ -121,12 +122,16 @@ def _made(
 
     def run(*given: Any) -> Any:
         known = {**match.named, **dict(zip(tensors, given, strict=True))}
-        return call_with_names(
-            replacement,
-            {name: match if of is None else known[of] for name, of in wanted.items()},
-        )
+        arguments = {name: match if of is None else known[of] for name, of in wanted.items()}
+        try:
+            return call_with_names(replacement, arguments)
+        except GraftError:
+            raise
+        except Exception as error:  # a user's function
+            what = f"the replacement raised {type(error).__name__}: {words_of(error)}"
+            raise EditError(what) from error
 
-    run.__name__ = str(getattr(replacement, "__name__", "the replacement"))
+    run.__name__ = "the replacement"
     did = traced(run, place, before)
     if len(did.outputs) != len(match.outputs):
         raise EditError(
