@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from keras_graft import advice
+from keras_graft.edit.part import Part
 from keras_graft.errors import EditError, GraphError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -25,23 +24,6 @@ from keras_graft.tables import counted
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Makes the new nodes at a place, from the graph, the values read there, and the node concerned."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some nodes that something else takes the place of.
-
-    Attributes:
-        nodes: The nodes.
-        reads: What the new part reads: nodes of these, and at which of their inputs.
-        outputs: The values that are replaced.
-        what: Handed to what makes the new part.
-    """
-
-    nodes: tuple[Node, ...]
-    reads: tuple[tuple[Node, int], ...]
-    outputs: tuple[Value, ...]
-    what: Any
 
 
 WayOut = Callable[[Graph, Node, str], str]

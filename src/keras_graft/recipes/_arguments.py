@@ -76,7 +76,8 @@ def function_of(operation: Any) -> str:
 
 
 def shared_layers(graph: kg.Graph) -> dict[int, str]:
-    """Return why layers, by identity, cannot get other weights: each that is not one call's alone."""
+    """Return why layers, by identity, cannot get other weights: their weights are not theirs alone."""
+    found: dict[int, str] = {}
     calls: dict[int, set[Any]] = {}
     users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
     for node in kg.select(graph, "**").nodes:
@@ -87,7 +88,9 @@ def shared_layers(graph: kg.Graph) -> dict[int, str]:
         # Calls of one nested model are the same calls of what is inside.
         around = id(node.scope[-1].operation) if node.scope else None
         calls.setdefault(id(node.operation), set()).add((around, node.call))
-    found = {}
+        layer: Any = node.operation
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            found[id(layer)] = "is quantized or has LoRA weights"
     for key, made in calls.items():
         if len(made) > 1:
             found[key] = f"is called {len(made)} times"
@@ -96,3 +99,9 @@ def shared_layers(graph: kg.Graph) -> dict[int, str]:
             others = ", ".join(repr(path) for other, path in layers.items() if other != key)
             found.setdefault(key, f"shares a weight with {others}")
     return found
+
+
+def array(variable: Any, default: Any) -> Any:
+    """Return the value of a variable in double precision; `default` where there is none."""
+    value = default if variable is None else keras.ops.convert_to_numpy(variable)
+    return np.asarray(value, "float64")

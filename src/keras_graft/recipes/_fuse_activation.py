@@ -53,8 +53,6 @@ def fuse_activation(model: Any) -> Any:
             return f"{node.path!r} {why}"
         if layer.activation is not keras.activations.linear:
             return f"{node.path!r} has an activation"
-        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-            return f"{node.path!r} is quantized or has LoRA weights"
         gives, wants = node.values[0].spec, match.outputs[0].spec
         return "" if gives == wants else f"{node.path!r} gives {gives}, and {match.path!r} {wants}"
 

@@ -134,10 +134,10 @@ class _Comparison:
         self._any_order(list(wanted), list(given))
 
     def _any_order(self, wanted: list[Any], given: list[Any]) -> None:
-        values = [self._value(leaf) for leaf in given]
+        values = [self._read(leaf) for leaf in given]
         self._pairs.append((wanted, values))
 
-    def _value(self, leaf: Any) -> Any:
+    def _read(self, leaf: Any) -> Any:
         return self._node.inputs[leaf.index] if isinstance(leaf, Slot) else leaf
 
     def _same(self, wanted: Any, given: Any, name: str, inside: bool = False) -> None:
@@ -150,7 +150,7 @@ class _Comparison:
                 raise MismatchError(
                     f"{self._node.path} has {name}={self._told(given)}, expected a tensor"
                 )
-            self._pairs.append((wanted, self._value(given)))
+            self._pairs.append((wanted, self._read(given)))
         elif isinstance(wanted, Wildcard):
             if _has_tensors(given):
                 raise MismatchError(

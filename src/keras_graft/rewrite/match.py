@@ -100,7 +100,7 @@ def match_of(
         inputs,
         tuple(here(graph.known(value_of(t, bound))) for t in pattern.outputs),
         number,
-        {name: named[name] for name in order},
+        {name: named[name] for name in order if name in named},
         {n: tuple(sorted(c, key=graph.position)) for n, c in called.items()},
     )
 

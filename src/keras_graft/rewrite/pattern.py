@@ -133,7 +133,7 @@ def patterns_of(given: Any, wildcards: Mapping[str, Any], verb: str) -> list[Pat
             f"{verb}: a pattern is a function of tensors, such as lambda x, conv, bn: bn(conv(x)), or "
             f"a list of such functions; got {shown(given)}."
         )
-    parameters = [_parameters(function, verb) for function in functions]
+    parameters = [_parameters(function, wildcards, verb) for function in functions]
     used = {name for names in parameters for name in names}
     for name in wildcards:
         if name not in used:
@@ -152,7 +152,7 @@ def _is_function(given: Any) -> bool:
     return callable(given) and not isinstance(given, type | keras.Operation)
 
 
-def _parameters(function: Callable[..., Any], verb: str) -> list[str]:
+def _parameters(function: Callable[..., Any], wildcards: Mapping[str, Any], verb: str) -> list[str]:
     try:
         found = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
@@ -163,7 +163,8 @@ def _parameters(function: Callable[..., Any], verb: str) -> list[str]:
                 f"{verb}: a pattern names each of its tensors and wildcards; "
                 f"{shown(function)} has {parameter}."
             )
-    return [parameter.name for parameter in found]
+    # One with a default is the function's own, unless it is given.
+    return [p.name for p in found if p.default is p.empty or p.name in wildcards]
 
 
 class _Writer:
