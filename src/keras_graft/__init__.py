@@ -76,6 +76,8 @@ from keras_graft.training.rates import Rates
 from keras_graft.weights import resize
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.carry_optimizer import carry_optimizer
+from keras_graft.weights.merge_checkpoints import merge_checkpoints
+from keras_graft.weights.merging.report import Merged
 from keras_graft.weights.report import Transplanted
 from keras_graft.weights.save_weights import save_weights
 from keras_graft.weights.torch_format.report import TorchNames
@@ -97,6 +99,7 @@ __all__ = [
     # weights
     "clone", "share", "unshare", "tie", "untie", "register_transform",
     "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
+    "merge_checkpoints",
     # whole jobs, one readable file each
     "recipes",
     # pictures
@@ -111,7 +114,7 @@ __all__ = [
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
-    "Match", "Matches", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

@@ -38,7 +38,7 @@ def merge_branches(model: Any) -> Any:
         What `model` is.
 
     Raises:
-        NothingSelectedError: If there is nothing to merge; the nearest places are listed.
+        NothingSelectedError: If there is nothing to merge; near misses are listed.
 
     >>> import keras, keras_graft as kg
     >>> x = keras.Input((8, 8, 4), name="x")
