@@ -168,8 +168,7 @@ def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
             _before(large, stride, n) - _before(small, stride, n)
             for large, small, stride, n in zip(size, own, first.strides, sizes, strict=True)
         ]
-        at = tuple(slice(start, start + small) for start, small in zip(starts, own, strict=True))
-        kernel[at] += part
+        kernel[tuple(slice(a, a + n) for a, n in zip(starts, own, strict=True))] += part
         bias += shift
     new.set_weights([kernel, bias])
     return y
