@@ -16,6 +16,7 @@ from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
+from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
@@ -93,7 +94,7 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
-    "replace_backbone", "rewrite", "matches",
+    "replace_backbone", "rewrite", "matches", "plain",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
