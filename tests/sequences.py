@@ -225,6 +225,7 @@ VERBS: dict[str, Callable] = {
     "merge adapters": lambda m, rng: kg.merge_adapters(m),
     "unmerge adapters": lambda m, rng: kg.unmerge_adapters(m),
     "remove adapters": lambda m, rng: kg.remove_adapters(m),
+    "plain": lambda m, rng: kg.plain(m, ties="untie"),
     "tie": _tied,
     "untie": _untied,
     "share": _shared,
@@ -335,8 +336,8 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         model = result
 
 
-PARTS = ("split and join", "extract", "submodel", "from the middle")
-"""Verbs whose result is a part, which is not the donor's kind of model."""
+PARTS = ("split and join", "extract", "submodel", "from the middle", "plain")
+"""Verbs whose result is a part, or of Keras's classes only: not the donor's kind of model."""
 
 
 def sequence(seed: int) -> tuple[dict, list[tuple[str, int]]]:

@@ -174,6 +174,24 @@ def test_an_edit_at_any_depth_that_changes_no_arithmetic(plan, data):
 
 
 @bounded
+@given(plans())
+def test_the_plain_model_is_keras_s_and_gives_the_same(plan):
+    model = interpret(plan)
+    x = random_inputs(model, 3)
+    before = numpy(model(x))
+    try:
+        plain = kg.plain(model, ties="untie")
+    except kg.EditError as error:
+        assert "Keras's own layers cannot express" in str(error)
+        return
+    for node in everything(kg.read(plain)):
+        assert type(node.operation).__module__.startswith("keras."), node
+    for a, b in zip(numpy(plain(x)), before, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    flatly(before, model(x))
+
+
+@bounded
 @given(plans(), st.data())
 def test_a_rewrite_to_itself_changes_nothing_and_each_match_is_what_the_pattern_says(plan, data):
     model = interpret(plan)

@@ -270,6 +270,18 @@ def test_rewrite_by_a_pattern():
     """)
 
 
+def test_plain():
+    x = keras.Input((4,), name="x")
+    y = kg.layers.Operator("pow", name="square")(layers.Dense(4, name="d")(x), 2)
+    model = kg.freeze(keras.Model(x, y))
+    assert as_text(model).startswith("d(Frozen)")
+    assert as_text(kg.plain(model)) == lines("""
+        d(Dense): x -> (?, 4) float32
+        square_power(Power): d -> (?, 4) float32
+        outputs: square_power
+    """)
+
+
 def test_remove_and_rewire():
     assert as_text(kg.remove(tiny(), "b")) == lines("""
         a(Dense): x -> (?, 4) float32

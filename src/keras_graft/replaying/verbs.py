@@ -18,6 +18,7 @@ from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
+from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
@@ -38,7 +39,7 @@ from keras_graft.shared.untie import untie
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "extract": extract, "submodel": submodel, "split": split, "join": join,
     "replace": replace, "insert": insert, "remove": remove, "rewire": rewire, "repeat": repeat,
-    "rewrite": rewrite,
+    "rewrite": rewrite, "plain": plain,
     "inline": inline, "nest": nest, "reinput": reinput, "patch": patch,
     "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
     "freeze": freeze, "unfreeze": unfreeze, "train_only": train_only,
