@@ -109,7 +109,7 @@ class Expressed:
         return caller(both, node.template)
 
     def _keep(self, node: Node, layer: Any) -> Made:
-        return lambda *tensors: list(tensors) if len(tensors) > 1 else tensors[0]
+        return lambda first, *more: [first, *more] if more else first
 
     def _dynamic(self, node: Node, layer: Any) -> Made:
         """Return the op with the sizes that are known; one that is not may be -1 in a reshape."""

@@ -147,16 +147,16 @@ def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
     config = {**first.get_config(), "kernel_size": size, "use_bias": True, "padding": "same"}
     new = type(first).from_config(config)
     y = new(x)
-    array = _arguments.array
-    kernel, bias = np.zeros(new.kernel.shape, "float64"), np.zeros(new.filters, "float64")
+    array, inputs = _arguments.array, new.kernel.shape[-2]
+    kernel, bias = np.zeros(new.kernel.shape), np.zeros(new.filters)
     sizes = _sizes(match.inputs["x"].spec, first)
     for kind, i in branches:
         conv = match[f"conv{i}"] if kind.startswith("conv") else None
         own = [1] * first.rank if conv is None else conv.kernel_size
         shift = np.zeros(new.filters)
         if conv is None:  # each channel is handed on
-            part = np.zeros((*own, *kernel.shape[-2:]))
-            part[..., np.arange(new.filters) % kernel.shape[-2], np.arange(new.filters)] = 1
+            part = np.zeros((*own, inputs, new.filters))
+            part[..., np.arange(new.filters) % inputs, np.arange(new.filters)] = 1
         else:
             part, shift = array(conv.kernel, 1), array(conv.bias, shift)
         if kind.endswith("bn"):

@@ -180,7 +180,7 @@ def asked(function: Any, names: Sequence[str], what: str) -> dict[str, str | Non
     if isinstance(function, keras.Operation):
         raise EditError(
             f"{what} is a function of the names of the pattern: lambda {', '.join(names)}: ...; "
-            f"got the layer {function.name!r}."
+            f"got the layer {getattr(function, 'name', '')!r}."
         )
     try:
         parameters = list(inspect.signature(function).parameters.values())

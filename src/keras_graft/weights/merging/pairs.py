@@ -50,7 +50,7 @@ def matched(first: Source, other: Source) -> dict[str, Entry]:
 
 
 def _key(source: Source, weight: Any, own: dict[str, str]) -> str:
-    return weight.path if source.kind == "h5" else own.get(weight.address, weight.address)
+    return str(weight.path) if source.kind == "h5" else own.get(weight.address, weight.address)
 
 
 def _entry(source: Source, weight: Any, by_address: dict[str, Entry]) -> Entry:
