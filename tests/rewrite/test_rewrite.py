@@ -292,6 +292,14 @@ def test_two_calls_of_a_pattern_are_two_calls_of_the_graph():
     assert len(kg.matches(model, lambda x, a, s: s([(h := a(x)), h]), a=RELU, s=layers.Add)) == 1
 
 
+def test_a_tensor_of_a_pattern_comes_from_outside_the_match():
+    x = keras.Input((4,), name="x")
+    h = RELU(name="r")(x)
+    model = keras.Model(x, layers.Add(name="add")([h, h]))
+    found = kg.matches(model, lambda x, y, r, s: s([r(x), y]), r=RELU, s=layers.Add)
+    assert found.near == (("add", "y would be 'r', which is made inside the match"),)
+
+
 def test_conditions_on_a_match():
     model = chain(dense("a"), dense("b", activation="relu"), dense("c", use_bias=False))
     one = lambda x, d: d(x)  # noqa: E731

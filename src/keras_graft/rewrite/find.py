@@ -166,6 +166,10 @@ def _used_outside(match: Match, graph: Graph) -> str:
     inner = {n.key for n in match.nodes}
     given = {v.key for v in match.outputs}
     last = {v.key for v in graph.outputs}
+    for name, value in match.inputs.items():
+        maker = graph.producer(value)
+        if maker is not None and maker.key in inner:
+            return f"{name} would be {value.path!r}, which is made inside the match"
     for node in match.nodes:
         for value in node.gives:
             if value.key in given:
