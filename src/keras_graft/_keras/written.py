@@ -35,19 +35,19 @@ class Placeholder(keras.KerasTensor):
         raise NotImplementedError
 
     @property
-    def shape(self) -> Any:
+    def shape(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unknown("shape")
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unknown("dtype")
 
     @property
-    def sparse(self) -> Any:
+    def sparse(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unknown("sparse")
 
     @property
-    def ragged(self) -> Any:
+    def ragged(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.unknown("ragged")
 
     def __iter__(self) -> Iterator[Any]:

@@ -74,11 +74,12 @@ class Expressed:
                 dtype=layer.dtype_policy if layer.autocast else dtype,
             )  # fmt: skip
         table = self._made[id(layer)]
-        values = ops.convert_to_numpy(variable).reshape(1, size)
+        values = np.reshape(ops.convert_to_numpy(variable), (1, size))
 
         def give(anchor: Any) -> Any:
             # A row that is always the same: Keras has no layer that gives a variable.
-            row = table(ops.zeros_like(ops.reshape(anchor, (-1,))[0], dtype="int32"))
+            flat: Any = ops.reshape(anchor, (-1,))
+            row = table(ops.zeros_like(flat[0], dtype="int32"))
             table.set_weights([values])
             table.trainable = layer.trains
             return ops.reshape(row, shape)
@@ -96,8 +97,8 @@ class Expressed:
         if node.outputs[0].mask is not None:
             raise NotPlainError("a mask goes through it")
         if layer.value is None:
-            return lambda x, new: ops.zeros_like(x) + ops.cast(new, x.dtype)
-        return lambda x: ops.zeros_like(x) + np.asarray(layer.value, x.dtype)
+            return lambda x, new: ops.add(ops.zeros_like(x), ops.cast(new, x.dtype))
+        return lambda x: ops.add(ops.zeros_like(x), np.asarray(layer.value, x.dtype))
 
     def _then(self, node: Node, layer: Any) -> Made:
         def both(*args: Any, **kwargs: Any) -> Any:

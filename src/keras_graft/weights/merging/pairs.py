@@ -50,7 +50,8 @@ def matched(first: Source, other: Source) -> dict[str, Entry]:
 
 
 def _key(source: Source, weight: Any, own: dict[str, str]) -> str:
-    return str(weight.path) if source.kind == "h5" else own.get(weight.address, weight.address)
+    address = str(weight.address)
+    return str(weight.path) if source.kind == "h5" else own.get(address, address)
 
 
 def _entry(source: Source, weight: Any, by_address: dict[str, Entry]) -> Entry:
