@@ -1,5 +1,7 @@
 """What is refused, in which words, and that the way out works; near misses; the report."""
 
+import contextlib
+
 import keras
 import pytest
 from keras import layers, ops
@@ -162,3 +164,14 @@ def test_a_call_with_another_setting_is_a_near_miss():
     assert (
         path.startswith("relu") and "is Sum(axis=[1], keepdims=False), expected Sum(axis=[0]" in why
     )
+
+
+@pytest.mark.parametrize("pattern", [lambda x: ops.relu(x), lambda x: 1 / 0, lambda x: x.shape])
+def test_keras_is_as_it_was_after_a_pattern_is_written_down(pattern):
+    before = keras.Operation.symbolic_call, keras.Layer.__call__
+    filtering = keras.config.is_traceback_filtering_enabled()
+    with contextlib.suppress(kg.EditError):
+        kg.matches(made(), pattern)
+    assert (keras.Operation.symbolic_call, keras.Layer.__call__) == before
+    assert keras.config.is_traceback_filtering_enabled() == filtering
+    assert ops.relu(keras.Input((3,))).shape == (None, 3)

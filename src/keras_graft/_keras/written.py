@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -62,8 +63,6 @@ def _names_unpacked() -> int | None:
 
     As torch.fx's `Proxy.__iter__`: the instruction that runs in the calling frame says it.
     """
-    import sys
-
     frame = sys._getframe(2)
     for instruction in dis.get_instructions(frame.f_code):
         if instruction.offset == frame.f_lasti:
