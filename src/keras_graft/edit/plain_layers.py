@@ -74,7 +74,8 @@ class Expressed:
                 dtype=layer.dtype_policy if layer.autocast else dtype,
             )  # fmt: skip
         table = self._made[id(layer)]
-        values = np.reshape(ops.convert_to_numpy(variable), (1, size))
+        values: Any = ops.convert_to_numpy(variable)
+        values = values.reshape(1, size)
 
         def give(anchor: Any) -> Any:
             # A row that is always the same: Keras has no layer that gives a variable.
