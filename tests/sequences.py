@@ -181,6 +181,11 @@ def _resized(model, rng):
     return kg.reinput(model, {name: (*tensor.shape[1:-1], _width(rng))})
 
 
+def _rewritten(model, rng, replacement):
+    node = _node(model, rng)
+    return kg.rewrite(model, lambda x, f: f(x), replacement, f=type(node.operation))
+
+
 VERBS: dict[str, Callable] = {
     "read and build": lambda m, rng: kg.build(kg.read(m)),
     "insert linear": _same,
@@ -196,6 +201,8 @@ VERBS: dict[str, Callable] = {
     "insert after": lambda m, rng: kg.insert(m, _new(rng), after=[_values(m, rng)]),
     "insert before": lambda m, rng: kg.insert(m, _new(rng), before=[_node(m, rng)]),
     "replace": lambda m, rng: kg.replace(m, [_node(m, rng)], _new(rng)),
+    "rewrite to itself": lambda m, rng: _rewritten(m, rng, lambda x, f: f(x)),
+    "rewrite": lambda m, rng: _rewritten(m, rng, lambda x, f: keras.ops.tanh(f(x))),
     "remove": lambda m, rng: kg.remove(m, [_node(m, rng)]),
     "remove keeping": lambda m, rng: (
         lambda node: kg.remove(m, node, keep=rng.choice(node.inputs).within(node.home, node.scope))
@@ -218,13 +225,14 @@ VERBS: dict[str, Callable] = {
     "merge adapters": lambda m, rng: kg.merge_adapters(m),
     "unmerge adapters": lambda m, rng: kg.unmerge_adapters(m),
     "remove adapters": lambda m, rng: kg.remove_adapters(m),
+    "plain": lambda m, rng: kg.plain(m, ties="untie"),
     "tie": _tied,
     "untie": _untied,
     "share": _shared,
     "fresh": lambda m, rng: kg.clone(m, weights="fresh", seed=1),
 }  # fmt: skip
 
-EXACT = ("read and build", "insert linear", "replace by itself", "split and join", "inline", "nest",
+EXACT = ("read and build", "insert linear", "replace by itself", "rewrite to itself", "split and join", "inline", "nest",
          "clone", "transplant", "save and load", "reinput batch", "unshare", "untie", "freeze",
          "unfreeze", "lora", "train only", "set adapters", "merge adapters", "unmerge adapters",
          "remove adapters")  # fmt: skip
@@ -320,7 +328,7 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
                 check_equal(before, arrays(result(x)), where)
             check_announced(result)
             str(kg.diff(model, result))
-            if verb in ("insert after", "insert before", "replace"):
+            if verb in ("insert after", "insert before", "replace", "rewrite"):
                 check_places_told(model, result)
             if subclassed and verb not in PARTS:
                 assert isinstance(result, Scored), f"{where}: the class is gone"
@@ -328,8 +336,8 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         model = result
 
 
-PARTS = ("split and join", "extract", "submodel", "from the middle")
-"""Verbs whose result is a part, which is not the donor's kind of model."""
+PARTS = ("split and join", "extract", "submodel", "from the middle", "plain")
+"""Verbs whose result is a part, or of Keras's classes only: not the donor's kind of model."""
 
 
 def sequence(seed: int) -> tuple[dict, list[tuple[str, int]]]:

@@ -29,6 +29,7 @@ ORDER = [
     "shared",
     "parts",
     "edit",
+    "rewrite",
     "inside",
     "training",
     "tasks",

@@ -46,6 +46,8 @@ CALLS = {
     "recorder compile": lambda m, value: kg.recorder(m, "a", compile=value),
     "given name": lambda m, value: kg.patch(m, {"a": kg.Given("g", value)}),
     "given dtype": lambda m, value: kg.patch(m, {"a": kg.Given("g", dtype=value)}),
+    "plain": lambda m, value: kg.plain(m, ties=value),
+    "merge_checkpoints": lambda m, value: kg.merge_checkpoints([m, model()], value),
     "show": lambda m, value: kg.show(m, as_=value),
     "reinput": lambda m, value: kg.reinput(m, (6,), channels=value),
 }

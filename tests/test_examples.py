@@ -15,6 +15,7 @@ WORDS = {
     "another_input": 'kg.submodel(model, outputs="last_pool")',
     "recipe_swap_activation": "49 layers exchanged, 16 with trained values kept",
     "recipe_norm_swap": "bn_Conv1: 8 groups of 32 channels",
+    "rewrite": "['image', 'conv3']",
     "recipe_fold_batchnorm": "kept: it reads 'pool' (MaxPooling2D)",
     "recipe_add_adapters": "6 adapters: 5,896 parameters train, of 1,539,964",
     "recipe_add_dropout": "the same predictions, to the bit",

@@ -174,6 +174,53 @@ def test_an_edit_at_any_depth_that_changes_no_arithmetic(plan, data):
 
 
 @bounded
+@given(plans())
+def test_the_plain_model_is_keras_s_and_gives_the_same(plan):
+    model = interpret(plan)
+    x = random_inputs(model, 3)
+    before = numpy(model(x))
+    try:
+        plain = kg.plain(model, ties="untie")
+    except kg.EditError as error:
+        assert "Keras's own layers cannot express" in str(error)
+        return
+    for node in everything(kg.read(plain)):
+        assert type(node.operation).__module__.startswith("keras."), node
+    for a, b in zip(numpy(plain(x)), before, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    flatly(before, model(x))
+
+
+@bounded
+@given(plans(), st.data())
+def test_a_rewrite_to_itself_changes_nothing_and_each_match_is_what_the_pattern_says(plan, data):
+    model = interpret(plan)
+    x = random_inputs(model, 3)
+    nodes = [n for n in everything(kg.read(model)) if n.nested is None]
+    first = data.draw(st.sampled_from(nodes)) if nodes else None
+    if first is None or not first.consumers:
+        return
+    kinds = {
+        "a": type(first.operation),
+        "b": type(data.draw(st.sampled_from(first.consumers)).operation),
+    }
+    pattern = lambda x, a, b: b(a(x))  # noqa: E731
+    found = kg.matches(model, pattern, **kinds)
+    taken = [(n, n.scope) for match in found for n in match.nodes]
+    assert len(set(taken)) == len(taken)
+    for match in found:
+        a, b = match.nodes
+        assert type(a.operation) is kinds["a"] or isinstance(a.operation, kinds["a"])
+        assert a.values[0].consumers == (b,) and not {v.key for v in a.outputs} & {
+            v.key for v in a.home.outputs
+        }
+    if len(found):
+        edited = kg.rewrite(model, pattern, lambda x, a, b: b(a(x)), **kinds)
+        equal(model(x), edited(x))
+        same_weights(model, edited)
+
+
+@bounded
 @given(plans(), st.data())
 def test_adapters_that_add_nothing_change_nothing_anywhere(plan, data):
     model = interpret(plan)

@@ -16,6 +16,7 @@ from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
+from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
@@ -62,6 +63,9 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
+from keras_graft.rewrite.match import Match, Matches
+from keras_graft.rewrite.matches import matches
+from keras_graft.rewrite.rewrite import rewrite
 from keras_graft.shared.share import share
 from keras_graft.shared.tie import register_transform, tie
 from keras_graft.shared.unshare import unshare
@@ -73,6 +77,8 @@ from keras_graft.training.rates import Rates
 from keras_graft.weights import resize
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.carry_optimizer import carry_optimizer
+from keras_graft.weights.merge_checkpoints import merge_checkpoints
+from keras_graft.weights.merging.report import Merged
 from keras_graft.weights.report import Transplanted
 from keras_graft.weights.save_weights import save_weights
 from keras_graft.weights.torch_format.report import TorchNames
@@ -88,12 +94,13 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
-    "replace_backbone",
+    "replace_backbone", "rewrite", "matches", "plain",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
     "clone", "share", "unshare", "tie", "untie", "register_transform",
     "transplant", "resize", "carry_optimizer", "save_weights", "torch_names",
+    "merge_checkpoints",
     # whole jobs, one readable file each
     "recipes",
     # pictures
@@ -108,7 +115,7 @@ __all__ = [
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Stages", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
-    "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

@@ -251,6 +251,37 @@ def test_replace_by_a_layer_and_by_a_function_of_tensors():
     """)
 
 
+def test_rewrite_by_a_pattern():
+    pattern = lambda x, b, add: add([b(x), x])  # noqa: E731
+    found = kg.matches(tiny(), pattern, b=layers.ReLU, add=layers.Add)
+    assert str(found) == lines("""
+        1 match
+        x  b  add
+        a  b  add
+    """)
+    new = kg.rewrite(
+        kg.read(tiny()), pattern, lambda x, b: keras.ops.tanh(b(x)), b=layers.ReLU, add=layers.Add
+    )
+    assert as_text(new) == lines("""
+        a(Dense): x -> (?, 4) float32
+        b(ReLU): a -> (?, 4) float32
+        add_tanh(Tanh): b -> (?, 4) float32
+        outputs: add_tanh
+    """)
+
+
+def test_plain():
+    x = keras.Input((4,), name="x")
+    y = kg.layers.Operator("pow", name="square")(layers.Dense(4, name="d")(x), 2)
+    model = kg.freeze(keras.Model(x, y))
+    assert as_text(model).startswith("d(Frozen)")
+    assert as_text(kg.plain(model)) == lines("""
+        d(Dense): x -> (?, 4) float32
+        square_power(Power): d -> (?, 4) float32
+        outputs: square_power
+    """)
+
+
 def test_remove_and_rewire():
     assert as_text(kg.remove(tiny(), "b")) == lines("""
         a(Dense): x -> (?, 4) float32

@@ -154,6 +154,9 @@ from keras_graft._keras.views import own_seeds as own_seeds
 from keras_graft._keras.views import takes_masks_off as takes_masks_off
 from keras_graft._keras.views import thawed as thawed
 from keras_graft._keras.views import view as view
+from keras_graft._keras.written import Placeholder as Placeholder
+from keras_graft._keras.written import Written as Written
+from keras_graft._keras.written import calls_written as calls_written
 
 for _name, _found in list(globals().items()):
     if inspect.isfunction(_found):

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from keras_graft import advice
+from keras_graft.edit.part import Part
 from keras_graft.errors import EditError, GraphError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
@@ -23,6 +24,7 @@ from keras_graft.tables import counted
 Made = tuple[list[Node], list[Value]]
 Put = Callable[[Graph, Sequence[Value], Node | None], Made]
 """Makes the new nodes at a place, from the graph, the values read there, and the node concerned."""
+
 
 WayOut = Callable[[Graph, Node, str], str]
 """Returns advice on a call that cannot run, from the graph, the node and the specs it takes."""
@@ -46,6 +48,7 @@ class _Patch:
         self._read_as: dict[Value, list[Value]] = {}  # the inverse of _reads
         self._first: list[Node] = []
         self._dropped: list[Value] = []
+        self._late: list[Value] = []
 
     def node(self, node: Node) -> Node:
         """Return the handle of a node in the current graph, with the specs of its inputs known."""
@@ -114,10 +117,16 @@ class _Patch:
             if was.spec != new.spec or was.mask != new.mask:
                 return self._flush()  # the next trace needs the new specs
 
+    def may_come_late(self, values: Sequence[Value]) -> None:
+        """Say that some nodes that read these new values may stand before what gives them."""
+        self._late += values
+
     def _flush(self) -> None:
         graph = self.graph.spliced(self._instead, self._reads, self._first)
-        self.graph = in_order(graph, self._instead)
+        early = {n: [n] for v in self._late if v in graph for n in graph.consumers(v)}
+        self.graph = in_order(graph, {**early, **self._instead})
         self._instead, self._reads, self._read_as, self._first = {}, {}, {}, []
+        self._late = []
 
     def done(self) -> Graph:
         """Apply the collected changes, and return the graph."""
@@ -141,6 +150,31 @@ def replace(graph: Graph, nodes: Sequence[Node], put: Put, infer: Infer) -> Grap
                 f"{'is' if len(used) == 1 else 'are'} used. Give one value for each old one."
             )
         patch.put(node, steps, dict(zip(node.outputs, outputs, strict=True)))
+    return patch.done()
+
+
+def substitute(
+    graph: Graph, parts: Sequence[Part], put: Callable[..., Made], infer: Infer
+) -> Graph:
+    """Replace parts of several nodes, which give values of the same specs as before.
+
+    Args:
+        graph: The graph.
+        parts: Each after those whose outputs it reads; none has a node of another.
+        put: Makes the new nodes, from the graph, the values read there, and `Part.what`.
+        infer: Infers the specs.
+    """
+    patch = _Patch(graph, infer, _with_it([], "replace it too by a new {}"))
+    for part in parts:
+        ordered = sorted((patch.node(n) for n in part.nodes), key=patch.graph.position)
+        inputs = [patch.now(patch.graph.node(node).inputs[i]) for node, i in part.reads]
+        steps, outputs = put(patch.graph, inputs, part.what)
+        *others, last = ordered
+        if len(part.outputs) > 1:
+            patch.may_come_late(outputs)
+        for node in others:
+            patch.put(node, [], {})
+        patch.put(last, steps, dict(zip(part.outputs, outputs, strict=True)))
     return patch.done()
 
 

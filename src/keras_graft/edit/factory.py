@@ -68,7 +68,7 @@ def put_in(new: Any, place: At, names: set[str]) -> tuple[list[Node], list[Value
     for operation in {id(node.operation): node.operation for node in found.steps}.values():
         kind = found.kinds.get(id(operation)) or _keras.named_since(operation, before)
         if kind and not place.graph.calls(operation):
-            operation.name = _name_there(kind, place, names)
+            operation.name = name_there(kind, place, names)
             named.add(id(operation))
     layer = new if isinstance(new, keras.Layer) else None
     put(Put(new, data, id(new) in named))
@@ -79,7 +79,7 @@ def _can_go_in(new: Any) -> bool:
     return callable(new) and not isinstance(new, type | Graph)
 
 
-def _name_there(kind: str, place: At, names: set[str]) -> str:
+def name_there(kind: str, place: At, names: set[str]) -> str:
     """Return a free name made of the place and the kind of the new layer: `"b0_add_dropout"`."""
     graph = place.graph
     inputs = {value.name for value in graph.inputs}

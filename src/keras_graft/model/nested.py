@@ -47,7 +47,21 @@ Edit = Callable[[Graph, list[Any]], Graph]
 If nested models changed, specs are not inferred yet: this edit may remove the nodes behind them.
 """
 
-_Step = tuple[int, int]  # an operation, by its identity, and which of its calls
+
+class _Of:
+    """An operation that compares by its identity, whatever its own class says."""
+
+    def __init__(self, operation: Any) -> None:
+        self.operation = operation
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Of) and other.operation is self.operation
+
+    def __hash__(self) -> int:
+        return id(self.operation)
+
+
+_Step = tuple[_Of, int]  # an operation, and which of its calls
 _Mark = tuple[tuple[_Step, ...], _Step | None, int | None] | Tag
 """The calls that lead to it, the node (None: an input), and for a value which output or input. A
 tag marks itself."""
@@ -218,7 +232,7 @@ def _mark(item: Item | Tag, depth: int) -> _Mark:
 
 
 def _step(node: Node) -> _Step:
-    return id(node.operation), node.call
+    return _Of(node.operation), node.call
 
 
 def _find(graph: Graph, mark: _Mark) -> Item | Tag:
@@ -240,7 +254,7 @@ def _find(graph: Graph, mark: _Mark) -> Item | Tag:
 
 
 def _call(graph: Graph, step: _Step) -> Node:
-    calls = [n for n in graph.steps if id(n.operation) == step[0]]
+    calls = graph.calls(step[0].operation)  # not a search: there may be thousands of places
     if step[1] >= len(calls):
         raise EditError(
             f"What was selected in the nested model {graph.name!r} only computes the mask of one "

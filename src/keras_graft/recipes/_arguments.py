@@ -1,7 +1,8 @@
-"""What the recipes say of arguments that are wrong."""
+"""What the recipes say of arguments that are wrong, and what they ask of layers."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -9,6 +10,13 @@ import numpy as np
 
 import keras_graft as kg
 from keras_graft.printable import shown
+
+# By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
+FUNCTIONS = {
+    name.replace("_", ""): function
+    for name, function in vars(keras.activations).items()
+    if callable(function)
+}
 
 
 def whole(recipe: str, name: str, number: Any) -> int:
@@ -50,3 +58,50 @@ def in_training(node: kg.Node) -> bool:
     for call in (*node.scope, node):
         flag = call.flag(flag)
     return bool(flag)
+
+
+def function_of(operation: Any) -> str:
+    """Return the name of the function that an operation is, or nothing if it is another thing."""
+    kind = type(operation)
+    function: Any = FUNCTIONS.get(kind.__name__.lower())
+    if function is None or kind.__module__.partition(".")[0] != "keras":
+        return ""
+    own = {
+        p.name: getattr(operation, p.name)
+        for p in inspect.signature(function).parameters.values()
+        if getattr(operation, p.name, p.default) != p.default
+    }
+    text = ", ".join(f"{key}={value}" for key, value in own.items())
+    return f"{function.__name__}({text})" if own else function.__name__
+
+
+def shared_layers(graph: kg.Graph) -> dict[int, str]:
+    """Return why layers, by identity, cannot get other weights: their weights are not theirs alone."""
+    found: dict[int, str] = {}
+    calls: dict[int, set[Any]] = {}
+    users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
+    for node in kg.select(graph, "**").nodes:
+        if node.nested is not None:
+            continue
+        for weight in getattr(node.operation, "weights", []):
+            users.setdefault(id(weight), {})[id(node.operation)] = node.path
+        # Calls of one nested model are the same calls of what is inside.
+        around = id(node.scope[-1].operation) if node.scope else None
+        calls.setdefault(id(node.operation), set()).add((around, node.call))
+        layer: Any = node.operation
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            found[id(layer)] = "is quantized or has LoRA weights"
+    for key, made in calls.items():
+        if len(made) > 1:
+            found[key] = f"is called {len(made)} times"
+    for layers in users.values():
+        for key in layers if len(layers) > 1 else ():
+            others = ", ".join(repr(path) for other, path in layers.items() if other != key)
+            found.setdefault(key, f"shares a weight with {others}")
+    return found
+
+
+def array(variable: Any, default: Any) -> Any:
+    """Return the value of a variable in double precision; `default` where there is none."""
+    value = default if variable is None else keras.ops.convert_to_numpy(variable)
+    return np.asarray(value, "float64")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,13 +11,6 @@ import keras
 import keras_graft as kg
 from keras_graft.printable import words_of
 from keras_graft.recipes import _arguments
-
-# By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
-_FUNCTIONS = {
-    name.replace("_", ""): function
-    for name, function in vars(keras.activations).items()
-    if callable(function)
-}
 
 
 def swap_activation(
@@ -96,27 +88,12 @@ def _name(function: Any) -> str:
 
 def _activations(operation: Any) -> Iterator[str]:
     """Yield the names of the functions that an operation applies."""
-    name = _function(operation)
+    name = _arguments.function_of(operation)
     if name:
         yield name
     # What is inside a model that can be opened are nodes of their own.
     elif isinstance(operation, keras.Layer) and not isinstance(operation, keras.Model):
         yield from (name for _, _, name in _places(_config(operation)))
-
-
-def _function(operation: Any) -> str:
-    """Return the name of the function that an operation is, or nothing if it is another thing."""
-    kind = type(operation)
-    function: Any = _FUNCTIONS.get(kind.__name__.lower())
-    if function is None or kind.__module__.partition(".")[0] != "keras":
-        return ""
-    own = {
-        p.name: getattr(operation, p.name)
-        for p in inspect.signature(function).parameters.values()
-        if getattr(operation, p.name, p.default) != p.default
-    }
-    text = ", ".join(f"{key}={value}" for key, value in own.items())
-    return f"{function.__name__}({text})" if own else function.__name__
 
 
 def _config(layer: Any) -> dict[str, Any]:
@@ -133,7 +110,7 @@ def _places(config: Any) -> Iterator[tuple[Any, Any, str]]:
     """
     entries = config.items() if isinstance(config, dict) else enumerate(config)
     for key, entry in entries:
-        name = _name(entry) if key == "activation" else _function(_made(entry))
+        name = _name(entry) if key == "activation" else _arguments.function_of(_made(entry))
         if name:
             yield config, key, name
         elif isinstance(entry, dict | list):
@@ -142,7 +119,10 @@ def _places(config: Any) -> Iterator[tuple[Any, Any, str]]:
 
 def _made(entry: Any) -> Any:
     """Return the layer or op that an entry of a configuration describes, if it is a function."""
-    if not isinstance(entry, dict) or str(entry.get("class_name")).lower() not in _FUNCTIONS:
+    if (
+        not isinstance(entry, dict)
+        or str(entry.get("class_name")).lower() not in _arguments.FUNCTIONS
+    ):
         return None
     return keras.saving.deserialize_keras_object(entry)
 
@@ -155,7 +135,7 @@ def _policy(node: kg.Node) -> Any:
 
 def _with_new(node: kg.Node, name: str, new: Any) -> Any:
     operation: Any = node.operation
-    if _function(operation):
+    if _arguments.function_of(operation):
         return keras.layers.Activation(new, name=operation.name, dtype=_policy(node))
     try:
         config = operation.get_config()

@@ -110,7 +110,7 @@ def _step(step: Any, place: Place, left: list[int], depth: int) -> dict[str, Any
         place.refuse(f"{name}: arguments are names with values; got {shown(given)}.")
     known = verbs()[name].arguments
     for argument in given:
-        if argument not in known:
+        if argument not in known and not verbs()[name].more:
             near = nearest(str(argument), known)
             hint = f" Nearest: {listed(near)}." if near else ""
             place.refuse(

@@ -91,6 +91,8 @@ def _step(verb: Verb) -> dict[str, Any]:
     value = _list(_ref("stage")) if verb.name == "join" else _ref("value")
     needed = [name for name, needed in verb.arguments.items() if needed]
     arguments = _object(dict.fromkeys(verb.arguments, value), needed)
+    if verb.more:
+        arguments["additionalProperties"] = value
     properties = {"verb": {"const": verb.name}, "arguments": arguments}
     required = ["verb", "arguments"] if needed else ["verb"]
     if verb.name == "split":

@@ -18,6 +18,7 @@ from keras_graft.edit.freeze import freeze
 from keras_graft.edit.inline import inline
 from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
+from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
@@ -29,6 +30,7 @@ from keras_graft.model.clone import clone
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
+from keras_graft.rewrite.rewrite import rewrite
 from keras_graft.shared.share import share
 from keras_graft.shared.tie import tie
 from keras_graft.shared.unshare import unshare
@@ -37,6 +39,7 @@ from keras_graft.shared.untie import untie
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "extract": extract, "submodel": submodel, "split": split, "join": join,
     "replace": replace, "insert": insert, "remove": remove, "rewire": rewire, "repeat": repeat,
+    "rewrite": rewrite, "plain": plain,
     "inline": inline, "nest": nest, "reinput": reinput, "patch": patch,
     "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
     "freeze": freeze, "unfreeze": unfreeze, "train_only": train_only,
@@ -61,11 +64,13 @@ class Verb:
         name: Its name.
         function: The verb.
         arguments: The names of its arguments without the model; whether each is required.
+        more: Whether it takes arguments of any other name.
     """
 
     name: str
     function: Callable[..., Any]
     arguments: dict[str, bool]
+    more: bool = False
 
 
 @functools.cache
@@ -75,6 +80,8 @@ def verbs() -> dict[str, Verb]:
     for name, function in _FUNCTIONS.items():
         others = list(inspect.signature(function).parameters.values())[1:]
         left = _LEFT_OUT.get(name, ())
-        names = {p.name: p.default is p.empty for p in others if p.name not in left}
-        found[name] = Verb(name, function, {"stages": True} if name == "join" else names)
+        more = any(p.kind is p.VAR_KEYWORD for p in others)
+        others = [p for p in others if p.kind is not p.VAR_KEYWORD and p.name not in left]
+        names = {p.name: p.default is p.empty for p in others}
+        found[name] = Verb(name, function, {"stages": True} if name == "join" else names, more)
     return found

@@ -1,0 +1,1 @@
+"""Rewrite a network by patterns: find parts of it, and put others in their place."""

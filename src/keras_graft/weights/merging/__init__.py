@@ -1,0 +1,1 @@
+"""Merge checkpoints: the formulas, the sources, and the files that are written."""
