@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from keras_graft.printable import shown
 from keras_graft.pruning.call import Call, variable_behind_views
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.network import Network
+from keras_graft.ties.layer import named_weights
 from keras_graft.tables import Table, Tabular, counted
 
 
@@ -179,35 +181,47 @@ def reached(graph: Graph, nodes: list[Node]) -> tuple[Network, list[Axis | None]
         graph = opened_for(graph, [f"{path}/*" for path in sorted(paths)])
 
 
-def group_of(network: Network, name: str, sources: list[Axis]) -> Group:
-    """Return the report of the group of some axes."""
+def group_of(
+    network: Network, name: str, sources: list[Axis], axes: Iterable[Axis] | None = None
+) -> Group:
+    """Return the report of the group of some axes.
+
+    Args:
+        network: The network, with the axes reached.
+        name: The path of the layer that it is asked for.
+        sources: The axes: the units are numbered in the order in which they come there.
+        axes: The axes that the group may have; all that were reached if None.
+    """
     closure = network.closure
-    classes = [closure.classes(source) for source in sources]
-    order = dict.fromkeys(c for row in classes for c in row.tolist())
-    numbers = {c: i for i, c in enumerate(order)}
+    classes = np.concatenate([closure.classes(source) for source in sources])
+    known, first = np.unique(classes, return_index=True)
+    number = np.empty(len(known), "int64")
+    number[np.argsort(first)] = np.arange(len(known))
 
     def units(axis: Axis) -> np.ndarray:
-        return np.array([numbers.get(c, -1) for c in closure.classes(axis).tolist()], "int64")
+        of = closure.classes(axis)
+        place = np.clip(np.searchsorted(known, of), 0, len(known) - 1)
+        return np.where(known[place] == of, number[place], -1)
 
     protected: dict[int, str] = {}
     changes: dict[str, None] = {}
     members: dict[Axis, Member] = {}
-    giving = _giving(network, numbers)
-    for axis in closure.axes:
-        if isinstance(axis.holder, tuple) and axis.holder[0] == "number":
-            continue
-        of = units(axis)
-        if (of < 0).all():
-            continue
+    found = {axis: units(axis) for axis in (closure.axes if axes is None else axes)}
+    found = {axis: of for axis, of in found.items() if (of >= 0).any()}
+    giving = _giving(network, found)
+    for axis, of in found.items():
         if axis in network.stops:
-            for unit in sorted(set(of[of >= 0].tolist())):
+            for unit in np.unique(of[of >= 0]).tolist():
                 protected.setdefault(unit, network.stops[axis])
         if axis in network.notes:
             changes[network.notes[axis]] = None
-        if isinstance(axis.holder, tuple):
+        if isinstance(axis.holder, tuple) and axis.holder[0] == "weight":
             members[axis] = _member(network, axis, of, axis in giving)
-    found = sorted(protected.items())
-    return Group(name, units(sources[0]), tuple(members.values()), dict(found), tuple(changes))
+    rows = sorted(members.items(), key=lambda item: network.place(item[0]))
+    return Group(
+        name, units(sources[0]), tuple(m for _, m in rows), dict(sorted(protected.items())),
+        tuple(changes),
+    )  # fmt: skip
 
 
 def _member(network: Network, axis: Axis, of: np.ndarray, gives: bool) -> Member:
@@ -220,24 +234,19 @@ def _member(network: Network, axis: Axis, of: np.ndarray, gives: bool) -> Member
 
 def _variable(call: Call, axis: Axis) -> tuple[Any, str]:
     prefix = "/".join(n.name for n in (*call.node.scope, call.node))
-    from keras_graft.ties.layer import named_weights
-
     for name, weight in named_weights(call.layer).items():
         if id(variable_behind_views(weight)) == axis.holder[1]:  # type: ignore[index]
             return weight, f"{prefix}/{name}"
     raise AssertionError(axis)
 
 
-def _giving(network: Network, numbers: dict[int, int]) -> set[Axis]:
+def _giving(network: Network, axes: Container[Axis]) -> set[Axis]:
     """Return the axes of weights that compute units: coupled with the source of their own call."""
     found: set[Axis] = set()
-    for key, call in network.reached_calls():
-        source = call.source
-        if source is None or source not in network.closure.axes_known:
+    for call in network.reached_calls():
+        if call.source is None or call.source not in axes:
             continue
-        if not any(c in numbers for c in network.closure.classes(source).tolist()):
-            continue
-        around = {source}
+        around = {call.source}
         for _ in range(2):  # straight, or through a number in the configuration
             for link in call.links:
                 for one, other in ((link.one, link.other), (link.other, link.one)):

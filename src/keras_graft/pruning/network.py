@@ -40,6 +40,7 @@ class Network:
         self._bridges: dict[Any, list[Value]] = {}
         self._values: dict[Any, Value] = {}
         self._ends: dict[Any, str] = {}
+        self._places: dict[Any, int] = {}
         self._walked: set[int] = set()
         self._walk(graph, ())
         for value, name in zip(graph.inputs, graph.input_names, strict=True):
@@ -60,11 +61,12 @@ class Network:
                 self._cross(node)
                 self._walk(node.nested, (*scope, node))
                 continue
-            holders = {v.key for v in (*node.reads, *node.gives)}
             layer = all_unwrapped(node.operation)
-            holders |= {("weight", id(w)) for w in _variables(layer)}
-            holders.add(("operation", id(layer)))
+            holders = dict.fromkeys(v.key for v in (*node.reads, *node.gives))
+            holders |= dict.fromkeys(("weight", id(w)) for w in _variables(layer))
+            holders["operation", id(layer)] = None
             for holder in holders:
+                self._places.setdefault(holder, len(self._places))
                 self._users.setdefault(holder, []).append(node.key)
 
     def _cross(self, call: Node) -> None:
@@ -101,9 +103,13 @@ class Network:
             self._calls[node.key] = call
         return self._calls[node.key]
 
-    def reached_calls(self) -> list[tuple[Any, Call]]:
+    def reached_calls(self) -> list[Call]:
         """Return the calls that a rule was asked about."""
-        return list(self._calls.items())
+        return list(self._calls.values())
+
+    def place(self, axis: Axis) -> int:
+        """Return a number that orders axes of weights as their layers are called."""
+        return self._places[axis.holder]
 
     def calls_of(self, axis: Axis) -> list[Call]:
         """Return the calls that an axis belongs to."""
