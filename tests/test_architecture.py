@@ -29,6 +29,7 @@ ORDER = [
     "shared",
     "parts",
     "edit",
+    "pruning",
     "inside",
     "training",
     "tasks",

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft.pruning.call import Call
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.registry import layer_class, layers
@@ -41,17 +42,12 @@ def multi_head(c: Call) -> None:
     query, value, key = _given(c)
     heads = c.number("num_heads", layer.num_heads)
     c.numbers[heads.holder[2]] = heads  # type: ignore[index]
-    # Private: what the public names of newer versions of Keras return.
-    query_dense, key_dense, value_dense, output_dense = (
-        getattr(layer, f"_{name}_dense") for name in ("query", "key", "value", "output")
-    )
-    _projected(c, query_dense, query, heads)
-    _projected(c, key_dense, key, heads)
-    _projected(c, value_dense, value, heads)
-    _projected(c, getattr(layer, "_gate_dense", None), query, heads)
-    _given_out(c, output_dense, heads)
+    dense = _keras.projections(layer)
+    for name, value_ in (("query", query), ("key", key), ("value", value), ("gate", query)):
+        _projected(c, dense[name], value_, heads)
+    _given_out(c, dense["output"], heads)
     out, width = c.axis(c.y, -1), c.axis(query, -1)
-    given = c.node and layer.get_config().get("output_shape")
+    given = _keras.get_config(layer).get("output_shape")
     if given:
         c.counts(("output_shape", len(given) - 1), out)
     elif out is not None and width is not None:
@@ -78,11 +74,12 @@ def group_query(c: Call) -> None:
         c.numbers[number.holder[2]] = number  # type: ignore[index]
     repeats = layer.num_query_heads // layer.num_key_value_heads
     c.link(queries, np.arange(queries.size), heads, np.arange(queries.size) // repeats)
-    _projected(c, layer._query_dense, query, queries)
-    _projected(c, getattr(layer, "_gate_dense", None), query, queries)
-    _projected(c, layer._key_dense, key, heads)
-    _projected(c, layer._value_dense, value, heads)
-    _given_out(c, layer._output_dense, queries)
+    dense = _keras.projections(layer)
+    _projected(c, dense["query"], query, queries)
+    _projected(c, dense["gate"], query, queries)
+    _projected(c, dense["key"], key, heads)
+    _projected(c, dense["value"], value, heads)
+    _given_out(c, dense["output"], queries)
     c.same(c.axis(query, -1), c.axis(c.y, -1))  # it has no number for another width
     c.same(c.axis(query, 1), c.axis(c.y, 1))
     if len(c.outputs) > 1:
