@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_graft.edit.places import nodes_named
-from keras_graft.errors import EditError, NothingSelectedError
+from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node
 from keras_graft.graph.select import is_exact, select
@@ -221,5 +221,3 @@ def _check_free(group: Group, units: set[int], wish: Wish) -> None:
             f"Leave one, or remove the layers: kg.remove(model, ...)."
         )
 
-
-_ = NothingSelectedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from keras_graft.printable import shown
 from keras_graft.pruning.call import Call, variable_behind_views
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.network import Network
-from keras_graft.ties.layer import named_weights
 from keras_graft.tables import Table, Tabular, counted
 
 
@@ -226,31 +225,34 @@ def group_of(
 
 def _member(network: Network, axis: Axis, of: np.ndarray, gives: bool) -> Member:
     call = network.calls_of(axis)[0]
-    variable, name = _variable(call, axis)
+    variable, name = _variable(network, call, axis)
     return Member(
         name, type(call.layer).__name__, axis.index, tuple(variable.shape), of, gives, variable
     )
 
 
-def _variable(call: Call, axis: Axis) -> tuple[Any, str]:
+def _variable(network: Network, call: Call, axis: Axis) -> tuple[Any, str]:
     prefix = "/".join(n.name for n in (*call.node.scope, call.node))
-    for name, weight in named_weights(call.layer).items():
+    for name, weight in network.named_weights(call.layer).items():
         if id(variable_behind_views(weight)) == axis.holder[1]:  # type: ignore[index]
             return weight, f"{prefix}/{name}"
     raise AssertionError(axis)
 
 
-def _giving(network: Network, axes: Container[Axis]) -> set[Axis]:
+def _giving(network: Network, axes: Iterable[Axis]) -> set[Axis]:
     """Return the axes of weights that compute units: coupled with the source of their own call."""
     found: set[Axis] = set()
-    for call in network.reached_calls():
-        if call.source is None or call.source not in axes:
-            continue
-        around = {call.source}
-        for _ in range(2):  # straight, or through a number in the configuration
-            for link in call.links:
-                for one, other in ((link.one, link.other), (link.other, link.one)):
-                    if one in around and isinstance(other.holder, tuple):
-                        around.add(other)
-        found |= {a for a in around if isinstance(a.holder, tuple) and a.holder[0] == "weight"}
+    for source in axes:
+        for call in network.started_at(source):
+            found |= _given_by(call, source)
     return found
+
+
+def _given_by(call: Call, source: Axis) -> set[Axis]:
+    around = {source}
+    for _ in range(2):  # straight, or through a number in the configuration
+        for link in call.links:
+            for one, other in ((link.one, link.other), (link.other, link.one)):
+                if one in around and isinstance(other.holder, tuple):
+                    around.add(other)
+    return {a for a in around if isinstance(a.holder, tuple) and a.holder[0] == "weight"}

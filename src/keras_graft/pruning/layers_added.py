@@ -1,10 +1,12 @@
-"""Rules for the layers that this package adds, and for those of keras_hub that hold weights."""
+"""Rules for layers that are not in `keras.layers`: of this package, of applications, of keras_hub."""
 
 from __future__ import annotations
 
 from keras_graft.layers.weight import KeepWeights, Weight
 from keras_graft.pruning.call import Call
-from keras_graft.pruning.registry import layers
+from keras_graft.pruning.layers_attention import multi_head
+from keras_graft.pruning.layers_kernel import reversible_embedding
+from keras_graft.pruning.registry import layers, named
 
 
 @layers(Weight)
@@ -22,3 +24,34 @@ def weight(c: Call) -> None:
 def keep_weights(c: Call) -> None:
     for value, out in zip(c.inputs, c.outputs, strict=True):
         c.through(value, out)
+
+
+@named("keras", "LayerScale")
+def layer_scale(c: Call) -> None:
+    """The scale of the blocks of ConvNeXt."""
+    c.through(c.x, c.y)
+    c.same(c.axis(c.y, -1), c.weight(c.layer.gamma, 0))
+    c.counts("projection_dim", c.axis(c.y, -1))
+    c.source = c.axis(c.y, -1)
+
+
+@named("keras", "StochasticDepth")
+def stochastic_depth(c: Call) -> None:
+    c.through(c.x, c.y)
+
+
+@named("keras_hub", "PositionEmbedding")
+def position_embedding(c: Call) -> None:
+    c.through(c.x, c.y)
+    c.same(c.axis(c.y, -1), c.weight(c.layer.position_embeddings, 1))
+    c.source = c.axis(c.y, -1)
+
+
+@named("keras_hub", "RotaryEmbedding")
+def rotary_embedding(c: Call) -> None:
+    rank = len(c.x.spec.shape)
+    c.through(c.x, c.y, leave=(c.layer.feature_axis % rank, c.layer.sequence_axis % rank))
+
+
+named("keras_hub", "CachedMultiHeadAttention")(multi_head)
+named("keras_hub", "ReversibleEmbedding")(reversible_embedding)

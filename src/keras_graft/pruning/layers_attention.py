@@ -64,7 +64,7 @@ def multi_head(c: Call) -> None:
     c.source = heads
 
 
-@layers(layer_class("GroupQueryAttention"))
+@layers(layer_class("GroupQueryAttention"), layer_class("GroupedQueryAttention"))
 def group_query(c: Call) -> None:
     layer = c.layer
     query, value, key = _given(c)

@@ -47,17 +47,17 @@ def einsum_dense(c: Call) -> None:
     labels = einsum_labels([x, k, y], [len(v) for v in _shapes(c, layer.kernel)])
     places = [c.axis(c.x, i) if a else None for i, a in enumerate(labels[0])]
     made = [c.axis(c.y, i) for i in range(len(labels[2]))]
+    given = layer.partial_output_shape
+    given = [given] if isinstance(given, int) else list(given)
     weight = [c.weight(layer.kernel, i) for i in range(len(labels[1]))]
     for i, label in enumerate(labels[2]):
         if label in labels[0]:
             c.same(made[i], places[labels[0].index(label)])
         if label in labels[1]:
             c.same(made[i], weight[labels[1].index(label)])
-            if i and i - 1 < len(layer.full_output_shape) - 1:
-                given = layer.partial_output_shape
-                place = i - (len(labels[2]) - len(given))
-                if place >= 0 and given[place] is not None:
-                    c.counts(("output_shape", place), made[i])
+            place = i - (len(labels[2]) - len(given))
+            if place >= 0 and given[place] is not None:
+                c.counts(("output_shape", place), made[i])
     for i, label in enumerate(labels[0]):
         if label in labels[1]:
             c.same(places[i], weight[labels[1].index(label)])

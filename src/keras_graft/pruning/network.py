@@ -15,6 +15,7 @@ from keras_graft.pruning import rules as rules  # registers them
 from keras_graft.pruning.call import Call, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis, Closure, Link
 from keras_graft.pruning.registry import rule_for
+from keras_graft.ties.layer import named_weights
 
 
 class Network:
@@ -40,6 +41,8 @@ class Network:
         self._bridges: dict[Any, list[Value]] = {}
         self._values: dict[Any, Value] = {}
         self._ends: dict[Any, str] = {}
+        self._started: dict[Axis, list[Call]] = {}
+        self._named: dict[int, dict[str, Any]] = {}
         self._places: dict[Any, int] = {}
         self._walked: set[int] = set()
         self._walk(graph, ())
@@ -101,11 +104,19 @@ class Network:
             if rule is not None and all(v.spec is not None for v in (*call.inputs, *call.outputs)):
                 rule(call)
             self._calls[node.key] = call
+            if call.source is not None:
+                self._started.setdefault(call.source, []).append(call)
         return self._calls[node.key]
 
-    def reached_calls(self) -> list[Call]:
-        """Return the calls that a rule was asked about."""
-        return list(self._calls.values())
+    def started_at(self, axis: Axis) -> list[Call]:
+        """Return the calls whose channels an axis counts."""
+        return self._started.get(axis, [])
+
+    def named_weights(self, layer: Any) -> dict[str, Any]:
+        """Return the weights of a layer by their paths below its own name."""
+        if id(layer) not in self._named:
+            self._named[id(layer)] = named_weights(layer)
+        return self._named[id(layer)]
 
     def place(self, axis: Axis) -> int:
         """Return a number that orders axes of weights as their layers are called."""

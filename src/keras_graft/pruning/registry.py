@@ -15,8 +15,8 @@ Rule = Callable[[Call], None]
 
 LAYERS: dict[type, Rule] = {}
 OPS: dict[str, Rule] = {}
-SOURCES: dict[str, str] = {}
-"""For the class of a layer, by name: what `kg.group` counts in it."""
+NAMED: dict[tuple[str, str], Rule] = {}
+"""Rules for classes that are not in `keras.layers`: by their package and name."""
 
 
 def layers(*classes: type | None) -> Callable[[Rule], Rule]:
@@ -24,6 +24,16 @@ def layers(*classes: type | None) -> Callable[[Rule], Rule]:
 
     def register(rule: Rule) -> Rule:
         LAYERS.update({cls: rule for cls in classes if cls is not None})
+        return rule
+
+    return register
+
+
+def named(package: str, *names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for layers of a package by the names of their classes."""
+
+    def register(rule: Rule) -> Rule:
+        NAMED.update({(package, name): rule for name in names})
         return rule
 
     return register
@@ -53,4 +63,4 @@ def rule_for(operation: Any) -> Rule | None:
         name = type(layer).__name__ if own and name is None else name
         return None if name is None else OPS.get(name.rpartition(".")[2])
     cls = plain_class(type(layer))
-    return LAYERS.get(cls) or LAYERS.get(cls.__dict__.get("graft_base", cls))
+    return LAYERS.get(cls) or NAMED.get((cls.__module__.partition(".")[0], cls.__name__))

@@ -15,8 +15,8 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Slot, Value
+from keras_graft.layers.weight import Weight
 from keras_graft.graph.record import is_wrapper, record_of, unwrapped
-from keras_graft.graph.select import leaves
 from keras_graft.model.build import build
 from keras_graft.model.calls import caller, fill
 from keras_graft.model.opening.inside import as_model_call, is_layer_inside
@@ -182,7 +182,7 @@ class Smaller:
 
     def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> Any:
         name, (_, config) = old.name, _ties.plain_config(old)
-        config = copy.deepcopy(config)
+        config = _unbuilt(copy.deepcopy(config))
         for path, value in changes.items():
             _put(config, path, value)
         new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
@@ -195,6 +195,10 @@ class Smaller:
         if tied:
             names = {id(v): k for k, v in _ties.named_weights(old, tied=False).items()}
             now = [named[names[id(v)]] for v in before]
+        if isinstance(new, Weight) and before:  # its variable has the name that it had in its layer
+            new.take(_keras.variable_like(before[0], self._sliced(before[0])))
+            self.variables.append((new.value, before[0]))
+            return new
         if [v.name for v in before] != [v.name for v in now]:
             raise EditError(
                 f"{self._verb}: {call.node.path!r} made again has other weights: "
@@ -220,12 +224,16 @@ class Smaller:
                 f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
             ) from error
 
-    def _assign(self, target: Any, source: Any) -> None:
+    def _sliced(self, source: Any) -> np.ndarray:
         array = np.array(keras.ops.convert_to_numpy(source))
         for axis in self._axes.get(("weight", id(source)), ()):
             array = np.take(array, self._kept(axis), axis.index)
         if self._scaled is not None:
             array = self._scaled(source, array)
+        return array
+
+    def _assign(self, target: Any, source: Any) -> None:
+        array = self._sliced(source)
         if tuple(target.shape) != array.shape:
             raise EditError(
                 f"{self._verb}: {source.path!r} would be {array.shape}, and the layer made again "
@@ -256,6 +264,13 @@ def _slots(structure: Any) -> bool:
     return any(isinstance(leaf, Slot) for leaf in keras.tree.flatten(structure))
 
 
+def _unbuilt(config: Any) -> Any:
+    """Return a configuration without the shapes for which the layers inside were built."""
+    if isinstance(config, dict):
+        return {k: _unbuilt(v) for k, v in config.items() if k != "build_config"}
+    return [_unbuilt(v) for v in config] if isinstance(config, list) else config
+
+
 def _put(config: Any, path: Path, value: Any) -> None:
     """Set what a path leads to in a configuration; tuples become lists, as in a file."""
     *way, last = path
@@ -278,7 +293,7 @@ def _op_again(op: Any, changes: dict[Path, Any]) -> Any:
     for path in changes:
         if isinstance(attributes[path[0]], list) and isinstance(vars(op)[path[0]], tuple):
             attributes[path[0]] = tuple(attributes[path[0]])
-    return _keras.bare_op(type(op), attributes, op.name)
+    return _keras.op_with(op, attributes)
 
 
 def _check(call: Call, verb: str) -> None:
@@ -297,5 +312,3 @@ def _check(call: Call, verb: str) -> None:
                 f"{advice.call('merge_adapters')}."
             )
 
-
-_ = leaves
