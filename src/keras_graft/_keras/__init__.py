@@ -88,7 +88,6 @@ from keras_graft._keras.ops import is_new_op as is_new_op
 from keras_graft._keras.ops import op_attributes as op_attributes
 from keras_graft._keras.ops import op_class as op_class
 from keras_graft._keras.ops import op_name as op_name
-from keras_graft._keras.ops import op_with as op_with
 from keras_graft._keras.optimizers import Slots as Slots
 from keras_graft._keras.optimizers import batches_seen as batches_seen
 from keras_graft._keras.optimizers import compilation as compilation

@@ -61,16 +61,6 @@ def bare_op(cls: type, attributes: dict[str, Any], name: str) -> Any:
     return op
 
 
-def op_with(op: Any, changes: dict[str, Any]) -> Any:
-    """Return an op like another one, not called yet, with some attributes changed.
-
-    Uses `Operation._inbound_nodes`, `_outbound_nodes` (3.12 - 3.15).
-    """
-    own = {k: v for k, v in vars(op).items() if k not in ("_inbound_nodes", "_outbound_nodes")}
-    own.pop("name", None)
-    return bare_op(type(op), {**own, **changes}, op.name)
-
-
 def op_attributes(op: Any) -> dict[str, Any]:
     """Return the attributes of an op that say what it does."""
     return {k: v for k, v in vars(op).items() if k != "name" and not k.startswith("_")}

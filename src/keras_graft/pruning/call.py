@@ -190,7 +190,7 @@ class Call:
 
 
 def variable_behind_views(variable: Any) -> Any:
-    """Return the variable behind the views of frozen layers; a tied one stays."""
-    while isinstance(variable, _keras.View):
+    """Return the variable behind views of frozen layers and sums with adapters; a tied one stays."""
+    while isinstance(variable, _keras.View | _keras.Adapted):
         variable = variable_behind(variable)
     return variable

@@ -208,6 +208,10 @@ def removed_by_number(network: Network, part: Part) -> np.ndarray | None:
     return np.array(sorted(units))
 
 
+def _few(units: list[int]) -> str:
+    return ", ".join(map(str, units[:8])) + (", ..." if len(units) > 8 else "")
+
+
 def _check_free(group: Group, units: set[int], wish: Wish) -> None:
     held = [unit for unit in sorted(units) if unit in group.protected]
     if held:
@@ -215,9 +219,10 @@ def _check_free(group: Group, units: set[int], wish: Wish) -> None:
             f"prune: {shown(wish.selector)}: its channels cannot be removed: "
             f"{group.protected[held[0]]}."
         )
-    if len(units) >= group.count:
-        raise EditError(
-            f"prune: {shown(wish.selector)}: all {group.count} units of {group.layer!r} would be gone. "
-            f"Leave one, or remove the layers: kg.remove(model, ...)."
-        )
+    for own in group.alone:
+        if units.issuperset(own.tolist()):
+            raise EditError(
+                f"prune: {shown(wish.selector)}: all {len(own)} units on one axis of the group of "
+                f"{group.layer!r} would be gone. Leave one of them: {_few(own.tolist())}."
+            )
 

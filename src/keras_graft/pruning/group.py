@@ -53,21 +53,20 @@ class Group(Tabular):
     Attributes:
         layer: The path of the layer that it was asked for.
         channels: For each channel of that layer (unit, head), the unit that it belongs to.
+        count: How many units there are.
         members: The axes of weights.
         protected: For each unit that cannot be removed, why.
+        alone: Sets of units that are all there is on an axis: one of each stays.
         changes: Where numbers change even if all weights of a removed unit were zero.
     """
 
     layer: str
     channels: np.ndarray
+    count: int
     members: tuple[Member, ...]
     protected: dict[int, str]
     changes: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """How many units there are."""
-        return int(self.channels.max()) + 1 if len(self.channels) else 0
+    alone: tuple[np.ndarray, ...] = field(repr=False, default=())
 
     @property
     def free(self) -> tuple[int, ...]:
@@ -77,7 +76,7 @@ class Group(Tabular):
     def tables(self) -> list[Table]:
         """Return the axes of weights as a table, below what is protected and why."""
         title = [f"group of {self.layer!r}: {counted(self.count, 'unit')}"]
-        if len(self.channels) != self.count:
+        if len(self.channels) > self.count:
             title[0] += f" of {len(self.channels)} channels"
         reasons: dict[str, int] = {}
         for why in self.protected.values():
@@ -208,7 +207,11 @@ def group_of(
     found = {axis: units(axis) for axis in (closure.axes if axes is None else axes)}
     found = {axis: of for axis, of in found.items() if (of >= 0).any()}
     giving = _giving(network, found)
+    alone: dict[bytes, np.ndarray] = {}
     for axis, of in found.items():
+        if (of >= 0).all():
+            own = np.unique(of)
+            alone.setdefault(own.tobytes(), own)
         if axis in network.stops:
             for unit in np.unique(of[of >= 0]).tolist():
                 protected.setdefault(unit, network.stops[axis])
@@ -218,8 +221,8 @@ def group_of(
             members[axis] = _member(network, axis, of, axis in giving)
     rows = sorted(members.items(), key=lambda item: network.place(item[0]))
     return Group(
-        name, units(sources[0]), tuple(m for _, m in rows), dict(sorted(protected.items())),
-        tuple(changes),
+        name, units(sources[0]), len(known), tuple(m for _, m in rows),
+        dict(sorted(protected.items())), tuple(changes), tuple(alone.values()),
     )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from keras_graft.graph.node import Slot
+from keras_graft.graph.sizes import Axis as SizeAxis
+from keras_graft.graph.sizes import Computed, leaves
 from keras_graft.layers.weight import KeepWeights, Weight
 from keras_graft.pruning.call import Call
 from keras_graft.pruning.layers_attention import multi_head
 from keras_graft.pruning.layers_kernel import reversible_embedding
-from keras_graft.pruning.registry import layers, named
+from keras_graft.pruning.registry import OPS, layers, named, ops
 
 
 @layers(Weight)
@@ -51,6 +54,28 @@ def position_embedding(c: Call) -> None:
 def rotary_embedding(c: Call) -> None:
     rank = len(c.x.spec.shape)
     c.through(c.x, c.y, leave=(c.layer.feature_axis % rank, c.layer.sequence_axis % rank))
+
+
+@ops("DynamicOp")
+def dynamic_op(c: Call) -> None:
+    """An op with sizes among its arguments: the rule of the op."""
+    sized = c.layer.sized
+    given = [*leaves(sized.args), *leaves(sized.kwargs)]
+    name = sized.name.rpartition(".")[2]
+    if any(isinstance(x, Slot) for x in given):
+        rule = OPS.get(name) if sized.target.startswith("op:") else None
+        if rule is not None and not sized.kwargs and len(sized.args) == len(c.inputs):
+            op = type(name, (), {})()
+            vars(op).update(sized.attributes)
+            rule(c.within(op, ("sized",)))
+        return
+    # It makes a tensor, and reads only sizes of others.
+    used = {(x.tensor.index, x.axis) for x in given if isinstance(x, SizeAxis)}
+    if not any(isinstance(x, Computed) for x in given):
+        for i, value in enumerate(c.inputs):
+            for axis in range(len(value.spec.shape)):
+                if (i, axis) not in used:
+                    c.absorb(c.axis(value, axis))
 
 
 named("keras_hub", "CachedMultiHeadAttention")(multi_head)

@@ -136,13 +136,13 @@ def bidirectional(c: Call) -> None:
         assert out is not None
         c.link(forward, np.arange(forward.size), out, np.arange(forward.size))
         c.link(backward, np.arange(backward.size), out, np.arange(backward.size) + forward.size)
-        c.source = out
     elif layer.merge_mode is None:
         c.same(forward, c.axis(c.outputs[0], -1))
         c.same(backward, c.axis(c.outputs[1], -1))
-        c.source = forward
     else:
-        c.same(forward, backward, out)
-        c.source = out
+        c.same(forward, out)
+    # Keras takes the shape of both from the forward layer: they have as many units.
+    c.same(forward, backward)
+    c.source = forward
     if layer.return_sequences:
         c.same(c.axis(c.x, 1), c.axis(c.y, 1))

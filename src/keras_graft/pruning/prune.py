@@ -152,9 +152,10 @@ def _is_free(part: Part) -> bool:
     group, wish = part.group, part.wishes[0][0]
     free = len(group.free)
     if free and group.count > 1:
-        if not part.exact or _number(wish.much, group) <= min(free, group.count - 1):
+        free = len(_removable(group, np.zeros(group.count)))
+        if not part.exact or _number(wish.much, group) <= free:
             return True
-        if not isinstance(wish.much, int) and free >= 1:
+        if not isinstance(wish.much, int):
             return True
         raise EditError(
             f"prune: {shown(wish.selector)}: {wish.much} units should go, and {group.layer!r} has "
@@ -170,16 +171,12 @@ def _number(wanted: Any, group: Group) -> int:
     return wanted if isinstance(wanted, int) else round(wanted * group.count)
 
 
-def _lowest(
-    rows: list[tuple[Part, np.ndarray]], multiple: int
-) -> list[tuple[Part, np.ndarray]]:
+def _lowest(rows: list[tuple[Part, np.ndarray]], multiple: int) -> list[tuple[Part, np.ndarray]]:
     """Return the units with the lowest scores, of one group or of several together."""
     wanted = rows[0][0].wishes[0][0].much
-    most = [min(len(p.group.free), p.group.count - 1) for p, _ in rows]
-    free = [np.array(p.group.free) for p, _ in rows]
-    order = [f[np.argsort(s[f], kind="stable")][:m] for (_, s), f, m in zip(rows, free, most, strict=True)]
+    order = [_removable(part.group, score) for part, score in rows]
     if len(rows) == 1 or isinstance(wanted, int):
-        counts = [min(_number(wanted, p.group), m) for (p, _), m in zip(rows, most, strict=True)]
+        counts = [min(_number(wanted, p.group), len(o)) for (p, _), o in zip(rows, order, strict=True)]
     else:
         total = round(wanted * sum(p.group.count for p, _ in rows))
         ranked = np.concatenate(
@@ -195,3 +192,13 @@ def _lowest(
         if count:
             found.append((part, chosen[:count]))
     return found
+
+
+def _removable(group: Group, score: np.ndarray) -> np.ndarray:
+    """Return the units that can be removed, the least important first: no axis loses all."""
+    free = np.array(group.free, "int64")
+    order = free[np.argsort(score[free], kind="stable")]
+    for own in group.alone:
+        if np.isin(own, order).all():  # all could go: the most important one stays
+            order = order[order != order[np.isin(order, own)][-1]]
+    return order

@@ -63,4 +63,5 @@ def rule_for(operation: Any) -> Rule | None:
         name = type(layer).__name__ if own and name is None else name
         return None if name is None else OPS.get(name.rpartition(".")[2])
     cls = plain_class(type(layer))
+    cls = cls.__dict__.get("graft_adapted", cls)
     return LAYERS.get(cls) or NAMED.get((cls.__module__.partition(".")[0], cls.__name__))

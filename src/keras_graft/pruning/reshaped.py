@@ -28,16 +28,20 @@ def reshaped(c: Call, x: Any, y: Any, order: Sequence[int] | None = None) -> Non
     before = [(i, x.spec.shape[i]) for i in order]
     after = list(enumerate(y.spec.shape))
 
+    ends: set[Axis] = set()  # both ends of what is coupled: the way back is the same
+
     def begin(axis: Axis) -> None:
         for own, (mine, its), other in ((x, (before, after), y), (y, (after, before), x)):
             if axis.holder is own.key:
                 place = [i for i, _ in mine].index(axis.index)
-                _link(c, axis, place, mine, its, other)
+                _link(c, axis, place, mine, its, other, ends)
 
     c.later.append(begin)
 
 
-def _link(c: Call, axis: Axis, place: int, mine: Any, its: Any, other: Any) -> None:
+def _link(
+    c: Call, axis: Axis, place: int, mine: Any, its: Any, other: Any, ends: set[Axis]
+) -> None:
     inner = _product(mine[place + 1 :])
     if inner is None:
         return c.stop(axis, "a size behind it varies")
@@ -58,8 +62,11 @@ def _link(c: Call, axis: Axis, place: int, mine: Any, its: Any, other: Any) -> N
         return c.absorb(axis)
     if not merged and not split:
         return c.stop(axis, "the reshape mixes its positions with those of another axis")
+    if axis in ends and not merged:
+        return None
     there, mine_, its_ = merged[0] if merged else _chosen(split, len(mine) == 2)
     c.link(axis, mine_, there, its_)
+    ends |= {axis, there}
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Slot, Value
+from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.weight import Weight
 from keras_graft.graph.record import is_wrapper, record_of, unwrapped
 from keras_graft.model.build import build
@@ -199,7 +201,7 @@ class Smaller:
             new.take(_keras.variable_like(before[0], self._sliced(before[0])))
             self.variables.append((new.value, before[0]))
             return new
-        if [v.name for v in before] != [v.name for v in now]:
+        if _plainly(before) != _plainly(now):
             raise EditError(
                 f"{self._verb}: {call.node.path!r} made again has other weights: "
                 f"{[v.name for v in now]} for {[v.name for v in before]}."
@@ -285,15 +287,24 @@ def _put(config: Any, path: Path, value: Any) -> None:
 
 
 def _op_again(op: Any, changes: dict[Path, Any]) -> Any:
+    """Return an op made again with some arguments changed; the same one if none changes."""
     if not changes:
         return op
-    attributes = copy.copy(_keras.op_attributes(op))
+    if isinstance(op, DynamicOp):
+        sized = copy.copy(op.sized)
+        sized.attributes = copy.deepcopy(sized.attributes)
+        for path, value in changes.items():
+            _put(sized.attributes, path[1:], value)
+        return DynamicOp(sized, op.name)
+    config = copy.deepcopy(_keras.get_config(op))
     for path, value in changes.items():
-        _put(attributes, path, value)
-    for path in changes:
-        if isinstance(attributes[path[0]], list) and isinstance(vars(op)[path[0]], tuple):
-            attributes[path[0]] = tuple(attributes[path[0]])
-    return _keras.op_with(op, attributes)
+        _put(config, path, value)
+    return type(op).from_config(config)
+
+
+def _plainly(variables: list[Any]) -> list[str]:
+    """Return names without the numbers that Keras adds to those that nobody gave."""
+    return [re.sub(r"_[0-9]+$", "", v.name) for v in variables]
 
 
 def _check(call: Call, verb: str) -> None:
