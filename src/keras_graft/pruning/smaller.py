@@ -317,7 +317,8 @@ def _check(call: Call, verb: str) -> None:
                 f"floats, then quantize the result: {verb}(model, ...).quantize("
                 f"{layer.quantization_mode!r})."
             )
-        if getattr(layer, "lora_enabled", False) or record_of(layer).adapted is not None:
+        state = record_of(layer).adapted
+        if getattr(layer, "lora_enabled", False) or (state is not None and state.adapters):
             raise EditError(
                 f"{verb}: {path!r} has LoRA adapters. Merge them first: "
                 f"{advice.call('merge_adapters')}."
