@@ -8,8 +8,8 @@ import pytest
 from donor import donor_nodes
 from hypothesis import given
 from hypothesis import strategies as st
-from zeroed import channels_of, cleared, some_of
 from strategies import FLAT, STEPWISE, examples, interpret, plans
+from zeroed import channels_of, cleared, some_of
 
 import keras_graft as kg
 from keras_graft.graph.select import everything
@@ -392,7 +392,9 @@ def test_half_of_all_channels_can_go(plan):
     config = model.get_config()
     try:
         small = kg.prune(model, {"**": 0.5})
-    except (kg.EditError, kg.NothingSelectedError) as error:
+    except kg.NothingSelectedError:
+        return  # it has no node
+    except kg.EditError as error:
         assert "nothing that is selected" in str(error) or "makes no channels" in str(error)
         return
     x = random_inputs(model, 2)

@@ -117,7 +117,9 @@ def test_half_of_everything_runs_trains_saves_and_loads(name, tmp_path):
         small.fit(x, keras.tree.map_structure(np.asarray, _numpy(y)), verbose=0, epochs=1)
         small.fit(x, keras.tree.map_structure(np.ones_like, _numpy(y)), verbose=0, epochs=1)
         now = small.trainable_weights
-        assert any((a != keras.ops.convert_to_numpy(b)).any() for a, b in zip(before, now, strict=True))
+        assert any(
+            (a != keras.ops.convert_to_numpy(b)).any() for a, b in zip(before, now, strict=True)
+        )
         small.save(tmp_path / "small.keras")
         again = keras.saving.load_model(tmp_path / "small.keras")
         same(small, again, 1e-6)

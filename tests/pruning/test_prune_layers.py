@@ -127,12 +127,14 @@ def convlstm(rank):
     return make
 
 
-conv = lambda rank, **more: lambda: getattr(L, f"Conv{rank}D")(  # noqa: E731
-    2, 2, padding="same", name="next", **more
-)
-deconv = lambda rank: lambda: getattr(L, f"Conv{rank}DTranspose")(  # noqa: E731
-    2, 2, padding="same", name="next"
-)
+def conv(rank):
+    return lambda: getattr(L, f"Conv{rank}D")(2, 2, padding="same", name="next")
+
+
+def deconv(rank):
+    return lambda: getattr(L, f"Conv{rank}DTranspose")(2, 2, padding="same", name="next")
+
+
 COVERED = {
     "Dense": [flat(), flat(lambda: L.Dense(3, name="next")), steps()],
     "EinsumDense": [
@@ -222,14 +224,52 @@ PROTECTED = {
 }  # fmt: skip
 """Classes that may hold weights and stop a group, and why."""
 
-WEIGHTLESS = """
-    Activation ActivityRegularization Add AlphaDropout AugMix AutoContrast Average CategoryEncoding
-    CenterCrop Concatenate ContrastLimitedAdaptiveHistogramEqualization CutMix Dot Dropout ELU
-    Equalization Flatten GaussianDropout GaussianNoise HashedCrossing Hashing Identity InputLayer
-    LeakyReLU Masking MaxNumBoundingBoxes Maximum MelSpectrogram Minimum MixUp Multiply Permute
-    Pipeline RandAugment ReLU RepeatVector Rescaling Reshape Resizing STFTSpectrogram Softmax
-    Solarization Subtract UnitNormalization
-""".split()
+WEIGHTLESS = [
+    "Activation",
+    "ActivityRegularization",
+    "Add",
+    "AlphaDropout",
+    "AugMix",
+    "AutoContrast",
+    "Average",
+    "CategoryEncoding",
+    "CenterCrop",
+    "Concatenate",
+    "ContrastLimitedAdaptiveHistogramEqualization",
+    "CutMix",
+    "Dot",
+    "Dropout",
+    "ELU",
+    "Equalization",
+    "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
+    "HashedCrossing",
+    "Hashing",
+    "Identity",
+    "InputLayer",
+    "LeakyReLU",
+    "Masking",
+    "MaxNumBoundingBoxes",
+    "Maximum",
+    "MelSpectrogram",
+    "Minimum",
+    "MixUp",
+    "Multiply",
+    "Permute",
+    "Pipeline",
+    "RandAugment",
+    "ReLU",
+    "RepeatVector",
+    "Rescaling",
+    "Reshape",
+    "Resizing",
+    "STFTSpectrogram",
+    "Softmax",
+    "Solarization",
+    "Subtract",
+    "UnitNormalization",
+]
 WEIGHTLESS_BEGINNINGS = (
     "Average", "AvgPool", "Adaptive", "Max", "Global", "Cropping", "ZeroPadding", "UpSampling",
     "Random", "SpatialDropout", "Convolution",

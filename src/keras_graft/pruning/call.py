@@ -95,11 +95,13 @@ class Call:
         """The first output."""
         return self.outputs[0]
 
+    def shape(self, value: Any) -> tuple[int | None, ...]:
+        """Return the shape of a value: a rule is only asked where all are known."""
+        return value.spec.shape
+
     def within(self, layer: Any, prefix: Path = (), shift: int = 0) -> Call:
         """Return the same call for a layer inside: what its rule says is said about this call."""
-        return replace(
-            self, layer=layer, prefix=(*self.prefix, *prefix), shift=self.shift + shift
-        )
+        return replace(self, layer=layer, prefix=(*self.prefix, *prefix), shift=self.shift + shift)
 
     def channel(self, value: Any) -> Axis | None:
         """Return the channel axis of a value, as the layer's `data_format` says."""

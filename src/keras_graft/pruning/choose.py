@@ -81,13 +81,13 @@ def much(selector: Any, given: Any) -> Any:
     if isinstance(given, np.ndarray):
         given = given.tolist()
     whole = isinstance(given, Integral) and not isinstance(given, bool)
-    if whole and given > 0:
+    if whole and int(given) > 0:
         return int(given)
-    if isinstance(given, Real) and not isinstance(given, Integral) and 0 < given < 1:
+    if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
         return float(given)
-    if isinstance(given, Sequence) and not isinstance(given, str) and len(given):
-        if all(isinstance(i, Integral) and not isinstance(i, bool) for i in given):
-            return tuple(int(i) for i in given)
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes) and len(given)
+    if listed and all(isinstance(i, Integral) and not isinstance(i, bool) for i in given):
+        return tuple(int(i) for i in given)
     raise EditError(
         f"prune: {shown(selector)}: expected the channels to remove ([0, 3]), how many (8), or a "
         f"fraction between 0 and 1 (0.5), got {shown(given)}."
@@ -143,9 +143,7 @@ def _parts(network: Network, pairs: list[tuple[Wish, Axis]], fixed: list[Axis]) 
     found = []
     for number, wanted in held.items():
         sources = list(dict.fromkeys(axis for _, axis in wanted))
-        name = next(
-            n.path for w, a in wanted for n in w.nodes if network.source(n) == a
-        )
+        name = next(n.path for w, a in wanted for n in w.nodes if network.source(n) == a)
         group = group_of(network, name, sources, axes[number])
         row = np.concatenate([known[axis] for axis in sources])
         classes = row[np.sort(np.unique(row, return_index=True)[1])]
@@ -225,4 +223,3 @@ def _check_free(group: Group, units: set[int], wish: Wish) -> None:
                 f"prune: {shown(wish.selector)}: all {len(own)} units on one axis of the group of "
                 f"{group.layer!r} would be gone. Leave one of them: {_few(own.tolist())}."
             )
-

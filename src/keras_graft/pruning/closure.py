@@ -15,12 +15,12 @@ class Axis(NamedTuple):
 
     Attributes:
         holder: What has the axis: the key of a value, `("weight", id)`, `("number", id, path)`.
-        index: Which of its axes.
+        at: Which of its axes.
         size: How many positions it has.
     """
 
     holder: Hashable
-    index: int
+    at: int
     size: int
 
 

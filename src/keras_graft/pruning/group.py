@@ -230,7 +230,7 @@ def _member(network: Network, axis: Axis, of: np.ndarray, gives: bool) -> Member
     call = network.calls_of(axis)[0]
     variable, name = _variable(network, call, axis)
     return Member(
-        name, type(call.layer).__name__, axis.index, tuple(variable.shape), of, gives, variable
+        name, type(call.layer).__name__, axis.at, tuple(variable.shape), of, gives, variable
     )
 
 

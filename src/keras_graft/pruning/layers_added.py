@@ -73,7 +73,7 @@ def dynamic_op(c: Call) -> None:
     used = {(x.tensor.index, x.axis) for x in given if isinstance(x, SizeAxis)}
     if not any(isinstance(x, Computed) for x in given):
         for i, value in enumerate(c.inputs):
-            for axis in range(len(value.spec.shape)):
+            for axis in range(len(c.shape(value))):
                 if (i, axis) not in used:
                     c.absorb(c.axis(value, axis))
 

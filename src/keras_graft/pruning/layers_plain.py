@@ -145,7 +145,7 @@ def broadcast(c: Call, parts: Any, out: Any) -> None:
 def dot(c: Call) -> None:
     axes, (one, other) = c.layer.axes, c.inputs
     axes = (axes, axes) if isinstance(axes, int) else tuple(axes)
-    ranks = [len(v.spec.shape) for v in (one, other)]
+    ranks = [len(c.shape(v)) for v in (one, other)]
     used = [a % r for a, r in zip(axes, ranks, strict=True)]
     c.same(c.axis(one, used[0]), c.axis(other, used[1]))
     left = [i for i in range(1, ranks[0]) if i != used[0]]

@@ -77,7 +77,9 @@ def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: 
     each = len(outputs[1:]) // len(units) if len(outputs) > 1 else 0
     for number, value in enumerate(outputs[1:]):
         c.same(units[number // each], c.axis(value, index))
-    states = [v for v in states if isinstance(v, Value) and "bool" not in str(v.spec and v.spec.dtype)]
+    states = [
+        v for v in states if isinstance(v, Value) and "bool" not in str(v.spec and v.spec.dtype)
+    ]
     per = max(len(states) // len(units), 1)
     for number, value in enumerate(states):
         c.same(units[min(number // per, len(units) - 1)], c.axis(value, index))

@@ -137,7 +137,9 @@ class Network:
             yield from (link for link in call.links if link.one == axis)
             yield from (link.turned() for link in call.links if link.other == axis)
             if axis in call.notes:
-                self.notes.setdefault(axis, f"{call.node.kind} {call.node.path!r}: {call.notes[axis]}")
+                self.notes.setdefault(
+                    axis, f"{call.node.kind} {call.node.path!r}: {call.notes[axis]}"
+                )
             if axis in call.stops:
                 reason = f"{call.node.kind} {call.node.path!r}: {call.stops[axis]}"
                 self.stops.setdefault(axis, reason)
@@ -147,15 +149,15 @@ class Network:
                 self._stopped(axis, call)
         if isinstance(axis.holder, tuple):
             if not settled and axis not in self.stops:
-                self.stops[axis] = f"no rule says what axis {axis.index} of {self.name(axis)} is"
+                self.stops[axis] = f"no rule says what axis {axis.at} of {self.name(axis)} is"
             return
         if axis.holder in self._ends:
             self.stops.setdefault(axis, self._ends[axis.holder])
         for value in self._bridges.get(axis.holder, ()):
             spec = self._values[value.key].spec
             rank = None if spec is None else len(spec.shape)
-            if rank is not None and axis.index < rank and spec.shape[axis.index] == axis.size:  # type: ignore[union-attr]
-                other = Axis(value.key, axis.index, axis.size)
+            if rank is not None and axis.at < rank and spec.shape[axis.at] == axis.size:  # type: ignore[union-attr]
+                other = Axis(value.key, axis.at, axis.size)
                 yield Link(axis, other, np.arange(axis.size), np.arange(axis.size))
             else:
                 self.stops.setdefault(axis, "a nested model adapts its shape")
@@ -166,7 +168,7 @@ class Network:
         if not known and not node.closed and holds_layers(node.operation):
             self.unopened[node.key] = node
         if known:
-            why = f"no rule says what becomes of axis {axis.index} of {self.name(axis)}"
+            why = f"no rule says what becomes of axis {axis.at} of {self.name(axis)}"
         else:
             why = node.closed or "there is no rule for this class"
         self.stops.setdefault(axis, f"{node.kind} {node.path!r}: {why}")

@@ -72,7 +72,11 @@ def prune(
     if not is_one_of(scope, "layer", "global"):
         raise EditError(f'prune: scope must be "layer" or "global", got {shown(scope)}.')
     for name, value in (("round_to", round_to), ("seed", seed)):
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1 - (name == "seed")):
+        if value is not None and (
+            not isinstance(value, Integral)
+            or isinstance(value, bool)
+            or value < 1 - (name == "seed")
+        ):
             raise EditError(f"prune: {name}= must be a positive integer, got {shown(value)}.")
     asked = wishes(graph, channels, "prune", much)
     network, found = parts(graph, asked, keep, "prune")
@@ -176,7 +180,9 @@ def _lowest(rows: list[tuple[Part, np.ndarray]], multiple: int) -> list[tuple[Pa
     wanted = rows[0][0].wishes[0][0].much
     order = [_removable(part.group, score) for part, score in rows]
     if len(rows) == 1 or isinstance(wanted, int):
-        counts = [min(_number(wanted, p.group), len(o)) for (p, _), o in zip(rows, order, strict=True)]
+        counts = [
+            min(_number(wanted, p.group), len(o)) for (p, _), o in zip(rows, order, strict=True)
+        ]
     else:
         total = round(wanted * sum(p.group.count for p, _ in rows))
         ranked = np.concatenate(

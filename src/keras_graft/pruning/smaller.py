@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,9 +15,8 @@ from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Slot, Value
-from keras_graft.layers.dynamic_op import DynamicOp
-from keras_graft.layers.weight import Weight
 from keras_graft.graph.record import is_wrapper, record_of, unwrapped
+from keras_graft.layers.weight import Weight
 from keras_graft.model.build import build
 from keras_graft.model.calls import caller, fill
 from keras_graft.model.opening.inside import as_model_call, is_layer_inside
@@ -27,6 +25,7 @@ from keras_graft.model.recreate import again
 from keras_graft.printable import words_of
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
+from keras_graft.pruning.configured import op_again, plainly, put, unbuilt
 from keras_graft.pruning.network import Network
 
 Kept = Callable[[Axis], np.ndarray]
@@ -95,7 +94,7 @@ class Smaller:
             return level
         graph = level.spliced(instead, {})
         if any(value.key in self._axes for value in level.inputs):
-            inputs = [self._value(v.within(None)) for v in level.inputs]
+            inputs = [self._resized(v.within(None)) for v in level.inputs]
             graph = graph.replace(inputs=inputs, outputs=[v.within(None) for v in graph.outputs])
         return graph.settled()
 
@@ -109,7 +108,9 @@ class Smaller:
             if call is not node:
                 assert call.nested is not None
                 nested = self._inside(node, call.nested)
-            return self._with_specs(call.replace(operation=self._model(node, nested), nested=nested))
+            return self._with_specs(
+                call.replace(operation=self._model(node, nested), nested=nested)
+            )
         if id(node.operation) not in self._calls:
             return node
         new = self._with_specs(node.replace(operation=self._operation(node.operation)))
@@ -136,17 +137,17 @@ class Smaller:
 
     def _with_specs(self, node: Node) -> Node:
         return node.replace(
-            inputs=tuple(map(self._value, node.inputs)),
-            outputs=tuple(map(self._value, node.outputs)),
+            inputs=tuple(map(self._resized, node.inputs)),
+            outputs=tuple(map(self._resized, node.outputs)),
         )
 
-    def _value(self, value: Value) -> Value:
+    def _resized(self, value: Value) -> Value:
         axes = self._axes.get(value.key)
         if axes is None or value.spec is None:
             return value
         shape = list(value.spec.shape)
         for axis in axes:
-            shape[axis.index] = len(self._kept(axis))
+            shape[axis.at] = len(self._kept(axis))
         return value.replace(spec=replace(value.spec, shape=tuple(shape)))
 
     # -- operations -------------------------------------------------------------------------
@@ -173,7 +174,7 @@ class Smaller:
             for change in call.changes:
                 changes.update(change(self._kept))
         if not isinstance(operation, keras.Layer):
-            return _op_again(operation, changes)
+            return op_again(operation, changes)
         layer = self._layer(operation, changes, calls[0])
         for new, old in zip(
             _keras.layers_inside(layer), _keras.layers_inside(operation), strict=False
@@ -184,9 +185,9 @@ class Smaller:
 
     def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> Any:
         name, (_, config) = old.name, _ties.plain_config(old)
-        config = _unbuilt(copy.deepcopy(config))
+        config = unbuilt(copy.deepcopy(config))
         for path, value in changes.items():
-            _put(config, path, value)
+            put(config, path, value)
         new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
         if not new.built:
             self._build(new, call)
@@ -201,7 +202,7 @@ class Smaller:
             new.take(_keras.variable_like(before[0], self._sliced(before[0])))
             self.variables.append((new.value, before[0]))
             return new
-        if _plainly(before) != _plainly(now):
+        if plainly(before) != plainly(now):
             raise EditError(
                 f"{self._verb}: {call.node.path!r} made again has other weights: "
                 f"{[v.name for v in now]} for {[v.name for v in before]}."
@@ -211,7 +212,7 @@ class Smaller:
         return new
 
     def _build(self, new: Any, call: Call) -> None:
-        template, values = call.node.template, tuple(map(self._value, call.inputs))
+        template, values = call.node.template, tuple(map(self._resized, call.inputs))
         shape = lambda i: values[i].spec.shape  # type: ignore[union-attr] # noqa: E731
         simple = len(template.args) == 1 and not _slots(list(template.kwargs.values()))
         try:
@@ -229,7 +230,7 @@ class Smaller:
     def _sliced(self, source: Any) -> np.ndarray:
         array = np.array(keras.ops.convert_to_numpy(source))
         for axis in self._axes.get(("weight", id(source)), ()):
-            array = np.take(array, self._kept(axis), axis.index)
+            array = np.take(array, self._kept(axis), axis.at)
         if self._scaled is not None:
             array = self._scaled(source, array)
         return array
@@ -266,47 +267,6 @@ def _slots(structure: Any) -> bool:
     return any(isinstance(leaf, Slot) for leaf in keras.tree.flatten(structure))
 
 
-def _unbuilt(config: Any) -> Any:
-    """Return a configuration without the shapes for which the layers inside were built."""
-    if isinstance(config, dict):
-        return {k: _unbuilt(v) for k, v in config.items() if k != "build_config"}
-    return [_unbuilt(v) for v in config] if isinstance(config, list) else config
-
-
-def _put(config: Any, path: Path, value: Any) -> None:
-    """Set what a path leads to in a configuration; tuples become lists, as in a file."""
-    *way, last = path
-    for place, step in enumerate(way):
-        if isinstance(config[step], tuple):
-            config[step] = list(config[step])
-        elif isinstance(config[step], int) and place == len(way) - 1:
-            config[step] = value  # one number for a list of one
-            return
-        config = config[step]
-    config[last] = value
-
-
-def _op_again(op: Any, changes: dict[Path, Any]) -> Any:
-    """Return an op made again with some arguments changed; the same one if none changes."""
-    if not changes:
-        return op
-    if isinstance(op, DynamicOp):
-        sized = copy.copy(op.sized)
-        sized.attributes = copy.deepcopy(sized.attributes)
-        for path, value in changes.items():
-            _put(sized.attributes, path[1:], value)
-        return DynamicOp(sized, op.name)
-    config = copy.deepcopy(_keras.get_config(op))
-    for path, value in changes.items():
-        _put(config, path, value)
-    return type(op).from_config(config)
-
-
-def _plainly(variables: list[Any]) -> list[str]:
-    """Return names without the numbers that Keras adds to those that nobody gave."""
-    return [re.sub(r"_[0-9]+$", "", v.name) for v in variables]
-
-
 def _check(call: Call, verb: str) -> None:
     """Refuse a layer whose numbers are not its weights alone."""
     for layer in _keras.layers_inside(call.layer) if isinstance(call.layer, keras.Layer) else ():
@@ -323,4 +283,3 @@ def _check(call: Call, verb: str) -> None:
                 f"{verb}: {path!r} has LoRA adapters. Merge them first: "
                 f"{advice.call('merge_adapters')}."
             )
-
