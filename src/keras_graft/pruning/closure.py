@@ -112,7 +112,8 @@ class Closure:
         unlike = ones != others
         for one, other in set(zip(ones[unlike].tolist(), others[unlike].tolist(), strict=True)):
             self._unite(one, other)
-        return np.unique(its[fresh])
+        new = its[fresh]
+        return new if (new[1:] > new[:-1]).all() else np.unique(new)
 
     def _unite(self, one: int, other: int) -> None:
         one, other = (int(self._roots(np.array([x]))[0]) for x in (one, other))
