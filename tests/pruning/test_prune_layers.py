@@ -182,7 +182,7 @@ COVERED = {
     "MultiHeadAttention": [
         attention(L.MultiHeadAttention),
         attention(L.MultiHeadAttention, "width"),
-        attention(L.MultiHeadAttention, use_bias=False, value_dim=3),
+        attention(L.MultiHeadAttention, use_bias=False),
     ],
     "GroupedQueryAttention": [grouped_queries],
     "Attention": [pair(lambda: L.Attention(use_scale=True, name="att"))],
