@@ -208,6 +208,7 @@ VERBS: dict[str, Callable] = {
         lambda node: kg.remove(m, node, keep=rng.choice(node.inputs).within(node.home, node.scope))
     )(_node(m, rng)),
     "rewire": lambda m, rng: kg.rewire(m, {_values(m, rng): _values(m, rng)}),
+    "prune": lambda m, rng: kg.prune(m, {"**": rng.choice([1, 0.5])}),
     "repeat": lambda m, rng: kg.repeat(m, *_ends(m, rng), 2, weights=rng.choice(["share", "copy"])),
     "reinput width": _resized,
     "patch": lambda m, rng: kg.patch(m, {_values(m, rng): rng.choice([0, 0.5, lambda t: t])}),

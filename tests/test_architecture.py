@@ -30,6 +30,7 @@ ORDER = [
     "parts",
     "edit",
     "rewrite",
+    "pruning",
     "inside",
     "training",
     "tasks",

@@ -20,6 +20,7 @@ WORDS = {
     "recipe_add_adapters": "6 adapters: 5,896 parameters train, of 1,539,964",
     "recipe_add_dropout": "the same predictions, to the bit",
     "recipe_new_head": 'at="global_average_pooling2d',
+    "prune": "9,908 -> 2,652 parameters",
     "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
     "lora": "merged: the parameters of the network, and no others",
     "stages": "EfficientNetB0: strides [2, 4, 8, 16, 32]",

@@ -9,6 +9,7 @@ from donor import donor_nodes
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import FLAT, STEPWISE, examples, interpret, plans
+from zeroed import channels_of, cleared, some_of
 
 import keras_graft as kg
 from keras_graft.graph.select import everything
@@ -400,3 +401,50 @@ def test_one_edit_of_a_copy_is_what_changed_by_value(plan, data):
     assert report.dropped == report.renamed == report.unclear == ()
     assert report.shared_parameters == model.count_params() and report.new_parameters == 0
     assert not there or "after " in report.new[0].where or "between " in report.new[0].where
+
+
+@bounded
+@given(plans(), st.data())
+def test_channels_that_do_nothing_are_pruned(plan, data):
+    model = interpret(plan)
+    nodes = [n for n in everything(kg.read(model)) if getattr(n.operation, "weights", ())]
+    names = [n.path for n in nodes if n.nested is None]
+    if not names:
+        return
+    name = data.draw(st.sampled_from(names))
+    try:
+        group = kg.group(model, name)
+    except kg.EditError as error:
+        assert "makes no channels" in str(error)
+        return
+    units = some_of(group)
+    channels = channels_of(group, units)
+    if not units or group.protected:
+        return
+    cleared(group, units)
+    small = kg.prune(model, {name: channels})
+    assert small.count_params() < model.count_params()
+    x = random_inputs(model, 2)
+    old, new = numpy(model(x)), numpy(small(x))
+    for a, b in zip(old, new, strict=True):
+        assert a.shape == b.shape
+        if not group.changes:
+            np.testing.assert_allclose(a, b, rtol=0.01, atol=0.01 * max(1e-6, np.abs(a).max()))
+
+
+@bounded
+@given(plans())
+def test_half_of_all_channels_can_go(plan):
+    model = interpret(plan)
+    config = model.get_config()
+    try:
+        small = kg.prune(model, {"**": 0.5})
+    except kg.NothingSelectedError:
+        return  # it has no node
+    except kg.EditError as error:
+        assert "nothing that is selected" in str(error) or "makes no channels" in str(error)
+        return
+    x = random_inputs(model, 2)
+    for a, b in zip(numpy(model(x)), numpy(small(x)), strict=True):
+        assert a.shape == b.shape
+    assert model.get_config() == config

@@ -61,6 +61,8 @@ from keras_graft.model.read import read
 from keras_graft.parts.extract import extract, submodel
 from keras_graft.parts.join import join
 from keras_graft.parts.split import split
+from keras_graft.pruning.group import Group, Member, group
+from keras_graft.pruning.prune import prune
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -95,6 +97,8 @@ __all__ = [
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     "replace_backbone", "rewrite", "matches", "plain",
+    # fewer channels
+    "group", "prune", "Group", "Member",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights

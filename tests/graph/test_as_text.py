@@ -295,6 +295,18 @@ def test_remove_and_rewire():
     """)
 
 
+def test_prune():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(6, name="wide")(x)
+    model = keras.Model(x, layers.Dense(2, name="out")(layers.ReLU(name="act")(y)))
+    assert as_text(kg.prune(model, {"wide": 2})) == lines("""
+        wide(Dense): x -> (?, 4) float32
+        act(ReLU): wide -> (?, 4) float32
+        out(Dense): act -> (?, 2) float32
+        outputs: out
+    """)
+
+
 def test_nest_and_inline():
     model = tiny()
     nested = kg.nest(model, "a", "add", name="block")

@@ -47,6 +47,7 @@ from keras_graft._keras.layers import flag_of as flag_of
 from keras_graft._keras.layers import is_model as is_model
 from keras_graft._keras.layers import layers_inside as layers_inside
 from keras_graft._keras.layers import own_trained as own_trained
+from keras_graft._keras.layers import projections as projections
 from keras_graft._keras.layers import put_in_place_of as put_in_place_of
 from keras_graft._keras.layers import set_flag as set_flag
 from keras_graft._keras.layers import sublayers as sublayers

@@ -130,3 +130,13 @@ def untracked(layer: Any, variables: Sequence[Any]) -> Iterator[None]:
 def flag_of(layer: Any) -> bool:
     """Return the flag `trainable` of a layer itself (`Layer._trainable`, 3.12 - 3.16)."""
     return layer._trainable
+
+
+def projections(attention: Any) -> dict[str, Any]:
+    """Return the projections of an attention with heads, None for one that it does not have.
+
+    Uses `_query_dense`, `_key_dense`, `_value_dense`, `_gate_dense`, `_output_dense` of
+    `MultiHeadAttention` and `GroupQueryAttention` (3.12 - 3.15).
+    """
+    names = ("query", "key", "value", "gate", "output")
+    return {name: getattr(attention, f"_{name}_dense", None) for name in names}

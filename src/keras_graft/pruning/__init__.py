@@ -1,0 +1,1 @@
+"""Which weight axes shrink together, and networks with fewer or more channels."""

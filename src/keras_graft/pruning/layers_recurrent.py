@@ -1,0 +1,150 @@
+"""Rules for recurrent layers: a unit goes with all its gates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft.graph.node import Value
+from keras_graft.pruning.call import Call, Path
+from keras_graft.pruning.closure import Axis
+from keras_graft.pruning.registry import layers
+
+_L = keras.layers
+GATES = {_L.SimpleRNNCell: 1, _L.GRUCell: 3, _L.LSTMCell: 4}
+
+
+def _cell(c: Call, cell: Any, gates: int, into: Axis | None, name: Path) -> Axis | None:
+    """Couple the units of a cell with its kernels; return the units."""
+    count = cell.units if hasattr(cell, "units") else cell.filters
+    units = c.number(name, count)
+    c.numbers[units.holder[2]] = units  # type: ignore[index]
+    places, unit = np.arange(gates * count), np.arange(gates * count) % count
+    c.same(into, c.weight(cell.kernel, -2))
+    c.same(units, c.weight(cell.recurrent_kernel, -2))
+    for weight in (cell.kernel, cell.recurrent_kernel, cell.bias):
+        if weight is not None:
+            c.link(units, unit, c.weight(weight, -1), places)
+    return units
+
+
+def _cells(c: Call, cell: Any, into: Axis | None, prefix: Path) -> list[Any]:
+    """Return the units of the cells of a layer, each coupled with the input of the next one."""
+    if type(cell) is _L.StackedRNNCells:
+        found: list[Any] = []
+        for i, one in enumerate(cell.cells):
+            inner = _cells(c, one, found[-1] if found else into, (*prefix, "cells", i, "config"))
+            if not inner:
+                return []
+            found += inner
+        return found
+    gates = GATES.get(type(cell))
+    return [_cell(c, cell, gates, into, (*prefix, "units"))] if gates else []
+
+
+@layers(_L.SimpleRNN, _L.GRU, _L.LSTM)
+def recurrent(c: Call) -> None:
+    units = _cells(c, c.layer.cell, c.axis(c.x, -1), ())
+    _around(c, units, -1)
+
+
+@layers(_L.RNN)
+def rnn(c: Call) -> None:
+    units = _cells(c, c.layer.cell, c.axis(c.x, -1), ("cell", "config"))
+    _around(c, units, -1)
+
+
+@layers(_L.ConvLSTM1D, _L.ConvLSTM2D, _L.ConvLSTM3D)
+def convolutional(c: Call) -> None:
+    first = c.layer.cell.data_format == "channels_first"
+    index = lambda value: c.axis(value, -c.layer.cell.rank - 1 if first else -1)  # noqa: E731
+    units = [_cell(c, c.layer.cell, 4, index(c.x), ("filters",))]
+    _around(c, units, -c.layer.cell.rank - 1 if first else -1)
+
+
+def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: Any = None) -> None:
+    """Couple units with the output, the states that are returned, and those that are given."""
+    if not units or (getattr(c.layer, "stateful", False)):
+        for value in c.inputs:
+            c.stop(c.axis(value, index), "a stateful layer keeps states of a fixed size")
+        return
+    outputs = list(c.outputs) if outputs is None else outputs
+    states = list(c.inputs[1:]) if states is None else states
+    c.same(units[-1], c.axis(outputs[0], index))
+    c.same(c.axis(c.x, 1), c.axis(outputs[0], 1) if c.layer.return_sequences else None)
+    each = len(outputs[1:]) // len(units) if len(outputs) > 1 else 0
+    for number, value in enumerate(outputs[1:]):
+        c.same(units[number // each], c.axis(value, index))
+    states = [
+        v for v in states if isinstance(v, Value) and "bool" not in str(v.spec and v.spec.dtype)
+    ]
+    per = max(len(states) // len(units), 1)
+    for number, value in enumerate(states):
+        c.same(units[min(number // per, len(units) - 1)], c.axis(value, index))
+    c.source = units[-1]
+
+
+@layers(_L.SimpleRNNCell, _L.GRUCell, _L.LSTMCell)
+def cell(c: Call) -> None:
+    units = _cell(c, c.layer, GATES[type(c.layer)], c.axis(c.x, -1), ("units",))
+    for value in (*c.inputs[1:], *c.outputs):
+        c.same(units, c.axis(value, -1))
+    c.source = units
+
+
+@layers(_L.StackedRNNCells)
+def stacked(c: Call) -> None:
+    units = _cells(c, c.layer, c.axis(c.x, -1), ())
+    if not units:
+        return
+    c.same(units[-1], c.axis(c.y, -1))
+    for values in (c.inputs[1:], c.outputs[1:]):
+        per = max(len(values) // len(units), 1)
+        for number, value in enumerate(values):
+            c.same(units[min(number // per, len(units) - 1)], c.axis(value, -1))
+    c.source = units[-1]
+
+
+@layers(_L.Bidirectional)
+def bidirectional(c: Call) -> None:
+    layer = c.layer
+    made = []
+    states = list(c.inputs[1:])
+    returned = list(c.outputs[1 if layer.merge_mode is not None else 2 :])
+    for place, (name, inner) in enumerate(
+        (("layer", layer.forward_layer), ("backward_layer", layer.backward_layer))
+    ):
+        call = c.within(inner, (name, "config"))
+        cells = getattr(inner, "cell", None)
+        if type(inner) in (_L.SimpleRNN, _L.GRU, _L.LSTM):
+            units = _cells(call, cells, c.axis(c.x, -1), ())
+        elif type(inner) is _L.RNN:
+            units = _cells(call, cells, c.axis(c.x, -1), ("cell", "config"))
+        else:
+            return
+        if not units or inner.stateful:
+            return
+        made.append(units[-1])
+        for values in (states, returned):
+            half = values[len(values) // 2 * place :][: len(values) // 2]
+            per = max(len(half) // len(units), 1)
+            for number, value in enumerate(half):
+                c.same(units[min(number // per, len(units) - 1)], c.axis(value, -1))
+    forward, backward = made
+    out = c.axis(c.y, -1)
+    if layer.merge_mode == "concat":
+        assert out is not None
+        c.link(forward, np.arange(forward.size), out, np.arange(forward.size))
+        c.link(backward, np.arange(backward.size), out, np.arange(backward.size) + forward.size)
+    elif layer.merge_mode is None:
+        c.same(forward, c.axis(c.outputs[0], -1))
+        c.same(backward, c.axis(c.outputs[1], -1))
+    else:
+        c.same(forward, out)
+    # Keras takes the shape of both from the forward layer: they have as many units.
+    c.same(forward, backward)
+    c.source = forward
+    if layer.return_sequences:
+        c.same(c.axis(c.x, 1), c.axis(c.y, 1))

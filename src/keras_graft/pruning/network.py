@@ -1,0 +1,194 @@
+"""`Network`: the links of a whole graph, with nested models and opened layers inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_graft import _keras
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Value
+from keras_graft.model.opening.policy import holds_layers
+from keras_graft.pruning import rules as rules  # registers them
+from keras_graft.pruning.call import Call, all_unwrapped, variable_behind_views
+from keras_graft.pruning.closure import Axis, Closure, Link
+from keras_graft.pruning.registry import rule_for
+from keras_graft.ties.layer import named_weights
+
+
+class Network:
+    """What is coupled with what in a graph.
+
+    Attributes:
+        graph: The graph.
+        closure: The positions that go together.
+        stops: For an axis, why nothing can be removed there.
+        notes: For an axis, what changes in the numbers if zeroed positions are removed.
+        unopened: The nodes that a group reaches and whose code was not opened yet.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.closure = Closure(self._links)
+        self.stops: dict[Axis, str] = {}
+        self.notes: dict[Axis, str] = {}
+        self.unopened: dict[Any, Node] = {}
+        self.nodes: dict[Any, Node] = {}
+        self._users: dict[Any, list[Any]] = {}
+        self._calls: dict[Any, Call] = {}
+        self._bridges: dict[Any, list[Value]] = {}
+        self._values: dict[Any, Value] = {}
+        self._ends: dict[Any, str] = {}
+        self._started: dict[Axis, list[Call]] = {}
+        self._named: dict[int, dict[str, Any]] = {}
+        self._places: dict[Any, int] = {}
+        self._walked: set[int] = set()
+        self._walk(graph, ())
+        for value, name in zip(graph.inputs, graph.input_names, strict=True):
+            self._ends[value.key] = f"it is the input {name!r} of the model"
+        for value in graph.outputs:
+            self._ends[value.key] = f"{graph.label(value)!r} is an output of the model"
+
+    def _walk(self, level: Graph, scope: tuple[Node, ...]) -> None:
+        if id(level) in self._walked:  # a nested model that is called again
+            return
+        self._walked.add(id(level))
+        for value in (*level.inputs, *(v for n in level.steps for v in n.gives)):
+            self._values.setdefault(value.key, level.known(value))
+        for step in level.steps:
+            node = step.within(level, scope)
+            self.nodes[node.key] = node
+            if node.nested is not None:
+                self._cross(node)
+                self._walk(node.nested, (*scope, node))
+                continue
+            layer = all_unwrapped(node.operation)
+            holders = dict.fromkeys(v.key for v in (*node.reads, *node.gives))
+            holders |= dict.fromkeys(("weight", id(w)) for w in _variables(layer))
+            holders["operation", id(layer)] = None
+            for holder in holders:
+                self._places.setdefault(holder, len(self._places))
+                self._users.setdefault(holder, []).append(node.key)
+
+    def _cross(self, call: Node) -> None:
+        """Couple the values inside a nested model with those outside."""
+        assert call.nested is not None
+        pairs = [
+            (inner, call.reads[entry.source])
+            for inner, entry in zip(call.nested.inputs, call.entries, strict=True)
+            if entry.source is not None and not entry.adapt
+        ]
+        pairs += zip(call.nested.outputs, call.outputs, strict=True)
+        pairs += [(inside, outside) for outside, inside in call.unseen]
+        for inner, outer in pairs:
+            self._bridges.setdefault(inner.key, []).append(outer)
+            self._bridges.setdefault(outer.key, []).append(inner)
+        linked = {v.key for pair in pairs for v in pair}
+        for value in (*call.nested.inputs, *call.reads):
+            if value.key not in linked:
+                name = call.within(call.graph, call.scope).path
+                self._ends[value.key] = f"{name!r} adapts its rank or dtype"
+
+    def source(self, node: Node) -> Axis | None:
+        """Return the axis of a node that `kg.group` starts from; None if it has none."""
+        return None if node.nested is not None else self.call(node).source
+
+    def call(self, node: Node) -> Call:
+        """Return what the rule of a node says."""
+        if node.key not in self._calls:
+            node = self.nodes[node.key]
+            call = Call(node, all_unwrapped(node.operation))
+            rule = rule_for(node.operation)
+            if rule is not None and all(v.spec is not None for v in (*call.inputs, *call.outputs)):
+                rule(call)
+            self._calls[node.key] = call
+            if call.source is not None:
+                self._started.setdefault(call.source, []).append(call)
+        return self._calls[node.key]
+
+    def started_at(self, axis: Axis) -> list[Call]:
+        """Return the calls whose channels an axis counts."""
+        return self._started.get(axis, [])
+
+    def named_weights(self, layer: Any) -> dict[str, Any]:
+        """Return the weights of a layer by their paths below its own name."""
+        if id(layer) not in self._named:
+            self._named[id(layer)] = named_weights(layer)
+        return self._named[id(layer)]
+
+    def place(self, axis: Axis) -> int:
+        """Return a number that orders axes of weights as their layers are called."""
+        return self._places[axis.holder]
+
+    def calls_of(self, axis: Axis) -> list[Call]:
+        """Return the calls that an axis belongs to."""
+        holder = axis.holder
+        if isinstance(holder, tuple) and holder[0] == "number":
+            holder = ("operation", holder[1])
+        return [self.call(self.nodes[key]) for key in self._users.get(holder, ())]
+
+    def _links(self, axis: Axis) -> Iterator[Link]:
+        settled = False
+        for call in self.calls_of(axis):
+            for begin in call.later:
+                begin(axis)
+            yield from (link for link in call.links if link.one == axis)
+            yield from (link.turned() for link in call.links if link.other == axis)
+            if axis in call.notes:
+                self.notes.setdefault(
+                    axis, f"{call.node.kind} {call.node.path!r}: {call.notes[axis]}"
+                )
+            if axis in call.stops:
+                reason = f"{call.node.kind} {call.node.path!r}: {call.stops[axis]}"
+                self.stops.setdefault(axis, reason)
+            elif axis in call.settled:
+                settled = True
+            elif not isinstance(axis.holder, tuple):
+                self._stopped(axis, call)
+        if isinstance(axis.holder, tuple):
+            if not settled and axis not in self.stops:
+                self.stops[axis] = f"no rule says what axis {axis.at} of {self.name(axis)} is"
+            return
+        if axis.holder in self._ends:
+            self.stops.setdefault(axis, self._ends[axis.holder])
+        for value in self._bridges.get(axis.holder, ()):
+            spec = self._values[value.key].spec
+            rank = None if spec is None else len(spec.shape)
+            if rank is not None and axis.at < rank and spec.shape[axis.at] == axis.size:  # type: ignore[union-attr]
+                other = Axis(value.key, axis.at, axis.size)
+                yield Link(axis, other, np.arange(axis.size), np.arange(axis.size))
+            else:
+                self.stops.setdefault(axis, "a nested model adapts its shape")
+
+    def _stopped(self, axis: Axis, call: Call) -> None:
+        node = call.node
+        known = rule_for(node.operation) is not None
+        if not known and not node.closed and holds_layers(node.operation):
+            self.unopened[node.key] = node
+        if known:
+            why = f"no rule says what becomes of axis {axis.at} of {self.name(axis)}"
+        else:
+            why = node.closed or "there is no rule for this class"
+        self.stops.setdefault(axis, f"{node.kind} {node.path!r}: {why}")
+
+    def name(self, axis: Axis) -> str:
+        """Return the name of what an axis belongs to."""
+        holder = axis.holder
+        if not isinstance(holder, tuple):
+            value = self._values[holder]
+            return repr(value.name or "a value")
+        if holder[0] == "number":
+            return ".".join(map(str, holder[2]))
+        for call in self.calls_of(axis):
+            for variable in _variables(call.layer):
+                if id(variable) == holder[1]:
+                    return repr(variable.path)
+        return "a weight"
+
+
+def _variables(layer: Any) -> list[Any]:
+    """Return the variables of a layer, without the views of frozen ones."""
+    found = [variable_behind_views(w) for w in getattr(layer, "weights", ())]
+    return [w.source if isinstance(w, _keras.Tied) else w for w in found]

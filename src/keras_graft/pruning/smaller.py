@@ -1,0 +1,285 @@
+"""Make the layers and ops of a graph again without some positions of their axes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_graft import _keras, advice
+from keras_graft import ties as _ties
+from keras_graft.errors import EditError
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Slot, Value
+from keras_graft.graph.record import is_wrapper, record_of, unwrapped
+from keras_graft.layers.weight import Weight
+from keras_graft.model.build import build
+from keras_graft.model.calls import caller, fill
+from keras_graft.model.opening.inside import as_model_call, is_layer_inside
+from keras_graft.model.read import trace
+from keras_graft.model.recreate import again
+from keras_graft.printable import words_of
+from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
+from keras_graft.pruning.closure import Axis
+from keras_graft.pruning.configured import op_again, plainly, put, unbuilt
+from keras_graft.pruning.network import Network
+
+Kept = Callable[[Axis], np.ndarray]
+
+
+class Smaller:
+    """A graph without the positions that are removed.
+
+    Args:
+        network: The network.
+        kept: Returns the positions of an axis that stay, in order; they may be repeated.
+        verb: For messages.
+        scaled: Returns the value of a weight, after the positions are taken; None: as it is.
+
+    Attributes:
+        variables: Pairs of variables: (new, old).
+    """
+
+    def __init__(
+        self, network: Network, kept: Kept, verb: str, scaled: Callable[[Any, Any], Any] | None = None
+    ) -> None:  # fmt: skip
+        self._network = network
+        self._kept = kept
+        self._verb = verb
+        self._scaled = scaled
+        self._axes: dict[Any, list[Axis]] = {}
+        for axis in network.closure.axes:
+            stay = kept(axis)
+            if len(stay) != axis.size or not np.array_equal(stay, np.arange(axis.size)):
+                self._axes.setdefault(axis.holder, []).append(axis)
+        self._calls: dict[int, list[Call]] = {}
+        self._operations: dict[int, Any] = {}
+        self._graphs: dict[int, Graph] = {}
+        self.variables: list[tuple[Any, Any]] = []
+        self._gather()
+
+    def _gather(self) -> None:
+        """Find the operations that change, and refuse what cannot be changed."""
+        for node in self._network.nodes.values():
+            if node.nested is None and self._changes(node):
+                key = id(node.operation)
+                self._calls.setdefault(key, []).append(self._network.call(node))
+        for calls in self._calls.values():
+            _check(calls[0], self._verb)
+
+    def _changes(self, node: Node) -> bool:
+        layer = all_unwrapped(node.operation)
+        if any(value.key in self._axes for value in (*node.inputs, *node.outputs)):
+            return True
+        variables = (variable_behind_views(w) for w in getattr(layer, "weights", ()))
+        return any(("weight", id(w)) in self._axes for w in variables)
+
+    def graph(self, level: Graph) -> Graph:
+        """Return a level of the network without the positions that are removed."""
+        if id(level) not in self._graphs:
+            self._graphs[id(level)] = self._made(level)
+        return self._graphs[id(level)]
+
+    def _made(self, level: Graph) -> Graph:
+        instead = {}
+        for node in level.steps:
+            new = self._node(node)
+            if new is not node:
+                instead[node] = [new]
+        if not instead:
+            return level
+        graph = level.spliced(instead, {})
+        if any(value.key in self._axes for value in level.inputs):
+            inputs = [self._resized(v.within(None)) for v in level.inputs]
+            graph = graph.replace(inputs=inputs, outputs=[v.within(None) for v in graph.outputs])
+        return graph.settled()
+
+    def _node(self, node: Node) -> Node:
+        changed = any(v.key in self._axes for v in (*node.inputs, *node.gives))
+        if node.nested is not None:
+            call = as_model_call(node) if is_layer_inside(node) else node
+            nested = self.graph(node.nested)
+            if nested is node.nested:
+                return self._with_specs(node) if changed else node
+            if call is not node:
+                assert call.nested is not None
+                nested = self._inside(node, call.nested)
+            return self._with_specs(
+                call.replace(operation=self._model(node, nested), nested=nested)
+            )
+        if id(node.operation) not in self._calls:
+            return node
+        new = self._with_specs(node.replace(operation=self._operation(node.operation)))
+        for template in self._network.call(node).templates:
+            new = new.replace(template=template(self._kept))
+        return new
+
+    def _inside(self, node: Node, plain: Graph) -> Graph:
+        """Return the graph of an opened layer as that of a model."""
+        return self._made(plain)
+
+    def _model(self, node: Node, nested: Graph) -> Any:
+        key = id(node.operation)
+        known = self._operations.get(key)
+        if known is None:
+            self._operations[key] = known = (build(nested, name=node.operation.name), node.nested)
+        elif known[1] is not node.nested:
+            path = self._network.nodes[node.key].path
+            raise EditError(
+                f"{self._verb}: {path!r} is called several times, and its code does something else "
+                f"in each call. Open it first: {advice.call('inline', ('target', path))}."
+            )
+        return known[0]
+
+    def _with_specs(self, node: Node) -> Node:
+        return node.replace(
+            inputs=tuple(map(self._resized, node.inputs)),
+            outputs=tuple(map(self._resized, node.outputs)),
+        )
+
+    def _resized(self, value: Value) -> Value:
+        axes = self._axes.get(value.key)
+        if axes is None or value.spec is None:
+            return value
+        shape = list(value.spec.shape)
+        for axis in axes:
+            shape[axis.at] = len(self._kept(axis))
+        return value.replace(spec=replace(value.spec, shape=tuple(shape)))
+
+    # -- operations -------------------------------------------------------------------------
+
+    def _operation(self, operation: Any) -> Any:
+        key = id(operation)
+        if key not in self._operations:
+            self._operations[key] = self._again(operation)
+        return self._operations[key]
+
+    def _again(self, operation: Any) -> Any:
+        calls = self._calls[id(operation)]
+        if is_wrapper(operation):
+            inside = unwrapped(operation)
+            self._calls[id(inside)] = calls
+            config = _keras.get_config(operation)
+            config.pop("layer", None)
+            return type(operation)(self._operation(inside), **config)
+        changes: dict[Path, Any] = {}
+        for call in calls:
+            for path, number in call.numbers.items():
+                if len(self._kept(number)) != number.size:
+                    changes[path] = len(self._kept(number))
+            for change in call.changes:
+                changes.update(change(self._kept))
+        if not isinstance(operation, keras.Layer):
+            return op_again(operation, changes)
+        layer = self._layer(operation, changes, calls[0])
+        for new, old in zip(
+            _keras.layers_inside(layer), _keras.layers_inside(operation), strict=False
+        ):
+            if type(new) is type(old) and _keras.flag_of(new) != _keras.flag_of(old):
+                _keras.set_flag(new, _keras.flag_of(old))
+        return layer
+
+    def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> Any:
+        name, (_, config) = old.name, _ties.plain_config(old)
+        config = unbuilt(copy.deepcopy(config))
+        for path, value in changes.items():
+            put(config, path, value)
+        new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
+        if not new.built:
+            self._build(new, call)
+        tied = {id(tie.source) for tie in _ties.ties_of(old)}
+        before = [v for v in old.variables if id(v) not in tied]
+        named = _ties.named_weights(new)
+        now = list(new.variables)
+        if tied:
+            names = {id(v): k for k, v in _ties.named_weights(old, tied=False).items()}
+            now = [named[names[id(v)]] for v in before]
+        if isinstance(new, Weight) and before:  # its variable has the name that it had in its layer
+            new.take(_keras.variable_like(before[0], self._sliced(before[0])))
+            self.variables.append((new.value, before[0]))
+            return new
+        if plainly(before) != plainly(now):
+            raise EditError(
+                f"{self._verb}: {call.node.path!r} made again has other weights: "
+                f"{[v.name for v in now]} for {[v.name for v in before]}."
+            )
+        for source, target in zip(before, now, strict=True):
+            self._assign(target, source)
+        return new
+
+    def _build(self, new: Any, call: Call) -> None:
+        template, values = call.node.template, tuple(map(self._resized, call.inputs))
+        shape = lambda i: values[i].spec.shape  # type: ignore[union-attr] # noqa: E731
+        simple = len(template.args) == 1 and not _slots(list(template.kwargs.values()))
+        try:
+            if simple:
+                new.build(fill(template.args[0], shape))
+                new.built = True
+            else:
+                trace(caller(new, template), values)
+        except Exception as error:
+            raise EditError(
+                f"{self._verb}: {call.node.path!r} cannot be built for "
+                f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
+            ) from error
+
+    def _sliced(self, source: Any) -> np.ndarray:
+        array = np.array(keras.ops.convert_to_numpy(source))
+        for axis in self._axes.get(("weight", id(source)), ()):
+            array = np.take(array, self._kept(axis), axis.at)
+        if self._scaled is not None:
+            array = self._scaled(source, array)
+        return array
+
+    def _assign(self, target: Any, source: Any) -> None:
+        array = self._sliced(source)
+        if tuple(target.shape) != array.shape:
+            raise EditError(
+                f"{self._verb}: {source.path!r} would be {array.shape}, and the layer made again "
+                f"has {tuple(target.shape)}."
+            )
+        target.assign(array)
+        self.variables.append((target, source))
+
+    def tie(self) -> list[Any]:
+        """Tie the new layers as the old ones were; return them."""
+        instead = {id(old): new for new, old in self.variables}
+        made = []
+        for key, calls in list(self._calls.items()):
+            old, new = calls[0].layer, self._operations.get(key)
+            for tie in _ties.ties_of(old) if new is not None and key == id(old) else ():
+                source = instead.get(id(tie.source), tie.source)
+                owner = next((n for n in self._operations.values() if _owns(n, source)), None)
+                _ties.carry_out(new, _ties.same_tie(tie, new), source, owner or tie.seen.owner)
+                made.append(new)
+        return made
+
+
+def _owns(item: Any, variable: Any) -> bool:
+    return isinstance(item, keras.Layer) and any(w is variable for w in item.weights)
+
+
+def _slots(structure: Any) -> bool:
+    return any(isinstance(leaf, Slot) for leaf in keras.tree.flatten(structure))
+
+
+def _check(call: Call, verb: str) -> None:
+    """Refuse a layer whose numbers are not its weights alone."""
+    for layer in _keras.layers_inside(call.layer) if isinstance(call.layer, keras.Layer) else ():
+        path = call.node.path
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise EditError(
+                f"{verb}: {path!r} is quantized ({layer.quantization_mode}). Prune the model in "
+                f"floats, then quantize the result: {verb}(model, ...).quantize("
+                f"{layer.quantization_mode!r})."
+            )
+        state = record_of(layer).adapted
+        if getattr(layer, "lora_enabled", False) or (state is not None and state.adapters):
+            raise EditError(
+                f"{verb}: {path!r} has LoRA adapters. Merge them first: "
+                f"{advice.call('merge_adapters')}."
+            )
