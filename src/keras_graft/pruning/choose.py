@@ -85,9 +85,9 @@ def much(selector: Any, given: Any) -> Any:
         return int(given)
     if isinstance(given, Real) and not isinstance(given, Integral) and 0 < float(given) < 1:
         return float(given)
-    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes) and len(given)
-    if listed and all(isinstance(i, Integral) and not isinstance(i, bool) for i in given):
-        return tuple(int(i) for i in given)
+    listed = list(given) if isinstance(given, list | tuple | range) else []
+    if listed and all(isinstance(i, Integral) and not isinstance(i, bool) for i in listed):
+        return tuple(int(i) for i in listed)
     raise EditError(
         f"prune: {shown(selector)}: expected the channels to remove ([0, 3]), how many (8), or a "
         f"fraction between 0 and 1 (0.5), got {shown(given)}."
