@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from keras_graft.costs.inside import alone
 from keras_graft.costs.work import Call, Dims, Work
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
-from keras_graft.graph.record import unwrapped
+from keras_graft.graph.record import record_of, unwrapped
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.model.calls import fill
 
@@ -52,9 +53,7 @@ class Counter:
         fixed: The batch size that the graph was made for; None for any.
     """
 
-    def __init__(
-        self, axes: Axes, starts: Sequence[Dims], batch: int, fixed: int | None
-    ) -> None:
+    def __init__(self, axes: Axes, starts: Sequence[Dims], batch: int, fixed: int | None) -> None:
         self._axes, self._starts, self._batch, self._fixed = axes, starts, batch, fixed
         self.found: dict[Place, Counted] = {}
         self.given: dict[Place, tuple[Number | None, str]] = {}
@@ -165,14 +164,12 @@ class Counter:
             shape = getattr(item, "shape", None)
             return Dims(shape) if isinstance(shape, tuple | list) else item
 
-        args, kwargs = (
-            fill(part, lambda i: reads[i], leaf) for part in (tuple(args), kwargs)
-        )
+        args, kwargs = (fill(part, lambda i: reads[i], leaf) for part in (tuple(args), kwargs))
         call = Call(
             operation, args, kwargs, tuple(reads[: len(node.inputs)]),
             tuple(gives[: len(node.outputs)]), self.inner,
         )  # fmt: skip
-        return rule.count(call)
+        return rule.count(call) + _adapters(operation)
 
     def inner(self, layer: Any, inputs: tuple[Dims, ...], outputs: tuple[Dims, ...]) -> Work:
         """Count the call of a layer that is inside another one.
@@ -198,6 +195,16 @@ class Counter:
         return total
 
 
+def _adapters(layer: Any) -> Work:
+    """Return the work of the adapters of `kg.lora`: their factors are multiplied at each call."""
+    total = Work()
+    for made in record_of(layer).sums:
+        for part in getattr(made, "parts", ()):
+            size = math.prod(part.a.shape[:-1]) * math.prod(part.b.shape[1:])
+            total += Work(size * part.b.shape[0], 2 * size)
+    return total
+
+
 def _size(node: Node, gives: Sequence[Dims]) -> tuple[Number | None, str]:
     """Return the bytes of the outputs of a call, or why they are not known."""
     try:
@@ -213,4 +220,3 @@ def _bytes(spec: Spec | None) -> int:
     if found is None:
         raise Unknown("the dtype of what it gives has no size")
     return found
-

@@ -7,8 +7,15 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.costs import attention, convolution, elementwise, own_layers  # noqa: F401
-from keras_graft.costs import other_layers, products, recurrent  # noqa: F401
+from keras_graft.costs import (  # noqa: F401  # noqa: F401
+    attention,
+    convolution,
+    elementwise,
+    other_layers,
+    own_layers,
+    products,
+    recurrent,
+)
 from keras_graft.costs.work import RULES, Rule
 from keras_graft.graph.record import unwrapped
 from keras_graft.layers.dynamic_op import DynamicOp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import Any, Union
+from typing import Any
 
 Powers = tuple[tuple[str, int], ...]
 """The lengths in one term, each with its power, in the order of their names."""
@@ -91,7 +91,7 @@ class Formula:
     __repr__ = __str__
 
 
-Number = Union[int, Formula]
+Number = int | Formula
 """A number, or a formula of unknown lengths."""
 
 

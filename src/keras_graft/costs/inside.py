@@ -117,7 +117,9 @@ def alone(layer: Any, inputs: Sequence[Sequence[int]], dtype: str, batch: int) -
             traced = trace(layer, values)
         else:  # the cell of a recurrent layer takes its states too
             sizes = states if isinstance(states, list | tuple) else [states]
-            values += [Value(Spec((None, size), dtype), f"state{i}") for i, size in enumerate(sizes)]
+            values += [
+                Value(Spec((None, size), dtype), f"state{i}") for i, size in enumerate(sizes)
+            ]
             traced = trace(lambda x, *given: layer(x, list(given)), values)
     except Exception as error:
         raise Unknown(f"{layer.name!r} cannot be called on {specs[0]}") from error

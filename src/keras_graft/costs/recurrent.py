@@ -119,9 +119,7 @@ def _conv_lstm(call: Call) -> Work:
 def _bidirectional(call: Call) -> Work:
     layer = call.operation
     one = Dims((call.first[0], *_size(layer.forward_layer.cell)))
-    found = sum(
-        (call.inner(inner, (call.first,), (one,)) for inner in _both(layer)), start=Work()
-    )
+    found = sum((call.inner(inner, (call.first,), (one,)) for inner in _both(layer)), start=Work())
     merged = {"sum": 1, "mul": 1, "ave": 2}.get(layer.merge_mode, 0)
     return found + Work(0, merged * call.out.size)
 

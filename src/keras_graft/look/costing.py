@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from keras_graft.costs.formula import Formula, Lost, Number, at_one
 from keras_graft.costs.inside import fitted, opened
 from keras_graft.costs.work import Dims
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Spec
+from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.parameters import variable_behind
 from keras_graft.graph.select import leaves
+from keras_graft.graph.walk import needed
 from keras_graft.look.numbers import Place, place_of
 from keras_graft.look.sizes import named
 from keras_graft.look.strides import Resolution, at_input, resolutions
@@ -59,7 +61,9 @@ class Costing:
         inside = opened(fitted(graph), batch)
         self._lengths = _Lengths(inside)
         fixed = _batch_of(graph)
-        starts = [_start(v.spec, batch, fixed, self._lengths, i) for i, v in enumerate(graph.inputs)]
+        starts = [
+            _start(v.spec, batch, fixed, self._lengths, i) for i, v in enumerate(graph.inputs)
+        ]
         counter = Counter(self._lengths.axes, starts, batch, fixed)
         self._given = counter.given
         self._under: dict[Place, list[Counted]] = {}
@@ -101,6 +105,46 @@ class Costing:
         if found and all(work is None for work in found):
             return None
         return sum(at_one(work.multiply_adds) for work in found if work is not None)
+
+
+class Shares:
+    """The share of the multiply-adds below each cut of a graph; counted when first asked for.
+
+    Each unknown length counts as one, and what is not known as nothing.
+
+    Args:
+        graph: The graph.
+        values: The cuts, each of which separates the next one from the inputs.
+    """
+
+    def __init__(self, graph: Graph, values: Sequence[Value]) -> None:
+        self._graph, self._values = graph, tuple(values)
+
+    @functools.cached_property
+    def costing(self) -> Costing:
+        """What the calls of the graph cost."""
+        return Costing(self._graph)
+
+    @functools.cached_property
+    def whole(self) -> Spent:
+        """What the whole graph costs."""
+        return self.costing.of(self._graph.nodes)
+
+    @functools.cached_property
+    def _below(self) -> dict[Value, float]:
+        total = at_one(self.whole.multiply_adds or 0)
+        found: dict[Value, float] = {}
+        below, before = 0, self._graph.inputs
+        for value in self._values:
+            nodes = needed(self._graph, (value,), before)
+            below += sum(self.costing.multiply_adds(self._graph.node(n)) or 0 for n in nodes)
+            before = (value,)
+            found[value] = below / total if total else 0.0
+        return found
+
+    def below(self, value: Value) -> float:
+        """Return the share below a cut."""
+        return self._below[value]
 
 
 class _Sum:

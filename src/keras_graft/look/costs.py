@@ -91,9 +91,7 @@ def costs(
     out   Dense                   (?, 2) float32                      8           2      10     40 B     8 B   0.2%
     """
     if not is_one_of(by, "node", "block", "stage", "cut"):
-        raise SelectionError(
-            f'costs: by= is "node", "block", "stage" or "cut", got {shown(by)}.'
-        )
+        raise SelectionError(f'costs: by= is "node", "block", "stage" or "cut", got {shown(by)}.')
     depth = _whole(depth, "depth", "how many levels are shown", none=True)
     most = printed(most, "costs")
     samples = _whole(batch, "batch", "for how many samples")
@@ -104,12 +102,10 @@ def costs(
     total = at_one(whole.multiply_adds or 0)
     groups = {"block": _blocks, "stage": _stages, "cut": _cuts}
     found = _calls(known, depth) if by == "node" else groups[by](known)
-    rows = [_row(group, costing.of(group[3]), total, whole) for group in found]
+    rows = [_row(group, costing.of(group[3]), total) for group in found]
     outputs = "; ".join(str(value.spec or "?") for value in known.outputs)
     every = known.name, counted_calls(known.nodes), outputs, known.nodes
-    return Costs(
-        _row(every, whole, total, whole), tuple(rows), by, samples, whole.why, most
-    )
+    return Costs(_row(every, whole, total), tuple(rows), by, samples, whole.why, most)
 
 
 def _whole(number: Any, name: str, what: str, none: bool = False) -> int | None:
@@ -128,9 +124,9 @@ def _whole(number: Any, name: str, what: str, none: bool = False) -> int | None:
     return None if number is None else int(number)
 
 
-def _row(group: Group, spent: Spent, total: int, whole: Spent) -> Cost:
+def _row(group: Group, spent: Spent, total: int) -> Cost:
     name, kind, output, _ = group
-    known = spent.multiply_adds is not None and not whole.lower & {"multiply_adds"}
+    known = spent.multiply_adds is not None
     share = at_one(spent.multiply_adds or 0) / total if total else 0.0
     return Cost(
         name, kind, output, spent.multiply_adds, spent.operations, spent.padding, spent.parameters,

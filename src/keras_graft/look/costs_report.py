@@ -32,7 +32,8 @@ class Cost:
         parameters: Parameters, each variable once.
         weight_bytes: The bytes of these variables.
         activation_bytes: The bytes of the values that its calls give.
-        share: Its share of all multiply-adds, each unknown length as one; None if not known.
+        share: Its share of all multiply-adds that are known, each unknown length as one; None if its
+            own are not known.
         at_least: Which of the numbers are lower bounds: a part of the row is not known.
     """
 
