@@ -12,13 +12,16 @@ pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA ru
 
 
 def function_of(model):
-    trained = [v.value for v in model.trainable_variables]
-    rest = [v.value for v in model.non_trainable_variables]
-    return lambda *x: model.stateless_call(trained, rest, list(x) if len(x) > 1 else x[0])[0]
+    # The weights are arguments: XLA folds constants.
+    return lambda trained, rest, *x: model.stateless_call(
+        trained, rest, list(x) if len(x) > 1 else x[0]
+    )[0]
 
 
-def arrays(model, batch=1):
-    return [keras.ops.ones((batch, *v.shape[1:]), v.dtype) for v in model.inputs]
+def arrays(model):
+    inputs = [keras.ops.ones((1, *v.shape[1:]), v.dtype) for v in model.inputs]
+    weights = model.trainable_variables, model.non_trainable_variables
+    return [*([v.value for v in part] for part in weights), *inputs]
 
 
 def products(jaxpr):

@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras import layers
+
 from keras_graft.costs.find import rule_of
-from keras_graft.costs.formula import Lost, Number, Unknown, divided
+from keras_graft.costs.formula import Formula, Lost, Number, Unknown, divided
 from keras_graft.costs.inside import alone
+from keras_graft.costs.products import einsum_shape
 from keras_graft.costs.work import Call, Dims, Work
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
@@ -57,6 +60,7 @@ class Counter:
         self._axes, self._starts, self._batch, self._fixed = axes, starts, batch, fixed
         self.found: dict[Place, Counted] = {}
         self.given: dict[Place, tuple[Number | None, str]] = {}
+        self._named: dict[Any, Sequence[Any]] = {}
 
     def count(self, graph: Graph) -> dict[Place, Counted]:
         """Count the calls; return those that have no graph inside, in order."""
@@ -118,6 +122,9 @@ class Counter:
         if spec is None:
             return Dims((Lost("the shape that it gives is not known"),))
         shape = self._axes(place, index, spec)
+        self._named[value.key] = shape
+        if None in spec.shape[1:]:
+            shape = self._known(node, shape, reads)
         if not shape or shape[0] not in (None, self._fixed):
             return self._filled(shape, 1)
         if type(node.operation).__name__ == "DynamicOp":
@@ -135,6 +142,22 @@ class Counter:
         ]  # fmt: skip
         wide = next((d for d in firsts if d != self._batch), self._batch)
         return Dims((wide, *self._filled((1, *shape[1:]), 1)[1:]))
+
+    def _known(self, node: Node, shape: Sequence[Any], reads: Sequence[Dims]) -> Sequence[Any]:
+        """Return a shape with the lengths that Keras leaves open, but that what is read has."""
+        operation = unwrapped(node.operation)
+        if isinstance(operation, layers.EinsumDense) and reads:
+            found = einsum_shape(operation.equation, reads[0], operation.kernel.shape)
+            return (shape[0], *found[1:])
+        result = list(shape)
+        for value, dims in zip(node.inputs, reads, strict=False):
+            named = self._named.get(value.key, ())
+            if len(named) != len(shape) or len(dims) != len(shape):
+                continue
+            for i, length in enumerate(named):
+                if isinstance(length, Formula) and length == shape[i]:
+                    result[i] = dims[i]
+        return result
 
     def _counted(
         self, node: Node, path: str, reads: Sequence[Dims], gives: Sequence[Dims]

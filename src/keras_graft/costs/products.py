@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from keras import layers
@@ -49,15 +50,7 @@ def einsum(equation: str, shapes: list[Dims]) -> Work:
     Raises:
         Unknown: If there are more: the backend chooses the order of the products.
     """
-    left, _, result = equation.replace(" ", "").partition("->")
-    lengths: dict[str, Any] = {}
-    names = left.split(",")
-    for letters, shape in zip(names, shapes, strict=True):
-        wide = len(shape) - len(letters.replace("...", ""))
-        dots = "".join(chr(0x3B1 + i) for i in range(wide))[::-1]  # aligned at the right
-        for letter, length in zip(letters.replace("...", dots), shape, strict=True):
-            if letter not in lengths or lengths[letter] == 1:
-                lengths[letter] = length
+    lengths, result = _letters(equation, shapes)
     if len(shapes) > 2:
         raise Unknown(f"the backend chooses the order of the products of {equation!r}")
     size = product(lengths.values())
@@ -65,6 +58,35 @@ def einsum(equation: str, shapes: list[Dims]) -> Work:
         summed = any(n not in result for n in lengths if n.isascii())
         return Work(0, size if summed else 0)
     return Work(size)
+
+
+def _letters(equation: str, shapes: Sequence[Sequence[Any]]) -> tuple[dict[str, Any], str]:
+    """Return the length of each letter of an equation, and the letters of its result.
+
+    Axes in the place of `...` have Greek letters, aligned at the right.
+    """
+    left, _, result = equation.replace(" ", "").partition("->")
+    lengths: dict[str, Any] = {}
+    for letters, shape in zip(left.split(","), shapes, strict=True):
+        letters = _written_out(letters, len(shape) - len(letters.replace("...", "")))
+        for letter, length in zip(letters, shape, strict=True):
+            if letter not in lengths or lengths[letter] == 1:
+                lengths[letter] = length
+    return lengths, _written_out(result, sum(not letter.isascii() for letter in lengths))
+
+
+def _written_out(letters: str, wide: int) -> str:
+    return letters.replace("...", "".join(chr(0x3B1 + i) for i in range(wide))[::-1])
+
+
+def einsum_shape(equation: str, first: Dims, second: Sequence[int]) -> Dims:
+    """Return the shape of what an einsum gives.
+
+    >>> einsum_shape("...x,xy->...y", Dims((1, 2, 3)), (3, 4))
+    (1, 2, 4)
+    """
+    lengths, result = _letters(equation, [first, second])
+    return Dims(lengths[letter] for letter in result)
 
 
 @rule("numpy.Einsum", source="the product of the lengths of all letters in the equation")
