@@ -93,7 +93,7 @@ def costs(
     if not is_one_of(by, "node", "block", "stage", "cut"):
         raise SelectionError(f'costs: by= is "node", "block", "stage" or "cut", got {shown(by)}.')
     depth = _whole(depth, "depth", "how many levels are shown", none=True)
-    most = printed(most, "costs")
+    most = printed(most, "costs", "rows")
     samples = _whole(batch, "batch", "for how many samples")
     assert samples is not None
     known = sized(graph, input_shape, "costs")

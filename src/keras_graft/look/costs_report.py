@@ -130,7 +130,7 @@ class Costs(Tabular):
         if len(chosen) < len(self.rows):
             what = {"node": "calls", "block": "blocks", "stage": "stages", "cut": "cuts"}[self.by]
             title.append(
-                f"{len(self.rows):,} {what}; the {len(chosen)} with the most multiply-adds "
+                f"{len(self.rows):,} {what}; {len(chosen)} {_WHICH[self.by == 'cut']} "
                 f"(all: {advice.option('most', None)})"
             )
         head = _HEADS[self.by]
@@ -150,6 +150,9 @@ class Costs(Tabular):
         """Return the rows to print, in their order."""
         if self.most is None or len(self.rows) <= self.most:
             return list(self.rows)
+        if self.by == "cut":  # evenly, and the whole
+            step = len(self.rows) / self.most
+            return [self.rows[int((i + 1) * step) - 1] for i in range(self.most)]
         ranks = sorted(range(len(self.rows)), key=lambda i: (-_rank(self.rows[i]), i))
         return [self.rows[i] for i in sorted(ranks[: self.most])]
 
@@ -165,6 +168,7 @@ class Costs(Tabular):
 
 
 _NUMBERS = ("multiply-adds", "operations", "params", "weights", "values", "share")
+_WHICH = ("with the most multiply-adds", "at even distances")
 _HEADS = {
     "node": ("node", "kind", "output", *_NUMBERS),
     "block": ("block", "calls", "last output", *_NUMBERS),

@@ -112,8 +112,8 @@ def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
     return [found[i] for i in sorted(chosen)], title
 
 
-def printed(most: Any, verb: str) -> int | None:
-    """Return how many cuts to print.
+def printed(most: Any, verb: str, what: str = "cuts") -> int | None:
+    """Return how many cuts, or rows, to print.
 
     Raises:
         SelectionError: If it is neither a whole number from 1 on nor None.
@@ -121,7 +121,7 @@ def printed(most: Any, verb: str) -> int | None:
     whole = isinstance(most, Integral) and not isinstance(most, bool)
     if most is not None and not (whole and int(most) > 0):
         raise SelectionError(
-            f"{verb}: most= says how many cuts to print, 1 or more, or None for all; got "
+            f"{verb}: most= says how many {what} to print, 1 or more, or None for all; got "
             f"{shown(most)}."
         )
     return None if most is None else int(most)
