@@ -45,7 +45,9 @@ def test_every_layer_of_keras_has_a_rule_or_a_reason():
 def test_every_op_of_keras_has_a_rule_or_a_reason():
     from keras_graft._keras import ops
 
-    missing = [name for name in ops._ops() if name not in RULES and not name.startswith("operation.")]
+    missing = [
+        name for name in ops._ops() if name not in RULES and not name.startswith("operation.")
+    ]
     assert not missing, f"no rule in keras_graft/costs for {missing}"
 
 
@@ -72,7 +74,9 @@ def test_code_is_counted_inside():
             self.scale = self.add_weight(shape=(units,), initializer="ones")
 
         def call(self, x):
-            return keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1))) @ self.dense(x) * self.scale
+            return (
+                keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1))) @ self.dense(x) * self.scale
+            )
 
     class Odd(keras.layers.Layer):
         def call(self, x):

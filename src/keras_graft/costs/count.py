@@ -145,9 +145,10 @@ class Counter:
 
     def _known(self, node: Node, shape: Sequence[Any], reads: Sequence[Dims]) -> Sequence[Any]:
         """Return a shape with the lengths that Keras leaves open, but that what is read has."""
-        operation = unwrapped(node.operation)
+        operation: Any = unwrapped(node.operation)
         if isinstance(operation, layers.EinsumDense) and reads:
-            found = einsum_shape(operation.equation, reads[0], operation.kernel.shape)
+            kernel: Any = operation.kernel
+            found = einsum_shape(operation.equation, reads[0], kernel.shape)
             return (shape[0], *found[1:])
         result = list(shape)
         for value, dims in zip(node.inputs, reads, strict=False):

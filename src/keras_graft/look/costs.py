@@ -119,7 +119,7 @@ def _whole(number: Any, name: str, what: str, none: bool = False) -> int | None:
         also = ", or None for all" if none else ""
         raise SelectionError(
             f"costs: {name}= says {what}, 1 or more{also}; got {shown(number)}. The way out: "
-            f"{advice.call('costs', **{name: 1})}."
+            f"{advice.option(name, 1)}."
         )
     return None if number is None else int(number)
 
