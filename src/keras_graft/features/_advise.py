@@ -106,7 +106,7 @@ def advise(
     >>> print(kg.features.advise(keras.Model(x, keras.layers.Dense(8, name="out")(h)), 1000))
     1,000 samples
     cut  output          bytes/sample  bytes in all  compute saved
-    h    (?, 4) float32          16 B         16 kB  50.0%
+    h    (?, 4) float32          16 B         16 kB          50.0%
     """
     samples = int(data) if isinstance(data, Integral) else count(opened(data, model))
     if samples is not None and samples < 1:

@@ -85,10 +85,10 @@ def costs(
     >>> print(report)
     tiny: 3,896 multiply-adds, 434 other operations
     122 parameters in 488 B, values in 600 B
-    node  kind                    output                  multiply-adds  operations  params  weights  values  share
-    conv  Conv2D                  (?, 6, 6, 4) float32            3,888         288     112    448 B   576 B  99.8%
-    pool  GlobalAveragePooling2D  (?, 4) float32                      0         144       0      0 B    16 B   0.0%
-    out   Dense                   (?, 2) float32                      8           2      10     40 B     8 B   0.2%
+    node  kind                    output                multiply-adds  operations  params  weights  values  share
+    conv  Conv2D                  (?, 6, 6, 4) float32          3,888         288     112    448 B   576 B  99.8%
+    pool  GlobalAveragePooling2D  (?, 4) float32                    0         144       0      0 B    16 B   0.0%
+    out   Dense                   (?, 2) float32                    8           2      10     40 B     8 B   0.2%
     """
     if not is_one_of(by, "node", "block", "stage", "cut"):
         raise SelectionError(f'costs: by= is "node", "block", "stage" or "cut", got {shown(by)}.')
