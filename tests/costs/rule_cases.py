@@ -38,7 +38,7 @@ CASES = [
     ("transpose2d", layers.Conv2DTranspose(U, 2, strides=2), [IMAGE], 9 * 7 * 6 * 4 * U, 0),
     ("transpose2d_same", layers.Conv2DTranspose(U, 3, strides=2, padding="same"), [IMAGE],
      9 * 7 * 6 * 9 * U, (9 * 7 * 9 - 26 * 20) * 6 * U),
-    ("transpose3d", layers.Conv3DTranspose(2, 2), [(4, 5, 3, 2)], 4 * 5 * 3 * 2 * 8 * 2, 0),
+    ("transpose3d", layers.Conv3DTranspose(2, 2, strides=2), [(4, 5, 3, 2)], 4 * 5 * 3 * 2 * 8 * 2, 0),
     ("embedding", layers.Embedding(11, U), [("int32", T)], 0, 0),
     ("simple_rnn", layers.SimpleRNN(U), [(T, F)], T * U * (F + U), 0),
     ("lstm", layers.LSTM(U, return_sequences=True), [(T, F)], T * 4 * U * (F + U), 0),
