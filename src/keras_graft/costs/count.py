@@ -185,8 +185,8 @@ class Counter:
             raise Unknown(why or f"there is no rule for {type(operation).__name__}")
 
         def leaf(item: Any) -> Any:
-            shape = getattr(item, "shape", None)
-            return Dims(shape) if isinstance(shape, tuple | list) else item
+            shape = getattr(item, "shape", None)  # TensorFlow's is no tuple
+            return item if isinstance(item, Dims) or shape is None else Dims(shape)
 
         args, kwargs = (fill(part, lambda i: reads[i], leaf) for part in (tuple(args), kwargs))
         call = Call(
