@@ -9,7 +9,11 @@ x = image = keras.Input((32, 32, 3), name="image")
 for i in range(3):
     x = keras.layers.Conv2D(8, 3, padding="same", name=f"conv{i}")(x)
     x = keras.layers.BatchNormalization(name=f"bn{i}")(x)
-    x = keras.layers.ReLU(name=f"relu{i}")(x) if i < 2 else keras.layers.Activation("elu", name="elu")(x)
+    x = (
+        keras.layers.ReLU(name=f"relu{i}")(x)
+        if i < 2
+        else keras.layers.Activation("elu", name="elu")(x)
+    )
 model = keras.Model(image, keras.layers.GlobalAveragePooling2D(name="pool")(x), name="network")
 
 kinds = {

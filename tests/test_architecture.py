@@ -24,6 +24,7 @@ ORDER = [
     "ties",
     "layers",
     "model",
+    "costs",
     "look",
     "weights",
     "shared",

@@ -23,6 +23,7 @@ WORDS = {
     "prune": "9,908 -> 2,652 parameters",
     "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
     "lora": "merged: the parameters of the network, and no others",
+    "costs": "300,774,272 multiply-adds",
     "stages": "EfficientNetB0: strides [2, 4, 8, 16, 32]",
     "features_store": "joined, it gives what the head gave on the store",
     "transplant": "predictions/kernel  (1280, 10)     (1280, 4)      classes(3 kept, 1 new)",

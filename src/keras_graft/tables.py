@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_graft.printable import printable
 
-_NUMBER = re.compile(r"\?|[0-9,.]*[0-9]( [kMGT]?B( x .*)?)?")
+_NUMBER = re.compile(r"\?|(at least )?[0-9,.]*[0-9](%| [kMGT]?B)?( x .*)?( \+ .*)?")
 
 Table = tuple[str | tuple[str, ...], Sequence[str], Sequence[Sequence[object]]]
 """The title (one line or a tuple of lines), the head, the rows."""

@@ -8,7 +8,7 @@ import typer
 
 from keras_graft_cli.completion import choices, names
 from keras_graft_cli.files import graph as read
-from keras_graft_cli.files import load, structure
+from keras_graft_cli.files import load, sizes, structure
 from keras_graft_cli.group import LOOK
 from keras_graft_cli.options import Model
 from keras_graft_cli.running import Run, Told, command
@@ -94,6 +94,35 @@ def cuts(
     import keras_graft as kg
 
     found = kg.cuts(read(run, model, opened), **_listed(every, most, sort, dtype))
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
+def costs(
+    run: Run,
+    model: Model,
+    every: Annotated[bool, typer.Option("--all", help="Print all, not only the largest.")] = False,
+    most: Most = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What a line is: node, block, stage or cut.",
+            autocompletion=choices("node", "block", "stage", "cut"),
+        ),
+    ] = "node",
+    depth: Annotated[int, typer.Option(min=1, help="How many levels of nested models.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="For how many samples.")] = 1,
+    shape: Annotated[
+        str | None, typer.Option(help="One sample of the input, where it is open: 224,224,3.")
+    ] = None,
+) -> Told:
+    """Count multiply-adds, operations, parameters, and bytes of weights and values."""
+    import keras_graft as kg
+
+    how = _listed(every, most, None, None)
+    if shape is not None:
+        how["input_shape"] = sizes(shape, "--shape")
+    found = kg.costs(structure(run, model), by=by, depth=depth, batch=batch, **how)
     return Told(found.to_dict(), found)
 
 

@@ -41,7 +41,7 @@ def test_advice_counts_what_a_layer_does_at_each_place():
     down = layers.Conv2D(1, 1, name="down")(up)
     (cut, each, total, share) = kg.features.advise(keras.Model(image, down), 9).rows[0]
     assert cut.name == "up" and each is None and total is None
-    np.testing.assert_allclose(share, 4 * 24 / (4 * 24 + 8 * 3))  # what is open counts as one
+    np.testing.assert_allclose(share, 4 * 24 / (4 * 24 + 2 * 8 * 3))  # what is open counts as one
 
 
 def test_advice_looks_into_layers():
@@ -72,7 +72,8 @@ def test_advice_looks_into_layers():
     pooled = layers.GlobalAveragePooling1D()(opened)
     np.testing.assert_allclose(work(behind(x, pooled)), 5 * 24 + 6)
     attention = layers.MultiHeadAttention(2, 3)(x, x)
-    np.testing.assert_allclose(work(behind(x, attention)), 5 * 4 * 24 + 20)
+    pairs = 2 * 5 * 5 * (3 + 3)  # of each head, with keys and values
+    np.testing.assert_allclose(work(behind(x, attention)), 5 * 4 * 24 + pairs + 20)
 
 
 def test_advice_knows_that_embeddings_of_keras_hub_are_looked_up():

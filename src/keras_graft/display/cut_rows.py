@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_graft.display.cost import cost
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.walk import needed
 from keras_graft.look.cuts import cuts
 from keras_graft.printable import printable, quoted
 
 
-def cut_rows(
-    graph: Graph, identifier: Callable[[Any], str | None], whole: int
-) -> list[dict[str, Any]]:
+def cut_rows(graph: Graph, identifier: Callable[[Any], str | None]) -> list[dict[str, Any]]:
     """Return one row for each single value at which the graph can be cut.
 
     Args:
         graph: The graph.
         identifier: Returns the identifier of a node in the scene, by the node's key.
-        whole: The cost of the whole network.
     """
     rows: list[dict[str, Any]] = []
-    below, before = 0, graph.inputs
     for cut in cuts(graph):
-        # Each cut separates the next one from the inputs.
-        below += sum(cost(n) or 0 for n in needed(graph, (cut.value,), before))
-        before = (cut.value,)
         producer = graph.producer(cut.value)
         size = cut.bytes_per_sample
         rows.append({
@@ -38,7 +29,7 @@ def cut_rows(
             "bytes_text": str(cut.size),
             "below": cut.parameters_below,
             "above": cut.parameters_above,
-            "share": below / whole if whole else 0.0,
+            "share": cut.compute_below,
             "call": f"kg.split(model, {quoted(cut.name)})",
         })  # fmt: skip
     return rows

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_graft.display.arguments import call_arguments
-from keras_graft.display.cost import cost
 from keras_graft.display.facts import Known
 from keras_graft.display.order import deepest_first
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Spec, Value
+from keras_graft.look.costing import Costing
 from keras_graft.printable import printable, quoted
 
 Source = tuple["Part", int, "Spec | None"]
@@ -75,6 +75,7 @@ def parts_of(graph: Graph) -> list[Part]:
 class _Reader:
     def __init__(self, graph: Graph) -> None:
         self._known = Known(graph)
+        self._costing = Costing(graph)
         self._forms: dict[Any, int] = {}
 
     def level(
@@ -156,7 +157,7 @@ class _Reader:
         item.update(
             parameters=sum(facts.sizes.values()),
             trainable=sum(facts.sizes[key] for key in facts.trained),
-            cost=None if group else cost(node),
+            cost=None if group else self._costing.multiply_adds(node.within(None, scope)),
             arguments=facts.arguments + calls,
             state=facts.state,
             shared=facts.shared,

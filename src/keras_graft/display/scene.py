@@ -90,7 +90,7 @@ def drawn(graph: Graph, parts: list[Part], kind: str) -> dict[str, Any]:
         },
         "items": items,
         "edges": [list(edge) for edge in edges],
-        "cuts": cut_rows(graph, listing.found, whole),
+        "cuts": cut_rows(graph, listing.found),
     }
 
 

@@ -121,6 +121,12 @@ class SizedCall:
         op = _keras.bare_op(self._class, deep(self.attributes, fill), self.name)
         return op, deep(self.args, fill), deep(self.kwargs, fill)
 
+    def bare(self) -> Any:
+        """Return the op that is called, with its attributes as they are noted; None for a function."""
+        if self._class is None:
+            return None
+        return _keras.bare_op(self._class, self.attributes, self.name)
+
     def form(self) -> Any:
         """Return plain data that is equal for equal calls."""
         return [self.target, *(_written(x) for x in (self.attributes, self.args, self.kwargs))]

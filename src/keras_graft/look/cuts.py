@@ -14,6 +14,7 @@ from keras_graft.graph.names import is_one_of
 from keras_graft.graph.node import Spec, Value
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.walk import needed
+from keras_graft.look.costing import Shares
 from keras_graft.look.sizes import Size, Sizes, sized
 from keras_graft.model.verb import question
 from keras_graft.printable import shown
@@ -36,6 +37,7 @@ class Cut:
         parameters_above: Parameters on the output side; a shared layer counts on both sides.
         size: The same size, with the names of the unknown lengths; its text is `"32 B x length"`.
         spec: Shape and dtype of the value; for the `input_shape` that was given.
+        shares: Gives `compute_below`; counted when first asked for.
     """
 
     value: Value = field(repr=False)
@@ -44,11 +46,17 @@ class Cut:
     parameters_above: int
     size: Size = field(repr=False)
     spec: Spec | None = field(repr=False)
+    shares: Shares = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
         """The name that selects this cut."""
         return self.value.label
+
+    @property
+    def compute_below(self) -> float:
+        """The share of the multiply-adds on the input side, of those that `kg.costs` knows."""
+        return self.shares.below(self.value)
 
     def __repr__(self) -> str:
         return f"<Cut {self.name!r}: {self.spec}>"
@@ -65,10 +73,13 @@ class Cuts(Tabular, list[Cut]):
 
     def tables(self) -> list[Table]:
         """Return the smallest cuts as a table, one per line."""
-        head = ("cut", "output", "bytes/sample", "params below", "params above")
+        head = ("cut", "output", "bytes/sample", "params below", "params above", "compute below")
         lines, title = smallest(self, self.most)
         return [(title, head, [
-            (c.name, c.spec or "?", str(c.size), c.parameters_below, c.parameters_above)
+            (
+                c.name, c.spec or "?", str(c.size), c.parameters_below, c.parameters_above,
+                f"{c.compute_below:.1%}",
+            )
             for c in lines
         ])]  # fmt: skip
 
@@ -83,6 +94,7 @@ class Cuts(Tabular, list[Cut]):
                 "bytes": str(c.size),
                 "parameters_below": c.parameters_below,
                 "parameters_above": c.parameters_above,
+                "compute_below": c.compute_below,
             }
             for c in self
         ]
@@ -100,8 +112,8 @@ def smallest(found: Sequence[Cut], most: int | None) -> tuple[list[Cut], str]:
     return [found[i] for i in sorted(chosen)], title
 
 
-def printed(most: Any, verb: str) -> int | None:
-    """Return how many cuts to print.
+def printed(most: Any, verb: str, what: str = "cuts") -> int | None:
+    """Return how many cuts, or rows, to print.
 
     Raises:
         SelectionError: If it is neither a whole number from 1 on nor None.
@@ -109,7 +121,7 @@ def printed(most: Any, verb: str) -> int | None:
     whole = isinstance(most, Integral) and not isinstance(most, bool)
     if most is not None and not (whole and int(most) > 0):
         raise SelectionError(
-            f"{verb}: most= says how many cuts to print, 1 or more, or None for all; got "
+            f"{verb}: most= says how many {what} to print, 1 or more, or None for all; got "
             f"{shown(most)}."
         )
     return None if most is None else int(most)
@@ -140,6 +152,7 @@ def cuts(
 ) -> Cuts:
     """Return all single values that everything from inputs to outputs passes through.
 
+    "compute below" is the share of the multiply-adds of `kg.costs`, each unknown length as one.
     Where a length is unknown, the size is a formula: `32 B x length`, or, in terms of the input's
     height and width, `16 B x height x width`.
 
@@ -161,17 +174,19 @@ def cuts(
     >>> x = keras.Input((4,), name="x")
     >>> h = keras.layers.Dense(3, name="h")(x)
     >>> print(kg.cuts(keras.Model(x, keras.layers.Dense(2, name="out")(h))))
-    cut  output          bytes/sample  params below  params above
-    h    (?, 3) float32          12 B            15             8
+    cut  output          bytes/sample  params below  params above  compute below
+    h    (?, 3) float32          12 B            15             8          66.7%
     """
     most = printed(most, "cuts")
     known = sized(graph, input_shape, "cuts")
     sizes = Sizes(known, dtype, "cuts")
+    crossed = _crossed(graph)
+    shares = Shares(known, [value for value, _, _ in crossed])
     found = []
-    for value, below, above in _crossed(graph):
+    for value, below, above in crossed:
         here = known.value(value)
         size = sizes.of(here)
-        found.append(Cut(graph.value(value), size.bytes, below, above, size, here.spec))
+        found.append(Cut(graph.value(value), size.bytes, below, above, size, here.spec, shares))
     result = Cuts(in_order(found, sort, lambda cut: cut.size, "cuts"))
     result.most = most
     return result

@@ -94,18 +94,14 @@ class Sizes:
 
     def _named(self, value: Value, spec: Spec, axes: list[int]) -> tuple[list[str], Fraction]:
         """Return the names of unknown axes, and by how much they are shorter than the input's."""
-        at = self._resolution(value)
-        if at is None or not at.sure or len(at.stride) + 2 != len(spec.shape):
+        known = named(spec, self._resolution(value))
+        if known is None:
             return [f"axis {i}" for i in axes], Fraction(1)
-        start = 2 if at.first else 1
-        names = _AXES.get(len(at.stride), tuple(f"axis {i}" for i in range(start, len(spec.shape))))
         found, scale = [], Fraction(1)
         for i in axes:
-            if not 0 <= i - start < len(names):
-                found.append(f"axis {i}")  # the channels
-                continue
-            found.append(names[i - start])
-            scale *= at.stride[i - start]
+            name, by = known.get(i, (f"axis {i}", Fraction(1)))  # else the channels
+            found.append(name)
+            scale *= by
         return found, scale
 
     def _resolution(self, value: Value) -> Resolution | None:
@@ -114,6 +110,24 @@ class Sizes:
             self._known = resolutions(self._wiring)
         source = self._wiring.source(value)
         return None if source is None or source.place is None else self._known.get(source.place)
+
+
+def named(spec: Spec, at: Resolution | None) -> dict[int, tuple[str, Fraction]] | None:
+    """Return for each axis of a map or a sequence its name and its stride.
+
+    Args:
+        spec: The spec of the value.
+        at: Its resolution.
+
+    Returns:
+        By axis: `height`, `width`, `length` of the model's input, and by how much shorter the axis
+        is. None if that is not known.
+    """
+    if at is None or not at.sure or len(at.stride) + 2 != len(spec.shape):
+        return None
+    start = 2 if at.first else 1
+    names = _AXES.get(len(at.stride), tuple(f"axis {i + start}" for i in range(len(at.stride))))
+    return {i + start: pair for i, pair in enumerate(zip(names, at.stride, strict=True))}
 
 
 def sized(graph: Graph, input_shape: Any, verb: str) -> Graph:

@@ -55,7 +55,7 @@ def resolutions(wiring: Wiring) -> dict[Place, Resolution]:
     Strides are those of the layers. Of a layer without any, the sizes of its input and output
     tell.
     """
-    starts = [_start(v.spec, i) for i, v in enumerate(wiring.graph.inputs)]
+    starts = [at_input(v.spec, i) for i, v in enumerate(wiring.graph.inputs)]
     found: dict[Place, Resolution] = {}
     for place, node in wiring.nodes.items():
         if node.nested is not None:
@@ -78,7 +78,8 @@ def spatial(spec: Spec | None, first: bool) -> Size:
     return spec.shape[2:] if first else spec.shape[1:-1]
 
 
-def _start(spec: Spec | None, number: int) -> Resolution | None:
+def at_input(spec: Spec | None, number: int) -> Resolution | None:
+    """Return the resolution of an input of the graph; None if it is no map and no sequence."""
     axes = 0 if spec is None else len(spec.shape) - 2
     if spec is None or axes < 1:
         return None

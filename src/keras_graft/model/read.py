@@ -18,7 +18,7 @@ from keras_graft.graph.record import record_of
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.from_keras import Level, Traced, entering
 from keras_graft.model.opening.arguments import arguments_of
-from keras_graft.model.opening.inside import Opener, as_model_call, is_layer_inside
+from keras_graft.model.opening.inside import Asked, Opener, as_model_call, is_layer_inside
 from keras_graft.model.opening.open import Known, opened
 from keras_graft.model.opening.policy import Policy, path_of
 from keras_graft.model.opening.reasons import reason_of
@@ -140,6 +140,13 @@ def opened_fully(graph: Graph, of_keras: bool = False) -> Graph:
     """
     found = Opener(_Reader(), Policy("**", of_keras=of_keras), {}).graph(graph)
     return graph if found is graph else with_ties(found)
+
+
+def opener(
+    policy: Asked, holds: Callable[[Any], bool], called: Callable[[Spec | None], Spec | None]
+) -> Opener:
+    """Return what opens the layers that a policy names, without a proof: see `Opener`."""
+    return Opener(_Reader(), policy, {}, False, holds, called)
 
 
 def _way_out(model: Any) -> str:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping
+from typing import Any, Protocol
 
 import keras
 
 from keras_graft import _keras
 from keras_graft.errors import GraftError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Entry, Node, Slot, Template, Value, flat_slots
+from keras_graft.graph.node import Entry, Node, Slot, Spec, Template, Value, flat_slots
 from keras_graft.graph.record import is_wrapper
 from keras_graft.graph.sizes import Doubt
 from keras_graft.model.calls import filled
 from keras_graft.model.entering import with_inside
 from keras_graft.model.from_keras import Reader
 from keras_graft.model.opening.open import Known, Opened, opened
-from keras_graft.model.opening.policy import NOT_ASKED, Policy, holds_layers, path_of
+from keras_graft.model.opening.policy import NOT_ASKED, holds_layers, path_of
 from keras_graft.model.opening.reasons import reason_of
 from keras_graft.model.symbolic import tensor_of
 
@@ -33,6 +33,14 @@ def is_layer_inside(node: Node) -> bool:
     return by_code or _keras.functional(node.operation) is None
 
 
+class Asked(Protocol):
+    """Says which layers are opened, as `Policy`."""
+
+    def at(self, layer: Any, path: tuple[str, ...]) -> str | None:
+        """Return why a layer at a path stays closed, or None."""
+        ...
+
+
 class Opener:
     """Opens the layers in graphs that a policy names.
 
@@ -41,12 +49,18 @@ class Opener:
         policy: Which layers.
         reasons: Takes, by path, why layers stay closed that the policy names.
         prove: Whether graph and code are compared on data.
+        holds: Says of an operation whether there is something to open.
+        called: Returns the spec that a call is tried with, from that of the value it reads.
     """
 
     def __init__(
-        self, reader: Reader, policy: Policy, reasons: Reasons, prove: bool = True
-    ) -> None:
+        self, reader: Reader, policy: Asked, reasons: Reasons, prove: bool = True,
+        holds: Callable[[Any], bool] = holds_layers,
+        called: Callable[[Spec | None], Spec | None] = lambda spec: spec,
+    ) -> None:  # fmt: skip
         self._reader = reader
+        self._called = called
+        self._holds = holds
         self._policy = policy
         self._reasons = reasons
         self._known = Known(set() if prove else None)
@@ -64,9 +78,13 @@ class Opener:
             self._done[key] = graph.holding(instead) if instead else graph
         return self._done[key]
 
+    def call(self, graph: Graph, node: Node) -> Node:
+        """Return one call of a graph, open if the policy names it."""
+        return self._node(graph, node, (graph.name_of(node),))
+
     def _node(self, graph: Graph, node: Node, path: tuple[str, ...]) -> Node:
         if node.nested is None:
-            if not holds_layers(node.operation) or is_wrapper(node.operation):
+            if not self._holds(node.operation) or is_wrapper(node.operation):
                 return node
             why = self._policy.at(node.operation, path)
             if why is None:
@@ -90,7 +108,7 @@ class Opener:
     def _open(self, graph: Graph, node: Node, path: tuple[str, ...]) -> Node:
         tensors: dict[Value, Any] = {}
         for value in map(graph.known, node.reads):
-            tensors.setdefault(value, tensor_of(value.spec))
+            tensors.setdefault(value, tensor_of(self._called(value.spec)))
         for value in map(graph.known, node.inputs):
             if value.mask is not None and value.mask in tensors:
                 _keras.set_mask(tensors[value], tensors[value.mask])

@@ -1,0 +1,91 @@
+"""Compare `kg.costs` with XLA's own cost analysis on ten applications; write docs/benchmarks-costs.md.
+
+    KERAS_BACKEND=jax python benchmarks/costs.py [NAME ...]
+
+One model at a time, in a process of its own. With names, only these are compared and printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = [
+    "ResNet50", "VGG16", "MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0",
+    "DenseNet121", "InceptionV3", "Xception", "ConvNeXtTiny",
+]  # fmt: skip
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks-costs.md"
+TEXT = """# Costs compared with XLA
+
+`kg.costs` and XLA's cost analysis of the compiled program (JAX on CPU, `jit(f).lower(x).compile()
+.cost_analysis()`), for one image, `weights=None`. Written by `benchmarks/costs.py`.
+
+XLA counts two flops for a multiply-add, and one for each other operation; functions such as `exp` it
+lists apart, and they are added here. It counts no product with a zero that padding adds, which every
+published number counts. So "ours" is `2 * (multiply_adds - padding) + operations`.
+
+| Model | Input | Multiply-adds | of which padding | Other operations | Ours | XLA | Difference |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def measured(name: str) -> dict[str, object]:
+    """Return the numbers of one model."""
+    import jax
+    import keras
+
+    import keras_graft as kg
+
+    size = 75 if name == "InceptionV3" else 96
+    size = 71 if name == "Xception" else size
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3))
+    trained = [v.value for v in model.trainable_variables]
+    rest = [v.value for v in model.non_trainable_variables]
+    x = keras.ops.ones((1, size, size, 3))
+    call = lambda a, b, x: model.stateless_call(a, b, x)[0]  # noqa: E731
+    lowered = jax.jit(call).lower(trained, rest, x)  # as constants, weights would be folded
+    said = lowered.compile().cost_analysis()
+    said = said[0] if isinstance(said, list) else said
+    total = kg.costs(model).total
+    return {
+        "name": name, "size": size, "multiply_adds": total.multiply_adds,
+        "padding": total.padding, "operations": total.operations,
+        "xla": said["flops"] + said.get("transcendentals", 0), "at_least": list(total.at_least),
+    }  # fmt: skip
+
+
+def row(found: dict[str, object]) -> str:
+    """Return the row of one model."""
+    numbers = {key: int(found[key]) for key in ("multiply_adds", "padding", "operations", "xla")}  # type: ignore[call-overload]
+    ours = 2 * (numbers["multiply_adds"] - numbers["padding"]) + numbers["operations"]
+    cells = [
+        found["name"], f"{found['size']} x {found['size']}", f"{numbers['multiply_adds']:,}",
+        f"{numbers['padding']:,}", f"{numbers['operations']:,}", f"{ours:,}",
+        f"{numbers['xla']:,}", f"{ours / numbers['xla'] - 1:+.1%}",
+    ]  # fmt: skip
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Compare all, each in a process of its own."""
+    if sys.argv[1:2] == ["--one"]:
+        print(json.dumps(measured(sys.argv[2])))
+        return
+    names = sys.argv[1:] or NAMES
+    rows = []
+    for name in names:
+        run = subprocess.run(
+            [sys.executable, __file__, "--one", name], capture_output=True, text=True, check=True,
+            env={**os.environ, "KERAS_BACKEND": "jax"},
+        )  # fmt: skip
+        rows.append(row(json.loads(run.stdout.splitlines()[-1])))
+        print(rows[-1], flush=True)
+    if not sys.argv[1:]:
+        PAGE.write_text(TEXT + "\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()

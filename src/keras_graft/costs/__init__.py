@@ -1,0 +1,1 @@
+"""What a call computes and holds: multiply-adds, operations, weights and activations."""
