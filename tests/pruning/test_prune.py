@@ -348,3 +348,19 @@ def test_heads_and_cleared_units_of_a_graph():
     assert isinstance(small, kg.Graph)
     same(kg.build(graph), kg.build(small))
     assert kg.build(small).get_layer("attention1").num_heads == 2
+
+
+def test_a_nested_model_that_runs_under_masks():
+    steps = inner = keras.Input((6, 8), name="steps")
+    inner = L.GRU(5, return_sequences=True, name="gru")(inner)
+    inner = L.Add(name="again")([L.Dense(8, name="back")(inner), steps])
+    nested = keras.Model(steps, inner, name="nested")
+    ids = keras.Input((6,), dtype="int32", name="ids")
+    x = L.Embedding(20, 8, mask_zero=True, name="words")(ids)
+    x = nested(nested(x))
+    model = scrambled(keras.Model(ids, L.Dense(3, name="out")(L.LSTM(4, name="rnn")(x)), name="m"))
+    for layer in ("nested#0/gru", "words"):
+        small = without_zeros(model, layer)
+        assert [x.name for x in small.layers] == [x.name for x in model.layers]
+        again = kg.build(kg.read(small), weights="copy")
+        equal(again(random_inputs(small)), small(random_inputs(small)))

@@ -19,9 +19,11 @@ from keras_graft.graph.record import is_wrapper, record_of, unwrapped
 from keras_graft.layers.weight import Weight
 from keras_graft.model.build import build
 from keras_graft.model.calls import caller, fill
+from keras_graft.model.infer import infer
 from keras_graft.model.opening.inside import as_model_call, is_layer_inside
-from keras_graft.model.read import trace
+from keras_graft.model.read import own_graph, trace
 from keras_graft.model.recreate import again
+from keras_graft.model.swap import called_anew
 from keras_graft.printable import words_of
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
@@ -58,6 +60,7 @@ class Smaller:
                 self._axes.setdefault(axis.holder, []).append(axis)
         self._calls: dict[int, list[Call]] = {}
         self._operations: dict[int, Any] = {}
+        self._models: dict[int, tuple[Any, Any]] = {}
         self._graphs: dict[int, Graph] = {}
         self.variables: list[tuple[Any, Any]] = []
         self._gather()
@@ -124,16 +127,42 @@ class Smaller:
 
     def _model(self, node: Node, nested: Graph) -> Any:
         key = id(node.operation)
-        known = self._operations.get(key)
+        known = self._models.get(key)
         if known is None:
-            self._operations[key] = known = (build(nested, name=node.operation.name), node.nested)
-        elif known[1] is not node.nested:
+            own = nested if is_layer_inside(node) else self._own(node, nested)
+            model = build(own, name=node.operation.name)
+            self._models[key] = known = model, node.nested
+        elif is_layer_inside(node) and known[1] is not node.nested:
             path = self._network.nodes[node.key].path
             raise EditError(
                 f"{self._verb}: {path!r} is called several times, and its code does something else "
                 f"in each call. Open it first: {advice.call('inline', ('target', path))}."
             )
         return known[0]
+
+    def _own(self, node: Node, nested: Graph) -> Graph:
+        """Return the graph of a nested model without the inputs for the masks of one call."""
+        own = own_graph(node)
+        if own is node.nested:
+            return nested
+        assert node.nested is not None
+        new = {
+            (id(old.operation), node.nested.call_of(old)): step
+            for old, step in zip(node.nested.steps, nested.steps, strict=True)
+        }
+        instead = {}
+        for step in own.steps:
+            made = new[id(step.operation), own.call_of(step)]
+            called = called_anew(step, made.operation)
+            if not isinstance(made.operation, keras.Layer):
+                called = called.replace(template=made.template)  # with its sizes
+            instead[step] = [called]
+        graph = own.spliced(instead, {})
+        inputs = [
+            v.within(None).with_spec(given.spec)
+            for v, given in zip(own.inputs, nested.inputs, strict=False)
+        ]
+        return infer(graph.replace(inputs=inputs, outputs=[v.within(None) for v in graph.outputs]))
 
     def _with_specs(self, node: Node) -> Node:
         return node.replace(
