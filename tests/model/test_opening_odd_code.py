@@ -369,3 +369,37 @@ def test_a_layer_that_trains_unless_it_is_told_not_to():
     data = np.ones((2, 6, 6, 4), "float32")
     assert "pass training=" in kg.explain(model)[0].reason
     same(model, kg.build(kg.read(model, open="**").replace(origin=None)), data)
+
+
+class Positions(keras.Model):
+    """Adds a table that is a tensor, and no weight, as tutorials write it."""
+
+    def __init__(self, size=64):
+        super().__init__(name="positions")
+        self.words = layers.Embedding(20, 4, name="words")
+        angle = np.arange(size)[:, None] / 10_000 ** (np.arange(4) / 4)
+        self.table = ops.convert_to_tensor(np.sin(angle)[None].astype("float32"))
+        self.flat = self.table[0]
+
+    def call(self, ids):
+        length = ops.shape(ids)[1]
+        x = self.words(ids) + self.table[:, :length, :]
+        return x * self.flat[:length] + self.table[:, 3 : 3 + length // 2][:, :1]
+
+
+def test_a_table_is_cut_at_the_length_of_each_call(tmp_path):
+    model = Positions()
+    model(np.ones((2, 8), "int32"))
+    graph = kg.read(model, keras.Input((None,), dtype="int32"))
+    flat = kg.build(graph.replace(origin=None, past=None))
+    for shape in ((2, 5), (3, 16), (1, 40)):
+        ids = np.random.default_rng(0).integers(0, 20, shape)
+        np.testing.assert_array_equal(array(flat(ids)), array(model(ids)))
+    flat.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(array(again(ids)), array(model(ids)))
+    assert type(model.table[:, :3]) is type(model.table)
+    large = Positions(20_000)
+    large(np.ones((2, 8), "int32"))
+    with pytest.raises(kg.ReadError, match=r"cuts a constant of 80,000 numbers; a weight \(add_w"):
+        kg.read(large, keras.Input((None,), dtype="int32"))

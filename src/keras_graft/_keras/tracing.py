@@ -24,6 +24,7 @@ import keras
 from keras_graft._keras import private
 from keras_graft._keras.layers import sublayers
 from keras_graft.errors import KerasVersionError
+from keras_graft.graph.sizes import Doubt
 
 _LOCK = threading.RLock()
 _NONE = object()
@@ -80,6 +81,10 @@ class Listener(Protocol):
         """Return what a function gives that makes or draws a tensor; NotImplemented for Keras's."""
         ...
 
+    def sliced(self, tensor: Any, key: Any) -> Any:
+        """Return a slice of a tensor with data, or NotImplemented if it is cut as usual."""
+        ...
+
     def lost(self, losses: list[Any]) -> None:
         """Take note of symbolic losses that are added."""
         ...
@@ -98,10 +103,6 @@ class Listener(Protocol):
 
     def holds(self, layer: Any) -> bool:
         """Whether a layer is one of those whose code runs, and not made by that code."""
-        ...
-
-    def refuse(self, why: str) -> None:
-        """Refuse what code does; raises."""
         ...
 
 
@@ -132,6 +133,7 @@ def heard(listener: Listener) -> Iterator[None]:
         try:
             _exchange_calls(put, on, listener)
             _exchange_variables(put, on, listener)
+            _exchange_slices(put, on, listener)
             _exchange_functions(put, on, listener)
             _exchange_gradients(put, on, listener)
             yield
@@ -194,7 +196,7 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
         if not on() or self.built:
             return building(self, *args)
         if listener.holds(self) and not _builds_nothing(self):
-            listener.refuse(f"it calls the layer {self.name!r}, which was never built")
+            raise Doubt(f"it calls the layer {self.name!r}, which was never built")
         listener.active = False  # weights that it draws are no calls of the code
         try:
             return building(self, *args)
@@ -208,6 +210,18 @@ def _exchange_calls(put: Put, on: On, listener: Listener) -> None:
     put(keras.Layer, "symbolic_call", layer)
     put(keras.Layer, "add_loss", losing)
     put(module, "Node", called)
+
+
+def _exchange_slices(put: Put, on: On, listener: Listener) -> None:
+    """Hear `table[:n]` of a tensor with data: it would take a size that is not known as a number."""
+    kind: Any = type(keras.ops.convert_to_tensor(0.0))
+    item = kind.__getitem__
+
+    def get_item(self: Any, key: Any) -> Any:
+        found = listener.sliced(self, key) if on() else NotImplemented
+        return item(self, key) if found is NotImplemented else found
+
+    put(kind, "__getitem__", get_item)
 
 
 def _builds_nothing(layer: Any) -> bool:
@@ -243,7 +257,7 @@ def _exchange_variables(put: Put, on: On, listener: Listener) -> None:
         @functools.wraps(old)
         def method(self: Any, *args: Any, **kwargs: Any) -> Any:
             if on():
-                listener.refuse(f"its code reads the value of the weight {self.path!r}")
+                raise Doubt(f"its code reads the value of the weight {self.path!r}")
             return old(self, *args, **kwargs)
 
         return method
@@ -262,12 +276,12 @@ def _exchange_variables(put: Put, on: On, listener: Listener) -> None:
 
     def get(self: Any) -> Any:
         if on():
-            listener.refuse(f"its code reads the value of the weight {self.path!r}")
+            raise Doubt(f"its code reads the value of the weight {self.path!r}")
         return value.fget(self)
 
     def assigning(self: Any, *args: Any, **kwargs: Any) -> Any:
         if on():
-            listener.refuse(f"its code assigns the weight {self.path!r}")
+            raise Doubt(f"its code assigns the weight {self.path!r}")
         return assign(self, *args, **kwargs)
 
     def rows(self: Any) -> Any:
@@ -340,7 +354,7 @@ def _exchange_gradients(put: Put, on: On, listener: Listener) -> None:
         @functools.wraps(old)
         def function(*args: Any, **kwargs: Any) -> Any:
             if on():
-                listener.refuse("its code has a gradient rule of its own")
+                raise Doubt("its code has a gradient rule of its own")
             return old(*args, **kwargs)
 
         return function

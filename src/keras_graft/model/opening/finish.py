@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
 from keras_graft.layers.add_loss import AddLoss, WithMask
-from keras_graft.layers.constant import Constant
 from keras_graft.layers.weight import KeepWeights, Weight, spec_of_weight
+from keras_graft.model.opening.constants import with_constants
 from keras_graft.model.opening.frame import Frame, in_world
-
-_MOST = 65_536
-"""How many numbers a constant may have: they are in each file."""
 
 
 def finish(
@@ -31,7 +27,7 @@ def finish(
         kwargs: The other arguments.
         whole: Whether it is the outermost call.
     """
-    flat = _tensors(_with_constants(flat, frame), frame, whole)
+    flat = _tensors(with_constants(flat, frame), frame, whole)
     frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
     frame.outputs = frame.plain = [leaf for leaf in flat if leaf is not None]
     beside = _adding_losses(frame)
@@ -52,26 +48,6 @@ def finish(
     frame.anchor_weights(lambda step: isinstance(step.operation, Weight))
     used = {id(step) for step in frame.needed()}
     frame.steps = [step for step in frame.steps if id(step) in used]
-
-
-def _with_constants(flat: list[Any], frame: Frame) -> list[Any]:
-    """Return what the code gives, with an op for each tensor that depends on no input."""
-    anchor = next((leaf for leaf in flat if isinstance(leaf, keras.KerasTensor)), None)
-
-    def tensor(leaf: Any) -> Any:
-        if isinstance(leaf, keras.KerasTensor) or not (
-            keras.ops.is_tensor(leaf) or isinstance(leaf, np.ndarray)
-        ):
-            return leaf
-        constant = Constant(leaf, name="constant")
-        if constant.value.size > _MOST:
-            raise Doubt(f"it gives a constant of {constant.value.size:,} numbers")
-        made = constant.compute_output_spec(None)
-        frame.record(constant, (frame.anchor if anchor is None else anchor,), {}, made)
-        frame.log.append(("constant", frame.said(leaf)))
-        return made
-
-    return [tensor(leaf) for leaf in flat]
 
 
 def _tensors(flat: list[Any], frame: Frame, whole: bool) -> list[Any]:

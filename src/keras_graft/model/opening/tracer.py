@@ -22,6 +22,7 @@ from keras_graft.layers.random import Random
 from keras_graft.layers.weight import weight_of
 from keras_graft.model.opening.around import cast, cast_again, is_other_sequential, originals
 from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
+from keras_graft.model.opening.constants import sliced
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
 from keras_graft.model.opening.log import form_of_new
@@ -385,6 +386,10 @@ class Tracer:
 
         return frame.lifted(variable, make)
 
+    def sliced(self, tensor: Any, key: Any) -> Any:
+        """Slice a tensor with data, if a size that is not known says where."""
+        return sliced(tensor, key, self._frame)
+
     def lost(self, losses: list[Any]) -> None:
         """Keep losses that the code adds."""
         self._frame.losses += [self._tensor(loss) for loss in losses]
@@ -392,7 +397,3 @@ class Tracer:
     def holds(self, layer: Any) -> bool:
         """Whether a layer is one of the model's, and not made by its code."""
         return id(layer) in self._layers
-
-    def refuse(self, why: str) -> None:
-        """Refuse what the code does."""
-        raise Doubt(why)
