@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -174,14 +175,22 @@ class Assembly:
             return stand_in, (_one_or_list(inputs),), {}
         return stand_in, *call
 
+    @cached_property
+    def _explicit(self) -> set[Value]:
+        """The values that calls take as arguments."""
+        return {value for node in self._graph.steps for value in node.inputs}
+
     def _stand_in(self, node: Node, name: str) -> Any:
         """Return a stand-in with a free name for a node's operation; it takes all its calls."""
         operation = node.operation
         if not isinstance(operation, keras.Layer):
             return _keras.renamed_op(operation, name)
-        forms = {form_of(call) for call in self._graph.calls(operation)}
-        # A plain Keras model loads without this package, but takes only one kind of call.
-        plain = len(forms) == 1 and bool(node.inputs)
+        calls = self._graph.calls(operation)
+        # A plain Keras model loads without this package, but takes only one kind of call. Keras hands
+        # it the masks of its inputs, and a mask that something reads as a tensor too is then made
+        # twice under one name, when the file is loaded.
+        plain = len({form_of(call) for call in calls}) == 1 and bool(node.inputs)
+        plain = plain and not any(v.mask in self._explicit for c in calls for v in c.inputs)
         return _wrapped(node, name) if plain else Renamed(operation, name=name)
 
 
