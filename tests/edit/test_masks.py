@@ -148,3 +148,22 @@ def test_a_mask_that_is_an_argument_is_replaced_by_a_mask_alone():
             for m, pair in ((model, masks), (new, masks[::-1]))
         )
     )
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_layer_under_another_name_behind_a_mask_loads_in_a_new_process(tmp_path, later):
+    # Keras names the ops of masks by counting. In the process that saved, the count goes on.
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    x = layers.Embedding(9, 4, mask_zero=True, name="words")(ids)
+    x = layers.Dense(4, name="dense")(x)
+    x = layers.LSTM(3, name="rnn")(x) if later else layers.Flatten(name="flat")(x)
+    model = keras.Model(ids, x, name="m")
+    new = kg.insert(model, layers.Dense(4, name="dense"), after="dense")
+    kind = kg.layers.Renamed if later else keras.Model
+    assert isinstance(new.get_layer("dense_1"), kind)
+    new.save(tmp_path / "m.keras")
+    tokens = np.array([[1, 2, 0, 0, 0], [3, 0, 0, 0, 0]])
+    expected = ops.convert_to_numpy(new(tokens))
+    keras.utils.clear_session(free_memory=False)
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(tokens)), expected)
