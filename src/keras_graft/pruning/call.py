@@ -85,6 +85,11 @@ class Call:
         args, kwargs = self.arguments()
         return args[index] if len(args) > index else kwargs.get(name, default)
 
+    def constant_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays among the recorded arguments, lists of numbers too."""
+        args, kwargs = self.arguments()
+        return _shapes([*args, *kwargs.values()])
+
     @property
     def x(self) -> Any:
         """The first input."""
@@ -189,6 +194,20 @@ class Call:
             for i in range(rank):
                 if i not in left:
                     self.same(self.axis(one, i), self.axis(other, i))
+
+
+def _shapes(given: Any) -> list[tuple[int, ...]]:
+    if isinstance(given, Value) or given is None or isinstance(given, str):
+        return []
+    if hasattr(given, "shape"):
+        return [tuple(given.shape)]
+    if isinstance(given, Mapping):
+        return _shapes(list(given.values()))
+    if not isinstance(given, list | tuple):
+        return []
+    if all(isinstance(x, bool | int | float) for x in given):
+        return [(len(given),)]
+    return [shape for x in given for shape in _shapes(x)]
 
 
 def variable_behind_views(variable: Any) -> Any:

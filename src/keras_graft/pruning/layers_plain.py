@@ -114,6 +114,8 @@ def concatenated(c: Call, parts: Any, axis: int) -> None:
     """Couple the axes of parts with those of the concatenation, behind one another."""
     rank = len(c.y.spec.shape)
     start, out = 0, c.axis(c.y, axis)
+    if c.constant_shapes():
+        return  # where an array is among the parts is not known here
     for part in parts:
         c.through(part, c.y, leave=(axis % rank,))
         own = c.axis(part, axis)

@@ -103,6 +103,7 @@ class Network:
             rule = rule_for(node.operation)
             if rule is not None and all(v.spec is not None for v in (*call.inputs, *call.outputs)):
                 rule(call)
+                _stop_at_constants(call)
             self._calls[node.key] = call
             if call.source is not None:
                 self._started.setdefault(call.source, []).append(call)
@@ -186,6 +187,20 @@ class Network:
                 if id(variable) == holder[1]:
                     return repr(variable.path)
         return "a weight"
+
+
+def _stop_at_constants(call: Call) -> None:
+    """Stop the axes that an array among the arguments may have too: nothing makes it smaller."""
+    if _keras.op_name(call.layer) is not None and type(call.layer).__name__ in INDEXED:
+        return
+    sizes = {size for shape in call.constant_shapes() for size in shape if size != 1}
+    for axis in call.settled:
+        if axis.size in sizes:
+            call.stop(axis, f"an array among its arguments has an axis of size {axis.size} too")
+
+
+INDEXED = ("GetItem", "Slice", "Take")
+"""Ops whose arguments say which positions are taken: their rules look at them."""
 
 
 def _variables(layer: Any) -> list[Any]:

@@ -34,10 +34,8 @@ def elementwise(c: Call) -> None:
 
 def only_plain_constants(c: Call, out: Any) -> bool:
     """Whether no recorded argument is an array with a number for each position."""
-    args, kwargs = c.arguments()
-    leaves = [*args, *kwargs.values(), *vars(c.layer).values()]
-    arrays = [x for x in leaves if hasattr(x, "shape") and not isinstance(x, Value)]
-    return all(int(np.prod(x.shape)) == 1 for x in arrays)
+    held = [x.shape for x in vars(c.layer).values() if hasattr(x, "shape")]
+    return all(int(np.prod(shape)) == 1 for shape in (*c.constant_shapes(), *held))
 
 
 @ops("Operator")
@@ -126,6 +124,9 @@ def dot_product_attention(c: Call) -> None:
         :3
     ]
     c.same(c.axis(query, 2), c.axis(c.y, 2))
+    for given in args[3:] + [kwargs.get(n) for n in ("bias", "mask")]:
+        if isinstance(given, Value) and len(given.spec.shape) == 4:  # type: ignore[union-attr]
+            c.same(c.axis(query, 2), c.axis(given, 1))
     for i, part in ((3, key), (2, key), (2, value)):
         c.same(c.axis(query, i), c.axis(part, i))
     c.same(c.axis(value, 3), c.axis(c.y, 3))

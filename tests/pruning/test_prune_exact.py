@@ -1,0 +1,129 @@
+"""prune: what is not exact is noted or protected, and what a call is given is cut too."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from keras import ops
+from zeroed import channels_of, cleared, same, scrambled, some_of
+
+import keras_graft as kg
+
+
+def of(function, shape=(4, 4)):
+    x = keras.Input(shape, name="x")
+    return scrambled(keras.Model(x, function(x)))
+
+
+def end(y):
+    return L.Dense(2, name="end")(L.Flatten(name="flat")(y))
+
+
+def units(n=6, **more):
+    return L.Dense(n, name="a", **more)
+
+
+def tokens(x):
+    """Units of a layer as the tokens of a sequence."""
+    return L.Permute((2, 1))(units()(x))
+
+
+def found(model):
+    """Return the group of "a", after what it says is seen to be true: exact, noted or protected."""
+    group = kg.group(model, "a")
+    free = some_of(group)
+    if not free:
+        with pytest.raises(kg.EditError, match="cannot be pruned"):
+            kg.prune(model, {"a": 1})
+        return group
+    cleared(group, free)
+    small = kg.prune(model, {"a": channels_of(group, free)})
+    if group.changes:
+        x = np.ones((2, *model.input_shape[1:]), "float32")
+        assert small(x).shape == model(x).shape
+        with pytest.raises(AssertionError):
+            same(model, small)  # a note where nothing changes would be wrong too
+    else:
+        same(model, small)
+    return group
+
+
+MASK = np.ones((1, 6, 4), "bool")
+ATTENTION = {
+    "mask": lambda x: L.MultiHeadAttention(2, 2)(tokens(x), x, attention_mask=ops.ones_like(MASK)),
+    "array": lambda x: L.MultiHeadAttention(2, 2)(tokens(x), x, attention_mask=MASK),
+    "self": lambda x: L.MultiHeadAttention(2, 2)(t := tokens(x), t),
+    "grouped": lambda x: L.GroupQueryAttention(2, 2, 2)(t := tokens(x), t),
+    "plain": lambda x: L.Attention()([t := tokens(x), t]),
+    "additive": lambda x: L.AdditiveAttention()([t := tokens(x), t]),
+    "causal": lambda x: L.MultiHeadAttention(2, 2)(tokens(x), x, use_causal_mask=True),
+    "plain causal": lambda x: L.Attention()([tokens(x), x], use_causal_mask=True),
+    "keys": lambda x: L.MultiHeadAttention(2, 2)(x, tokens(x)),
+}
+
+
+@pytest.mark.parametrize("case", ATTENTION)
+def test_tokens_that_are_attended_to_stay(case):
+    group = found(of(lambda x: end(ATTENTION[case](x))))
+    assert not group.free
+
+
+def test_tokens_of_a_query_go_with_its_scores():
+    x = keras.Input((6, 6), name="x")  # as many steps as units: Keras announces square scores
+    y, scores = L.MultiHeadAttention(2, 2)(tokens(x), x, return_attention_scores=True)
+    other = L.Permute((2, 1))(L.Dense(6, name="b")(x))
+    z, more = L.Attention()([other, x], return_attention_scores=True)
+    parts = [L.Permute((2, 1))(y), ops.mean(scores, 3), L.Permute((2, 1))(z), ops.mean(more, 2)]
+    parts = [L.Dense(2, name=f"e{i}")(p) for i, p in enumerate(parts)]
+    model = scrambled(keras.Model(x, parts))
+    assert not found(model).changes
+    small = kg.prune(model, {"a": [0], "b": [1, 2]})
+    assert [small.get_layer(f"e{i}").kernel.shape[0] for i in range(4)] == [5, 5, 4, 4]
+    small(np.ones((2, 6, 6)))
+
+
+def test_heads_go_with_a_mask_for_each_head():
+    def model(make):
+        x = keras.Input((4, 4), name="x")
+        y = L.MultiHeadAttention(3, 2, name="a")(x, x, attention_mask=make(x))
+        return scrambled(keras.Model(x, end(y)))
+
+    def of_values(x):
+        y = L.Dense(12, name="scores")(x)
+        return ops.transpose(ops.reshape(y, (-1, 4, 3, 4)), (0, 2, 1, 3)) > 0.3
+
+    small = kg.prune(model(of_values), {"a": [1]})
+    assert small.get_layer("scores").units == 8
+    assert small(np.ones((2, 4, 4))).shape == (2, 2)
+    with pytest.raises(kg.EditError, match="an array among its arguments has an axis of size 3"):
+        kg.prune(model(lambda x: np.ones((1, 3, 4, 4), "bool")), {"a": [1]})
+
+
+GIVEN = {
+    "states": lambda x: L.GRU(6, name="a")(x, initial_state=np.ones((1, 6), "float32")),
+    "joined": lambda x: ops.concatenate([units()(x), np.ones((1, 4, 6), "float32")], 1),
+    "added": lambda x: units()(x) + np.ones(6, "float32"),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_arrays_among_the_arguments_stop(case):
+    assert not found(of(lambda x: end(GIVEN[case](x)))).free
+
+
+STEPS = {
+    "LSTM": lambda x: L.LSTM(3, return_sequences=True)(tokens(x)),
+    "GRU": lambda x: L.GRU(3, return_sequences=True)(tokens(x)),
+    "RNN": lambda x: L.RNN(L.SimpleRNNCell(3), return_sequences=True)(tokens(x)),
+    "Bidirectional": lambda x: L.Bidirectional(L.GRU(3, return_sequences=True))(tokens(x)),
+    "GroupNormalization": lambda x: L.GroupNormalization(2)(tokens(x)),
+    "last step": lambda x: L.LSTM(3)(tokens(x)),
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_what_runs_along_the_steps_says_so(case):
+    group = found(of(lambda x: end(STEPS[case](x))))
+    assert group.changes or not group.free
+    if group.free:
+        assert "steps" in group.changes[0] or "mean over its positions" in group.changes[0]
