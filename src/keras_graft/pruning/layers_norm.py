@@ -50,6 +50,10 @@ def grouped(c: Call) -> None:
     for weight in (layer.gamma, layer.beta):
         c.same(out, c.weight(weight, 0))
     in_groups(c, "groups", layer.groups, out)
+    for i in range(1, len(c.x.spec.shape)):
+        axis = c.axis(c.x, i)
+        if c.axis(c.y, i) != out:
+            c.note(axis, "the mean over its positions changes")
     c.source = out
 
 

@@ -73,7 +73,8 @@ def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: 
     outputs = list(c.outputs) if outputs is None else outputs
     states = list(c.inputs[1:]) if states is None else states
     c.same(units[-1], c.axis(outputs[0], index))
-    c.same(c.axis(c.x, 1), c.axis(outputs[0], 1) if c.layer.return_sequences else None)
+    if c.layer.return_sequences:
+        steps(c, outputs[:1])
     each = len(outputs[1:]) // len(units) if len(outputs) > 1 else 0
     for number, value in enumerate(outputs[1:]):
         c.same(units[number // each], c.axis(value, index))
@@ -84,6 +85,14 @@ def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: 
     for number, value in enumerate(states):
         c.same(units[min(number // per, len(units) - 1)], c.axis(value, index))
     c.source = units[-1]
+
+
+def steps(c: Call, outputs: Any) -> None:
+    """Couple the steps of what goes in and comes out, and of a mask: the state goes through all."""
+    masks = [v for v in c.inputs[1:] if "bool" in str(v.spec and v.spec.dtype)]
+    for value in (*outputs, *masks):
+        c.same(c.axis(c.x, 1), c.axis(value, 1))
+    c.note(c.axis(c.x, 1), "the state goes through the steps that are removed")
 
 
 @layers(_L.SimpleRNNCell, _L.GRUCell, _L.LSTMCell)
@@ -147,4 +156,4 @@ def bidirectional(c: Call) -> None:
     c.same(forward, backward)
     c.source = forward
     if layer.return_sequences:
-        c.same(c.axis(c.x, 1), c.axis(c.y, 1))
+        steps(c, c.outputs[: 2 if layer.merge_mode is None else 1])
