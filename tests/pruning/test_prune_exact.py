@@ -127,3 +127,53 @@ def test_what_runs_along_the_steps_says_so(case):
     assert group.changes or not group.free
     if group.free:
         assert "steps" in group.changes[0] or "mean over its positions" in group.changes[0]
+
+
+@keras.saving.register_keras_serializable("exact")
+def centred(x):
+    return x - ops.mean(x, axis=-1, keepdims=True)
+
+
+@keras.saving.register_keras_serializable("exact")
+def own(x):
+    return x * ops.sigmoid(1.7 * x)
+
+
+NOT_ALONE = {
+    "GRU": lambda x: L.GRU(6, activation="softmax", name="a")(x),
+    "LSTM": lambda x: L.LSTM(6, recurrent_activation="softmax", name="a")(x),
+    "SimpleRNN": lambda x: L.SimpleRNN(6, activation="softmax", name="a")(x),
+    "RNN": lambda x: L.RNN(L.GRUCell(6, activation="softmax"), name="a")(x),
+    "Bidirectional": lambda x: L.Bidirectional(L.GRU(6, activation="softmax"), name="a")(x),
+    "ConvLSTM": lambda x: L.ConvLSTM1D(6, 1, activation="softmax", name="a")(x[..., None]),
+    "Softmax": lambda x: units(activation=L.Softmax())(x),
+    "own": lambda x: units(activation=centred)(x),
+    "Activation": lambda x: L.Activation(centred)(units()(x)),
+    "Softmax of steps": lambda x: L.Dense(3, activation=L.Softmax(axis=1))(tokens(x)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_ALONE)
+def test_an_activation_over_the_channels_is_noted(case):
+    group = found(of(lambda x: end(NOT_ALONE[case](x))))
+    assert group.free and group.changes
+
+
+ALONE = {
+    "ReLU": lambda x: units(activation=L.ReLU(max_value=6))(x),
+    "own": lambda x: units(activation=own)(x),
+    "GRU": lambda x: L.GRU(6, activation=own, recurrent_activation="hard_sigmoid", name="a")(x),
+    "Softmax of steps": lambda x: units(activation=L.Softmax(axis=1))(x),
+}
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_an_activation_of_each_number_is_exact(case):
+    group = found(of(lambda x: end(ALONE[case](x))))
+    assert group.free and not group.changes
+
+
+@pytest.mark.parametrize("layer", [L.LayerNormalization, L.PReLU])
+def test_an_activation_with_weights_is_protected(layer):
+    group = found(of(lambda x: end(units(activation=layer())(x))))
+    assert not group.free and "has weights: use it behind" in group.protected[0]

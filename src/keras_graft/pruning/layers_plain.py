@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft.pruning.activations import activated
 from keras_graft.pruning.call import Call
-from keras_graft.pruning.layers_kernel import NORMALIZING, activated
 from keras_graft.pruning.registry import layer_class, layers, ops, rule_for
 from keras_graft.pruning.reshaped import reshaped
 
@@ -33,12 +33,7 @@ BY_CHANNEL = tuple(
 @layers(*_all(*ELEMENTWISE))
 def elementwise(c: Call) -> None:
     c.through(c.x, c.y)
-    activation = getattr(c.layer, "activation", None)
-    if activation is not None and getattr(activation, "__name__", "") in NORMALIZING:
-        activated(c, c.axis(c.y, -1))
-    elif getattr(activation, "__name__", "") == "glu":
-        c.links.clear()
-        c.settled.clear()
+    activated(c)
 
 
 @layers(*_all(*BY_CHANNEL))

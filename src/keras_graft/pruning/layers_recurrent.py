@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_graft.graph.node import Value
+from keras_graft.pruning.activations import along
 from keras_graft.pruning.call import Call, Path
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.registry import layers
@@ -27,6 +28,12 @@ def _cell(c: Call, cell: Any, gates: int, into: Axis | None, name: Path) -> Axis
     for weight in (cell.kernel, cell.recurrent_kernel, cell.bias):
         if weight is not None:
             c.link(units, unit, c.weight(weight, -1), places)
+    # A convolutional cell sees an image, of any size here.
+    image = (3,) * getattr(cell, "rank", 0)
+    first = bool(image) and cell.data_format == "channels_first"
+    shape = (3, count, *image) if first else (3, *image, count)
+    for given in ("activation", "recurrent_activation"):
+        along(c, units, getattr(cell, given, None), shape, 1 if first else len(shape) - 1)
     return units
 
 
