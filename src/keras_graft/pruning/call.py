@@ -39,6 +39,8 @@ class Call:
         links: The links between axes of the call.
         settled: The axes that a link or the rule's word covers; all others stop a group.
         notes: For an axis, what changes in the numbers if zeroed positions are removed.
+        doubts: For an axis, a note that holds only where the axes named with it are not zero, and
+            whether all of them must be.
         stops: For an axis, why nothing can be removed there.
         source: The axis that `kg.group` starts from.
         prefix: Where the configuration of `layer` is in that of the operation.
@@ -54,6 +56,7 @@ class Call:
     links: list[Link] = field(default_factory=list)
     settled: set[Axis] = field(default_factory=set)
     notes: dict[Axis, str] = field(default_factory=dict)
+    doubts: dict[Axis, tuple[str, tuple[Axis, ...], bool]] = field(default_factory=dict)
     stops: dict[Axis, str] = field(default_factory=dict)
     source: Axis | None = None
     prefix: Path = ()
@@ -179,6 +182,22 @@ class Call:
         """Say what changes in the numbers if zeroed positions of an axis are removed."""
         if axis is not None:
             self.notes[axis] = text
+
+    def sums(self, *axes: Axis | None, every: bool = False, what: str = "sum") -> None:
+        """Say that positions are summed over: exact only if those that go are zero.
+
+        Args:
+            axes: The axes, multiplied with one another.
+            every: Whether all of them must be zero there, and not only one.
+            what: What is computed.
+        """
+        known = tuple(axis for axis in axes if axis is not None)
+        for axis in known:
+            self.doubts[axis] = (
+                f"a unit of zeros is not zero here: the {what} changes",
+                known,
+                every,
+            )
 
     def stop(self, axis: Axis | None, reason: str) -> None:
         """Say that nothing can be removed from an axis."""

@@ -128,6 +128,11 @@ def dot_product(c: Call) -> None:
     query, value = given[:2]
     key = given[2] if len(given) > 2 else value
     c.same(c.axis(query, -1), c.axis(key, -1))
+    scaled = getattr(c.layer, "use_scale", False)
+    if type(c.layer) is _L.Attention and c.layer.score_mode == "dot":
+        c.sums(c.axis(query, -1), c.axis(key, -1), what="score")
+    elif type(c.layer) is _L.Attention or not scaled:
+        c.sums(c.axis(query, -1), c.axis(key, -1), every=True, what="score")
     c.same(c.axis(value, -1), c.axis(c.y, -1))
     _around(c, None, query, (key, value), 4)
     scale = getattr(c.layer, "scale", None)

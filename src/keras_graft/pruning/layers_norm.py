@@ -39,7 +39,10 @@ def over_channels(c: Call) -> None:
 
 @layers(_L.UnitNormalization)
 def unit(c: Call) -> None:
-    c.through(c.x, c.y)  # a zero adds nothing to the norm
+    c.through(c.x, c.y)
+    axes = c.layer.axis if isinstance(c.layer.axis, list | tuple) else [c.layer.axis]
+    for index in axes:
+        c.sums(c.axis(c.x, index), what="norm")
 
 
 @layers(_L.GroupNormalization)

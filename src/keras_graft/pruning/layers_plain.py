@@ -145,6 +145,7 @@ def dot(c: Call) -> None:
     ranks = [len(c.shape(v)) for v in (one, other)]
     used = [a % r for a, r in zip(axes, ranks, strict=True)]
     c.same(c.axis(one, used[0]), c.axis(other, used[1]))
+    c.sums(c.axis(one, used[0]), c.axis(other, used[1]), every=c.layer.normalize)
     left = [i for i in range(1, ranks[0]) if i != used[0]]
     right = [i for i in range(1, ranks[1]) if i != used[1]]
     for place, i in enumerate(left):

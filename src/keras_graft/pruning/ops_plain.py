@@ -56,7 +56,9 @@ def along(c: Call) -> None:
             c.links.clear()
             c.settled.clear()
             return
-        if name != "Normalize":
+        if name == "Normalize":
+            c.sums(c.axis(c.x, index), what="norm")
+        else:
             c.note(c.axis(c.y, index), f"{name.lower()} over the channels changes")
 
 
@@ -75,6 +77,7 @@ def reduction(c: Call) -> None:
         if i in gone:
             if name == "Sum" or name == "CountNonzero":
                 c.absorb(c.axis(c.x, i))
+                c.sums(c.axis(c.x, i), what="sum" if name == "Sum" else "count")
             elif name in _COUNTED:
                 c.absorb(c.axis(c.x, i), f"{name.lower()} over the channels changes")
             place += keep
@@ -91,6 +94,7 @@ def matmul(c: Call) -> None:
     if min(len(c.shape(v)) for v in (one, other)) < 2:
         return
     c.same(c.axis(one, -1), c.axis(other, -2))
+    c.sums(c.axis(one, -1), c.axis(other, -2))
     c.same(c.axis(one, -2), c.axis(c.y, -2))
     c.same(c.axis(other, -1), c.axis(c.y, -1))
     for part in (one, other):
@@ -115,6 +119,9 @@ def einsum(c: Call) -> None:
             elif axis is not None:
                 seen[name] = axis
                 c.absorb(axis)
+    for name in seen.keys() - set(labels[-1]):
+        places = [(v, n.index(name)) for v, n in zip(c.inputs, labels, strict=False) if name in n]
+        c.sums(*(c.axis(value, i) for value, i in places))
 
 
 @ops("DotProductAttention")
