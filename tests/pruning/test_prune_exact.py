@@ -135,6 +135,11 @@ def centred(x):
 
 
 @keras.saving.register_keras_serializable("exact")
+def turned(x):
+    return ops.flip(x, -1)
+
+
+@keras.saving.register_keras_serializable("exact")
 def own(x):
     return x * ops.sigmoid(1.7 * x)
 
@@ -149,6 +154,7 @@ NOT_ALONE = {
     "Softmax": lambda x: units(activation=L.Softmax())(x),
     "own": lambda x: units(activation=centred)(x),
     "Activation": lambda x: L.Activation(centred)(units()(x)),
+    "turned": lambda x: units(activation=turned)(x),
     "Softmax of steps": lambda x: L.Dense(3, activation=L.Softmax(axis=1))(tokens(x)),
 }
 
@@ -257,3 +263,68 @@ def test_a_sum_over_units_that_are_not_zero_is_noted(case):
 def test_a_sum_over_units_of_zeros_is_exact(case):
     group = found(summed(ZERO, case))
     assert group.free and not group.changes
+
+
+CF = "channels_first"
+WRAPPED = {
+    "Flatten": lambda x: L.TimeDistributed(L.Flatten())(wide(x)),
+    "Flatten, channels first": lambda x: L.TimeDistributed(L.Flatten(data_format=CF))(wide(x, 1)),
+    "PReLU": lambda x: L.TimeDistributed(L.PReLU())(units()(x)),
+    "Reshape": lambda x: L.TimeDistributed(L.Reshape((3, 2)))(units()(x)),
+    "Permute": lambda x: L.TimeDistributed(L.Permute((2, 1)))(wide(x)),
+    "EinsumDense": lambda x: L.TimeDistributed(L.EinsumDense("abc,cd->abd", (2, 6)), name="a")(
+        L.Reshape((4, 2, 2))(x)
+    ),
+    "Norm": lambda x: L.TimeDistributed(L.BatchNormalization(axis=1))(wide(x, 1)),
+    "twice": lambda x: L.TimeDistributed(L.TimeDistributed(L.PReLU()))(wide(x)),
+    "steps": lambda x: L.TimeDistributed(L.Dense(3, name="inner"))(tokens(x)),
+}
+
+
+def wide(x, at=2):
+    """Units of a layer in images of one step each: (steps, 2, units), or (steps, units, 2)."""
+    y = L.Reshape((4, 2, 6))(L.Concatenate()([units()(x), L.Dense(6, name="b")(x)]))
+    return y if at == 2 else L.Permute((1, 3, 2))(y)
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_layers_for_each_step(case):
+    group = found(of(lambda x: end(WRAPPED[case](x))))
+    assert group.free and not group.changes
+
+
+def test_the_two_numbers_of_an_output_shape():
+    def model(x):
+        q = L.Dense(4, name="a")(x)
+        return end(L.MultiHeadAttention(2, 2, output_shape=(4, 3), name="att")(q, x))
+
+    assert found(of(model, (5, 3))).free
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: ops.where([True, False] * 3, h, 0.0),
+        lambda h: ops.clip(h, [-1.0, -2.0, -3.0, -1.0, -2.0, -3.0], 6),
+        lambda h: ops.stack([h, np.ones((1, 4, 6), "float32")], 1),
+    ],
+)
+def test_lists_of_numbers_stop(function):
+    assert not found(of(lambda x: end(function(units()(x))))).free
+
+
+def test_constants_before_the_units():
+    x = keras.Input(batch_shape=(2, 4), name="x")
+    y = ops.concatenate([np.ones((2, 3), "float32"), units()(x)], -1)
+    assert not found(scrambled(keras.Model(x, L.Dense(2)(y)))).free
+
+
+@keras.saving.register_keras_serializable("exact")
+class OwnCell(L.SimpleRNNCell):
+    pass
+
+
+@pytest.mark.once
+def test_a_cell_without_a_rule_is_named():
+    group = found(of(lambda x: L.Dense(2)(L.RNN(OwnCell(5), name="r")(units()(x)))))
+    assert "RNN 'r': there is no rule for its cell" in group.protected[0]

@@ -28,9 +28,9 @@ _GLU = "glu splits the channels into halves: use it as an op behind the layer"
 def activated(c: Call) -> None:
     """Say what the activation of a layer does along the axes of its output."""
     function = getattr(c.layer, "activation", None)
-    shape = c.shape(c.y)[c.shift :]
+    shape = c.shape(c.y)
     for place in range(1, len(shape)):
-        along(c, c.axis(c.y, place + c.shift), function, shape, place)
+        along(c, c.axis(c.y, place), function, shape, place)
 
 
 def along(

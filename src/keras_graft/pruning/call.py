@@ -44,7 +44,8 @@ class Call:
         stops: For an axis, why nothing can be removed there.
         source: The axis that `kg.group` starts from.
         prefix: Where the configuration of `layer` is in that of the operation.
-        shift: How many more axes the values have behind the batch than `layer` sees.
+        shift: How many axes of the values behind the batch belong to the batch that `layer` sees, as
+            in `TimeDistributed`: indices of axes are those of the layer.
         numbers: For each number in the configuration, the axis that it counts.
         changes: Functions that return more changes of the configuration, or of the op's attributes.
         templates: Functions that return the recorded arguments for the positions that stay.
@@ -70,13 +71,20 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """The values among the arguments, as the graph knows them."""
-        return tuple(map(self.node.home.known, self.node.inputs))
+        """The values among the arguments, as the layer sees them."""
+        return tuple(map(self._seen, self.node.inputs))
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        """The values it gives, as the graph knows them."""
-        return tuple(map(self.node.home.known, self.node.outputs))
+        """The values it gives, as the layer sees them."""
+        return tuple(map(self._seen, self.node.outputs))
+
+    def _seen(self, value: Value) -> Value:
+        value = self.node.home.known(value)
+        if not self.shift or value.spec is None:
+            return value
+        shape = (None, *value.spec.shape[1 + self.shift :])
+        return value.replace(spec=replace(value.spec, shape=shape))
 
     def arguments(self) -> tuple[list[Any], Mapping[str, Any]]:
         """Return the recorded arguments with values in place of tensors."""
@@ -91,7 +99,7 @@ class Call:
     def constant_shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes of the arrays among the recorded arguments, lists of numbers too."""
         args, kwargs = self.arguments()
-        return _shapes([*args, *kwargs.values()])
+        return shapes_of([*args, *kwargs.values()])
 
     @property
     def x(self) -> Any:
@@ -114,7 +122,7 @@ class Call:
     def channel(self, value: Any) -> Axis | None:
         """Return the channel axis of a value, as the layer's `data_format` says."""
         first = getattr(self.layer, "data_format", None) == "channels_first"
-        return self.axis(value, 1 + self.shift if first else -1)
+        return self.axis(value, 1 if first else -1)
 
     # -- axes -------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class Call:
         rank = len(value.spec.shape)
         index = index % rank if -rank <= index < rank else -1
         size = value.spec.shape[index] if index >= 0 else None
-        return None if size is None else Axis(value.key, index, size)
+        return None if size is None else Axis(value.key, index + self.shift, size)
 
     def weight(self, variable: Any, index: int) -> Axis | None:
         """Return an axis of the variable behind a weight; None if there is no such weight."""
@@ -215,18 +223,19 @@ class Call:
                     self.same(self.axis(one, i), self.axis(other, i))
 
 
-def _shapes(given: Any) -> list[tuple[int, ...]]:
+def shapes_of(given: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the arrays and lists of numbers in a structure."""
     if isinstance(given, Value) or given is None or isinstance(given, str):
         return []
     if hasattr(given, "shape"):
         return [tuple(given.shape)]
     if isinstance(given, Mapping):
-        return _shapes(list(given.values()))
+        return shapes_of(list(given.values()))
     if not isinstance(given, list | tuple):
         return []
     if all(isinstance(x, bool | int | float) for x in given):
         return [(len(given),)]
-    return [shape for x in given for shape in _shapes(x)]
+    return [shape for x in given for shape in shapes_of(x)]
 
 
 def variable_behind_views(variable: Any) -> Any:

@@ -68,9 +68,10 @@ def _around(c: Call, heads: Axis | None, query: Any, others: Any, causal: int) -
     if scores is not None:
         c.same(heads, c.axis(scores, 1))
     for mask in masks:  # (batch, heads, query, key), or without the heads
-        if len(mask.spec.shape) == 4:
+        rank = len(c.shape(mask))
+        if rank == 4:
             c.same(heads, c.axis(mask, 1))
-        elif len(mask.spec.shape) > 4:
+        elif rank > 4:
             c.stop(heads, "it is given a cache of keys and values")
 
 

@@ -157,7 +157,9 @@ def dot(c: Call) -> None:
 @layers(_L.TimeDistributed)
 def time_distributed(c: Call) -> None:
     inner = rule_for(c.layer.layer)
-    if inner is not None and getattr(c.layer.layer, "axis", -1) == -1:
+    if inner is not None:
         call = c.within(c.layer.layer, ("layer", "config"), 1)
         inner(call)
         c.source = call.source
+        for value in c.inputs[1:] + c.outputs:  # the steps, of a mask too
+            c.same(c.axis(c.x, 1), c.axis(value, 1))

@@ -73,9 +73,10 @@ def convolutional(c: Call) -> None:
 
 def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: Any = None) -> None:
     """Couple units with the output, the states that are returned, and those that are given."""
-    if not units or (getattr(c.layer, "stateful", False)):
+    if not units or getattr(c.layer, "stateful", False):
+        why = "a stateful layer keeps states of a fixed size"
         for value in c.inputs:
-            c.stop(c.axis(value, index), "a stateful layer keeps states of a fixed size")
+            c.stop(c.axis(value, index), why if units else "there is no rule for its cell")
         return
     outputs = list(c.outputs) if outputs is None else outputs
     states = list(c.inputs[1:]) if states is None else states

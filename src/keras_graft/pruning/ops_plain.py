@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_graft.graph.node import Value
-from keras_graft.pruning.call import Call
+from keras_graft.pruning.call import Call, shapes_of
 from keras_graft.pruning.layers_kernel import einsum_labels
 from keras_graft.pruning.layers_plain import broadcast
 from keras_graft.pruning.registry import ops
@@ -34,7 +34,7 @@ def elementwise(c: Call) -> None:
 
 def only_plain_constants(c: Call, out: Any) -> bool:
     """Whether no recorded argument is an array with a number for each position."""
-    held = [x.shape for x in vars(c.layer).values() if hasattr(x, "shape")]
+    held = shapes_of(list(vars(c.layer).values()))
     return all(int(np.prod(shape)) == 1 for shape in (*c.constant_shapes(), *held))
 
 
