@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_graft import _keras
@@ -149,7 +150,8 @@ class Call:
             elif name not in ("", "transpose"):
                 return Axis(("transformed", id(variable)), index, variable.shape[index])
             variable = variable_behind_views(variable.source)
-        return Axis(("weight", id(variable)), index, int(variable.shape[index]))
+        kind = "weight" if isinstance(variable, keras.Variable) else "computed"
+        return Axis((kind, id(variable)), index, int(variable.shape[index]))
 
     def number(self, path: Any, size: int) -> Axis:
         """Return the axis that a number in a configuration counts; one for all calls."""

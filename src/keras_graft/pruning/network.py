@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
 from keras_graft.model.opening.policy import holds_layers
@@ -105,6 +105,18 @@ class Network:
         """Return the axis of a node that `kg.group` starts from; None if it has none."""
         return None if node.nested is not None else self.call(node).source
 
+    def channels(self, node: Node) -> list[Axis]:
+        """Return the axes that `keep=` means: what a node makes, or passes on, or what is inside it."""
+        node = self.nodes.get(node.key, node)
+        if node.nested is not None:
+            return [axis for step in node.nested.steps for axis in self.channels(step)]
+        source = self.source(node)
+        if source is not None:
+            return [source]
+        call = self.call(node)
+        axes = [call.axis(v, i) for v in call.outputs if v.spec for i in range(len(v.spec.shape))]
+        return [axis for axis in axes if axis is not None]
+
     def call(self, node: Node) -> Call:
         """Return what the rule of a node says."""
         if node.key not in self._calls:
@@ -114,6 +126,9 @@ class Network:
             if rule is not None and all(v.spec is not None for v in (*call.inputs, *call.outputs)):
                 rule(call)
                 _stop_at_constants(call)
+            if getattr(call.layer, "lora_enabled", False):
+                for axis in call.settled:
+                    call.stop(axis, f"it has LoRA adapters: {advice.call('merge_adapters')} first")
             self._calls[node.key] = call
             if call.source is not None:
                 self._started.setdefault(call.source, []).append(call)
