@@ -277,6 +277,8 @@ class Smaller:
                 f"has {tuple(target.shape)}."
             )
         target.assign(array)
+        if target.trainable != source.trainable:
+            target.trainable = source.trainable
         self.variables.append((target, source))
 
     def tie(self) -> list[Any]:
