@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_graft import _keras
@@ -39,10 +40,13 @@ class Call:
         links: The links between axes of the call.
         settled: The axes that a link or the rule's word covers; all others stop a group.
         notes: For an axis, what changes in the numbers if zeroed positions are removed.
+        doubts: For an axis, a note that holds only where the axes named with it are not zero, and
+            whether all of them must be.
         stops: For an axis, why nothing can be removed there.
         source: The axis that `kg.group` starts from.
         prefix: Where the configuration of `layer` is in that of the operation.
-        shift: How many more axes the values have behind the batch than `layer` sees.
+        shift: How many axes of the values behind the batch belong to the batch that `layer` sees, as
+            in `TimeDistributed`: indices of axes are those of the layer.
         numbers: For each number in the configuration, the axis that it counts.
         changes: Functions that return more changes of the configuration, or of the op's attributes.
         templates: Functions that return the recorded arguments for the positions that stay.
@@ -54,6 +58,7 @@ class Call:
     links: list[Link] = field(default_factory=list)
     settled: set[Axis] = field(default_factory=set)
     notes: dict[Axis, str] = field(default_factory=dict)
+    doubts: dict[Axis, tuple[str, tuple[Axis, ...], bool]] = field(default_factory=dict)
     stops: dict[Axis, str] = field(default_factory=dict)
     source: Axis | None = None
     prefix: Path = ()
@@ -67,13 +72,20 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Value, ...]:
-        """The values among the arguments, as the graph knows them."""
-        return tuple(map(self.node.home.known, self.node.inputs))
+        """The values among the arguments, as the layer sees them."""
+        return tuple(map(self._seen, self.node.inputs))
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        """The values it gives, as the graph knows them."""
-        return tuple(map(self.node.home.known, self.node.outputs))
+        """The values it gives, as the layer sees them."""
+        return tuple(map(self._seen, self.node.outputs))
+
+    def _seen(self, value: Value) -> Value:
+        value = self.node.home.known(value)
+        if not self.shift or value.spec is None:
+            return value
+        shape = (None, *value.spec.shape[1 + self.shift :])
+        return value.replace(spec=replace(value.spec, shape=shape))
 
     def arguments(self) -> tuple[list[Any], Mapping[str, Any]]:
         """Return the recorded arguments with values in place of tensors."""
@@ -84,6 +96,11 @@ class Call:
         """Return one recorded argument."""
         args, kwargs = self.arguments()
         return args[index] if len(args) > index else kwargs.get(name, default)
+
+    def constant_shapes(self) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays among the recorded arguments, lists of numbers too."""
+        args, kwargs = self.arguments()
+        return shapes_of([*args, *kwargs.values()])
 
     @property
     def x(self) -> Any:
@@ -106,7 +123,7 @@ class Call:
     def channel(self, value: Any) -> Axis | None:
         """Return the channel axis of a value, as the layer's `data_format` says."""
         first = getattr(self.layer, "data_format", None) == "channels_first"
-        return self.axis(value, 1 + self.shift if first else -1)
+        return self.axis(value, 1 if first else -1)
 
     # -- axes -------------------------------------------------------------------------------
 
@@ -117,7 +134,7 @@ class Call:
         rank = len(value.spec.shape)
         index = index % rank if -rank <= index < rank else -1
         size = value.spec.shape[index] if index >= 0 else None
-        return None if size is None else Axis(value.key, index, size)
+        return None if size is None else Axis(value.key, index + self.shift, size)
 
     def weight(self, variable: Any, index: int) -> Axis | None:
         """Return an axis of the variable behind a weight; None if there is no such weight."""
@@ -133,7 +150,8 @@ class Call:
             elif name not in ("", "transpose"):
                 return Axis(("transformed", id(variable)), index, variable.shape[index])
             variable = variable_behind_views(variable.source)
-        return Axis(("weight", id(variable)), index, int(variable.shape[index]))
+        kind = "weight" if isinstance(variable, keras.Variable) else "computed"
+        return Axis((kind, id(variable)), index, int(variable.shape[index]))
 
     def number(self, path: Any, size: int) -> Axis:
         """Return the axis that a number in a configuration counts; one for all calls."""
@@ -175,6 +193,22 @@ class Call:
         if axis is not None:
             self.notes[axis] = text
 
+    def sums(self, *axes: Axis | None, every: bool = False, what: str = "sum") -> None:
+        """Say that positions are summed over: exact only if those that go are zero.
+
+        Args:
+            axes: The axes, multiplied with one another.
+            every: Whether all of them must be zero there, and not only one.
+            what: What is computed.
+        """
+        known = tuple(axis for axis in axes if axis is not None)
+        for axis in known:
+            self.doubts[axis] = (
+                f"a unit of zeros is not zero here: the {what} changes",
+                known,
+                every,
+            )
+
     def stop(self, axis: Axis | None, reason: str) -> None:
         """Say that nothing can be removed from an axis."""
         if axis is not None:
@@ -189,6 +223,21 @@ class Call:
             for i in range(rank):
                 if i not in left:
                     self.same(self.axis(one, i), self.axis(other, i))
+
+
+def shapes_of(given: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the arrays and lists of numbers in a structure."""
+    if isinstance(given, Value) or given is None or isinstance(given, str):
+        return []
+    if hasattr(given, "shape"):
+        return [tuple(given.shape)]
+    if isinstance(given, Mapping):
+        return shapes_of(list(given.values()))
+    if not isinstance(given, list | tuple):
+        return []
+    if all(isinstance(x, bool | int | float) for x in given):
+        return [(len(given),)]
+    return [shape for x in given for shape in shapes_of(x)]
 
 
 def variable_behind_views(variable: Any) -> Any:

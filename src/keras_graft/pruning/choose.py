@@ -110,8 +110,7 @@ def parts(graph: Graph, asked: list[Wish], keep: Any, verb: str) -> tuple[Networ
         if missing and (wish.exact or len(missing) == len(axes)):
             raise EditError(no_source(network, missing[0], verb))
         pairs += [(wish, axis) for _, axis in axes if axis is not None]
-    fixed = [sources[id(n.operation)] for n in kept]
-    return network, _parts(network, pairs, [axis for axis in fixed if axis is not None])
+    return network, _parts(network, pairs, [axis for n in kept for axis in network.channels(n)])
 
 
 def _parts(network: Network, pairs: list[tuple[Wish, Axis]], fixed: list[Axis]) -> list[Part]:

@@ -6,7 +6,10 @@ import copy
 import re
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
+from keras_graft.graph.node import Slot
 from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.pruning.call import Path
 
@@ -50,3 +53,8 @@ def op_again(op: Any, changes: dict[Path, Any]) -> Any:
 def plainly(variables: list[Any]) -> list[str]:
     """Return names without the numbers that Keras adds to those that nobody gave."""
     return [re.sub(r"_[0-9]+$", "", v.name) for v in variables]
+
+
+def has_slots(structure: Any) -> bool:
+    """Whether there are tensors among recorded arguments."""
+    return any(isinstance(leaf, Slot) for leaf in keras.tree.flatten(structure))

@@ -215,8 +215,7 @@ def group_of(
         if axis in network.stops:
             for unit in np.unique(of[of >= 0]).tolist():
                 protected.setdefault(unit, network.stops[axis])
-        if axis in network.notes:
-            changes[network.notes[axis]] = None
+        changes.update(dict.fromkeys(network.changes(axis)))
         if isinstance(axis.holder, tuple) and axis.holder[0] == "weight":
             members[axis] = _member(network, axis, of, axis in giving)
     rows = sorted(members.items(), key=lambda item: network.place(item[0]))

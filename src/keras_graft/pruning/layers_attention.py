@@ -36,6 +36,45 @@ def _given_out(c: Call, dense: Any, heads: Axis | None) -> None:
     c.same(out, c.weight(dense.kernel, -1), c.weight(dense.bias, -1))
 
 
+def _around(c: Call, heads: Axis | None, query: Any, others: Any, causal: int) -> None:
+    """Couple what is around the heads: tokens, masks and returned scores.
+
+    The tokens of the query go with those of the output. What the query attends to stays: a softmax
+    is over it.
+
+    Args:
+        c: The call.
+        heads: The heads, None if there are none.
+        query: The query, whose axes between batch and width are tokens.
+        others: Key and value.
+        causal: The place of `use_causal_mask` among the arguments.
+    """
+    own = {v.key for v in (query, *others)}
+    masks = [v for v in c.inputs if v.key not in own]
+    masked = masks or c.constant_shapes() or c.argument(causal, "use_causal_mask", False)
+    scores = c.outputs[1] if len(c.outputs) > 1 else None
+    before = 0 if heads is None else 1
+    for i in range(1, len(query.spec.shape) - 1):
+        axis = c.axis(query, i)
+        c.same(axis, c.axis(c.y, i))
+        c.same(axis, None if scores is None else c.axis(scores, i + before))
+        if masked:
+            c.stop(axis, "a mask says what each of its positions attends to")
+    for value in others:
+        for i in range(1, len(value.spec.shape) - 1):
+            c.stop(c.axis(value, i), "a softmax is over all of its positions")
+    if heads is None:
+        return
+    if scores is not None:
+        c.same(heads, c.axis(scores, 1))
+    for mask in masks:  # (batch, heads, query, key), or without the heads
+        rank = len(c.shape(mask))
+        if rank == 4:
+            c.same(heads, c.axis(mask, 1))
+        elif rank > 4:
+            c.stop(heads, "it is given a cache of keys and values")
+
+
 @layers(_L.MultiHeadAttention)
 def multi_head(c: Call) -> None:
     layer = c.layer
@@ -57,10 +96,7 @@ def multi_head(c: Call) -> None:
                 {} if len(kept(out)) == len(kept(width)) else {("output_shape",): [len(kept(out))]}
             )
         )
-    for i in range(len(c.y.spec.shape) - 1):
-        c.same(c.axis(query, i), c.axis(c.y, i))
-    if len(c.outputs) > 1:
-        c.same(heads, c.axis(c.outputs[1], 1))
+    _around(c, heads, query, (key, value), 9)
     c.source = heads
 
 
@@ -81,9 +117,7 @@ def group_query(c: Call) -> None:
     _projected(c, dense["value"], value, heads)
     _given_out(c, dense["output"], queries)
     c.same(c.axis(query, -1), c.axis(c.y, -1))  # it has no number for another width
-    c.same(c.axis(query, 1), c.axis(c.y, 1))
-    if len(c.outputs) > 1:
-        c.same(queries, c.axis(c.outputs[1], 1))
+    _around(c, queries, query, (key, value), 9)
     c.source = queries
 
 
@@ -95,8 +129,13 @@ def dot_product(c: Call) -> None:
     query, value = given[:2]
     key = given[2] if len(given) > 2 else value
     c.same(c.axis(query, -1), c.axis(key, -1))
+    scaled = getattr(c.layer, "use_scale", False)
+    if type(c.layer) is _L.Attention and c.layer.score_mode == "dot":
+        c.sums(c.axis(query, -1), c.axis(key, -1), what="score")
+    elif type(c.layer) is _L.Attention or not scaled:
+        c.sums(c.axis(query, -1), c.axis(key, -1), every=True, what="score")
     c.same(c.axis(value, -1), c.axis(c.y, -1))
-    c.same(c.axis(query, 1), c.axis(c.y, 1))
+    _around(c, None, query, (key, value), 4)
     scale = getattr(c.layer, "scale", None)
     if scale is not None and len(scale.shape) == 1:
         c.same(c.axis(query, -1), c.weight(scale, 0))

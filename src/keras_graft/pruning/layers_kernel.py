@@ -8,24 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft.pruning.activations import activated
 from keras_graft.pruning.call import Call
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.registry import layer_class, layers
 
 _L = keras.layers
-
-
-def activated(c: Call, axis: Axis | None) -> None:
-    """Note an activation that is not computed for each position alone."""
-    activation = getattr(c.layer, "activation", None)
-    name = getattr(activation, "__name__", "")
-    if name in NORMALIZING:
-        c.note(axis, f"{name} over the channels changes")
-    elif name == "glu" or (activation is not None and type(activation).__name__ == "GLU"):
-        c.stop(axis, "glu splits the channels into halves: use it as an op behind the layer")
-
-
-NORMALIZING = ("softmax", "log_softmax", "sparsemax")
 
 
 @layers(_L.Dense)
@@ -37,7 +25,7 @@ def dense(c: Call) -> None:
     c.counts("units", out)
     c.through(c.x, c.y, leave=(-1,))
     c.source = out
-    activated(c, out)
+    activated(c)
 
 
 @layers(_L.EinsumDense)
@@ -67,7 +55,7 @@ def einsum_dense(c: Call) -> None:
     own = [i for i, a in enumerate(labels[2]) if a in labels[1] and a not in labels[0]]
     # The first of several: of (heads, size of a head), the heads.
     c.source = made[own[0]] if own else None
-    activated(c, made[-1])
+    activated(c)
 
 
 def _bias(c: Call, bias: Any, named: list[str], out: list[str], made: list[Any]) -> None:
@@ -100,7 +88,7 @@ def convolution(c: Call) -> None:
     c.same(out, c.weight(layer.kernel, -1), c.weight(layer.bias, 0))
     c.counts("filters", out)
     c.source = out
-    activated(c, out)
+    activated(c)
     if layer.groups == 1:
         c.same(into, c.weight(layer.kernel, -2))
     else:
@@ -124,7 +112,7 @@ def transposed(c: Call) -> None:
     c.same(out, c.weight(layer.kernel, -2), c.weight(layer.bias, 0))
     c.counts("filters", out)
     c.source = out
-    activated(c, out)
+    activated(c)
 
 
 @layers(_L.DepthwiseConv1D, _L.DepthwiseConv2D)
@@ -136,7 +124,7 @@ def depthwise(c: Call) -> None:
     c.link(out, np.arange(out.size), into, np.arange(out.size) // layer.depth_multiplier)
     c.same(out, c.weight(layer.bias, 0))
     c.source = out
-    activated(c, out)
+    activated(c)
 
 
 @layers(_L.SeparableConv1D, _L.SeparableConv2D)
@@ -151,7 +139,7 @@ def separable(c: Call) -> None:
     c.same(out, c.weight(layer.pointwise_kernel, -1), c.weight(layer.bias, 0))
     c.counts("filters", out)
     c.source = out
-    activated(c, out)
+    activated(c)
 
 
 @layers(_L.Embedding)

@@ -39,7 +39,10 @@ def over_channels(c: Call) -> None:
 
 @layers(_L.UnitNormalization)
 def unit(c: Call) -> None:
-    c.through(c.x, c.y)  # a zero adds nothing to the norm
+    c.through(c.x, c.y)
+    axes = c.layer.axis if isinstance(c.layer.axis, list | tuple) else [c.layer.axis]
+    for index in axes:
+        c.sums(c.axis(c.x, index), what="norm")
 
 
 @layers(_L.GroupNormalization)
@@ -50,6 +53,10 @@ def grouped(c: Call) -> None:
     for weight in (layer.gamma, layer.beta):
         c.same(out, c.weight(weight, 0))
     in_groups(c, "groups", layer.groups, out)
+    for i in range(1, len(c.x.spec.shape)):
+        axis = c.axis(c.x, i)
+        if c.axis(c.y, i) != out:
+            c.note(axis, "the mean over its positions changes")
     c.source = out
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft.pruning.activations import activated
 from keras_graft.pruning.call import Call
-from keras_graft.pruning.layers_kernel import NORMALIZING, activated
 from keras_graft.pruning.registry import layer_class, layers, ops, rule_for
 from keras_graft.pruning.reshaped import reshaped
 
@@ -33,12 +33,7 @@ BY_CHANNEL = tuple(
 @layers(*_all(*ELEMENTWISE))
 def elementwise(c: Call) -> None:
     c.through(c.x, c.y)
-    activation = getattr(c.layer, "activation", None)
-    if activation is not None and getattr(activation, "__name__", "") in NORMALIZING:
-        activated(c, c.axis(c.y, -1))
-    elif getattr(activation, "__name__", "") == "glu":
-        c.links.clear()
-        c.settled.clear()
+    activated(c)
 
 
 @layers(*_all(*BY_CHANNEL))
@@ -114,6 +109,8 @@ def concatenated(c: Call, parts: Any, axis: int) -> None:
     """Couple the axes of parts with those of the concatenation, behind one another."""
     rank = len(c.y.spec.shape)
     start, out = 0, c.axis(c.y, axis)
+    if c.constant_shapes():
+        return  # where an array is among the parts is not known here
     for part in parts:
         c.through(part, c.y, leave=(axis % rank,))
         own = c.axis(part, axis)
@@ -148,6 +145,7 @@ def dot(c: Call) -> None:
     ranks = [len(c.shape(v)) for v in (one, other)]
     used = [a % r for a, r in zip(axes, ranks, strict=True)]
     c.same(c.axis(one, used[0]), c.axis(other, used[1]))
+    c.sums(c.axis(one, used[0]), c.axis(other, used[1]), every=c.layer.normalize)
     left = [i for i in range(1, ranks[0]) if i != used[0]]
     right = [i for i in range(1, ranks[1]) if i != used[1]]
     for place, i in enumerate(left):
@@ -159,7 +157,9 @@ def dot(c: Call) -> None:
 @layers(_L.TimeDistributed)
 def time_distributed(c: Call) -> None:
     inner = rule_for(c.layer.layer)
-    if inner is not None and getattr(c.layer.layer, "axis", -1) == -1:
+    if inner is not None:
         call = c.within(c.layer.layer, ("layer", "config"), 1)
         inner(call)
         c.source = call.source
+        for value in c.inputs[1:] + c.outputs:  # the steps, of a mask too
+            c.same(c.axis(c.x, 1), c.axis(value, 1))

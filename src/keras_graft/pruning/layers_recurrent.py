@@ -8,12 +8,33 @@ import keras
 import numpy as np
 
 from keras_graft.graph.node import Value
+from keras_graft.pruning.activations import along
 from keras_graft.pruning.call import Call, Path
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.registry import layers
 
 _L = keras.layers
 GATES = {_L.SimpleRNNCell: 1, _L.GRUCell: 3, _L.LSTMCell: 4}
+
+
+def _states(c: Call, cell: Any, units: list[Any], values: Any, index: int = -1) -> None:
+    """Couple states with the units of the cells that have them; some have two."""
+    cells = _flat(cell)
+    sizes = [len(s) if isinstance(s := one.state_size, list | tuple) else 1 for one in cells]
+    if cells and hasattr(cells[0], "filters"):
+        sizes = [2]  # of a convolutional cell, the sizes are said in another way
+    owners = [unit for unit, count in zip(units, sizes, strict=True) for _ in range(count)]
+    if values and len(values) != len(owners):
+        for unit in units:
+            c.stop(unit, "its states are given in a way that is not known here")
+    for unit, value in zip(owners, values, strict=False):
+        c.same(unit, c.axis(value, index))
+
+
+def _flat(cell: Any) -> list[Any]:
+    if type(cell) is _L.StackedRNNCells:
+        return [one for inner in cell.cells for one in _flat(inner)]
+    return [cell]
 
 
 def _cell(c: Call, cell: Any, gates: int, into: Axis | None, name: Path) -> Axis | None:
@@ -27,6 +48,12 @@ def _cell(c: Call, cell: Any, gates: int, into: Axis | None, name: Path) -> Axis
     for weight in (cell.kernel, cell.recurrent_kernel, cell.bias):
         if weight is not None:
             c.link(units, unit, c.weight(weight, -1), places)
+    # A convolutional cell sees an image, of any size here.
+    image = (3,) * getattr(cell, "rank", 0)
+    first = bool(image) and cell.data_format == "channels_first"
+    shape = (3, count, *image) if first else (3, *image, count)
+    for given in ("activation", "recurrent_activation"):
+        along(c, units, getattr(cell, given, None), shape, 1 if first else len(shape) - 1)
     return units
 
 
@@ -66,24 +93,30 @@ def convolutional(c: Call) -> None:
 
 def _around(c: Call, units: list[Any], index: int, outputs: Any = None, states: Any = None) -> None:
     """Couple units with the output, the states that are returned, and those that are given."""
-    if not units or (getattr(c.layer, "stateful", False)):
+    if not units or getattr(c.layer, "stateful", False):
+        why = "a stateful layer keeps states of a fixed size"
         for value in c.inputs:
-            c.stop(c.axis(value, index), "a stateful layer keeps states of a fixed size")
+            c.stop(c.axis(value, index), why if units else "there is no rule for its cell")
         return
     outputs = list(c.outputs) if outputs is None else outputs
     states = list(c.inputs[1:]) if states is None else states
     c.same(units[-1], c.axis(outputs[0], index))
-    c.same(c.axis(c.x, 1), c.axis(outputs[0], 1) if c.layer.return_sequences else None)
-    each = len(outputs[1:]) // len(units) if len(outputs) > 1 else 0
-    for number, value in enumerate(outputs[1:]):
-        c.same(units[number // each], c.axis(value, index))
+    if c.layer.return_sequences:
+        steps(c, outputs[:1])
+    _states(c, c.layer.cell, units, outputs[1:], index)
     states = [
         v for v in states if isinstance(v, Value) and "bool" not in str(v.spec and v.spec.dtype)
     ]
-    per = max(len(states) // len(units), 1)
-    for number, value in enumerate(states):
-        c.same(units[min(number // per, len(units) - 1)], c.axis(value, index))
+    _states(c, c.layer.cell, units, states, index)
     c.source = units[-1]
+
+
+def steps(c: Call, outputs: Any) -> None:
+    """Couple the steps of what goes in and comes out, and of a mask: the state goes through all."""
+    masks = [v for v in c.inputs[1:] if "bool" in str(v.spec and v.spec.dtype)]
+    for value in (*outputs, *masks):
+        c.same(c.axis(c.x, 1), c.axis(value, 1))
+    c.note(c.axis(c.x, 1), "the state goes through the steps that are removed")
 
 
 @layers(_L.SimpleRNNCell, _L.GRUCell, _L.LSTMCell)
@@ -101,9 +134,7 @@ def stacked(c: Call) -> None:
         return
     c.same(units[-1], c.axis(c.y, -1))
     for values in (c.inputs[1:], c.outputs[1:]):
-        per = max(len(values) // len(units), 1)
-        for number, value in enumerate(values):
-            c.same(units[min(number // per, len(units) - 1)], c.axis(value, -1))
+        _states(c, c.layer, units, values)
     c.source = units[-1]
 
 
@@ -111,7 +142,7 @@ def stacked(c: Call) -> None:
 def bidirectional(c: Call) -> None:
     layer = c.layer
     made = []
-    states = list(c.inputs[1:])
+    states = [v for v in c.inputs[1:] if "bool" not in str(v.spec and v.spec.dtype)]
     returned = list(c.outputs[1 if layer.merge_mode is not None else 2 :])
     for place, (name, inner) in enumerate(
         (("layer", layer.forward_layer), ("backward_layer", layer.backward_layer))
@@ -129,9 +160,7 @@ def bidirectional(c: Call) -> None:
         made.append(units[-1])
         for values in (states, returned):
             half = values[len(values) // 2 * place :][: len(values) // 2]
-            per = max(len(half) // len(units), 1)
-            for number, value in enumerate(half):
-                c.same(units[min(number // per, len(units) - 1)], c.axis(value, -1))
+            _states(c, cells, units, half)
     forward, backward = made
     out = c.axis(c.y, -1)
     if layer.merge_mode == "concat":
@@ -147,4 +176,4 @@ def bidirectional(c: Call) -> None:
     c.same(forward, backward)
     c.source = forward
     if layer.return_sequences:
-        c.same(c.axis(c.x, 1), c.axis(c.y, 1))
+        steps(c, c.outputs[: 2 if layer.merge_mode is None else 1])

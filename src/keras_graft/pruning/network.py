@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
 from keras_graft.model.opening.policy import holds_layers
@@ -15,6 +15,7 @@ from keras_graft.pruning import rules as rules  # registers them
 from keras_graft.pruning.call import Call, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis, Closure, Link
 from keras_graft.pruning.registry import rule_for
+from keras_graft.pruning.zeros import Ask, is_zero, known_zero
 from keras_graft.ties.layer import named_weights
 
 
@@ -26,6 +27,7 @@ class Network:
         closure: The positions that go together.
         stops: For an axis, why nothing can be removed there.
         notes: For an axis, what changes in the numbers if zeroed positions are removed.
+        doubts: For an axis, calls with a note that holds where positions are not zero.
         unopened: The nodes that a group reaches and whose code was not opened yet.
     """
 
@@ -34,6 +36,7 @@ class Network:
         self.closure = Closure(self._links)
         self.stops: dict[Axis, str] = {}
         self.notes: dict[Axis, str] = {}
+        self.doubts: dict[Axis, list[Call]] = {}
         self.unopened: dict[Any, Node] = {}
         self.nodes: dict[Any, Node] = {}
         self._users: dict[Any, list[Any]] = {}
@@ -44,6 +47,9 @@ class Network:
         self._started: dict[Axis, list[Call]] = {}
         self._named: dict[int, dict[str, Any]] = {}
         self._places: dict[Any, int] = {}
+        self._giver: dict[Any, Node] = {}
+        self._outer: dict[Any, list[Value]] = {}
+        self._zero: dict[Axis, bool] = {}
         self._walked: set[int] = set()
         self._walk(graph, ())
         for value, name in zip(graph.inputs, graph.input_names, strict=True):
@@ -64,6 +70,7 @@ class Network:
                 self._cross(node)
                 self._walk(node.nested, (*scope, node))
                 continue
+            self._giver.update((v.key, node) for v in node.gives)
             layer = all_unwrapped(node.operation)
             holders = dict.fromkeys(v.key for v in (*node.reads, *node.gives))
             holders |= dict.fromkeys(("weight", id(w)) for w in _variables(layer))
@@ -75,13 +82,16 @@ class Network:
     def _cross(self, call: Node) -> None:
         """Couple the values inside a nested model with those outside."""
         assert call.nested is not None
-        pairs = [
+        inside = [
             (inner, call.reads[entry.source])
             for inner, entry in zip(call.nested.inputs, call.entries, strict=True)
             if entry.source is not None and not entry.adapt
         ]
-        pairs += zip(call.nested.outputs, call.outputs, strict=True)
-        pairs += [(inside, outside) for outside, inside in call.unseen]
+        given = list(zip(call.nested.outputs, call.outputs, strict=True))
+        given += [(inner, outer) for outer, inner in call.unseen]
+        for value, source in (*inside, *((outer, inner) for inner, outer in given)):
+            self._outer.setdefault(value.key, []).append(source)
+        pairs = [*inside, *given]
         for inner, outer in pairs:
             self._bridges.setdefault(inner.key, []).append(outer)
             self._bridges.setdefault(outer.key, []).append(inner)
@@ -95,6 +105,18 @@ class Network:
         """Return the axis of a node that `kg.group` starts from; None if it has none."""
         return None if node.nested is not None else self.call(node).source
 
+    def channels(self, node: Node) -> list[Axis]:
+        """Return the axes that `keep=` means: what a node makes, or passes on, or what is inside it."""
+        node = self.nodes.get(node.key, node)
+        if node.nested is not None:
+            return [axis for step in node.nested.steps for axis in self.channels(step)]
+        source = self.source(node)
+        if source is not None:
+            return [source]
+        call = self.call(node)
+        axes = [call.axis(v, i) for v in call.outputs if v.spec for i in range(len(v.spec.shape))]
+        return [axis for axis in axes if axis is not None]
+
     def call(self, node: Node) -> Call:
         """Return what the rule of a node says."""
         if node.key not in self._calls:
@@ -103,10 +125,32 @@ class Network:
             rule = rule_for(node.operation)
             if rule is not None and all(v.spec is not None for v in (*call.inputs, *call.outputs)):
                 rule(call)
+                _stop_at_constants(call)
+            if getattr(call.layer, "lora_enabled", False):
+                for axis in call.settled:
+                    call.stop(axis, f"it has LoRA adapters: {advice.call('merge_adapters')} first")
             self._calls[node.key] = call
             if call.source is not None:
                 self._started.setdefault(call.source, []).append(call)
         return self._calls[node.key]
+
+    def changes(self, axis: Axis) -> list[str]:
+        """Return what changes in the numbers if zeroed positions of an axis are removed."""
+        found = [self.notes[axis]] if axis in self.notes else []
+        for call in self.doubts.get(axis, ()):
+            text, axes, every = call.doubts[axis]
+            zero = [known_zero(a, self._is_zero, self._zero) for a in axes]
+            if not (all(zero) if every else any(zero)):
+                found.append(f"{call.node.kind} {call.node.path!r}: {text}")
+        return found
+
+    def _is_zero(self, axis: Axis, ask: Ask) -> bool:
+        if axis not in self.closure.axes_known:
+            return True  # nothing goes there
+        if axis.holder in self._giver:
+            return is_zero(self.call(self._giver[axis.holder]), axis, ask)
+        outer = [Axis(v.key, axis.at, axis.size) for v in self._outer.get(axis.holder, ())]
+        return bool(outer) and all([ask(a) for a in outer])
 
     def started_at(self, axis: Axis) -> list[Call]:
         """Return the calls whose channels an axis counts."""
@@ -140,6 +184,8 @@ class Network:
                 self.notes.setdefault(
                     axis, f"{call.node.kind} {call.node.path!r}: {call.notes[axis]}"
                 )
+            if axis in call.doubts:
+                self.doubts.setdefault(axis, []).append(call)
             if axis in call.stops:
                 reason = f"{call.node.kind} {call.node.path!r}: {call.stops[axis]}"
                 self.stops.setdefault(axis, reason)
@@ -186,6 +232,20 @@ class Network:
                 if id(variable) == holder[1]:
                     return repr(variable.path)
         return "a weight"
+
+
+def _stop_at_constants(call: Call) -> None:
+    """Stop the axes that an array among the arguments may have too: nothing makes it smaller."""
+    if _keras.op_name(call.layer) is not None and type(call.layer).__name__ in INDEXED:
+        return
+    sizes = {size for shape in call.constant_shapes() for size in shape if size != 1}
+    for axis in call.settled:
+        if axis.size in sizes:
+            call.stop(axis, f"an array among its arguments has an axis of size {axis.size} too")
+
+
+INDEXED = ("GetItem", "Slice", "Take")
+"""Ops whose arguments say which positions are taken: their rules look at them."""
 
 
 def _variables(layer: Any) -> list[Any]:

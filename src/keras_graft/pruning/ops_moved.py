@@ -68,6 +68,8 @@ def squeeze(c: Call) -> None:
     rank = len(shape)
     given = [i for i, n in enumerate(shape) if n == 1] if axis is None else axis
     gone = {a % rank for a in (given if isinstance(given, list | tuple) else [given])}
+    if axis is None:  # another axis may have one position after pruning
+        c.changes.append(lambda kept: {("axis",): tuple(sorted(gone))})
     for place, i in enumerate(i for i in range(rank) if i not in gone):
         c.same(c.axis(c.x, i), c.axis(c.y, place))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_graft.graph.node import Value
-from keras_graft.pruning.call import Call
+from keras_graft.pruning.call import Call, shapes_of
 from keras_graft.pruning.layers_kernel import einsum_labels
 from keras_graft.pruning.layers_plain import broadcast
 from keras_graft.pruning.registry import ops
@@ -34,10 +34,8 @@ def elementwise(c: Call) -> None:
 
 def only_plain_constants(c: Call, out: Any) -> bool:
     """Whether no recorded argument is an array with a number for each position."""
-    args, kwargs = c.arguments()
-    leaves = [*args, *kwargs.values(), *vars(c.layer).values()]
-    arrays = [x for x in leaves if hasattr(x, "shape") and not isinstance(x, Value)]
-    return all(int(np.prod(x.shape)) == 1 for x in arrays)
+    held = shapes_of(list(vars(c.layer).values()))
+    return all(int(np.prod(shape)) == 1 for shape in (*c.constant_shapes(), *held))
 
 
 @ops("Operator")
@@ -58,7 +56,9 @@ def along(c: Call) -> None:
             c.links.clear()
             c.settled.clear()
             return
-        if name != "Normalize":
+        if name == "Normalize":
+            c.sums(c.axis(c.x, index), what="norm")
+        else:
             c.note(c.axis(c.y, index), f"{name.lower()} over the channels changes")
 
 
@@ -77,6 +77,7 @@ def reduction(c: Call) -> None:
         if i in gone:
             if name == "Sum" or name == "CountNonzero":
                 c.absorb(c.axis(c.x, i))
+                c.sums(c.axis(c.x, i), what="sum" if name == "Sum" else "count")
             elif name in _COUNTED:
                 c.absorb(c.axis(c.x, i), f"{name.lower()} over the channels changes")
             place += keep
@@ -93,6 +94,7 @@ def matmul(c: Call) -> None:
     if min(len(c.shape(v)) for v in (one, other)) < 2:
         return
     c.same(c.axis(one, -1), c.axis(other, -2))
+    c.sums(c.axis(one, -1), c.axis(other, -2))
     c.same(c.axis(one, -2), c.axis(c.y, -2))
     c.same(c.axis(other, -1), c.axis(c.y, -1))
     for part in (one, other):
@@ -117,6 +119,9 @@ def einsum(c: Call) -> None:
             elif axis is not None:
                 seen[name] = axis
                 c.absorb(axis)
+    for name in seen.keys() - set(labels[-1]):
+        places = [(v, n.index(name)) for v, n in zip(c.inputs, labels, strict=False) if name in n]
+        c.sums(*(c.axis(value, i) for value, i in places))
 
 
 @ops("DotProductAttention")
@@ -126,6 +131,9 @@ def dot_product_attention(c: Call) -> None:
         :3
     ]
     c.same(c.axis(query, 2), c.axis(c.y, 2))
+    for given in args[3:] + [kwargs.get(n) for n in ("bias", "mask")]:
+        if isinstance(given, Value) and len(given.spec.shape) == 4:  # type: ignore[union-attr]
+            c.same(c.axis(query, 2), c.axis(given, 1))
     for i, part in ((3, key), (2, key), (2, value)):
         c.same(c.axis(query, i), c.axis(part, i))
     c.same(c.axis(value, 3), c.axis(c.y, 3))

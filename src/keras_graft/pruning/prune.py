@@ -51,7 +51,7 @@ def prune(
             `"bn_scale"` (scale of the batch normalizations), `"random"`, or a function of a
             `Group` that returns one number for each unit.
         scope: `"layer"`: the fraction of each group; `"global"`: of all groups of a selector
-            together. Their scores are divided by their mean first.
+            together. Their scores are divided by the mean of their sizes first.
         keep: A selector of layers whose channels all stay.
         round_to: The number of units that stay in a group is a multiple of this.
         seed: For `by="random"`.
@@ -186,7 +186,7 @@ def _lowest(rows: list[tuple[Part, np.ndarray]], multiple: int) -> list[tuple[Pa
     else:
         total = round(wanted * sum(p.group.count for p, _ in rows))
         ranked = np.concatenate(
-            [s[o] / (s.mean() or 1) for (_, s), o in zip(rows, order, strict=True)]
+            [s[o] / (np.abs(s).mean() or 1) for (_, s), o in zip(rows, order, strict=True)]
         )
         owner = np.concatenate([np.full(len(o), i) for i, o in enumerate(order)])
         taken = owner[np.argsort(ranked, kind="stable")[:total]]

@@ -33,7 +33,7 @@ def reshaped(c: Call, x: Any, y: Any, order: Sequence[int] | None = None) -> Non
     def begin(axis: Axis) -> None:
         for own, (mine, its), other in ((x, (before, after), y), (y, (after, before), x)):
             if axis.holder is own.key:
-                place = [i for i, _ in mine].index(axis.at)
+                place = [c.axis(own, i) for i, _ in mine].index(axis)
                 _link(c, axis, place, mine, its, other, ends)
 
     c.later.append(begin)

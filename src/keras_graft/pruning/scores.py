@@ -45,6 +45,17 @@ def scores(group: Group, by: By, draw: Callable[[int], np.ndarray]) -> np.ndarra
         return found
     if by == "random":
         return draw(group.count)
+    found = _of_weights(group, by)
+    if not np.isfinite(found).all():
+        raise EditError(
+            f"prune: weights of the group of {group.layer!r} are not finite numbers, in the units "
+            f"{np.flatnonzero(~np.isfinite(found)).tolist()[:8]}: by={by!r} cannot compare them. Name "
+            f"the channels to remove, or give a function: {advice.option('by', 'random')}."
+        )
+    return found
+
+
+def _of_weights(group: Group, by: str) -> np.ndarray:
     if by == "bn_scale":
         return _summed(group, _gammas(group), np.abs)
     kernels = [m for m in group.members if m.gives and len(m.shape) > 1]

@@ -14,8 +14,8 @@ from keras_graft import _keras, advice
 from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Slot, Value
-from keras_graft.graph.record import is_wrapper, record_of, unwrapped
+from keras_graft.graph.node import Node, Value
+from keras_graft.graph.record import is_wrapper, unwrapped
 from keras_graft.layers.weight import Weight
 from keras_graft.model.build import build
 from keras_graft.model.calls import caller, fill
@@ -27,8 +27,10 @@ from keras_graft.model.swap import called_anew
 from keras_graft.printable import words_of
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
-from keras_graft.pruning.configured import op_again, plainly, put, unbuilt
+from keras_graft.pruning.configured import has_slots, op_again, plainly, put, unbuilt
+from keras_graft.pruning.initial import with_smaller_arrays
 from keras_graft.pruning.network import Network
+from keras_graft.pruning.refused import check_changeable
 
 Kept = Callable[[Axis], np.ndarray]
 
@@ -72,7 +74,7 @@ class Smaller:
                 key = id(node.operation)
                 self._calls.setdefault(key, []).append(self._network.call(node))
         for calls in self._calls.values():
-            _check(calls[0], self._verb)
+            check_changeable(calls[0], self._verb)
 
     def _changes(self, node: Node) -> bool:
         layer = all_unwrapped(node.operation)
@@ -110,7 +112,7 @@ class Smaller:
                 return self._with_specs(node) if changed else node
             if call is not node:
                 assert call.nested is not None
-                nested = self._inside(node, call.nested)
+                nested = self._made(call.nested)
             return self._with_specs(
                 call.replace(operation=self._model(node, nested), nested=nested)
             )
@@ -120,10 +122,6 @@ class Smaller:
         for template in self._network.call(node).templates:
             new = new.replace(template=template(self._kept))
         return new
-
-    def _inside(self, node: Node, plain: Graph) -> Graph:
-        """Return the graph of an opened layer as that of a model."""
-        return self._made(plain)
 
     def _model(self, node: Node, nested: Graph) -> Any:
         key = id(node.operation)
@@ -217,6 +215,7 @@ class Smaller:
         config = unbuilt(copy.deepcopy(config))
         for path, value in changes.items():
             put(config, path, value)
+        config = with_smaller_arrays(config, old.variables, self._taken)
         new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
         if not new.built:
             self._build(new, call)
@@ -243,7 +242,7 @@ class Smaller:
     def _build(self, new: Any, call: Call) -> None:
         template, values = call.node.template, tuple(map(self._resized, call.inputs))
         shape = lambda i: values[i].spec.shape  # type: ignore[union-attr] # noqa: E731
-        simple = len(template.args) == 1 and not _slots(list(template.kwargs.values()))
+        simple = len(template.args) == 1 and not has_slots(list(template.kwargs.values()))
         try:
             if simple:
                 new.build(fill(template.args[0], shape))
@@ -256,10 +255,16 @@ class Smaller:
                 f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
             ) from error
 
-    def _sliced(self, source: Any) -> np.ndarray:
-        array = np.array(keras.ops.convert_to_numpy(source))
+    def _taken(self, source: Any, array: np.ndarray) -> np.ndarray:
+        """Return what stays of an array whose last axes are those of a variable."""
+        missing = len(source.shape) - array.ndim
         for axis in self._axes.get(("weight", id(source)), ()):
-            array = np.take(array, self._kept(axis), axis.at)
+            if axis.at >= missing:
+                array = np.take(array, self._kept(axis), axis.at - missing)
+        return array
+
+    def _sliced(self, source: Any) -> np.ndarray:
+        array = self._taken(source, np.array(keras.ops.convert_to_numpy(source)))
         if self._scaled is not None:
             array = self._scaled(source, array)
         return array
@@ -272,6 +277,8 @@ class Smaller:
                 f"has {tuple(target.shape)}."
             )
         target.assign(array)
+        if target.trainable != source.trainable:
+            target.trainable = source.trainable
         self.variables.append((target, source))
 
     def tie(self) -> list[Any]:
@@ -290,25 +297,3 @@ class Smaller:
 
 def _owns(item: Any, variable: Any) -> bool:
     return isinstance(item, keras.Layer) and any(w is variable for w in item.weights)
-
-
-def _slots(structure: Any) -> bool:
-    return any(isinstance(leaf, Slot) for leaf in keras.tree.flatten(structure))
-
-
-def _check(call: Call, verb: str) -> None:
-    """Refuse a layer whose numbers are not its weights alone."""
-    for layer in _keras.layers_inside(call.layer) if isinstance(call.layer, keras.Layer) else ():
-        path = call.node.path
-        if getattr(layer, "quantization_mode", None) is not None:
-            raise EditError(
-                f"{verb}: {path!r} is quantized ({layer.quantization_mode}). Prune the model in "
-                f"floats, then quantize the result: {verb}(model, ...).quantize("
-                f"{layer.quantization_mode!r})."
-            )
-        state = record_of(layer).adapted
-        if getattr(layer, "lora_enabled", False) or (state is not None and state.adapters):
-            raise EditError(
-                f"{verb}: {path!r} has LoRA adapters. Merge them first: "
-                f"{advice.call('merge_adapters')}."
-            )
