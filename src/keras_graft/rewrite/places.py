@@ -12,7 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.model.nested import Place, Tag
-from keras_graft.printable import shown
+from keras_graft.rewrite.constants import key_of
 from keras_graft.rewrite.match import Match
 
 
@@ -27,14 +27,14 @@ class Layout:
         inputs: For each tensor, the node that reads it, and at which input.
         outputs: For each output, the node that gives it, and which of its outputs it is.
         called: For each wildcard, the nodes that call it.
-        constants: The constants, as text.
+        constants: What tells the constants apart.
     """
 
     number: int
     inputs: tuple[tuple[str, int, int], ...]
     outputs: tuple[tuple[int, int], ...]
     called: tuple[tuple[str, tuple[int, ...]], ...]
-    constants: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
 
 
 class Places:
@@ -61,8 +61,8 @@ class Places:
         )
         given = {*match.inputs, *match.called}
         constants = {n: c for n, c in match.named.items() if n not in given}
-        told = tuple((name, shown(constant)) for name, constant in constants.items())
-        layout = Layout(match.number, inputs, outputs, called, told)  # type: ignore[arg-type]
+        keys = tuple((name, key_of(constant)) for name, constant in constants.items())
+        layout = Layout(match.number, inputs, outputs, called, keys)  # type: ignore[arg-type]
         tag = self._tags.setdefault(layout, Tag((layout, constants, tuple(match.named))))
         return (*match.nodes, tag)  # type: ignore[return-value]
 
