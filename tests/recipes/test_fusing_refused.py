@@ -1,4 +1,4 @@
-"""fuse_activation and merge_branches: what would compute, train or lose something else stays."""
+"""fuse_activation, merge_branches, fold_batchnorm: what would compute or train something else stays."""
 
 import keras
 import numpy as np
@@ -172,3 +172,16 @@ def test_an_initializer_that_holds_an_array():
     x = rng.normal(size=(2, 8, 8, 4)).astype("float32")
     np.testing.assert_allclose(numpy(new(x)), numpy(model(x)), rtol=2e-4, atol=2e-4)
     equal(new(x), keras.models.clone_model(new, clone_function=lambda layer: layer)(x))
+
+
+def test_folding_a_norm_keeps_flags_and_losses():
+    model = fuse(DENSE(4, name="d"), layers.BatchNormalization(name="bn"))
+    model.get_layer("d").bias.trainable = False
+    new = kg.recipes.fold_batchnorm(model).model
+    assert [w.name for w in new.trainable_weights] == ["kernel"]
+    for made in (
+        [DENSE(4, activity_regularizer="l2", name="loss"), layers.BatchNormalization(name="bn")],
+        [DENSE(4), layers.BatchNormalization(activity_regularizer="l2", name="loss")],
+    ):
+        (kept,) = kg.recipes.fold_batchnorm(fuse(*made)).kept
+        assert kept[1] == "'loss' has an activity_regularizer"
