@@ -100,7 +100,9 @@ def test_a_layer_with_adapters_is_a_near_miss_until_they_are_merged():
 def test_norms_of_a_nested_model_that_is_called_in_training_stay():
     inner = branches(normed("c", layers.BatchNormalization(name="bn")), conv(1, "a"))
     x = keras.Input((8, 8, 4))
-    assert "'bn' is called with training=True" in why(merge, keras.Model(x, inner(x, training=True)))
+    assert "'bn' is called with training=True" in why(
+        merge, keras.Model(x, inner(x, training=True))
+    )
     assert len(kg.select(merge(keras.Model(x, inner(x))), "**").nodes) == 2
 
 
@@ -146,7 +148,7 @@ def test_the_flags_of_single_weights_are_kept():
     assert [w.name for w in merge(model).trainable_weights] == ["kernel"]
     model = branches(conv(3, "a"), conv(1, "b"))
     model.get_layer("b").trainable = False
-    assert "'b' is frozen, other branches are not" in why(merge, model)
+    assert "'b' is frozen or trained, other than 'a'" in why(merge, model)
     model.get_layer("a").trainable = False
     new = merge(model)
     assert new.trainable_weights == []

@@ -59,9 +59,9 @@ def merge_branches(model: Any) -> Any:
 def _pass(graph: kg.Graph) -> kg.Graph:
     shared, patterns = _arguments.shared_layers(graph), list(_patterns())
     for node in kg.select(graph, "**").nodes:
-        if isinstance(node.operation, keras.layers.BatchNormalization):
-            if _arguments.in_training(node):
-                shared[id(node.operation)] = "is called with training=True"
+        layer = node.operation
+        if isinstance(layer, keras.layers.BatchNormalization) and _arguments.in_training(node):
+            shared[id(layer)] = "is called with training=True"
     kinds = {"conv": KINDS, "bn": keras.layers.BatchNormalization}
     numbered = {f"{name}{i}": kind for name, kind in kinds.items() for i in range(_MOST)}
     return kg.rewrite(
@@ -130,7 +130,9 @@ def _why_not(match: kg.Match, branches: Sequence[Branch], shared: dict[int, str]
             f"has padding={conv.padding!r}": conv.padding != "same" and max(conv.kernel_size) > 1,
             "has an activation": conv.activation is not keras.activations.linear,
             "is dilated": max(conv.dilation_rate) > 1,
-            "is frozen, other branches are not": _trains(conv, "kernel") != _trains(first, "kernel"),
+            f"is frozen or trained, other than {first.name!r}": (
+                _trains(conv, "kernel") != _trains(first, "kernel")
+            ),
             **{
                 f"has other {key} than {first.name!r}": getattr(conv, key) != getattr(first, key)
                 for key in ("strides", "groups", "data_format", "filters", "dtype_policy")
