@@ -3,10 +3,12 @@
 import contextlib
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
 import keras_graft as kg
+from keras_graft.testing import random_inputs
 
 pytestmark = pytest.mark.once
 
@@ -175,3 +177,56 @@ def test_keras_is_as_it_was_after_a_pattern_is_written_down(pattern):
     assert (keras.Operation.symbolic_call, keras.Layer.__call__) == before
     assert keras.config.is_traceback_filtering_enabled() == filtering
     assert ops.relu(keras.Input((3,))).shape == (None, 3)
+
+
+class Two(layers.Layer):
+    """Gives two values that need both inputs."""
+
+    def __init__(self, first, **given):
+        super().__init__(**given)
+        self.first = first
+
+    def call(self, x, y):
+        h = self.first(x)
+        return h, h + y
+
+
+@pytest.mark.parametrize("between", [0, 1])
+def test_matches_that_need_outputs_of_each_other(between):
+    x = keras.Input((4,), name="x")
+    h = [layers.Dense(4, name=f"d{i}")(x) for i in (1, 2)]
+    far = [layers.ReLU(name=f"f{i}")(y) if between else y for i, y in zip((1, 2), h, strict=True)]
+    sums = [
+        layers.Add(name=f"a{i}")([one, other])
+        for i, one, other in zip((1, 2), h, far[::-1], strict=True)
+    ]
+    model = keras.Model(x, [*sums, *h], name="ring")
+
+    def pattern(x, y, d, a):
+        h = d(x)
+        return h, a([h, y])
+
+    kinds = {"d": layers.Dense, "a": layers.Add}
+    put = lambda x, y, d: Two(d)(x, y)  # noqa: E731
+    text = refused(lambda _: kg.rewrite(model, pattern, put, **kinds))
+    assert "read outputs of each other" in text and "'a1'" in text and "'a2'" in text
+    assert "by where=" in text
+    new = kg.rewrite(model, pattern, put, where=lambda d: d.name == "d1", **kinds)
+    data = random_inputs(model)
+    for one, other in zip(new(data), model(data), strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
+
+
+def test_one_value_given_twice_is_replaced_by_one():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.ReLU(name="r")(x), name="model")
+
+    def twice(x, r):
+        y = r(x)
+        return y, y
+
+    kinds = {"r": layers.ReLU}
+    text = refused(lambda _: kg.rewrite(model, twice, lambda x: (x + 1, x + 2), **kinds))
+    assert "gives 'r' as its outputs 0 and 1, and the replacement gives two values" in text
+    new = kg.rewrite(model, twice, lambda x: ((y := x + 1), y), **kinds)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(new(np.ones((1, 4)))), 2)

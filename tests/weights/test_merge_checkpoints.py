@@ -211,6 +211,19 @@ def test_models_and_files_together(out, tmp_path):
             equal(merged.weights, expected.weights)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_safetensors_made_from_files_without_names_fit_the_model(suffix, tmp_path):
+    a, b = (made(seed) for seed in SEEDS[:2])
+    files = [write(m, tmp_path / f"{i}{suffix}") for i, m in enumerate((a, b))]
+    kg.merge_checkpoints(files, out=tmp_path / "out.safetensors")
+    into = made(9)
+    kg.transplant(tmp_path / "out.safetensors", into)
+    equal(into.weights, kg.merge_checkpoints([a, b]).model.weights)
+    kg.merge_checkpoints([tmp_path / "out.safetensors"], out=tmp_path / "again.safetensors")
+    kg.transplant(tmp_path / "again.safetensors", into := made(9))
+    equal(into.weights, kg.merge_checkpoints([a, b]).model.weights)
+
+
 def test_names_that_keras_gave_and_other_dtypes(tmp_path):
     def unnamed(seed, dtype="bfloat16"):
         keras.utils.set_random_seed(seed)

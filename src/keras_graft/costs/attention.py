@@ -38,7 +38,7 @@ def _multi_head(call: Call) -> Work:
     pairs = apart * heads * asked * given
     found += Work(pairs * (wide + deep), _SOFTMAX * pairs + apart * asked * heads * wide)
     result = product(query[:-1]) * heads * deep
-    last = call.out[-1]
+    last = product(call.out[len(query) - 1 :])  # `output_shape` may have several axes
     return found + Work(result * last, product(query[:-1]) * last if bias else 0)
 
 

@@ -12,6 +12,7 @@ from keras import layers
 from keras_graft.costs.find import rule_of
 from keras_graft.costs.formula import Formula, Lost, Number, Unknown, divided
 from keras_graft.costs.inside import alone
+from keras_graft.costs.probe import probed
 from keras_graft.costs.products import einsum_shape
 from keras_graft.costs.work import Call, Dims, Work
 from keras_graft.graph.graph import Graph
@@ -61,6 +62,7 @@ class Counter:
         self.found: dict[Place, Counted] = {}
         self.given: dict[Place, tuple[Number | None, str]] = {}
         self._named: dict[Any, Sequence[Any]] = {}
+        self._probed: dict[Place, list[tuple[Any, ...]] | None] = {}
 
     def count(self, graph: Graph) -> dict[Place, Counted]:
         """Count the calls; return those that have no graph inside, in order."""
@@ -125,6 +127,20 @@ class Counter:
         self._named[value.key] = shape
         if None in spec.shape[1:]:
             shape = self._known(node, shape, reads)
+        if None in spec.shape and place not in self._probed:
+            lost = any(d is None or isinstance(d, Lost) for d in shape[1:])
+            self._probed[place] = probed(node, reads, lost)
+        again = self._probed.get(place)
+        if again is not None and index < len(again) and len(again[index]) == len(shape):
+            pairs = enumerate(zip(spec.shape, shape, again[index], strict=True))
+            shape = [
+                now if length is None and now is not None and (
+                    i == 0 or isinstance(now, int) or isinstance(before, Lost)
+                ) else before
+                for i, (length, before, now) in pairs
+            ]  # fmt: skip
+            if shape[0] is not None:
+                return Dims(shape)
         if not shape or shape[0] not in (None, self._fixed):
             return self._filled(shape, 1)
         if type(node.operation).__name__ == "DynamicOp":

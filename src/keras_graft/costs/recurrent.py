@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_graft.costs.convolution import lengths
 from keras_graft.costs.elementwise import activation, plus
+from keras_graft.costs.formula import divided
 from keras_graft.costs.work import Call, Dims, Work, rule
 
 _CELL = "for each unit and gate, at each step: the features that it reads + the units"
@@ -118,7 +119,9 @@ def _conv_lstm(call: Call) -> Work:
 @rule(layers.Bidirectional, source="both layers; their results are merged")
 def _bidirectional(call: Call) -> Work:
     layer = call.operation
-    one = Dims((call.first[0], *_size(layer.forward_layer.cell)))
+    one = call.out
+    if layer.merge_mode == "concat":
+        one = Dims((*one[:-1], divided(one[-1], 2)))
     found = sum((call.inner(inner, (call.first,), (one,)) for inner in _both(layer)), start=Work())
     merged = {"sum": 1, "mul": 1, "ave": 2}.get(layer.merge_mode, 0)
     return found + Work(0, merged * call.out.size)

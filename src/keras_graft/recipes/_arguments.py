@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
 import keras_graft as kg
+from keras_graft import _keras
 from keras_graft.printable import shown
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
@@ -38,7 +40,7 @@ def activation(recipe: str, name: str, given: Any, several: bool = False) -> Any
     what = f"{recipe}: {name}={shown(given)} is"
     if isinstance(given, type):
         raise kg.EditError(f"{what} a class; give a function, or its name.")
-    if several and isinstance(given, keras.Layer) and type(given).build is not keras.Layer.build:
+    if several and has_weights(given):
         raise kg.EditError(
             f"{what} a layer with weights, and all places would share them: give a function, or "
             "its name."
@@ -50,6 +52,13 @@ def activation(recipe: str, name: str, given: Any, several: bool = False) -> Any
             f"{what} not an activation. Give the name of one of keras.activations, or a function."
         ) from error
     return given
+
+
+def has_weights(function: Any) -> bool:
+    """Whether an activation is a layer with variables, or will have some when it is called."""
+    return isinstance(function, keras.Layer) and (
+        type(function).build is not keras.Layer.build or bool(function.variables)
+    )
 
 
 def in_training(node: kg.Node) -> bool:
@@ -76,7 +85,7 @@ def function_of(operation: Any) -> str:
 
 
 def shared_layers(graph: kg.Graph) -> dict[int, str]:
-    """Return why layers, by identity, cannot get other weights: their weights are not theirs alone."""
+    """Return why layers, by identity, cannot be put into others: others have them, or they are sums."""
     found: dict[int, str] = {}
     calls: dict[int, set[Any]] = {}
     users: dict[int, dict[int, str]] = {}  # of each variable: layers, by identity, with their paths
@@ -91,6 +100,8 @@ def shared_layers(graph: kg.Graph) -> dict[int, str]:
         layer: Any = node.operation
         if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
             found[id(layer)] = "is quantized or has LoRA weights"
+        elif _keras.factors_in(layer):
+            found[id(layer)] = "has adapters: kg.merge_adapters(model) first"
     for key, made in calls.items():
         if len(made) > 1:
             found[key] = f"is called {len(made)} times"
@@ -99,6 +110,21 @@ def shared_layers(graph: kg.Graph) -> dict[int, str]:
             others = ", ".join(repr(path) for other, path in layers.items() if other != key)
             found.setdefault(key, f"shares a weight with {others}")
     return found
+
+
+def regularized(operations: Iterable[Any]) -> str:
+    """Return which operation adds a loss of what it gives, as words; nothing if none does."""
+    for operation in operations:
+        if getattr(operation, "activity_regularizer", None) is not None:
+            return f"{operation.name!r} has an activity_regularizer"
+    return ""
+
+
+def copy_flags(old: Any, new: Any) -> None:
+    """Let the weights of a layer be trained where those of the same names in another are."""
+    flags = {weight.name: weight.trainable for weight in old.weights}
+    for weight in new.weights:
+        weight.trainable = flags.get(weight.name, weight.trainable)
 
 
 def array(variable: Any, default: Any) -> Any:

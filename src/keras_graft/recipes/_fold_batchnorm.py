@@ -112,6 +112,7 @@ def fold_batchnorm(model: Any) -> Folded:
         graph = kg.remove(graph, lambda node: id(node.operation) in gone)
         for key, (norm, new) in folds.items():
             _take_in(norm, old[key], new)
+            _arguments.copy_flags(old[key], new)
     result = graph if isinstance(model, kg.Graph) else kg.build(graph)
     return Folded(result, tuple(folded.items()), tuple(kept.items()))
 
@@ -148,6 +149,9 @@ def _why_not(node: kg.Node, again: Sequence[kg.Node], calls: Any, users: Any) ->
         return f"{name!r} has an activation, {layer.activation.__name__}"
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         return f"{name!r} is quantized or has LoRA weights"
+    why = _arguments.regularized([layer, norm])
+    if why:
+        return why
     gives, wants = given.spec, node.outputs[0].spec
     assert gives is not None and wants is not None
     axes = range(len(gives.shape))

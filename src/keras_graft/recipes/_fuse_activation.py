@@ -24,7 +24,8 @@ def fuse_activation(model: Any) -> Any:
     `keras.activations` in its plain form: `ReLU()`, `keras.ops.relu`. A layer is made again from its
     configuration, under its name, and trained values are copied to it. Stay as they are: layers
     that have an activation, whose output is used elsewhere too, that are called several times, share
-    a weight, are quantized, or have LoRA weights; and activations in another dtype.
+    a weight, are quantized, have LoRA weights, a loss of what they give, or a class of their own; and
+    activations in another dtype, with weights or a mask.
 
     Args:
         model: A Keras model or a `Graph`.
@@ -51,6 +52,15 @@ def fuse_activation(model: Any) -> Any:
         why = shared.get(id(layer), "")
         if why:
             return f"{node.path!r} {why}"
+        if type(layer) not in LAYERS:
+            return f"{node.path!r} is a {node.kind}, which may have code of its own"
+        why = _arguments.regularized([layer, match["act"]])
+        if why:
+            return why
+        if _arguments.has_weights(_function(match["act"])):
+            return f"{match.path!r} is a layer with weights"
+        if len(match.calls("act")[0].inputs) > 1:
+            return f"{match.path!r} reads a mask"
         if layer.activation is not keras.activations.linear:
             return f"{node.path!r} has an activation"
         gives, wants = node.values[0].spec, match.outputs[0].spec
@@ -60,6 +70,7 @@ def fuse_activation(model: Any) -> Any:
         new = type(layer).from_config({**layer.get_config(), "activation": _function(act)})
         y = new(x)
         new.set_weights(layer.get_weights())
+        _arguments.copy_flags(layer, new)
         return y
 
     result = kg.rewrite(
@@ -67,7 +78,7 @@ def fuse_activation(model: Any) -> Any:
         lambda x, layer, act: act(layer(x)),
         fused,
         where=why_not,
-        layer=lambda layer: type(layer) in LAYERS,
+        layer=LAYERS,
         act=lambda operation: _function(operation) is not None,
     )
     return result if isinstance(model, kg.Graph) else kg.build(result)

@@ -25,8 +25,8 @@ def merge_branches(model: Any) -> Any:
     `BatchNormalization` behind it. They are added by an `Add` layer, or by `+`. The smaller
     kernels are put at their place in the largest one, the input itself is a kernel of ones, and
     norms are folded into the kernels. Outputs are equal within float tolerance in inference mode;
-    the batch statistics of training are gone. The new layer is named after the largest
-    convolution and has weights of its own.
+    the batch statistics of training are gone, and regularizers see the new kernel. The new layer is
+    named after the largest convolution and has weights of its own.
 
     The idea: Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021
     (arXiv:2101.03697), section 3.3.
@@ -58,6 +58,10 @@ def merge_branches(model: Any) -> Any:
 
 def _pass(graph: kg.Graph) -> kg.Graph:
     shared, patterns = _arguments.shared_layers(graph), list(_patterns())
+    for node in kg.select(graph, "**").nodes:
+        layer = node.operation
+        if isinstance(layer, keras.layers.BatchNormalization) and _arguments.in_training(node):
+            shared[id(layer)] = "is called with training=True"
     kinds = {"conv": KINDS, "bn": keras.layers.BatchNormalization}
     numbered = {f"{name}{i}": kind for name, kind in kinds.items() for i in range(_MOST)}
     return kg.rewrite(
@@ -105,16 +109,30 @@ def _why_not(match: kg.Match, branches: Sequence[Branch], shared: dict[int, str]
     convs = [match[f"conv{i}"] for kind, i in branches if kind.startswith("conv")]
     norms = [match[f"bn{i}"] for kind, i in branches if kind.endswith("bn")]
     first = max(convs, key=lambda conv: np.prod(conv.kernel_size))
-    value = match.inputs["x"].spec
-    assert value is not None
+    value, gives = match.inputs["x"].spec, match.outputs[0].spec
+    assert value is not None and gives is not None
+    add = [node.operation for node in match.nodes if isinstance(node.operation, keras.layers.Add)]
     used = [layer for layer in (*convs, *norms) if id(layer) in shared]
     if used:
         return f"{used[0].name!r} {shared[id(used[0])]}"
+    for layer in (*convs, *norms, *add):
+        if type(layer) not in (*KINDS, keras.layers.BatchNormalization, keras.layers.Add):
+            return f"{layer.name!r} is a {type(layer).__name__}, which may have code of its own"
+    why = _arguments.regularized([*convs, *norms, *add])
+    if why:
+        return why
+    for node in match.nodes:
+        spec = node.values[0].spec
+        if spec is None or spec.dtype != gives.dtype:
+            return f"{node.path!r} gives {spec}, and {match.path!r} {gives}"
     for conv in convs:
         wrong = {
             f"has padding={conv.padding!r}": conv.padding != "same" and max(conv.kernel_size) > 1,
             "has an activation": conv.activation is not keras.activations.linear,
             "is dilated": max(conv.dilation_rate) > 1,
+            f"is frozen or trained, other than {first.name!r}": (
+                _trains(conv, "kernel") != _trains(first, "kernel")
+            ),
             **{
                 f"has other {key} than {first.name!r}": getattr(conv, key) != getattr(first, key)
                 for key in ("strides", "groups", "data_format", "filters", "dtype_policy")
@@ -144,7 +162,17 @@ def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
     convs = [match[f"conv{i}"] for kind, i in branches if kind.startswith("conv")]
     first = max(convs, key=lambda conv: np.prod(conv.kernel_size))
     size = [max(conv.kernel_size[axis] for conv in convs) for axis in range(first.rank)]
-    config = {**first.get_config(), "kernel_size": size, "use_bias": True, "padding": "same"}
+    norms = [match[f"bn{i}"] for kind, i in branches if kind.endswith("bn")]
+    shifts = [(conv, "bias") for conv in convs] + [(norm, "beta") for norm in norms]
+    shifts = [(layer, name) for layer, name in shifts if getattr(layer, name) is not None]
+    config = {
+        **first.get_config(),
+        "kernel_size": size,
+        "use_bias": bool(norms or shifts),
+        "padding": "same",
+    }
+    if size != list(first.kernel_size):
+        config["kernel_initializer"] = "glorot_uniform"  # another one may hold an array
     new = type(first).from_config(config)
     y = new(x)
     array, inputs = _arguments.array, new.kernel.shape[-2]
@@ -170,8 +198,17 @@ def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
         ]
         kernel[tuple(slice(a, a + n) for a, n in zip(starts, own, strict=True))] += part
         bias += shift
-    new.set_weights([kernel, bias])
+    new.set_weights([kernel, bias] if new.use_bias else [kernel])
+    trained = _trains(first, "kernel"), any(_trains(*shift) for shift in shifts)
+    if any(trained):
+        new.trainable = True
+        for weight, trains in zip(new.weights, trained, strict=False):
+            weight.trainable = trains
     return y
+
+
+def _trains(layer: Any, name: str) -> bool:
+    return layer.trainable and getattr(layer, name).trainable
 
 
 def _before(kernel: int, stride: int, size: int | None) -> int:

@@ -6,15 +6,22 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.graph.node import Node, Slot, Value
 from keras_graft.printable import shown
-from keras_graft.rewrite.meaning import Meanings, commutes, same_constant
+from keras_graft.rewrite.meaning import Meanings, commutes, identity_kind
 from keras_graft.rewrite.pattern import Call, Tensor, Wildcard
+
+tree = keras.tree
 
 Pairs = list[tuple[Any, Any]]
 """Pairs (of the pattern, of the graph) that must be the same: a `Tensor` and a `Value`, or a list of
 the ones and a list of the others, in any order; a `Wildcard` and a constant."""
+
+
+_NONE = object()
 
 
 class MismatchError(Exception):
@@ -91,6 +98,9 @@ class _Comparison:
         self._node = node
         self._meanings = meanings
         self._pairs: Pairs = []
+        self._given: dict[str, Any] = {}
+        # Python's dots in an index are a part of it, as they are in a list.
+        self._is_index = identity_kind(node.operation) == "numpy.GetItem"
 
     def pairs(
         self,
@@ -99,6 +109,7 @@ class _Comparison:
         signature: inspect.Signature | None,
     ) -> Pairs:
         parameters = {} if signature is None else signature.parameters
+        self._given = given
         for name, value in given.items():
             if name not in wanted and not self._goes_without_saying(name, value, parameters):
                 raise MismatchError(
@@ -121,7 +132,7 @@ class _Comparison:
                 continue
             if name in given:
                 self._same(value, given[name], name)
-            elif value is not ... and not same_constant(value, _default(parameters, name)):
+            elif value is not ... and not self._meanings.same(value, _default(parameters, name)):
                 raise MismatchError(f"{self._node.path} is not called with {name}={shown(value)}")
         return self._pairs
 
@@ -141,11 +152,15 @@ class _Comparison:
         return self._node.inputs[leaf.index] if isinstance(leaf, Slot) else leaf
 
     def _same(self, wanted: Any, given: Any, name: str, inside: bool = False) -> None:
-        if wanted is ... and not inside and not _has_tensors(given):
-            return  # inside a list it is an index: `x[..., 0]`
+        if wanted is ... and not inside and not self._is_index and not _has_tensors(given):
+            return
         if isinstance(wanted, Tensor):
-            if isinstance(given, list | tuple) and len(given) == 1:
-                given = given[0]  # a model is called with a list of one tensor
+            if (
+                isinstance(given, list | tuple)
+                and len(given) == 1
+                and _keras.functional(self._node.operation) is not None
+            ):
+                given = given[0]  # the same for a functional model
             if not isinstance(given, Slot):
                 raise MismatchError(
                     f"{self._node.path} has {name}={self._told(given)}, expected a tensor"
@@ -167,30 +182,49 @@ class _Comparison:
         elif isinstance(wanted, dict) and isinstance(given, dict) and wanted.keys() == given.keys():
             for key, value in wanted.items():
                 self._same(value, given[key], f"{name}[{key!r}]", inside=True)
-        elif _has_tensors(given) or not same_constant(wanted, given):
+        elif _has_tensors(given) or not self._meanings.same(wanted, given):
             raise MismatchError(
                 f"{self._node.path} has {name}={self._told(given)}, expected {shown(wanted)}"
             )
 
     def _goes_without_saying(self, name: str, value: Any, parameters: Any) -> bool:
         """Whether an argument says nothing: a default, or a mask that Keras passes by itself."""
-        if isinstance(value, Slot):
-            return _is_mask(self._node, self._node.inputs[value.index])
-        if isinstance(value, list | tuple) and value:
-            return all(self._goes_without_saying(name, leaf, parameters) for leaf in value)
-        if value is None or same_constant(value, _default(parameters, name)):
+        of = self._given_for_mask(name)
+        if of is not None and _has_tensors(value):
+            masks = {v.mask.key for v in of if v.mask is not None}
+            return all(
+                leaf is None or isinstance(leaf, Slot) and self._read(leaf).key in masks
+                for leaf in tree.flatten(value)
+            )
+        if _has_tensors(value):
+            return False
+        if self._meanings.same(value, _default(parameters, name)):
             return True
+        if of is not None and self._meanings.same(None, _default(parameters, name)):
+            return all(leaf is None for leaf in tree.flatten(value))
+        if name != "training":
+            return False
+        # Keras looks for a flag where it is given none.
         default = _keras.default_flag(self._node.operation)
-        return name == "training" and bool(value) and value == default
+        return value is None or bool(value) and value == default
+
+    def _given_for_mask(self, name: str) -> list[Value] | None:
+        """Return the tensors whose masks Keras passes as an argument; None if it passes none so."""
+        if name == "mask":
+            return list(self._node.inputs)
+        if not name.endswith("_mask") or name.removesuffix("_mask") not in self._given:
+            return None
+        leaves = tree.flatten(self._given[name.removesuffix("_mask")])
+        return [self._read(leaf) for leaf in leaves if isinstance(leaf, Slot)]
 
     def _told(self, given: Any) -> str:
         return "a tensor" if _has_tensors(given) else shown(given)
 
 
 def _default(parameters: Any, name: str) -> Any:
+    """Return the default of a parameter; nothing that a constant is like, where it has none."""
     parameter = parameters.get(name)
-    default = None if parameter is None else parameter.default
-    return None if default is inspect.Parameter.empty else default
+    return _NONE if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def _has_tensors(structure: Any) -> bool:

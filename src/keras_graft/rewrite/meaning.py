@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_graft import _keras
 from keras_graft.errors import EditError, SelectionError
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Value
+from keras_graft.graph.node import Node
 from keras_graft.graph.select import Selection, select
 from keras_graft.layers.operator import Operator
 from keras_graft.printable import shown, words_of
+from keras_graft.rewrite.constants import comparable, is_wide, same_constant
 from keras_graft.rewrite.pattern import Wildcard
 
 Fits = Callable[[Node], str]
@@ -52,6 +51,7 @@ class Meanings:
     def __init__(self, graph: Graph, wildcards: dict[str, Any], verb: str) -> None:
         self._graph = graph
         self._verb = verb
+        self._wide = is_wide(graph)
         self._fits = {name: self._meant(name, what) for name, what in wildcards.items()}
         self._known: dict[tuple[Any, Any], tuple[Any, str]] = {}
         self._configs: dict[int, Any] = {}
@@ -64,6 +64,10 @@ class Meanings:
             self._known[key] = node.operation, self._why_not(target, node)
         return self._known[key][1]
 
+    def same(self, one: Any, other: Any) -> bool:
+        """Whether two constants are the same for this graph."""
+        return same_constant(one, other, self._wide)
+
     def constant(self, wildcard: Wildcard, value: Any) -> str:
         """Return why a constant is not what a wildcard that is given away stands for."""
         meant = wildcard.meant
@@ -74,7 +78,7 @@ class Meanings:
             elif callable(one):
                 if self._holds(wildcard.name, one, value, shown(value)):
                     return ""
-            elif same_constant(one, value):
+            elif self.same(one, value):
                 return ""
         return f"it is given {shown(value)}, expected {_told(meant)}"
 
@@ -99,7 +103,7 @@ class Meanings:
             return f"{node.path} is not the layer {layer.name!r}"
         own, other = self._config(layer), self._config(node.operation)
         for key in own:
-            if key not in _NOT_COMPARED and _plain(own[key]) != _plain(other.get(key)):
+            if key not in _NOT_COMPARED and comparable(own[key]) != comparable(other.get(key)):
                 return f"{node.path} has {key}={shown(other.get(key))}, expected {shown(own[key])}"
         return ""
 
@@ -153,7 +157,7 @@ def identity(operation: Any) -> Any:
     """Return what two ops have in common that compute the same."""
     if isinstance(operation, Operator) and operation.sign in _SIGNS:
         return f"numpy.{_SIGNS[operation.sign]}", ()
-    own = {k: _plain(v) for k, v in _keras.op_attributes(operation).items()}
+    own = {k: comparable(v) for k, v in _keras.op_attributes(operation).items()}
     kind = _keras.op_name(operation) or type(operation)
     return kind, tuple(sorted(own.items()))
 
@@ -171,36 +175,6 @@ def identity_kind(operation: Any) -> Any:
     if isinstance(operation, Operator):
         return f"numpy.{_SIGNS.get(operation.sign)}"
     return _keras.op_name(operation)
-
-
-def same_constant(one: Any, other: Any) -> bool:
-    """Whether two constants are the same: floats as float32 tells them apart."""
-    if isinstance(one, Value) or isinstance(other, Value):
-        return False
-    numbers = int | float | np.number
-    if isinstance(one, numbers) and isinstance(other, numbers):
-        if isinstance(one, bool) != isinstance(other, bool):
-            return False
-        return math.isclose(one, other, rel_tol=1e-6)  # type: ignore[arg-type]
-    return _plain(one) == _plain(other)
-
-
-def _plain(thing: Any) -> Any:
-    """Return a constant in a form that compares: lists as tuples, arrays by their values."""
-    if isinstance(thing, list | tuple):
-        return tuple(map(_plain, thing))
-    if isinstance(thing, dict):
-        return tuple(sorted((str(k), _plain(v)) for k, v in thing.items()))
-    if isinstance(thing, slice):
-        return "slice", thing.start, thing.stop, thing.step
-    if isinstance(thing, np.ndarray) or hasattr(thing, "__array__"):
-        array = np.asarray(keras.ops.convert_to_numpy(thing))
-        return str(array.dtype), array.shape, array.tobytes()
-    try:
-        hash(thing)
-    except TypeError:
-        return id(thing)
-    return thing
 
 
 def _told(meant: Any) -> str:

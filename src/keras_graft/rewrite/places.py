@@ -12,7 +12,7 @@ from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Node
 from keras_graft.model.nested import Place, Tag
-from keras_graft.printable import shown
+from keras_graft.rewrite.constants import key_of
 from keras_graft.rewrite.match import Match
 
 
@@ -27,14 +27,14 @@ class Layout:
         inputs: For each tensor, the node that reads it, and at which input.
         outputs: For each output, the node that gives it, and which of its outputs it is.
         called: For each wildcard, the nodes that call it.
-        constants: The constants, as text.
+        constants: What tells the constants apart.
     """
 
     number: int
     inputs: tuple[tuple[str, int, int], ...]
     outputs: tuple[tuple[int, int], ...]
     called: tuple[tuple[str, tuple[int, ...]], ...]
-    constants: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
 
 
 class Places:
@@ -61,8 +61,8 @@ class Places:
         )
         given = {*match.inputs, *match.called}
         constants = {n: c for n, c in match.named.items() if n not in given}
-        told = tuple((name, shown(constant)) for name, constant in constants.items())
-        layout = Layout(match.number, inputs, outputs, called, told)  # type: ignore[arg-type]
+        keys = tuple((name, key_of(constant)) for name, constant in constants.items())
+        layout = Layout(match.number, inputs, outputs, called, keys)  # type: ignore[arg-type]
         tag = self._tags.setdefault(layout, Tag((layout, constants, tuple(match.named))))
         return (*match.nodes, tag)  # type: ignore[return-value]
 
@@ -111,11 +111,49 @@ def in_order(parts: Sequence[Part]) -> list[Part]:
                 stack.append((other, iter(_before(other, giver))))
             elif state[id(other)] == 1:
                 ends = [_path(top), _path(other)]
-                raise EditError(
-                    f"rewrite: the matches at {listed(ends)} read outputs of each other, and cannot "
-                    "both be replaced. Take one of them, by where=."
-                )
+                raise EditError(_ring(ends))
     return result
+
+
+def check_no_ring(graph: Graph, parts: Sequence[Part], error: Exception) -> None:
+    """Refuse parts whose new nodes need outputs of each other, through nodes between them.
+
+    Raises:
+        EditError: If there are such parts.
+    """
+    part_of = {node.key: part for part in parts for node in part.nodes}
+    unit_of = lambda node: part_of.get(node.key, node)  # noqa: E731
+    state: dict[int, int] = {}
+    for part in parts:
+        if id(part) in state:
+            continue
+        path: list[tuple[Any, Any]] = []
+        new: Any = part
+        while new is not None or path:
+            if new is not None:
+                state[id(new)] = 1
+                held = new.nodes if isinstance(new, Part) else [new]
+                read = [graph.producer(v) for node in held for v in graph.node(node).inputs]
+                units = {id(u): u for u in (unit_of(n) for n in read if n is not None)}
+                units.pop(id(new), None)
+                path.append((new, iter(units.values())))
+            new = next(path[-1][1], None)
+            if new is None:
+                state[id(path.pop()[0])] = 2
+            elif id(new) in state:
+                ring = [unit for unit, _ in path]
+                if state[id(new)] == 1:
+                    ring = ring[next(i for i, unit in enumerate(ring) if unit is new) :]
+                    ends = [_path(unit) for unit in ring if isinstance(unit, Part)]
+                    raise EditError(_ring(ends)) from error
+                new = None
+
+
+def _ring(ends: Sequence[str]) -> str:
+    return (
+        f"rewrite: the matches at {listed(ends)} read outputs of each other, and cannot all be "
+        "replaced. Leave one of them out, by where=."
+    )
 
 
 def _before(part: Part, giver: dict[Any, Part]) -> list[Part]:

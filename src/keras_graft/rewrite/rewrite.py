@@ -9,7 +9,7 @@ from keras_graft import _keras
 from keras_graft.edit import changes as _edit
 from keras_graft.edit.factory import name_there
 from keras_graft.edit.incoming import At, traced
-from keras_graft.errors import EditError, GraftError, NothingSelectedError
+from keras_graft.errors import EditError, GraftError, GraphError, NothingSelectedError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
 from keras_graft.graph.node import Value
@@ -19,7 +19,7 @@ from keras_graft.model.verb import verb
 from keras_graft.printable import words_of
 from keras_graft.rewrite.find import Finder
 from keras_graft.rewrite.match import Match, asked, call_with_names
-from keras_graft.rewrite.places import Places, in_order
+from keras_graft.rewrite.places import Places, check_no_ring, in_order
 from keras_graft.shared.kept import edited
 from keras_graft.tables import counted
 
@@ -103,7 +103,11 @@ def rewrite(
             place = At(graph, tuple(inputs), None, "rewrite", graph.node(node))
             return _made(place, replacement, wanted[match.number], match, names)
 
-        return _edit.substitute(level, parts, put, infer)
+        try:
+            return _edit.substitute(level, parts, put, infer)
+        except GraphError as error:
+            check_no_ring(level, parts, error)
+            raise
 
     new = at_depth(old, [places.of(match) for match in found.matches], edit)
     return edited(old, new, "rewrite")
@@ -139,6 +143,15 @@ def _made(
             f"pattern gives {len(match.outputs)}. Return one for each, in the same order."
         )
     graph = place.graph
+    instead: dict[Any, Value] = {}
+    for i, (old, new) in enumerate(zip(match.outputs, did.outputs, strict=True)):
+        if instead.setdefault(old.key, new) != new:
+            first = [v.key for v in match.outputs].index(old.key)
+            raise EditError(
+                f"{place.edit}: the pattern gives {graph.label(old)!r} as its outputs {first} and "
+                f"{i}, and the replacement gives two values for it. Return it once in the pattern, or "
+                "the same value twice in the replacement."
+            )
     for old, new in zip(match.outputs, did.outputs, strict=True):
         was, now = graph.known(old).spec, new.spec
         if was is not None and now is not None and not was.holds_as(now):

@@ -9,7 +9,7 @@ from typing import Any
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
 from keras_graft.rewrite.arguments import MismatchError, Signatures, pairs_in_order, pairs_of
-from keras_graft.rewrite.meaning import Meanings, same_constant
+from keras_graft.rewrite.meaning import Meanings
 from keras_graft.rewrite.pattern import Call, Pattern, Tensor, Wildcard
 
 Goals = tuple[Any, ...] | None
@@ -90,7 +90,7 @@ class Search:
                 yield from self._tensor(wanted, given, after, bound)
         elif isinstance(wanted, Wildcard):
             yield from self._constant(wanted, given, after, bound)
-        elif wanted is ... or same_constant(wanted, given):
+        elif wanted is ... or self._meanings.same(wanted, given):
             yield from self._solve(after, bound)
 
     def _any_order(
@@ -110,7 +110,7 @@ class Search:
         if isinstance(given, Value):
             return
         if wanted.name in bound.constants:
-            if same_constant(bound.constants[wanted.name], given):
+            if self._meanings.same(bound.constants[wanted.name], given):
                 yield from self._solve(after, bound)
         elif not self._meanings.constant(wanted, given):
             constants = {**bound.constants, wanted.name: given}

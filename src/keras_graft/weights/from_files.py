@@ -202,6 +202,10 @@ def natural(key: str) -> list[Any]:
     ]
 
 
+NUMBERED = "weights are numbered"
+"""What a `.safetensors` file says that was made from a Keras file, where weights have no names."""
+
+
 @contextlib.contextmanager
 def safetensors_groups(path: Path) -> Iterator[Group]:
     """Yield the tensors of a `.safetensors` file as groups, by the parts of their names.
@@ -229,7 +233,8 @@ def safetensors_groups(path: Path) -> Iterator[Group]:
 
 
 def _by_paths(file: Any, name: str) -> Group:
-    root = Group("", format=(file.metadata() or {}).get("format"))
+    said = file.metadata() or {}
+    root = Group("", format=said.get("format"))
     known = {(): root}
     for key in sorted(file.keys(), key=natural):
         parts = tuple(key.split("/" if "/" in key else "."))
@@ -238,6 +243,7 @@ def _by_paths(file: Any, name: str) -> Group:
         for n in range(1, len(parts)):
             if parts[:n] not in known:
                 made = known[parts[:n]] = Group(parts[n - 1])
+                made.keyed, made.named = NUMBERED in said, said.get(NUMBERED) != "alone"
                 known[parts[: n - 1]].inside.append(made)
         info = file.get_slice(key)
         shape, dtype = tuple(info.get_shape()), _DTYPES.get(info.get_dtype(), "unknown")

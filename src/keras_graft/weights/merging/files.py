@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_graft.errors import WeightsError
 from keras_graft.printable import shown, words_of
+from keras_graft.weights.from_files import NUMBERED
 from keras_graft.weights.merging.sources import Entry, Source, dtype_of
 
 Blocks = Callable[[Entry], Iterable[tuple[slice, np.ndarray]]]
@@ -87,7 +88,12 @@ def _beside(out: Path, suffix: str) -> Iterator[Path]:
 
 
 def _safetensors(path: Path, first: Source, blocks: Blocks) -> None:
-    header: dict[str, object] = {"__metadata__": {"format": first.group.format or "keras"}}
+    said = {"format": first.group.format or "keras"}
+    groups = list(first.group.walk())
+    if any(group.keyed for group in groups):
+        named = all(group.named for group in groups)
+        said[NUMBERED] = "with names of layers" if named else "alone"
+    header: dict[str, object] = {"__metadata__": said}
     at = 0
     # Files are laid out by the sizes of their dtypes: each tensor begins at a multiple of its own.
     entries = sorted(first.entries.values(), key=lambda e: (-dtype_of(e.dtype).itemsize, e.address))
