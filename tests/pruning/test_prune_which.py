@@ -94,3 +94,20 @@ def test_cells_with_different_numbers_of_states():
     assert group.free and not group.changes
     rows = {m.weight for m in group.members}
     assert "e2/kernel" in rows and "e1/kernel" not in rows  # h and c of the LSTM are e0 and e1
+
+
+def test_a_rule_that_is_wrong_does_not_pass(monkeypatch):
+    from keras_graft.pruning import registry
+
+    x = keras.Input((4, 6), name="x")
+    y = keras.layers.Dense(5, name="wide")(x)
+    y = keras.layers.UnitNormalization(name="unit")(y)
+    model = keras.Model(x, keras.layers.Dense(2, name="out")(y), name="m")
+
+    def wrong(call):  # says that nothing behind the first Dense depends on it
+        call.absorb(call.axis(call.x, -1))
+        call.absorb(call.axis(call.y, -1))
+
+    monkeypatch.setitem(registry.LAYERS, keras.layers.UnitNormalization, wrong)
+    with pytest.raises(kg.GraftError, match="keep='unit'|keep='out'"):
+        kg.prune(model, {"wide": 2})

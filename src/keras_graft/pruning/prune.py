@@ -11,6 +11,7 @@ import numpy as np
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
+from keras_graft.model.infer import infer
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown
 from keras_graft.pruning.choose import Part, much, parts, removed_by_number, wishes
@@ -104,7 +105,23 @@ def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
     tied = smaller.tie()
     if tied:
         tell_sources(graph, tied)
-    return edited(old, retied(graph, smaller.variables), verb)
+    return edited(old, retied(_run(network.graph, graph, verb), smaller.variables), verb)
+
+
+def _run(old: Graph, new: Graph, verb: str) -> Graph:
+    """Run what changed on abstract tensors: a rule that is wrong for a call must not pass."""
+    before = {node.key: node for node in old.steps}
+    instead = {
+        node: [node.replace(untried=())]
+        for node in new.steps
+        if node.key not in before or node.operation is not before[node.key].operation
+        or [v.spec for v in node.inputs] != [v.spec for v in before[node.key].inputs]
+    }  # fmt: skip
+    way_out = lambda graph, node, wanted: (  # noqa: E731
+        f"{verb} changes nothing then. Leave this part out with keep={graph.label(node)!r}, or choose "
+        "other layers; and please report it, with the layer's class."
+    )
+    return infer(new.spliced(instead, {}).settled(), way_out=way_out)
 
 
 def _chosen(
