@@ -235,7 +235,7 @@ def shapes_of(given: Any) -> list[tuple[int, ...]]:
         return shapes_of(list(given.values()))
     if not isinstance(given, list | tuple):
         return []
-    if all(isinstance(x, bool | int | float) for x in given):
+    if given and all(isinstance(x, bool | int | float) for x in given):
         return [(len(given),)]
     return [shape for x in given for shape in shapes_of(x)]
 

@@ -39,7 +39,7 @@ def with_smaller_arrays(config: Any, variables: Sequence[Any], take: Take) -> An
 
 def _smaller(name: str, given: Any, variables: Sequence[Any], take: Take) -> Any:
     try:
-        known = keras.initializers.get(given)
+        known: Any = keras.initializers.get(given)
     except Exception:
         return given  # making the layer says what is wrong with it
     held = [v for v in getattr(known, "__dict__", {}).values() if _is_array(v)]
@@ -50,7 +50,7 @@ def _smaller(name: str, given: Any, variables: Sequence[Any], take: Take) -> Any
         fits = [v for v in variables if tuple(v.shape)[-array.ndim :] == array.shape]
         fits.sort(key=lambda v: not v.name.startswith(name.strip("_")))
         if fits:
-            small = take(fits[0], array)
+            small: Any = take(fits[0], array)
             return keras.initializers.serialize(keras.initializers.Constant(small))
     return keras.initializers.serialize(keras.initializers.Zeros())
 
