@@ -113,6 +113,9 @@ def read(model, plan, *args, **kwargs):
 
 def closed_with_reason(graph, plan):
     closed = [one for one in kg.explain(graph).closed if "a layer of Keras" not in one.reason]
+    if "'mha'" in str(plan["block"]) and "'masking': True" in str(plan["block"]):
+        # Attention takes the mask off what it reads, which a graph does not say: the proof finds it.
+        closed = [one for one in closed if "does not give the numbers" not in one.reason]
     assert not closed or needs_closing(plan["block"]), [(c.path, c.reason) for c in closed]
     for one in closed:
         words = ("line ", "training", "losses")

@@ -120,6 +120,10 @@ class Shares:
     def __init__(self, graph: Graph, values: Sequence[Value]) -> None:
         self._graph, self._values = graph, tuple(values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of a report holds what was counted, and no graph.
+        return {"_graph": None, "_values": (), "_below": self._below, "whole": self.whole}
+
     @functools.cached_property
     def costing(self) -> Costing:
         """What the calls of the graph cost."""
@@ -131,20 +135,20 @@ class Shares:
         return self.costing.of(self._graph.nodes)
 
     @functools.cached_property
-    def _below(self) -> dict[Value, float]:
+    def _below(self) -> list[float]:
         total = at_one(self.whole.multiply_adds or 0)
-        found: dict[Value, float] = {}
+        found: list[float] = []
         below, before = 0, self._graph.inputs
         for value in self._values:
             nodes = needed(self._graph, (value,), before)
             below += sum(self.costing.multiply_adds(self._graph.node(n)) or 0 for n in nodes)
             before = (value,)
-            found[value] = below / total if total else 0.0
+            found.append(below / total if total else 0.0)
         return found
 
-    def below(self, value: Value) -> float:
-        """Return the share below a cut."""
-        return self._below[value]
+    def below(self, number: int) -> float:
+        """Return the share below a cut, by its number."""
+        return self._below[number]
 
 
 class _Sum:

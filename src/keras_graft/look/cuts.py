@@ -38,6 +38,7 @@ class Cut:
         size: The same size, with the names of the unknown lengths; its text is `"32 B x length"`.
         spec: Shape and dtype of the value; for the `input_shape` that was given.
         shares: Gives `compute_below`; counted when first asked for.
+        number: Which of the cuts it is, in the order of the graph.
     """
 
     value: Value = field(repr=False)
@@ -47,6 +48,7 @@ class Cut:
     size: Size = field(repr=False)
     spec: Spec | None = field(repr=False)
     shares: Shares = field(repr=False, compare=False)
+    number: int = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -56,7 +58,7 @@ class Cut:
     @property
     def compute_below(self) -> float:
         """The share of the multiply-adds on the input side, of those that `kg.costs` knows."""
-        return self.shares.below(self.value)
+        return self.shares.below(self.number)
 
     def __repr__(self) -> str:
         return f"<Cut {self.name!r}: {self.spec}>"
@@ -183,10 +185,11 @@ def cuts(
     crossed = _crossed(graph)
     shares = Shares(known, [value for value, _, _ in crossed])
     found = []
-    for value, below, above in crossed:
+    for number, (value, below, above) in enumerate(crossed):
         here = known.value(value)
         size = sizes.of(here)
-        found.append(Cut(graph.value(value), size.bytes, below, above, size, here.spec, shares))
+        cut = Cut(graph.value(value), size.bytes, below, above, size, here.spec, shares, number)
+        found.append(cut)
     result = Cuts(in_order(found, sort, lambda cut: cut.size, "cuts"))
     result.most = most
     return result
