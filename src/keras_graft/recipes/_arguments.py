@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 import keras_graft as kg
-from keras_graft import _keras
 from keras_graft.printable import shown
 
 # By the names that the classes of the layers and ops have, in small letters: "hardsigmoid".
@@ -100,8 +99,10 @@ def shared_layers(graph: kg.Graph) -> dict[int, str]:
         layer: Any = node.operation
         if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
             found[id(layer)] = "is quantized or has LoRA weights"
-        elif _keras.factors_in(layer):
+        elif any(weight.name.startswith("lora_") for weight in getattr(layer, "weights", [])):
             found[id(layer)] = "has adapters: kg.merge_adapters(model) first"
+        elif isinstance(layer, keras.layers.BatchNormalization) and in_training(node):
+            found[id(layer)] = "is called with training=True"
     for key, made in calls.items():
         if len(made) > 1:
             found[key] = f"is called {len(made)} times"
@@ -120,6 +121,27 @@ def regularized(operations: Iterable[Any]) -> str:
     return ""
 
 
+def odd(layers: Iterable[Any], kinds: Sequence[type]) -> str:
+    """Return which layer may do more than those of these classes; nothing if none does."""
+    for layer in layers:
+        if type(layer) not in kinds:
+            return f"{layer.name!r} is a {type(layer).__name__}, which may have code of its own"
+    return regularized(layers)
+
+
+def trains(layer: Any, name: str) -> bool:
+    """Whether a weight of a layer is trained."""
+    return layer.trainable and getattr(layer, name).trainable
+
+
+def set_flags(layer: Any, flags: Sequence[bool]) -> None:
+    """Let weights of a new layer be trained, or not; if none is, the layer's own flag stays."""
+    if any(flags):
+        layer.trainable = True
+        for weight, trained in zip(layer.weights, flags, strict=False):
+            weight.trainable = trained
+
+
 def copy_flags(old: Any, new: Any) -> None:
     """Let the weights of a layer be trained where those of the same names in another are."""
     flags = {weight.name: weight.trainable for weight in old.weights}
@@ -131,3 +153,22 @@ def array(variable: Any, default: Any) -> Any:
     """Return the value of a variable in double precision; `default` where there is none."""
     value = default if variable is None else keras.ops.convert_to_numpy(variable)
     return np.asarray(value, "float64")
+
+
+def added_branches(branches: Sequence[tuple[str, int]], layer: bool) -> Callable[..., Any]:
+    """Return the pattern of branches, such as ("conv bn", 0), that an `Add` or `+` adds."""
+    names = ["x", *(["add"] if layer else [])]
+    names += [f"{part}{i}" for kind, i in branches for part in kind.split()]
+
+    def pattern(*given: Any) -> Any:
+        named = dict(zip(names, given, strict=True))
+        values = []
+        for kind, i in branches:
+            values.append(named["x"])
+            for part in kind.split():
+                values[-1] = named[f"{part}{i}"](values[-1])
+        return named["add"](values) if layer else values[0] + values[1]
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    pattern.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return pattern

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -58,10 +57,6 @@ def merge_branches(model: Any) -> Any:
 
 def _pass(graph: kg.Graph) -> kg.Graph:
     shared, patterns = _arguments.shared_layers(graph), list(_patterns())
-    for node in kg.select(graph, "**").nodes:
-        layer = node.operation
-        if isinstance(layer, keras.layers.BatchNormalization) and _arguments.in_training(node):
-            shared[id(layer)] = "is called with training=True"
     kinds = {"conv": KINDS, "bn": keras.layers.BatchNormalization}
     numbered = {f"{name}{i}": kind for name, kind in kinds.items() for i in range(_MOST)}
     return kg.rewrite(
@@ -82,27 +77,9 @@ def _patterns() -> Iterator[tuple[Callable[..., Any], list[Branch]]]:
         for kinds in itertools.combinations_with_replacement(_BRANCHES, count):
             if kinds[0].startswith("conv") and kinds.count("") <= 1:
                 branches = [(kind, i) for i, kind in enumerate(kinds)]
-                yield _pattern(branches, layer=True), branches
+                yield _arguments.added_branches(branches, layer=True), branches
                 if count == 2:
-                    yield _pattern(branches, layer=False), branches
-
-
-def _pattern(branches: Sequence[Branch], layer: bool) -> Callable[..., Any]:
-    names = ["x", *(["add"] if layer else [])]
-    names += [f"{part}{i}" for kind, i in branches for part in kind.split()]
-
-    def pattern(*given: Any) -> Any:
-        named = dict(zip(names, given, strict=True))
-        values = []
-        for kind, i in branches:
-            values.append(named["x"])
-            for part in kind.split():
-                values[-1] = named[f"{part}{i}"](values[-1])
-        return named["add"](values) if layer else values[0] + values[1]
-
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    pattern.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
-    return pattern
+                    yield _arguments.added_branches(branches, layer=False), branches
 
 
 def _why_not(match: kg.Match, branches: Sequence[Branch], shared: dict[int, str]) -> str:
@@ -115,11 +92,8 @@ def _why_not(match: kg.Match, branches: Sequence[Branch], shared: dict[int, str]
     used = [layer for layer in (*convs, *norms) if id(layer) in shared]
     if used:
         return f"{used[0].name!r} {shared[id(used[0])]}"
-    for layer in (*convs, *norms, *add):
-        if type(layer) not in (*KINDS, keras.layers.BatchNormalization, keras.layers.Add):
-            return f"{layer.name!r} is a {type(layer).__name__}, which may have code of its own"
-    why = _arguments.regularized([*convs, *norms, *add])
-    if why:
+    kinds = (*KINDS, keras.layers.BatchNormalization, keras.layers.Add)
+    if why := _arguments.odd([*convs, *norms, *add], kinds):
         return why
     for node in match.nodes:
         spec = node.values[0].spec
@@ -131,7 +105,7 @@ def _why_not(match: kg.Match, branches: Sequence[Branch], shared: dict[int, str]
             "has an activation": conv.activation is not keras.activations.linear,
             "is dilated": max(conv.dilation_rate) > 1,
             f"is frozen or trained, other than {first.name!r}": (
-                _trains(conv, "kernel") != _trains(first, "kernel")
+                _arguments.trains(conv, "kernel") != _arguments.trains(first, "kernel")
             ),
             **{
                 f"has other {key} than {first.name!r}": getattr(conv, key) != getattr(first, key)
@@ -161,21 +135,17 @@ def _sizes(spec: Any, conv: Any) -> tuple[Any, ...]:
 def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
     convs = [match[f"conv{i}"] for kind, i in branches if kind.startswith("conv")]
     first = max(convs, key=lambda conv: np.prod(conv.kernel_size))
-    size = [max(conv.kernel_size[axis] for conv in convs) for axis in range(first.rank)]
+    size = [max(sizes) for sizes in zip(*(conv.kernel_size for conv in convs), strict=True)]
     norms = [match[f"bn{i}"] for kind, i in branches if kind.endswith("bn")]
     shifts = [(conv, "bias") for conv in convs] + [(norm, "beta") for norm in norms]
     shifts = [(layer, name) for layer, name in shifts if getattr(layer, name) is not None]
-    config = {
-        **first.get_config(),
-        "kernel_size": size,
-        "use_bias": bool(norms or shifts),
-        "padding": "same",
-    }
+    own = {"kernel_size": size, "use_bias": bool(norms or shifts), "padding": "same"}
+    config = {**first.get_config(), **own}
     if size != list(first.kernel_size):
         config["kernel_initializer"] = "glorot_uniform"  # another one may hold an array
     new = type(first).from_config(config)
-    y = new(x)
-    array, inputs = _arguments.array, new.kernel.shape[-2]
+    y, array = new(x), _arguments.array
+    inputs = new.kernel.shape[-2]
     kernel, bias = np.zeros(new.kernel.shape), np.zeros(new.filters)
     sizes = _sizes(match.inputs["x"].spec, first)
     for kind, i in branches:
@@ -199,16 +169,9 @@ def _merged(match: kg.Match, branches: Sequence[Branch], x: Any) -> Any:
         kernel[tuple(slice(a, a + n) for a, n in zip(starts, own, strict=True))] += part
         bias += shift
     new.set_weights([kernel, bias] if new.use_bias else [kernel])
-    trained = _trains(first, "kernel"), any(_trains(*shift) for shift in shifts)
-    if any(trained):
-        new.trainable = True
-        for weight, trains in zip(new.weights, trained, strict=False):
-            weight.trainable = trains
+    shifted = any(_arguments.trains(*one) for one in shifts)
+    _arguments.set_flags(new, [_arguments.trains(first, "kernel"), shifted])
     return y
-
-
-def _trains(layer: Any, name: str) -> bool:
-    return layer.trainable and getattr(layer, name).trainable
 
 
 def _before(kernel: int, stride: int, size: int | None) -> int:
