@@ -88,10 +88,16 @@ def _global(call: Call) -> Work:
     return Work(0, call.first.size)
 
 
+# Keras 3.12 and 3.13 do not have them.
+_ADAPTIVE = [
+    getattr(layers, name)
+    for name in (f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3))
+    if hasattr(layers, name)
+]
+
+
 @rule(
-    layers.AdaptiveAveragePooling1D, layers.AdaptiveAveragePooling2D,
-    layers.AdaptiveAveragePooling3D, layers.AdaptiveMaxPooling1D, layers.AdaptiveMaxPooling2D,
-    layers.AdaptiveMaxPooling3D, "nn.AdaptiveAveragePool", "nn.AdaptiveMaxPool",
+    *_ADAPTIVE, "nn.AdaptiveAveragePool", "nn.AdaptiveMaxPool",
     source="one step for each value of a window: from floor(i n / m) to ceil((i + 1) n / m)",
 )  # fmt: skip
 def _adaptive(call: Call) -> Work:
