@@ -123,8 +123,7 @@ class Index:
             _remove(self.carried, mask.key, node)
         key = id(node.operation)
         _remove(self.calls, key, node)
-        if works_with_another(node):
-            del self.tied[node.key]
+        self.tied.pop(node.key, None)  # what it is tied to may have been told only afterwards
         if key not in self.calls and key not in staying:
             name = self.names[key]
             self.taken.free(name)

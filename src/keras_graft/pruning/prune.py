@@ -101,22 +101,23 @@ def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
         return known[axis]
 
     smaller = Smaller(network, kept, verb)
-    graph = smaller.graph(network.graph)
+    graph = _run(network.graph, smaller.graph(network.graph), verb)
     tied = smaller.tie()
     if tied:
         tell_sources(graph, tied)
-    return edited(old, retied(_run(network.graph, graph, verb), smaller.variables), verb)
+    return edited(old, retied(graph, smaller.variables), verb)
 
 
 def _run(old: Graph, new: Graph, verb: str) -> Graph:
     """Run what changed on abstract tensors: a rule that is wrong for a call must not pass."""
     before = {node.key: node for node in old.steps}
-    instead = {
-        node: [node.replace(untried=())]
-        for node in new.steps
-        if node.key not in before or node.operation is not before[node.key].operation
-        or [v.spec for v in node.inputs] != [v.spec for v in before[node.key].inputs]
-    }  # fmt: skip
+    instead = {}
+    for node in new.steps:
+        known = before.get(node.key)
+        specs = () if known is None else tuple(v.spec for v in known.inputs)
+        same = known is not None and node.operation is known.operation
+        if not same or [v.spec for v in node.inputs] != list(specs):
+            instead[node] = [node.replace(untried=specs)]
     way_out = lambda graph, node, wanted: (  # noqa: E731
         f"{verb} changes nothing then. Leave this part out with keep={graph.label(node)!r}, or choose "
         "other layers; and please report it, with the layer's class."
