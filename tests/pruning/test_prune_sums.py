@@ -80,7 +80,8 @@ SUMS = {
     "sum": lambda x: ops.sum(half(x), -1),
     "of ones": lambda x: ops.sum(ops.relu(units()(x)) + 1.0, -1),
     "softplus": lambda x: ops.sum(ops.softplus(units()(x)), -1, keepdims=True),
-    "count": lambda x: ops.cast(ops.count_nonzero(half(x), -1), "float32"),
+    # On PyTorch, Keras turns what is counted in more than one dimension.
+    "count": lambda x: ops.cast(ops.count_nonzero(half(x)[:, 0], -1), "float32"),
     "unit": lambda x: L.UnitNormalization()(half(x)),
     "normalize": lambda x: ops.normalize(half(x)),
     "dot": lambda x: dot_of(x),
