@@ -364,3 +364,33 @@ def test_a_nested_model_that_runs_under_masks():
         assert [x.name for x in small.layers] == [x.name for x in model.layers]
         again = kg.build(kg.read(small), weights="copy")
         equal(again(random_inputs(small)), small(random_inputs(small)))
+
+
+@keras.saving.register_keras_serializable("test_prune")
+class TiedHead(L.Layer):
+    """A language model that uses the table of its embedding as its head."""
+
+    def build(self, shape):
+        self.words = L.Embedding(7, 6, name="words")
+        self.words.build(shape)
+        self.mid = L.Dense(6, name="mid")
+        self.mid.build((*shape, 6))
+        self.built = True
+
+    def call(self, ids):
+        return keras.ops.matmul(
+            self.mid(self.words(ids)), keras.ops.transpose(self.words.embeddings)
+        )
+
+
+@pytest.mark.parametrize("layer", ["lm/words", "lm/mid"])
+def test_a_table_that_is_also_the_head_stays_one_variable(tmp_path, layer):
+    ids = keras.Input((3,), dtype="int32", name="ids")
+    model = scrambled(keras.Model(ids, TiedHead(name="lm")(ids), name="m"))
+    small = without_zeros(model, layer)
+    assert [tuple(w.shape) for w in small.trainable_weights] == [(7, 4), (4, 4), (4,)]
+    small.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    x = random_inputs(small)
+    equal(loaded(x), small(x))
+    assert loaded.count_params() == small.count_params() == 48

@@ -22,7 +22,7 @@ from keras_graft.pruning.network import Network
 
 @dataclass(frozen=True)
 class Wish:
-    """One entry of what is to be removed.
+    """One entry of what the user wants to remove.
 
     Attributes:
         selector: The selector, as it was given.
@@ -77,7 +77,7 @@ def _each(selector: Any) -> Sequence[Any]:
 
 
 def much(selector: Any, given: Any) -> Any:
-    """Return how much is to be removed: a count, a fraction below 1, or a tuple of channels."""
+    """Return how much the user wants to remove: a count, a fraction, or a tuple of channels."""
     if isinstance(given, np.ndarray):
         given = given.tolist()
     whole = isinstance(given, Integral) and not isinstance(given, bool)

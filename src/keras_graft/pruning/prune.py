@@ -78,7 +78,8 @@ def prune(
             or isinstance(value, bool)
             or value < 1 - (name == "seed")
         ):
-            raise EditError(f"prune: {name}= must be a positive integer, got {shown(value)}.")
+            least = "a positive integer" if name == "round_to" else "an integer from 0 on"
+            raise EditError(f"prune: {name}= must be {least}, got {shown(value)}.")
     asked = wishes(graph, channels, "prune", much)
     network, found = parts(graph, asked, keep, "prune")
     generator = np.random.default_rng(seed)
@@ -119,8 +120,8 @@ def _run(old: Graph, new: Graph, verb: str) -> Graph:
         if not same or [v.spec for v in node.inputs] != list(specs):
             instead[node] = [node.replace(untried=specs)]
     way_out = lambda graph, node, wanted: (  # noqa: E731
-        f"{verb} changes nothing then. Leave this part out with keep={graph.label(node)!r}, or choose "
-        "other layers; and please report it, with the layer's class."
+        f"{verb} has changed nothing. Leave this part out with keep={graph.label(node)!r}, or choose "
+        "different layers. Please report it, with the layer's class."
     )
     return infer(new.spliced(instead, {}).settled(), way_out=way_out)
 
