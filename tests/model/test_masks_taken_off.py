@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 import keras_graft as kg
 from keras_graft.testing import assert_same_outputs
@@ -22,21 +22,88 @@ def make(early: bool) -> keras.Model:
     return keras.Model(ids, [y, a], name="m")
 
 
-def test_a_model_that_puts_a_mask_on_again_stays_closed():
+def node(model, name):
+    return next(n for n in kg.read(model).nodes if n.label == name)
+
+
+def labels(node, values):
+    return [node.graph.label(value) for value in values]
+
+
+IDS = np.array([[1, 2, 0, 0], [1, 0, 0, 0]])
+
+
+def test_a_model_that_puts_a_mask_on_again_is_opened():
     model = make(early=True)
-    words = (
-        "'nested' cannot be opened: MultiHeadAttention 'att' removes the mask from what both read, and "
-        "the model restores it for 'd' inside it"
-    )
-    for verb in (kg.inline, lambda m: kg.extract(m, "nested/d")):
-        with pytest.raises(kg.EditError, match=words):
-            verb(model)
-    ids = np.array([[1, 2, 0, 0], [1, 0, 0, 0]])
-    assert_same_outputs(model, kg.build(kg.read(model)), ids)
+    for new in (kg.inline(model), kg.extract(model, ("nested/d", "att"))):
+        # The attention reads copies with masks of their own, so that `d` finds that of the tensor.
+        assert [n.kind for n in node(new, "att").producers[:2]] == ["WithMask"] * 2
+    assert_same_outputs(model, kg.inline(model), IDS)
+    assert_same_outputs(model, kg.build(kg.read(model)), IDS)
+
+
+def translator(kind="attention"):
+    """Return an encoder and a decoder of two layers: both attend to what the encoder gives."""
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    words = keras.Input((3,), dtype="int32", name="words")
+    encoded = layers.Embedding(9, 4, mask_zero=True, name="embed")(ids)
+    x = layers.Embedding(9, 4, name="out")(words)
+    x = layers.MultiHeadAttention(2, 2, name="att1")(x, encoded)
+    x = layers.LayerNormalization(name="norm1")(x)
+    if kind == "attention":
+        x = layers.MultiHeadAttention(2, 2, name="att2")(x, encoded)
+    else:  # Keras counts masked steps in the sum of `Add`
+        x = layers.Add(name="sum")(
+            [encoded, layers.MultiHeadAttention(2, 2, name="att2")(encoded, x)]
+        )
+        x = layers.LayerNormalization(name="norm2")(x)
+        x = layers.GRU(3, name="gru")(x)
+    return keras.Model([ids, words], x, name="translator")
+
+
+DATA = [np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]]), np.array([[1, 2, 3], [4, 5, 6]])]
+
+
+@pytest.mark.parametrize("kind", ["attention", "sum"])
+def test_the_second_attention_to_one_tensor_finds_no_mask(kind):
+    model = translator(kind)
+    second = node(model, "att2")
+    assert labels(second, second.maskless) == ["embed"]
+    first = node(model, "att1")
+    (mask,) = labels(first, dict(first.hidden).values())
+    assert mask.startswith("not_equal")
+    first, rest = kg.split(model, at="norm1", complete=True)
+    # The mask crosses only where something finds it: the GRU has it as an argument.
+    assert len(rest.inputs) == (2 if kind == "attention" else 3)
+    given = first(DATA)
+    expected = ops.convert_to_numpy(model(DATA))
+    np.testing.assert_array_equal(ops.convert_to_numpy(rest(given)), expected)
+
+
+@pytest.mark.parametrize("kind", ["attention", "sum"])
+def test_an_edit_keeps_which_call_finds_a_mask(kind, tmp_path):
+    model = translator(kind)
+    expected = ops.convert_to_numpy(model(DATA))
+    for place in ("embed", "norm1", "out", "att2"):
+        new = kg.insert(model, layers.Identity(name="same"), after=place)
+        np.testing.assert_array_equal(ops.convert_to_numpy(new(DATA)), expected)
+    new.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(ops.convert_to_numpy(loaded(DATA)), expected)
+
+
+def test_a_call_that_would_run_first_reads_a_copy_without_the_mask():
+    model = translator()
+    # Alone, the second attention runs first: nothing takes the mask off before.
+    new = kg.rewire(model, {"norm1": "out"})
+    assert [n.label for n in node(new, "att2").producers] == ["out", "copy"]
+    embedded, words = (model.get_layer(n)(x) for n, x in zip(("embed", "out"), DATA, strict=True))
+    expected = model.get_layer("att2")(words, ops.copy(embedded))
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (new(DATA), expected)))
 
 
 def test_a_model_before_the_attention_is_opened():
     model = make(early=False)
     flat = kg.inline(model)
     assert all(node.nested is None for node in kg.read(flat).nodes)
-    assert_same_outputs(model, flat, np.array([[1, 2, 0, 0], [1, 0, 0, 0]]))
+    assert_same_outputs(model, flat, IDS)

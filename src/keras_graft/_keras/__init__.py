@@ -83,6 +83,7 @@ from keras_graft._keras.nodes import takes_training as takes_training
 from keras_graft._keras.nodes import undone_on_error as undone_on_error
 from keras_graft._keras.ops import bare_op as bare_op
 from keras_graft._keras.ops import bound as bound
+from keras_graft._keras.ops import copying_op as copying_op
 from keras_graft._keras.ops import function_named as function_named
 from keras_graft._keras.ops import is_new_op as is_new_op
 from keras_graft._keras.ops import op_attributes as op_attributes
@@ -149,6 +150,7 @@ from keras_graft._keras.views import View as View
 from keras_graft._keras.views import call_as as call_as
 from keras_graft._keras.views import call_like as call_like
 from keras_graft._keras.views import inner_call as inner_call
+from keras_graft._keras.views import is_cast as is_cast
 from keras_graft._keras.views import is_elementwise as is_elementwise
 from keras_graft._keras.views import own_call_context as own_call_context
 from keras_graft._keras.views import own_seeds as own_seeds

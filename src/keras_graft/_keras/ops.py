@@ -69,3 +69,10 @@ def op_attributes(op: Any) -> dict[str, Any]:
 def is_new_op(op: Any) -> bool:
     """Whether an op was not called yet in any model (`Operation._inbound_nodes`, 3.12 - 3.15)."""
     return not op._inbound_nodes
+
+
+def copying_op() -> Any:
+    """Return a new op that does what `ops.copy` does (`keras.src.ops.numpy.Copy`, 3.12 - 3.16)."""
+    op = _ops()["numpy.Copy"]()
+    op.name = "copy"  # Keras counts names: the same code would be read with others each time
+    return op

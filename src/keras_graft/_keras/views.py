@@ -11,7 +11,6 @@ from typing import Any
 import keras
 
 from keras_graft._keras import private
-from keras_graft._keras.layers import sublayers
 
 
 class _Seen(keras.Variable):
@@ -175,16 +174,21 @@ def call_like(layer: Any, inside: Any) -> None:
 
 
 def takes_masks_off(operation: Any) -> bool:
-    """Whether an operation removes the masks from the tensors that it reads.
+    """Whether the `call` of an operation removes the masks from the tensors that it reads.
 
-    `MultiHeadAttention.call` does (3.12 - 3.16), so layers that run later on the same tensor see
-    none; a layer that has one inside may pass its input to it.
+    That of `MultiHeadAttention` does (3.12 - 3.16): calls that run later on the same tensor find none.
     """
-    if not isinstance(operation, keras.Layer) or isinstance(operation, keras.Model):
-        return False
-    if isinstance(operation, keras.layers.MultiHeadAttention):
-        return True
-    return any(map(takes_masks_off, sublayers(operation)))
+    attention = keras.layers.MultiHeadAttention
+    return isinstance(operation, attention) and type(operation).call is attention.call
+
+
+def is_cast(layer: Any, tensor: Any) -> bool:
+    """Whether Keras casts a tensor for a layer, so that the layer gets a new one.
+
+    Uses `Layer._convert_input_args` (3.12 - 3.16).
+    """
+    floats = "float" in tensor.dtype and layer.autocast and layer._convert_input_args
+    return bool(floats and tensor.dtype != layer.input_dtype)
 
 
 _ELEMENTWISE = (

@@ -239,6 +239,7 @@ class Node(_Handle):
         stays: Whether a training flag recorded at this call overrides that of a model around it,
             as it does from Keras 3.16 on.
         unmasks: Whether the operation removes the masks of its inputs, for all that run later.
+        maskless: The inputs that have a mask which this call does not find: an earlier one removed it.
         unseen: Pairs (value, mask inside) of masks that a nested model makes and attaches to its
             outputs. Outside, the value represents the mask: other nodes depend on it, but no
             tensor holds it while the nested model is closed.
@@ -260,6 +261,7 @@ class Node(_Handle):
     trains: bool = False
     stays: bool = False
     unmasks: bool = False
+    maskless: tuple[Value, ...] = ()
     unseen: tuple[tuple[Value, Value], ...] = ()
     untried: tuple[Spec | None, ...] | None = None
     known_as: tuple[Any, str] | None = None
@@ -274,8 +276,8 @@ class Node(_Handle):
             return self
         return Node(
             self.operation, self.template, self.inputs, self.outputs, self.hidden, self.nested,
-            self.entries, self.trains, self.stays, self.unmasks, self.unseen, self.untried,
-            self.known_as, self.closed, self.key, graph, scope,
+            self.entries, self.trains, self.stays, self.unmasks, self.maskless, self.unseen,
+            self.untried, self.known_as, self.closed, self.key, graph, scope,
         )  # fmt: skip
 
     def replace(self, **changes: Any) -> Node:
@@ -294,6 +296,7 @@ class Node(_Handle):
             inputs=tuple(v.exchanged(mapping) for v in self.inputs),
             outputs=tuple(v.masked(mapping) for v in self.outputs),
             hidden=tuple((v.exchanged(mapping), m.exchanged(mapping)) for v, m in self.hidden),
+            maskless=tuple(v.exchanged(mapping) for v in self.maskless),
         )
 
     def reading_at(self, place: int, value: Value) -> Node:
@@ -392,8 +395,8 @@ def copied(
         unseen = tuple((mapping[old], inside) for old, inside in node.unseen)
         copy = Node(
             node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
-            node.entries, node.trains, node.stays, node.unmasks, unseen, node.untried,
-            node.known_as, node.closed,
+            node.entries, node.trains, node.stays, node.unmasks, reading.maskless, unseen,
+            node.untried, node.known_as, node.closed,
         )  # fmt: skip
         result.append(change(copy))
     return result, mapping

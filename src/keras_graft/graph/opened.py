@@ -110,22 +110,15 @@ def inline(graph: Graph, calls: Sequence[Node]) -> tuple[Graph, dict[Any, dict[V
     nodes = {call: [n.reading(gives) for n in new] for call, (new, _) in opened.items()}
     result = graph.spliced(nodes, gives)
     for call, (_, inner) in opened.items():
-        _check_masks_stay(graph, call, inner, result)
+        _check_masks_stay(graph, call, inner)
     return result, moved
 
 
-_SAME = ("Dropout", "Noise", "Identity", "Regularization")
-"""Class names of layers (their ends) that may return the same tensor that they read."""
-
-
-def _check_masks_stay(
-    graph: Graph, call: Node, inner: Mapping[Value, Value], result: Graph
-) -> None:
-    """Refuse to open a model whose layers would then find another mask on a tensor, or none.
+def _check_masks_stay(graph: Graph, call: Node, inner: Mapping[Value, Value]) -> None:
+    """Refuse to open a model whose layers would then find another mask on a tensor.
 
     Keras attaches masks to tensors. A model that is called with `mask=` attaches that to its input:
-    inside it replaces the one that the tensor has outside. `MultiHeadAttention` removes masks from
-    its inputs, so once the model is opened, its layers see none if the attention runs before them.
+    inside it replaces the one that the tensor has outside.
     """
     nested = call.nested
     assert nested is not None
@@ -143,41 +136,6 @@ def _check_masks_stay(
                 f"{nested.label(reads[0])!r} inside it finds that mask on the tensor. Leave this "
                 "model closed, and name the others: kg.inline(model, [...])."
             )
-        takers = [n for n in _readers(graph, outer) if n.unmasks and n in result]
-        if not takers:
-            continue
-        depths = _depths(result)
-        for node in reads:
-            copy = result.producer(inner[node.outputs[0].within(None)])
-            early = [n for n in takers if copy and depths[n.key] >= depths[copy.key]]
-            if early:
-                raise EditError(
-                    f"{graph.label(call)!r} cannot be opened: {early[0].kind} "
-                    f"{graph.label(early[0])!r} removes the mask from what both read, and the "
-                    f"model restores it for {nested.label(node)!r} inside it, which would run "
-                    "without it. Leave this model closed, and name the others: "
-                    "kg.inline(model, [...])."
-                )
-
-
-def _readers(graph: Graph, value: Value) -> list[Node]:
-    """Return the nodes that read a tensor, also after layers that return it unchanged."""
-    found, values = [], [value]
-    for given in values:
-        for node in graph.consumers(given) if given in graph else ():
-            found.append(node)
-            if node.kind.endswith(_SAME):
-                values += node.outputs
-    return found
-
-
-def _depths(graph: Graph) -> dict[Any, int]:
-    """Return the distance of each node from the outputs: Keras runs the furthest first."""
-    depths: dict[Any, int] = {}
-    for node in reversed(graph.steps):
-        users = [user for value in node.outputs for user in graph.consumers(value)]
-        depths[node.key] = 1 + max((depths[user.key] for user in users), default=0)
-    return depths
 
 
 def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
@@ -204,6 +162,10 @@ def _open(call: Node) -> tuple[list[Node], dict[Value, Value]]:
         return node.replace(template=Template(node.template.args, kwargs))
 
     nodes, inner = copied(nested.steps, mapping, under_flag)
+    without = set(call.maskless)
+    if without:  # what is inside does not find these masks either
+        lost = [tuple(v for v in dict.fromkeys(n.inputs) if v in without) for n in nodes]
+        nodes = [n.replace(maskless=n.maskless + v) for n, v in zip(nodes, lost, strict=True)]
     return before + nodes, inner
 
 

@@ -64,8 +64,8 @@ class WithMask(keras.Layer):
         self.built = True
 
     def call(self, x: Any, mask: Any = None) -> Any:
-        """Return `x`; Keras attaches the mask."""
-        return x
+        """Return a copy of `x`; Keras attaches the mask, and `x` itself has none for other calls."""
+        return keras.ops.copy(x)
 
     def compute_output_spec(self, x: Any, mask: Any = None) -> Any:
         """Return the spec of `x`."""

@@ -16,6 +16,7 @@ from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of
 from keras_graft.model.calls import caller, fill, mapped
 from keras_graft.model.entering import entering_spec, entries, mask_places, with_inside
+from keras_graft.model.masks_taken_off import MasksTakenOff, given_without_mask
 from keras_graft.model.symbolic import are_sparse, spec_of
 
 tree = keras.tree
@@ -98,6 +99,8 @@ class Level:
         values: The value of each.
         steps: The Keras nodes.
         foreign: Returns the value of a tensor from elsewhere.
+        in_run_order: Whether the steps come in the order in which Keras runs them. Then calls that
+            take masks off do so for the calls behind them.
     """
 
     def __init__(
@@ -107,8 +110,11 @@ class Level:
         values: Sequence[Value],
         steps: Sequence[Any],
         foreign: Callable[[Any], Value | None] = lambda tensor: None,
+        in_run_order: bool = False,
     ) -> None:
         self._reader = reader
+        self._taken_off = MasksTakenOff()
+        self._in_run_order = in_run_order
         self._foreign = foreign
         self._values = dict(zip(map(id, inputs), values, strict=True))
         self._nodes: list[Node] = []
@@ -206,11 +212,17 @@ class Level:
             if call is not None:
                 args, kwargs = _unwrap(call, args)
         inputs: list[Value] = []
+        maskless: list[Value] = []
+        # With a mask as argument, Keras does not look for one on the tensor.
+        finds = _keras.reads_masks(operation) and kwargs.get("mask") is None
 
         def slot(leaf: Any) -> Any:
             if not isinstance(leaf, keras.KerasTensor):
                 return leaf
-            inputs.append(self._values[id(leaf)])
+            value = self._values[id(leaf)]
+            if value.mask is not None and value in self._taken_off and finds:
+                maskless.append(value)
+            inputs.append(value)
             return Slot(len(inputs) - 1)
 
         template = Template(mapped(args, slot), mapped(kwargs, slot))
@@ -225,13 +237,16 @@ class Level:
         hidden: list[tuple[Value, Value]] = []
         if _keras.reads_masks(operation):
             for value in dict.fromkeys(inputs):
-                if value.mask is not None and value.mask not in inputs:
+                if value.mask is None or value in maskless:
+                    continue
+                if value.mask not in inputs:
                     hidden.append((value.with_spec(value.spec), value.mask))
         node = Node(
             operation, template, tuple(inputs), outputs, tuple(hidden),
             trains=_keras.takes_training(operation),
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
+            maskless=tuple(dict.fromkeys(maskless)),
             known_as=None if inner is None else (inner, str(step.operation.name)),
             closed=self._reader.closed(step),
         )  # fmt: skip
@@ -239,8 +254,11 @@ class Level:
             node = self._inside(node, opened)
         elif nested is not None:
             node = self._opened(node, nested)
-        elif hidden and any(mask in self._unseen for _, mask in hidden):
+        elif any(mask in self._unseen for _, mask in hidden):
             node = self._under_masks(node)
+        if self._in_run_order:
+            self._taken_off.by(node)
+            self._taken_off.without(given_without_mask(node, self._reader.trace))
         self._nodes.append(node)
         for tensor, value in zip(step.outputs, node.outputs, strict=True):
             self._values[id(tensor)] = value

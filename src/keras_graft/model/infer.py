@@ -171,9 +171,14 @@ def _called(
             # It may now read a mask that it did not read before, or the reverse.
             before = dict(zip(inputs, untried, strict=True))
             untried = tuple(before.get(v, v.spec) for v in step.inputs)
+        hidden = tuple(pair for pair in step.hidden if pair[0] not in node.maskless)
+        inside = _inside(node, step)
         result.append(
-            step.replace(key=node.key, outputs=outputs, nested=_inside(node, step), untried=untried)
-        )
+            step.replace(
+                key=node.key, outputs=outputs, nested=inside, untried=untried,
+                hidden=hidden, maskless=node.maskless,
+            )
+        )  # fmt: skip
     return result
 
 

@@ -216,7 +216,8 @@ class _Reader:
             raise ReadError(why_unreadable(model))
         inputs, outputs = functional.input, functional.output
         tensors = tree.flatten(inputs)
-        level = Level(self, tensors, entering(tensors), _keras.nodes(functional))
+        steps = _keras.nodes(functional)
+        level = Level(self, tensors, entering(tensors), steps, in_run_order=True)
         return level.graph(
             inputs, outputs, model.name, model.trainable, model.dtype_policy, model
         )  # fmt: skip

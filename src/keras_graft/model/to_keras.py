@@ -20,7 +20,9 @@ from keras_graft.graph.select import leaves
 from keras_graft.layers.renamed import Renamed
 from keras_graft.model.calls import fill, filled
 from keras_graft.model.infer import infer
+from keras_graft.model.masks_taken_off import with_masks_as_found
 from keras_graft.model.opening.inside import as_model_call, is_layer_inside
+from keras_graft.model.read import trace
 from keras_graft.model.symbolic import input_of, tensor_of
 
 
@@ -31,7 +33,8 @@ def assemble(
 
     `outside` has the identities of layers and weights that the model around it uses elsewhere.
     """
-    return Assembly(_from_parts(infer(graph.validate()), outside), name or graph.name)
+    graph = _from_parts(infer(graph.validate()), outside)
+    return Assembly(with_masks_as_found(graph, trace), name or graph.name)
 
 
 def _from_parts(graph: Graph, outside: Collection[int]) -> Graph:

@@ -8,10 +8,11 @@ import keras
 
 from keras_graft import _keras
 from keras_graft.graph.sizes import Doubt
-from keras_graft.layers.add_loss import AddLoss, WithMask
+from keras_graft.layers.add_loss import AddLoss
 from keras_graft.layers.weight import KeepWeights, Weight, spec_of_weight
 from keras_graft.model.opening.constants import with_constants
 from keras_graft.model.opening.frame import Frame, in_world
+from keras_graft.model.opening.masks import attach_masks, put, restore_masks, without_lost_masks
 
 
 def finish(
@@ -27,7 +28,8 @@ def finish(
         kwargs: The other arguments.
         whole: Whether it is the outermost call.
     """
-    flat = _tensors(with_constants(flat, frame), frame, whole)
+    flat = _tensors(without_lost_masks(with_constants(flat, frame), frame), frame, whole)
+    restore_masks(frame)
     frame.log.append(("gives", [frame.said(leaf) for leaf in (*flat, *frame.losses)]))
     frame.outputs = frame.plain = [leaf for leaf in flat if leaf is not None]
     beside = _adding_losses(frame)
@@ -36,7 +38,7 @@ def finish(
         adding = AddLoss(name="add_loss", in_training=frame.adds_in_training)
         _around_all(frame, adding, flat, frame.losses, **more)
     if frame.layer.supports_masking:
-        _attach_masks(frame, flat, args, kwargs)
+        attach_masks(frame, flat, args, kwargs)
     frame.outputs = [leaf for leaf in flat if leaf is not None]
     left = _unused(frame)
     if left:
@@ -69,23 +71,6 @@ def _tensors(flat: list[Any], frame: Frame, whole: bool) -> list[Any]:
     return flat
 
 
-def _attach_masks(frame: Frame, flat: list[Any], args: Any, kwargs: Any) -> None:
-    """Attach the masks that Keras attaches behind a call."""
-    first = next(iter((*args, *kwargs.values())), None)
-    known = kwargs.get("mask")
-    if known is None:
-        known = keras.tree.map_structure(_keras.mask_of, first)
-    own = [None if leaf is None else _keras.mask_of(leaf) for leaf in flat]
-    if not any(mask is None for mask in own):
-        return
-    masks = frame.layer.compute_mask(first, known)
-    for i, mask in enumerate([] if masks is None else keras.tree.flatten(masks)):
-        if i < len(flat) and mask is not None and own[i] is None and flat[i] is not None:
-            flat[i] = _put(frame, WithMask(name="with_mask"), flat[i], mask=mask)
-            _keras.set_mask(flat[i], mask)
-            frame.handed_on.append(mask)
-
-
 def _adding_losses(frame: Frame) -> list[Any]:
     """Return what calls give that add losses, and whose results nothing else needs."""
     used = {id(step) for step in frame.needed([*frame.outputs, *frame.losses])}
@@ -113,7 +98,7 @@ def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any, **kwargs:
     given = [leaf for leaf in flat if leaf is not None]
     masks = [_keras.mask_of(leaf) for leaf in given]
     if len(given) == 1:
-        made = [_put(frame, layer, given[0], *args, **kwargs)]
+        made = [put(frame, layer, given[0], *args, **kwargs)]
     else:
         made = [frame.born(in_world(leaf, 0), in_world(leaf, 1)) for leaf in given]
         frame.record(layer, (given, *args), kwargs, made)
@@ -122,10 +107,3 @@ def _around_all(frame: Frame, layer: Any, flat: list[Any], *args: Any, **kwargs:
             _keras.set_mask(tensor, mask)
     new = iter(made)
     flat[:] = [None if leaf is None else next(new) for leaf in flat]
-
-
-def _put(frame: Frame, layer: Any, tensor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Record a call of a layer of the package, that returns its first input."""
-    made = frame.born(in_world(tensor, 0), in_world(tensor, 1))
-    frame.record(layer, (tensor, *args), kwargs, made)
-    return made

@@ -52,6 +52,8 @@ class Frame:
         largest: How many numbers the largest tensor that a call gives has, in both worlds.
         plain: The tensors given, before a call of the package was put around them.
         adds_in_training: Whether its code adds losses in training only, and runs as in training.
+        stripped: By the identity of a tensor that lost its mask in a call: the tensor, that mask.
+        copies: By the same, a copy of it without a mask, where a later call reads one.
     """
 
     def __init__(self, layer: Any, place: Place) -> None:
@@ -76,6 +78,8 @@ class Frame:
         self.largest = [0, 0]
         self.plain: list[Any] = []
         self.adds_in_training = False
+        self.stripped: dict[int, tuple[Any, Any]] = {}
+        self.copies: dict[int, Any] = {}
         self._inside: dict[int, Any] = {}
         self._mine: dict[int, Any] = {}
         self._number: dict[int, int] = {}

@@ -110,8 +110,9 @@ class Opener:
         for value in map(graph.known, node.reads):
             tensors.setdefault(value, tensor_of(self._called(value.spec)))
         for value in map(graph.known, node.inputs):
-            if value.mask is not None and value.mask in tensors:
-                _keras.set_mask(tensors[value], tensors[value.mask])
+            mask = value.mask if value not in node.maskless else None
+            if mask is not None and mask in tensors:
+                _keras.set_mask(tensors[value], tensors[mask])
         args, kwargs = filled(node.template, [tensors[value.within(None)] for value in node.inputs])
         kwargs.pop("training", None)
         policy = self._policy

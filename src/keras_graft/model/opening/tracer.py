@@ -26,6 +26,7 @@ from keras_graft.model.opening.constants import sliced
 from keras_graft.model.opening.finish import finish
 from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
 from keras_graft.model.opening.log import form_of_new
+from keras_graft.model.opening.masks import loses_masks, strip, without_lost_masks
 from keras_graft.model.opening.reasons import Reason, reason_of
 from keras_graft.model.opening.written import restored
 
@@ -96,6 +97,7 @@ class Tracer:
     def layer(self, layer: Any, args: Any, kwargs: Any) -> Any:
         """Open a layer, or infer what it gives."""
         self._flags[id(layer)] = kwargs.get("training")  # as Keras settled it
+        args, kwargs = self._as_seen(layer, (args, kwargs))
         around: Place = self._frame.place if self._stack else ()
         number = self._frame.number(layer.name) if self._stack else 0
         place = (*around, (layer.name, number))
@@ -119,6 +121,11 @@ class Tracer:
             self.reasons[place] = self._closed[place]
         self._last = layer, self.reasons.get(place, "")
         return self._inferred(layer, args, kwargs)
+
+    def _as_seen(self, layer: Any, structure: Any) -> Any:
+        if not self._stack or not _keras.reads_masks(layer):
+            return structure
+        return without_lost_masks(structure, self._frame)
 
     def _inferred(self, layer: Any, args: Any, kwargs: Any) -> Any:
         if any(isinstance(leaf, Size) for leaf in leaves((args, kwargs))):
@@ -202,6 +209,7 @@ class Tracer:
     def called(self, layer: Any, args: Any, kwargs: Any, outputs: Any) -> None:
         """Record the call of a layer, opened or not, as Keras records it."""
         opened = None
+        args, kwargs = self._as_seen(layer, (args, kwargs))
         if self._pending and self._pending[-1][0] is layer:
             _, opened, now_args, now_kwargs = self._pending.pop()
             opened.sources = originals(opened, (args, kwargs), (now_args, now_kwargs))
@@ -223,6 +231,7 @@ class Tracer:
         frame.log.append((what, deep((args, rest), frame.said)))
         if _keras.takes_training(layer):
             frame.training[len(frame.log) - 1] = step, self._flags.pop(id(layer), None)
+        strip(frame, loses_masks(layer, args, kwargs, opened))
 
     def _check_gradients(self) -> None:
         if _keras.records_gradients() != self._gradients:

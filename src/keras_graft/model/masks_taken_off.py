@@ -1,0 +1,188 @@
+"""`MultiHeadAttention` takes masks off the tensors that it reads: calls that run later find none.
+
+Keras attaches masks to tensors. A graph says for each call which masks it finds: `Node.hidden` has
+those that it finds, `Node.maskless` the inputs whose mask was taken off before. The second depends on
+the order in which Keras runs the calls, which an edit may change. So a model is built with copies of
+tensors where its order would let a call find another mask than the graph says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+
+from keras_graft import _keras
+from keras_graft.graph.graph import Graph
+from keras_graft.graph.node import Node, Slot, Template, Value
+from keras_graft.layers.add_loss import WithMask
+from keras_graft.model.calls import caller
+
+Trace = Callable[[Any, Sequence[Value]], Any]
+"""Runs a function on symbolic tensors and returns its calls."""
+
+_SAME = ("Dropout", "Noise", "Identity", "Regularization")
+"""Class names of layers (their ends) that may return the same tensor that they read."""
+
+
+class MasksTakenOff:
+    """The tensors that have lost their masks, while calls are read in the order in which they run."""
+
+    def __init__(self) -> None:
+        self._lost: set[Value] = set()
+        self._same: dict[Value, Value] = {}
+
+    def __contains__(self, value: Value) -> bool:
+        return self._same.get(value, value) in self._lost
+
+    def without(self, values: Iterable[Value]) -> None:
+        """Note values that have no mask when the model runs."""
+        self._lost.update(values)
+
+    def by(self, node: Node) -> None:
+        """Note what a call does to the masks of the tensors that it reads."""
+        self._lost.difference_update(self._same.get(v, v) for v in _put_on_again(node))
+        self._lost.update(self._same.get(v, v) for v in taken_off(node))
+        if returns_its_input(node):
+            self._same[node.outputs[0]] = self._same.get(node.inputs[0], node.inputs[0])
+
+
+def returns_its_input(node: Node) -> bool:
+    """Whether a call may give the very tensor that it reads, and not a new one."""
+    layer = isinstance(node.operation, keras.Layer)
+    return layer and node.kind.endswith(_SAME) and bool(node.inputs)
+
+
+def taken_off(node: Node) -> list[Value]:
+    """Return the values that a call reads, and that have lost their masks behind it."""
+    if node.nested is None:
+        if not node.unmasks:
+            return []
+        return [v for v in node.inputs if v.spec and not _keras.is_cast(node.operation, v.spec)]
+    inside = MasksTakenOff()
+    for step in node.nested.steps:
+        inside.by(step)
+    entering = zip(node.nested.inputs, node.entries, strict=True)
+    return [
+        node.reads[entry.source]
+        for value, entry in entering
+        if entry.source is not None and not entry.adapt and value.within(None) in inside
+    ]
+
+
+def _put_on_again(node: Node) -> list[Value]:
+    """Return the values to which a nested model attaches the masks that it is called with."""
+    by_code = node.nested is None or not isinstance(node.operation, keras.Model)
+    if by_code or node.template.kwargs.get("mask") is None:
+        return []
+    return [node.reads[entry.source] for entry in node.entries if entry.source is not None]
+
+
+def given_without_mask(node: Node, trace: Trace) -> list[Value]:
+    """Return what a call gives without the mask that Keras recorded: it does not find that itself."""
+    masked = [value for value in node.outputs if value.mask is not None]
+    if not node.maskless or not masked:
+        return []
+    if node.nested is not None:
+        return masked
+    inputs = [v.replace(mask=None) if v in node.maskless else v for v in node.inputs]
+    steps = trace(caller(node.operation, node.template), inputs).steps
+    now = next(step for step in steps if step.operation is node.operation)
+    pairs = zip(node.outputs, now.outputs, strict=True)
+    return [old for old, new in pairs if old.mask is not None and new.mask is None]
+
+
+def with_masks_as_found(graph: Graph, trace: Trace) -> Graph:
+    """Return the graph with copies of tensors, so that each call finds the masks that it should.
+
+    Only where the order in which Keras runs the calls does not see to it.
+    """
+    takers = {node.key: taken_off(node) for node in graph.steps if node.unmasks or node.nested}
+    takers = {key: values for key, values in takers.items() if values}
+    if not takers and not any(node.maskless for node in graph.steps):
+        return graph
+    return _Order(graph, takers, trace).graph()
+
+
+class _Order:
+    def __init__(self, graph: Graph, takers: dict[Any, list[Value]], trace: Trace) -> None:
+        self._graph = graph
+        self._trace = trace
+        self._depths = _depths(graph)
+        self._same: dict[Value, Value] = {}
+        for node in graph.steps:
+            if returns_its_input(node):
+                self._same[node.outputs[0]] = self._root(node.inputs[0])
+        self._takers: dict[Value, list[Node]] = {}
+        self._again = {self._root(v) for node in graph.steps for v in _put_on_again(node)}
+        for node in graph.steps:
+            for value in dict.fromkeys(map(self._root, takers.get(node.key, ()))):
+                self._takers.setdefault(value, []).append(node)
+
+    def _root(self, value: Value) -> Value:
+        return self._same.get(value, value)
+
+    def graph(self) -> Graph:
+        copies: dict[Any, dict[Value, list[Node]]] = {}  # by call, and the value that it reads
+        for node in self._graph.steps:
+            for value in node.maskless:
+                if not self._surely_taken(value, node):
+                    copies.setdefault(node.key, {})[value] = [_copy(value)]
+            for value, _ in node.hidden:
+                for taker in self._too_early(value, node):
+                    for read in taken_off(taker):
+                        mask = self._graph.known(read).mask
+                        if self._root(read) == self._root(value) and mask is not None:
+                            copy = _copy(read)
+                            masked = _masked(copy.outputs[0], mask)
+                            copies.setdefault(taker.key, {})[read] = [copy, masked]
+        instead = {}
+        for node in self._graph.steps:
+            made = copies.get(node.key)
+            if made:
+                reads = {value: nodes[-1].outputs[0] for value, nodes in made.items()}
+                first = [new for nodes in made.values() for new in nodes]
+                instead[node] = [*first, node.reading(reads).replace(maskless=())]
+        return self._graph.spliced(instead, {}).settled() if instead else self._graph
+
+    def _surely_taken(self, value: Value, node: Node) -> bool:
+        """Whether a call that takes the mask off always runs before this one."""
+        if self._graph.known(value).mask is None:
+            return True
+        producer = self._graph.producer(value)
+        if producer is not None and value in given_without_mask(producer, self._trace):
+            return True
+        root = self._root(value)
+        takers = self._takers.get(root, ())
+        return root not in self._again and any(self._before(t, node) for t in takers)
+
+    def _too_early(self, value: Value, node: Node) -> Iterator[Node]:
+        """Yield the calls that might take a mask off before this one finds it."""
+        for taker in self._takers.get(self._root(value), ()):
+            if taker.key is not node.key and not self._before(node, taker):
+                yield taker
+
+    def _before(self, one: Node, other: Node) -> bool:
+        """Whether Keras surely runs one call before the other: those far from the outputs first."""
+        shared = any(len(self._graph.calls(n.operation)) > 1 for n in (one, other))
+        return not shared and self._depths[one.key] > self._depths[other.key]
+
+
+def _copy(value: Value) -> Node:
+    return Node(_keras.copying_op(), Template(), (value,), (Value(value.spec, value.name),))
+
+
+def _masked(value: Value, mask: Value) -> Node:
+    made = Value(value.spec, value.name, mask=mask)
+    template = Template((Slot(0),), {"mask": Slot(1)})
+    return Node(WithMask(name="with_mask"), template, (value, mask), (made,))
+
+
+def _depths(graph: Graph) -> dict[Any, int]:
+    """Return the distance of each node from the outputs: Keras runs the furthest first."""
+    depths: dict[Any, int] = {}
+    for node in reversed(graph.steps):
+        users = [user for value in node.outputs for user in graph.consumers(value)]
+        depths[node.key] = 1 + max((depths[user.key] for user in users), default=0)
+    return depths
