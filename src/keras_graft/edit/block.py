@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from keras_graft import advice
 from keras_graft.errors import CutError, EditError
+from keras_graft.graph.copies import copied
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import listed
-from keras_graft.graph.node import Node, Value, copied
+from keras_graft.graph.node import Node, Value
 from keras_graft.graph.parameters import weights_of
 from keras_graft.graph.walk import after, crossing, in_order, needed
 from keras_graft.printable import quoted

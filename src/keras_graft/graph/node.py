@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -365,38 +365,3 @@ class Node(_Handle):
     def __repr__(self) -> str:
         where = "" if self.graph is None else f" {printable(self.path)}"
         return f"<Node{where}: {printable(self.kind)}>"
-
-
-def copied(
-    nodes: Iterable[Node],
-    mapping: Mapping[Value, Value],
-    change: Callable[[Node], Node] = lambda node: node,
-) -> tuple[list[Node], dict[Value, Value]]:
-    """Return copies of calls, with new keys, whose inputs are replaced through `mapping`.
-
-    Args:
-        nodes: The nodes, each after what it reads.
-        mapping: For values from outside, what the copies read instead.
-        change: Applied to each copy.
-
-    Returns:
-        The copies, and `mapping` with the copy of every value added.
-    """
-    mapping = dict(mapping)
-    result = []
-    for node in nodes:
-        reading = node.reading(mapping)
-        for old, _ in node.unseen:
-            mapping[old] = Value(old.spec, old.name)
-        for old in node.outputs:
-            mask = None if old.mask is None else mapping.get(old.mask, old.mask)
-            mapping[old] = Value(old.spec, old.name, old.optional, mask, old.origin)
-        outputs = tuple(mapping[old] for old in node.outputs)
-        unseen = tuple((mapping[old], inside) for old, inside in node.unseen)
-        copy = Node(
-            node.operation, reading.template, reading.inputs, outputs, reading.hidden, node.nested,
-            node.entries, node.trains, node.stays, node.unmasks, reading.maskless, unseen,
-            node.untried, node.known_as, node.closed,
-        )  # fmt: skip
-        result.append(change(copy))
-    return result, mapping

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_graft.errors import EditError
+from keras_graft.graph.copies import copied
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.node import Node, Template, Value, copied
+from keras_graft.graph.node import Node, Template, Value
 
 
 def closed_maker(graph: Graph, values: Iterable[Value]) -> Node | None:

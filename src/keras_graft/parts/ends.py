@@ -7,9 +7,10 @@ from typing import Any
 
 from keras_graft import advice
 from keras_graft.errors import CutError, NothingSelectedError
+from keras_graft.graph.copies import copied
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import Names, listed, safe
-from keras_graft.graph.node import Node, Slot, Value, copied, flat_slots
+from keras_graft.graph.node import Node, Slot, Value, flat_slots
 from keras_graft.graph.opened import Opened
 from keras_graft.graph.order import sort
 from keras_graft.graph.select import is_exact, select, select_value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,3 +63,19 @@ def originals(frame: Frame, before: Any, after: Any) -> list[Any]:
             pairs += zip(leaves(value), leaves(now_kwargs[key]), strict=False)
     found = {id(new): old for old, new in pairs if isinstance(old, keras.KerasTensor)}
     return [found.get(id(source), source) for source in frame.sources]
+
+
+def specs_of(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
+    """Return what a layer gives, in one world."""
+    args, kwargs = in_world((args, kwargs), world)
+    if not _keras.is_kerass(layer):
+        with contextlib.suppress(Exception):  # what a user's layer announces may be wrong
+            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+    try:
+        found = layer.compute_output_spec(*args, **kwargs)
+    except TypeError:  # that of a base class, which does not know all its arguments
+        return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+    if any(None in leaf.shape for leaf in tensors_of(found)):
+        # Some layers announce the shape that they were built for: `EinsumDense`.
+        return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+    return found

@@ -20,11 +20,17 @@ from keras_graft.layers.dynamic_op import DynamicOp
 from keras_graft.layers.operator import SIGNS, Operator
 from keras_graft.layers.random import Random
 from keras_graft.layers.weight import weight_of
-from keras_graft.model.opening.around import cast, cast_again, is_other_sequential, originals
+from keras_graft.model.opening.around import (
+    cast,
+    cast_again,
+    is_other_sequential,
+    originals,
+    specs_of,
+)
 from keras_graft.model.opening.calls import given_values, is_code, plain, plain_name
 from keras_graft.model.opening.constants import sliced
 from keras_graft.model.opening.finish import finish
-from keras_graft.model.opening.frame import Frame, Place, in_world, is_open, tensors_of
+from keras_graft.model.opening.frame import Frame, Place, in_world, is_open
 from keras_graft.model.opening.log import form_of_new
 from keras_graft.model.opening.masks import loses_masks, strip, without_lost_masks
 from keras_graft.model.opening.reasons import Reason, reason_of
@@ -131,24 +137,9 @@ class Tracer:
         if any(isinstance(leaf, Size) for leaf in leaves((args, kwargs))):
             raise Doubt(f"it passes a size that is not known to {layer.name!r}")
         with self._on(False):
-            first = self._specs(layer, args, kwargs, 0)
-            second = self._specs(layer, args, kwargs, 1) if is_open((args, kwargs)) else first
+            first = specs_of(layer, args, kwargs, 0)
+            second = specs_of(layer, args, kwargs, 1) if is_open((args, kwargs)) else first
         return self._frame.born(first, second)
-
-    @staticmethod
-    def _specs(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
-        args, kwargs = in_world((args, kwargs), world)
-        if not _keras.is_kerass(layer):
-            with contextlib.suppress(Exception):  # what a user's layer announces may be wrong
-                return keras.Operation.compute_output_spec(layer, *args, **kwargs)
-        try:
-            found = layer.compute_output_spec(*args, **kwargs)
-        except TypeError:  # that of a base class, which does not know all its arguments
-            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
-        if any(None in leaf.shape for leaf in tensors_of(found)):
-            # Some layers announce the shape that they were built for: `EinsumDense`.
-            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
-        return found
 
     def _opened(self, layer: Any, place: Place, args: Any, kwargs: Any) -> Any:
         frame = Frame(layer, place)
