@@ -92,6 +92,20 @@ def test_an_edit_keeps_which_call_finds_a_mask(kind, tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(loaded(DATA)), expected)
 
 
+def test_of_two_calls_of_one_attention_the_one_that_runs_first_finds_the_mask():
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    x = layers.Embedding(3, 3, mask_zero=True, name="embed")(ids)
+    attention = layers.MultiHeadAttention(1, 2, name="att")
+    model = keras.Model(ids, [attention(x, x), attention(x, x)], name="m")
+    # Keras runs the second call first.
+    assert [len(n.maskless) for n in kg.read(model).nodes if n.kind == "MultiHeadAttention"] == [
+        1,
+        0,
+    ]
+    for new in (kg.inline(model), kg.insert(model, layers.Identity(), after="embed")):
+        assert_same_outputs(model, new, IDS)
+
+
 def test_a_call_that_would_run_first_reads_a_copy_without_the_mask():
     model = translator()
     # Alone, the second attention runs first: nothing takes the mask off before.

@@ -16,7 +16,7 @@ from keras_graft.graph.origin import Past
 from keras_graft.graph.record import record_of
 from keras_graft.model.calls import caller, fill, mapped
 from keras_graft.model.entering import entering_spec, entries, mask_places, with_inside
-from keras_graft.model.masks_taken_off import MasksTakenOff, given_without_mask
+from keras_graft.model.masks_taken_off import find_maskless
 from keras_graft.model.symbolic import are_sparse, spec_of
 
 tree = keras.tree
@@ -113,14 +113,16 @@ class Level:
         in_run_order: bool = False,
     ) -> None:
         self._reader = reader
-        self._taken_off = MasksTakenOff()
-        self._in_run_order = in_run_order
         self._foreign = foreign
         self._values = dict(zip(map(id, inputs), values, strict=True))
         self._nodes: list[Node] = []
+        self._places: dict[int, int] = {}  # of steps, among the nodes
         self._unseen: set[Value] = set()  # masks that no symbolic tensor carries
         for step in self._in_call_order(steps, inputs):
             self._step(step)
+        if in_run_order:
+            places = [self._places[id(step)] for step in steps if id(step) in self._places]
+            find_maskless(self._nodes, places, reader.trace)
         # Only now are all masks of inputs known: in a stage, a mask is another input.
         self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
@@ -212,17 +214,11 @@ class Level:
             if call is not None:
                 args, kwargs = _unwrap(call, args)
         inputs: list[Value] = []
-        maskless: list[Value] = []
-        # With a mask as argument, Keras does not look for one on the tensor.
-        finds = _keras.reads_masks(operation) and kwargs.get("mask") is None
 
         def slot(leaf: Any) -> Any:
             if not isinstance(leaf, keras.KerasTensor):
                 return leaf
-            value = self._values[id(leaf)]
-            if value.mask is not None and value in self._taken_off and finds:
-                maskless.append(value)
-            inputs.append(value)
+            inputs.append(self._values[id(leaf)])
             return Slot(len(inputs) - 1)
 
         template = Template(mapped(args, slot), mapped(kwargs, slot))
@@ -237,16 +233,13 @@ class Level:
         hidden: list[tuple[Value, Value]] = []
         if _keras.reads_masks(operation):
             for value in dict.fromkeys(inputs):
-                if value.mask is None or value in maskless:
-                    continue
-                if value.mask not in inputs:
+                if value.mask is not None and value.mask not in inputs:
                     hidden.append((value.with_spec(value.spec), value.mask))
         node = Node(
             operation, template, tuple(inputs), outputs, tuple(hidden),
             trains=_keras.takes_training(operation),
             stays=_keras.recorded_flag_stays(),
             unmasks=_keras.takes_masks_off(operation),
-            maskless=tuple(dict.fromkeys(maskless)),
             known_as=None if inner is None else (inner, str(step.operation.name)),
             closed=self._reader.closed(step),
         )  # fmt: skip
@@ -256,9 +249,7 @@ class Level:
             node = self._opened(node, nested)
         elif any(mask in self._unseen for _, mask in hidden):
             node = self._under_masks(node)
-        if self._in_run_order:
-            self._taken_off.by(node)
-            self._taken_off.without(given_without_mask(node, self._reader.trace))
+        self._places[id(step)] = len(self._nodes)
         self._nodes.append(node)
         for tensor, value in zip(step.outputs, node.outputs, strict=True):
             self._values[id(tensor)] = value

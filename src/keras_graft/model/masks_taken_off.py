@@ -26,6 +26,29 @@ _SAME = ("Dropout", "Noise", "Identity", "Regularization")
 """Class names of layers (their ends) that may return the same tensor that they read."""
 
 
+def find_maskless(nodes: list[Node], order: Iterable[int], trace: Trace) -> None:
+    """Find which calls do not find the masks of what they read.
+
+    Args:
+        nodes: The calls of a model; those that are concerned are replaced.
+        order: Their places, in the order in which Keras runs them.
+        trace: Runs a function on symbolic tensors.
+    """
+    if all(value.mask is None for node in nodes for value in node.inputs):
+        return
+    off = MasksTakenOff()
+    for place in order:
+        node = nodes[place]
+        # With a mask as argument, Keras does not look for one on the tensor.
+        if _keras.reads_masks(node.operation) and node.template.kwargs.get("mask") is None:
+            found = tuple(v for v in dict.fromkeys(node.inputs) if v.mask is not None and v in off)
+            if found:
+                hidden = tuple(pair for pair in node.hidden if pair[0] not in off)
+                node = nodes[place] = node.replace(maskless=found, hidden=hidden)
+        off.by(node)
+        off.without(given_without_mask(node, trace))
+
+
 class MasksTakenOff:
     """The tensors that have lost their masks, while calls are read in the order in which they run."""
 
@@ -128,15 +151,12 @@ class _Order:
         for node in self._graph.steps:
             for value in node.maskless:
                 if not self._surely_taken(value, node):
-                    copies.setdefault(node.key, {})[value] = [_copy(value)]
+                    copies.setdefault(node.key, {})[value] = self._own(value, node)
             for value, _ in node.hidden:
                 for taker in self._too_early(value, node):
                     for read in taken_off(taker):
-                        mask = self._graph.known(read).mask
-                        if self._root(read) == self._root(value) and mask is not None:
-                            copy = _copy(read)
-                            masked = _masked(copy.outputs[0], mask)
-                            copies.setdefault(taker.key, {})[read] = [copy, masked]
+                        if self._root(read) == self._root(value):
+                            copies.setdefault(taker.key, {})[read] = self._own(read, taker)
         instead = {}
         for node in self._graph.steps:
             made = copies.get(node.key)
@@ -145,6 +165,12 @@ class _Order:
                 first = [new for nodes in made.values() for new in nodes]
                 instead[node] = [*first, node.reading(reads).replace(maskless=())]
         return self._graph.spliced(instead, {}).settled() if instead else self._graph
+
+    def _own(self, value: Value, node: Node) -> list[Node]:
+        """Return a copy for one call, with the mask that it should find."""
+        mask = None if value in node.maskless else self._graph.known(value).mask
+        copy = _copy(value)
+        return [copy] if mask is None else [copy, _masked(copy.outputs[0], mask)]
 
     def _surely_taken(self, value: Value, node: Node) -> bool:
         """Whether a call that takes the mask off always runs before this one."""
