@@ -8,6 +8,7 @@ from keras_graft.model.verb import recipe as _recipe
 from keras_graft.recipes import (
     _add_adapters,
     _add_dropout,
+    _distill,
     _fold_batchnorm,
     _fuse_activation,
     _low_rank,
@@ -30,8 +31,9 @@ add_adapters = _recipe(_add_adapters.add_adapters)
 add_dropout = _recipe(_add_dropout.add_dropout)
 new_head = _recipe(_new_head.new_head)
 unet = _recipe(_unet.unet)
+distill = _distill.distill  # it makes a model to train, and is no step
 
 __all__ = [
     "swap_activation", "norm_swap", "fold_batchnorm", "fuse_activation", "merge_branches", "add_adapters", "add_dropout", "new_head",
-    "unet", "low_rank", "Folded", "LowRank",
+    "unet", "low_rank", "distill", "Folded", "LowRank",
 ]  # fmt: skip

@@ -50,7 +50,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "load_adapters": load_adapters,
     **{
         f"recipes.{name}": getattr(recipes, name)
-        for name in recipes.__all__ if inspect.isfunction(getattr(recipes, name))
+        for name in recipes.__all__
+        if inspect.isfunction(getattr(recipes, name)) and name not in ("distill", "prune_and_tune")
     },
 }  # fmt: skip
 
