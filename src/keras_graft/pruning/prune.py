@@ -21,6 +21,7 @@ from keras_graft.pruning.network import Network
 from keras_graft.pruning.scores import check_by, scores
 from keras_graft.pruning.smaller import Smaller
 from keras_graft.shared.kept import edited, retied, tell_sources
+from keras_graft.weights.taken import note_taken
 
 
 @verb
@@ -103,6 +104,8 @@ def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
 
     smaller = Smaller(network, kept, verb)
     graph = _run(network.graph, smaller.graph(network.graph), verb)
+    for new, source in smaller.variables:
+        note_taken(new, source, smaller.parts(source))
     tied = smaller.tie()
     if tied:
         tell_sources(graph, tied)
