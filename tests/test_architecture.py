@@ -174,7 +174,7 @@ def test_recipes_are_written_with_the_public_verbs_alone():
         "numbers",
         "typing",
     }
-    helpers = {"_arguments", "_distilling", "_factored"}
+    helpers = {"_arguments", "_distilling", "_factored", "_tuned"}
     shared = tuple(f"keras_graft.recipes.{name}" for name in helpers)
     shared += ("keras_graft.tables.", "keras_graft.printable.")
     found = sorted((ROOT / "recipes").glob("_[!_]*.py"))

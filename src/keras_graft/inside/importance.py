@@ -175,6 +175,6 @@ def _batches(data: Any, size: int) -> Iterator[tuple[Any, Any]]:
             yield tree.map_structure(cut, x), tree.map_structure(cut, y)
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[i] for i in range(len(data)))
+        data = map(data.__getitem__, range(len(data)))
     for batch in data:
         yield batch[0], batch[1]

@@ -15,11 +15,13 @@ from keras_graft.recipes import (
     _merge_branches,
     _new_head,
     _norm_swap,
+    _prune_and_tune,
     _swap_activation,
     _unet,
 )
 from keras_graft.recipes._fold_batchnorm import Folded
 from keras_graft.recipes._low_rank import LowRank
+from keras_graft.recipes._tuned import PrunedAndTuned
 
 swap_activation = _recipe(_swap_activation.swap_activation)
 norm_swap = _recipe(_norm_swap.norm_swap)
@@ -31,9 +33,11 @@ add_adapters = _recipe(_add_adapters.add_adapters)
 add_dropout = _recipe(_add_dropout.add_dropout)
 new_head = _recipe(_new_head.new_head)
 unet = _recipe(_unet.unet)
-distill = _distill.distill  # it makes a model to train, and is no step
+distill = _distill.distill  # they train, and are no steps
+prune_and_tune = _prune_and_tune.prune_and_tune
 
 __all__ = [
     "swap_activation", "norm_swap", "fold_batchnorm", "fuse_activation", "merge_branches", "add_adapters", "add_dropout", "new_head",
-    "unet", "low_rank", "distill", "Folded", "LowRank",
+    "unet", "low_rank", "distill", "prune_and_tune",
+    "Folded", "LowRank", "PrunedAndTuned",
 ]  # fmt: skip
