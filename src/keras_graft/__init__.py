@@ -66,6 +66,7 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.pruning.group import Group, Member, group
 from keras_graft.pruning.prune import prune
+from keras_graft.pruning.widen import widen
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -101,7 +102,7 @@ __all__ = [
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     "replace_backbone", "rewrite", "matches", "plain",
     # fewer channels
-    "group", "prune", "importance", "Group", "Member", "Importance",
+    "group", "prune", "widen", "importance", "Group", "Member", "Importance",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
