@@ -57,8 +57,8 @@ def _compare(old: Graph, given: list[list[np.ndarray]], texts: Sequence[str]) ->
             why = f" ({'; '.join(texts)})" if texts else ""
             raise EditError(
                 f"widen: {old.label(value)!r} would differ by {difference:g}, of {size:g}: something sums "
-                f"over the repeated units without weights of its own, or scales them{why}. Choose "
-                "other layers; check=False widens in spite of it."
+                f"over the repeated units without weights of its own, or scales them{why}. Or choose other "
+                "layers; check=False widens in spite of it."
             )
 
 

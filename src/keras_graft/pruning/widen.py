@@ -19,6 +19,7 @@ from keras_graft.pruning.call import variable_behind_views
 from keras_graft.pruning.choose import Part, parts, wishes
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.equal import check_equal
+from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.prune import made_of
 
@@ -77,8 +78,7 @@ def widen(
     repeats = _Repeats(network, wider, float(noise), generator)
     new = made_of(network, graph, repeats.positions, "widen", repeats.scaled)
     if check and not noise:
-        texts = [text for part, _ in wider for text in part.group.changes]
-        check_equal(graph, new, texts)
+        check_equal(graph, new, [_said(part.group) for part, _ in wider if part.group.changes])
     return new
 
 
@@ -131,18 +131,17 @@ def _counts(network: Network, part: Part, order: Any) -> np.ndarray | None:
     counts = np.ones(group.count, "int64")
     extra = total - len(mine)
     able = np.intersect1d(mine, free)
-    if group.changes and (len(able) < group.count or total % group.count):
-        raise EditError(
-            f"widen: {group.layer!r} has {group.count} units, and {group.changes[0]}. So every unit "
-            f"must be repeated as often: give a multiple, such as "
-            f"{advice.option('widths', {group.layer: axis.size * 2})}."
-        )
     able = able[order(len(able))]
     counts[able] += extra // len(able)
     counts[able[: extra % len(able)]] += 1
     found = np.ones(int(part.classes.max()) + 1, "int64")
     found[part.classes] = counts
     return found
+
+
+def _said(group: Group) -> str:
+    twice = advice.option("widths", {group.layer: 2.0})
+    return f"{'; '.join(group.changes)}: repeat every unit of {group.layer!r} as often, {twice}"
 
 
 @dataclass
@@ -162,8 +161,14 @@ class _Repeats:
         for part, counts in self.wider:
             self._counts[: len(counts)] = np.maximum(self._counts[: len(counts)], counts)
             for member in part.group.members:
-                axes = self._giving if member.gives else self._reading
-                axes.setdefault(id(variable_behind_views(member.variable)), []).append(member.axis)
+                key = id(variable_behind_views(member.variable))
+                axis = Axis(("weight", key), member.axis, member.shape[member.axis])
+                calls = self.network.calls_of(axis)
+                if any(axis in call.scaling for call in calls):
+                    continue
+                inside = any(axis in call.summed for call in calls)
+                axes = self._giving if member.gives and not inside else self._reading
+                axes.setdefault(key, []).append(member.axis)
 
     def _times(self, axis: Axis) -> np.ndarray:
         of = self.network.closure.classes(axis)
