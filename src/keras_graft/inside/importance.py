@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -110,8 +110,7 @@ def importance(
     products: dict[int, np.ndarray] = {}
     variables: list[Any] = []
     count = 0
-    for x, y in itertools.islice(_batches(data, batch_size), batches):
-        x, y = (tree.map_structure(keras.ops.convert_to_tensor, part) for part in (x, y))
+    for x, y in _tensors(data, batch_size, min(batches, sys.maxsize)):
         try:
             variables, found = weight_gradients(model, x, lambda outputs, y=y: measure(y, outputs))
         except RunError:
@@ -141,8 +140,11 @@ class _Measure:
         get = lambda item: item if callable(item) else keras.losses.get(item)  # noqa: E731
         try:
             self._loss = tree.map_structure(get, loss)
-        except ValueError as error:
-            raise RunError(f"importance: {shown(loss)} is no loss: {words_of(error)}") from error
+        except Exception as error:  # of Keras, for any object
+            raise RunError(
+                f"importance: {shown(loss)} is no loss. Give the name of one in keras.losses, such as "
+                '"mse", or a function of labels and outputs.'
+            ) from error
 
     def __call__(self, y: Any, outputs: Any) -> Any:
         given, known = tree.flatten(outputs), tree.flatten(y)
@@ -165,8 +167,28 @@ class _Measure:
         return sum(parts[1:], parts[0])
 
 
+def _tensors(data: Any, size: int, most: int) -> Iterator[tuple[Any, Any]]:
+    """Yield inputs and labels as tensors.
+
+    Raises:
+        RunError: If it is no data.
+    """
+    batches = iter(_batches(data, size))
+    for _ in range(most):
+        try:
+            x, y = (tree.map_structure(keras.ops.convert_to_tensor, part) for part in next(batches))
+        except StopIteration:
+            return
+        except Exception as error:  # of the data
+            raise RunError(
+                f"importance: data={shown(data)} is neither a tuple (x, y) of arrays nor gives batches "
+                f"(x, y): {type(error).__name__}."
+            ) from error
+        yield x, y
+
+
 def _batches(data: Any, size: int) -> Iterator[tuple[Any, Any]]:
-    """Yield batches of labels and inputs."""
+    """Yield batches of inputs and labels."""
     if isinstance(data, tuple):
         x, y = (tree.map_structure(np.asarray, part) for part in data[:2])
         count = len(tree.flatten(x)[0])

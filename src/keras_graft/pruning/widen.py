@@ -59,7 +59,7 @@ def widen(
     >>> wide.get_layer("a").units, kg.widen(model, {"a": 2.0}).get_layer("a").units
     (12, 16)
     """
-    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= float(noise) < np.inf:
+    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise < 1e9:
         raise EditError(f"widen: noise= must be a number of 0 or more, got {shown(noise)}.")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0):
         raise EditError(f"widen: seed= must be an integer from 0 on, got {shown(seed)}.")
@@ -84,7 +84,7 @@ def widen(
 
 def _much(selector: Any, given: Any) -> Any:
     """Return the width or the factor that the user wants."""
-    whole = isinstance(given, Integral) and not isinstance(given, bool) and int(given) > 0
+    whole = isinstance(given, Integral) and not isinstance(given, bool) and 0 < int(given) < 2**31
     if whole or (isinstance(given, float | np.floating) and 1 <= float(given) < np.inf):
         return int(given) if whole else float(given)
     raise EditError(

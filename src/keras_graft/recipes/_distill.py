@@ -85,7 +85,11 @@ def distill(
             f"such as {{'block2_out': 'block5_out'}}, got {shown(pairs)}."
         )
     pairs = dict(pairs or {})
-    plain = [m if isinstance(m, keras.Model) else kg.build(kg.read(m)) for m in (teacher, student)]
+    graphs = [kg.read(m) for m in (teacher, student)]
+    plain = [
+        m if isinstance(m, keras.Model) and hasattr(m, "output") else kg.build(g)
+        for m, g in zip((teacher, student), graphs, strict=True)
+    ]
     tapped = [
         kg.build(_tapped(model, list(taps), name, freeze))
         for model, taps, name, freeze in (

@@ -97,7 +97,7 @@ class Factored:
         full, most = len(self.values), (self.whole - 1) // self.size
         if isinstance(much, int):
             if much > full:
-                return 0, f"rank {much} is more than its kernel can have, {full}"
+                return 0, f"its kernel can have a rank of {full} at most"
             rank = much
         elif by == "cost":
             rank = int(much * self.whole / self.size + 1e-9)

@@ -109,7 +109,7 @@ def low_rank(model: Any, ranks: Any, by: str = "cost", only_smaller: bool = True
     >>> report.before.multiply_adds, report.after.multiply_adds
     (4224, 2176)
     """
-    if by not in ("cost", "energy"):
+    if not isinstance(by, str) or by not in ("cost", "energy"):
         raise kg.EditError(f'low_rank: by= is "cost" or "energy", got {shown(by)}.')
     graph = kg.read(model)
     graph, asked = wanted(graph, ranks)
