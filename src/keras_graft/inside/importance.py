@@ -159,7 +159,7 @@ class _Measure:
                 f"importance: {len(given)} outputs, {len(known)} labels and {len(losses)} losses do "
                 "not fit."
             )
-        parts = [
+        parts: list[Any] = [
             keras.ops.mean(loss(label, output))
             for loss, label, output in zip(losses, known, given, strict=True)
             if loss is not None
@@ -197,6 +197,6 @@ def _batches(data: Any, size: int) -> Iterator[tuple[Any, Any]]:
             yield tree.map_structure(cut, x), tree.map_structure(cut, y)
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
+        data = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
     for batch in data:
         yield batch[0], batch[1]

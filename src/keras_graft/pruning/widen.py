@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_graft import advice
@@ -186,6 +185,7 @@ class _Repeats:
 
     def scaled(self, source: Any, array: np.ndarray) -> np.ndarray:
         """Divide what sums over repeated units; add noise to what computes them."""
+        dtype = array.dtype
         for at in self._reading.get(id(source), ()):
             axis = Axis(("weight", id(source)), at, int(source.shape[at]))
             share = 1 / self._times(axis)[self.positions(axis)]
@@ -199,4 +199,4 @@ class _Repeats:
                 drawn = self.generator.normal(0, self.noise * float(np.std(array)), array.shape)
                 drawn *= again.reshape([-1 if i == at else 1 for i in range(array.ndim)])
                 array = array + drawn
-        return np.asarray(array, keras.ops.convert_to_numpy(source).dtype)
+        return np.asarray(array, dtype)

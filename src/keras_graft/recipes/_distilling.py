@@ -44,10 +44,10 @@ class Compare(keras.layers.Layer):
             losses = [self.alpha * _nearness(k, g) for g, k in zip(given, known, strict=True)]
         else:
             # Given by its name, it would be a function, and Keras would compare logits as they are.
-            divergence = keras.losses.KLDivergence()
-            kind = keras.distillation.LogitsDistillation(self.temperature, divergence)
+            divergence: Any = keras.losses.KLDivergence()
+            kind: Any = keras.distillation.LogitsDistillation(self.temperature, divergence)
             given, known = (
-                [ops.log(t + keras.config.epsilon()) if log else t for t in part]
+                [_logarithm(t) if log else t for t in part]
                 for part, log in zip((given, known), self.logs, strict=True)
             )
             losses = [
@@ -70,6 +70,10 @@ class Compare(keras.layers.Layer):
             name: getattr(self, name) for name in ("temperature", "alpha", "pair_weight", "logs")
         }
         return {**super().get_config(), **own}
+
+
+def _logarithm(probabilities: Any) -> Any:
+    return ops.log(ops.add(probabilities, keras.config.epsilon()))
 
 
 def _nearness(target: Any, tap: Any) -> Any:

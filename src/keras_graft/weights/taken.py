@@ -46,5 +46,6 @@ def taken_from(variable: Any, sources: dict[int, Any]) -> Any:
 def slot_taken(variable: Any, source: Any, slot: np.ndarray) -> np.ndarray | None:
     """Return the same positions of a slot of a variable; None if the slot has another shape."""
     taken = record_of(variable).taken
-    fits = taken is not None and taken.source() is source and slot.shape == tuple(source.shape)
-    return taken.of(slot) if fits else None
+    if taken is None or taken.source() is not source or slot.shape != tuple(source.shape):
+        return None
+    return taken.of(slot)
