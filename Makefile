@@ -56,7 +56,7 @@ test: lint versions
 	KERAS_BACKEND=jax $(PY) -m pytest -n 2 --dist worksteal --doctest-modules src tests
 	KERAS_BACKEND=tensorflow $(PY) -m pytest -n 2 --dist worksteal tests
 	KERAS_BACKEND=torch $(PY) -m pytest -n 2 --dist worksteal tests
-	printf '%s\n' photographs masked_language_model digits | \
+	printf '%s\n' photographs masked_language_model digits prune_and_tune | \
 	  KERAS_BACKEND=jax xargs -P 2 -I{} $(PY) examples/{}.py
 
 # Into site/, from the sources alone: no Keras and no network is needed, neither to build it nor to read it.

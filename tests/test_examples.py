@@ -21,6 +21,7 @@ WORDS = {
     "recipe_add_dropout": "the same predictions, to the bit",
     "recipe_new_head": 'at="global_average_pooling2d',
     "prune": "9,908 -> 2,652 parameters",
+    "smaller_and_larger": "outputs differ by less than 0.0001: True",
     "recipe_unet": "decoder2_concat: (19, 19, 32) and (19, 19, 144)",
     "lora": "merged: the parameters of the network, and no others",
     "costs": "300,774,272 multiply-adds",
@@ -45,7 +46,7 @@ WORDS = {
 
 def test_every_example_is_tested():
     assert {p.stem for p in EXAMPLES.glob("*.py")} == {
-        *WORDS, "digits", "photographs", "masked_language_model",
+        *WORDS, "digits", "photographs", "masked_language_model", "prune_and_tune",
     }  # fmt: skip
 
 

@@ -429,6 +429,28 @@ def test_channels_that_do_nothing_are_pruned(plan, data):
 
 
 @bounded
+@given(plans(), st.data())
+def test_a_wider_network_gives_the_same(plan, data):
+    model = interpret(plan)
+    nodes = [n for n in everything(kg.read(model)) if getattr(n.operation, "weights", ())]
+    names = [n.path for n in nodes if n.nested is None]
+    if not names:
+        return
+    name, factor = data.draw(st.sampled_from(names)), data.draw(st.sampled_from([1.5, 2.0]))
+    try:
+        wide = kg.widen(model, {name: factor})
+    except kg.EditError as error:
+        words = ("makes no channels", "cannot be widened", "would differ by", "widths")
+        assert any(each in str(error) for each in words), error
+        return
+    assert wide.count_params() >= model.count_params()
+    x = random_inputs(model, 2, 5)
+    for a, b in zip(numpy(model(x)), numpy(wide(x)), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0.01, atol=0.01 * max(1e-6, np.abs(a).max()))
+
+
+@bounded
 @given(plans())
 def test_half_of_all_channels_can_go(plan):
     model = interpret(plan)

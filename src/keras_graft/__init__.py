@@ -46,6 +46,7 @@ from keras_graft.graph.node import Node, Spec, Value
 from keras_graft.graph.select import Selection
 from keras_graft.inside.given import Given
 from keras_graft.inside.gradients import Gradients, gradients
+from keras_graft.inside.importance import Importance, importance
 from keras_graft.inside.patch import patch
 from keras_graft.inside.record import Recorder, record, recorder
 from keras_graft.look.costs import costs
@@ -65,6 +66,7 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.pruning.group import Group, Member, group
 from keras_graft.pruning.prune import prune
+from keras_graft.pruning.widen import widen
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -100,7 +102,7 @@ __all__ = [
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
     "replace_backbone", "rewrite", "matches", "plain",
     # fewer channels
-    "group", "prune", "Group", "Member",
+    "group", "prune", "widen", "importance", "Group", "Member", "Importance",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights

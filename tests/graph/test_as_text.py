@@ -307,6 +307,18 @@ def test_prune():
     """)
 
 
+def test_widen():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(6, name="wide")(x)
+    model = keras.Model(x, layers.Dense(2, name="out")(layers.ReLU(name="act")(y)))
+    assert as_text(kg.widen(model, {"wide": 9})) == lines("""
+        wide(Dense): x -> (?, 9) float32
+        act(ReLU): wide -> (?, 9) float32
+        out(Dense): act -> (?, 2) float32
+        outputs: out
+    """)
+
+
 def test_nest_and_inline():
     model = tiny()
     nested = kg.nest(model, "a", "add", name="block")

@@ -32,6 +32,7 @@ class Record:
         attributes: The names of the attributes that a model of the donor's class has from it.
         gone: The names of the attributes that it lost, each with the reason.
         edits: The steps that made a model, as `Graph.edits`.
+        taken: Of a variable: which positions of another one it was made of.
     """
 
     ties: tuple[Any, ...] = ()
@@ -49,6 +50,7 @@ class Record:
     attributes: tuple[str, ...] = ()
     gone: Mapping[str, str] = field(default_factory=dict)
     edits: tuple[Any, ...] = ()
+    taken: Any = None
 
 
 _EMPTY = Record()

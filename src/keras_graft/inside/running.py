@@ -153,3 +153,52 @@ def _no_gradients() -> Any:
     import contextlib
 
     return contextlib.nullcontext()
+
+
+def weight_gradients(
+    model: Any, x: Any, total: Callable[[Any], Any]
+) -> tuple[list[Any], list[Any]]:
+    """Return the trained variables of a model, and the gradients of a sum of its outputs at them.
+
+    The model runs in inference mode, and no state of its layers is written.
+
+    Args:
+        model: The model.
+        x: One batch.
+        total: Returns the sum, one number.
+    """
+    variables = list(model.trainable_variables)
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        others = [v.value for v in model.non_trainable_variables]
+
+        def run(values: list[Any]) -> Any:
+            return total(model.stateless_call(values, others, x, training=False)[0])
+
+        return variables, jax.grad(run)([v.value for v in variables])
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for variable in variables:
+                tape.watch(variable.value)
+            number = total(model(x, training=False))
+        zeros = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(number, [v.value for v in variables], unconnected_gradients=zeros)
+        return variables, [tf.convert_to_tensor(gradient) for gradient in found]
+    if backend != "torch":
+        raise RunError(
+            f"importance: the backend {backend!r} has no gradients. Set KERAS_BACKEND to jax, "
+            "tensorflow or torch."
+        )
+    import torch
+
+    with torch.enable_grad():
+        number = total(model(x, training=False))
+        seen = [v.value for v in variables]
+        given = torch.autograd.grad(number, seen, allow_unused=True)
+    return variables, [
+        torch.zeros_like(s) if g is None else g for g, s in zip(given, seen, strict=True)
+    ]

@@ -43,6 +43,8 @@ class Call:
         doubts: For an axis, a note that holds only where the axes named with it are not zero, and
             whether all of them must be.
         stops: For an axis, why nothing can be removed there.
+        summed: The axes of weights that sum over the layer's own channels, inside the layer.
+        scaling: The axes of weights that read channels without summing over them.
         source: The axis that `kg.group` starts from.
         prefix: Where the configuration of `layer` is in that of the operation.
         shift: How many axes of the values behind the batch belong to the batch that `layer` sees, as
@@ -60,6 +62,8 @@ class Call:
     notes: dict[Axis, str] = field(default_factory=dict)
     doubts: dict[Axis, tuple[str, tuple[Axis, ...], bool]] = field(default_factory=dict)
     stops: dict[Axis, str] = field(default_factory=dict)
+    summed: set[Axis | None] = field(default_factory=set)
+    scaling: set[Axis | None] = field(default_factory=set)
     source: Axis | None = None
     prefix: Path = ()
     shift: int = 0

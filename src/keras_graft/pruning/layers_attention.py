@@ -33,6 +33,7 @@ def _given_out(c: Call, dense: Any, heads: Axis | None) -> None:
     """The output projection: kernel (heads, size, width), bias (width)."""
     out = c.axis(c.y, -1)
     c.same(heads, c.weight(dense.kernel, 0))
+    c.summed.add(c.weight(dense.kernel, 0))
     c.same(out, c.weight(dense.kernel, -1), c.weight(dense.bias, -1))
 
 

@@ -121,6 +121,7 @@ def depthwise(c: Call) -> None:
     if into is None or out is None:
         return
     c.same(into, c.weight(layer.kernel, -2))
+    c.scaling.add(c.weight(layer.kernel, -2))
     c.link(out, np.arange(out.size), into, np.arange(out.size) // layer.depth_multiplier)
     c.same(out, c.weight(layer.bias, 0))
     c.source = out
@@ -135,6 +136,7 @@ def separable(c: Call) -> None:
     middle = c.weight(layer.pointwise_kernel, -2)
     assert middle is not None
     c.same(into, c.weight(layer.depthwise_kernel, -2))
+    c.scaling.add(c.weight(layer.depthwise_kernel, -2))
     c.link(middle, np.arange(middle.size), into, np.arange(middle.size) // layer.depth_multiplier)
     c.same(out, c.weight(layer.pointwise_kernel, -1), c.weight(layer.bias, 0))
     c.counts("filters", out)

@@ -45,6 +45,7 @@ def _cell(c: Call, cell: Any, gates: int, into: Axis | None, name: Path) -> Axis
     places, unit = np.arange(gates * count), np.arange(gates * count) % count
     c.same(into, c.weight(cell.kernel, -2))
     c.same(units, c.weight(cell.recurrent_kernel, -2))
+    c.summed.add(c.weight(cell.recurrent_kernel, -2))
     for weight in (cell.kernel, cell.recurrent_kernel, cell.bias):
         if weight is not None:
             c.link(units, unit, c.weight(weight, -1), places)

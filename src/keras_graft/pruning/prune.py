@@ -19,8 +19,9 @@ from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.scores import check_by, scores
-from keras_graft.pruning.smaller import Smaller
+from keras_graft.pruning.smaller import Kept, Smaller
 from keras_graft.shared.kept import edited, retied, tell_sources
+from keras_graft.weights.taken import note_taken
 
 
 @verb
@@ -101,8 +102,25 @@ def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
             known[axis] = np.flatnonzero(~removed)
         return known[axis]
 
-    smaller = Smaller(network, kept, verb)
+    return made_of(network, old, kept, verb)
+
+
+def made_of(
+    network: Network, old: Graph, kept: Kept, verb: str, scaled: Callable[[Any, Any], Any] | None = None
+) -> Graph:  # fmt: skip
+    """Return the graph with some positions of its axes, in order; they may be repeated.
+
+    Args:
+        network: The network.
+        old: The graph that the user gave.
+        kept: Returns the positions of an axis.
+        verb: For messages.
+        scaled: Returns the value of a weight, after its positions are taken.
+    """
+    smaller = Smaller(network, kept, verb, scaled)
     graph = _run(network.graph, smaller.graph(network.graph), verb)
+    for new, source in smaller.variables:
+        note_taken(new, source, smaller.parts(source))
     tied = smaller.tie()
     if tied:
         tell_sources(graph, tied)

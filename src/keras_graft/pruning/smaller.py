@@ -263,6 +263,11 @@ class Smaller:
                 array = np.take(array, self._kept(axis), axis.at - missing)
         return array
 
+    def parts(self, source: Any) -> list[tuple[int, np.ndarray]]:
+        """Return the positions that stay on the axes of a variable which change."""
+        axes = self._axes.get(("weight", id(source)), ())
+        return [(axis.at, self._kept(axis)) for axis in axes]
+
     def _sliced(self, source: Any) -> np.ndarray:
         array = self._taken(source, np.array(keras.ops.convert_to_numpy(source)))
         if self._scaled is not None:

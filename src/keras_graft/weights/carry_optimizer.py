@@ -15,6 +15,7 @@ from keras_graft.printable import shown, words_of
 from keras_graft.weights.address import groups
 from keras_graft.weights.carried import Carried
 from keras_graft.weights.match import matched
+from keras_graft.weights.taken import slot_taken, taken_from
 from keras_graft.weights.trained import Trained, options_of, slots_of, trained
 
 Pairs = Iterable[tuple[Any, Any]]
@@ -30,6 +31,8 @@ def carry_optimizer(
     moments, moving averages). A model that was not edited then trains exactly as the old one would
     have, to the bit. (On PyTorch, all models share one generator for `Dropout` without a seed:
     then the numbers differ.) The old model and its optimizer are not changed.
+
+    A variable that `prune` made gets the slots of the positions that stayed.
 
     A new variable gets the slots of a first step, mostly zeros. The number of steps is shared by
     all variables: Adam's correction of its first steps is over, so a new variable makes up to
@@ -135,7 +138,12 @@ def _partners(before: Trained, new: Any, pairs: Pairs | None, match: str | None)
             survives = id(its.variable) in kept  # it keeps its own slots
             if id(weight.variable) not in mine and weight.shape == its.shape and not survives:
                 found[id(weight.variable)] = its.variable
-    olds = {id(v) for v in before.variables()}
+    known = {id(v): v for v in before.variables()}
+    for variable in new.variables:
+        its = taken_from(variable, known)
+        if its is not None:
+            found[id(variable)] = its
+    olds = set(known)
     news = {id(v) for v in new.variables}
     try:
         given = [(its, mine) for its, mine in pairs or ()]
@@ -267,6 +275,11 @@ def _plan(
                     continue
                 if its is not None:
                     if tuple(its.shape) != tuple(row[i].shape):
+                        array = np.asarray(keras.ops.convert_to_numpy(its))
+                        smaller = slot_taken(variable, partner, array)
+                        if smaller is not None and smaller.shape == tuple(row[i].shape):
+                            steps.append((row[i], smaller))
+                            continue
                         raise WeightsError(
                             f"carry_optimizer: the slot {row[i].path!r} has the shape "
                             f"{tuple(row[i].shape)}, and {tuple(its.shape)} in old."
