@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import os
 import stat
 import threading
@@ -25,6 +26,9 @@ except ImportError:  # Windows: two writers at once are not noticed there
 
 TEMPORARY = ".keras-graft.part"
 """The end of a file's name while it is written. A killed writer leaves such files behind."""
+
+
+_name = operator.attrgetter("name")
 
 
 class Parts:
@@ -121,6 +125,10 @@ class Folder:
             raise
         self._sync()
 
+    def create(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write a file that nobody but this writer can have written: the folder is locked."""
+        self.write(name, *pieces)
+
     def _sync(self) -> None:
         """Make sure that a rename is on the disk."""
         if os.name == "posix":
@@ -175,7 +183,8 @@ class Folder:
         """Return the size of every file, by name."""
         if not self.path.is_dir():
             return {}
-        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+        with os.scandir(self.path) as found:
+            return {p.name: p.stat().st_size for p in sorted(found, key=_name) if p.is_file()}
 
     @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:

@@ -80,9 +80,9 @@ class Remote(Folder):
     """A folder on a file system of fsspec. Files are written whole.
 
     An object store shows an object whole or not at all. It has no rename and no lock: a shard is
-    written, then the manifest that names it. A second writer is noticed when it changes the
-    manifest. On a file system that shows half a file (SFTP), a killed writer may leave half a
-    manifest.
+    written, then the segment of the journal that names it. A second writer is noticed when it
+    changes the manifest, or writes a segment of the same name. On a file system that shows half a
+    file (SFTP), a killed writer may leave half of one.
 
     Args:
         system: The file system.
@@ -100,7 +100,7 @@ class Remote(Folder):
         self._system, self._root, self._url = system, root.rstrip("/"), url
         self._cache = None if cache is None else Folder(cache).path
         self._kept: Any = None
-        self._seen: dict[str, bytes | None] = {}
+        self._seen: dict[str, str | None] = {}  # checksums of what was read
         self._lock = threading.Lock()
         self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
@@ -129,11 +129,24 @@ class Remote(Folder):
         data = b"".join(pieces)
         if name in self._seen:
             before = self._seen[name]
-            if self.read(name) != before:
+            self.read(name)
+            if self._seen[name] != before:
                 raise FeatureError(f"Another process is writing to {self}: wait for it.")
-            self._seen[name] = data
+            self._seen[name] = checksum([data])
         self._system.makedirs(self._root, exist_ok=True)
         self._system.pipe_file(self._at(name), data)
+
+    @guarded("{} cannot be written")
+    def create(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write a file that is not there yet.
+
+        Raises:
+            FeatureError: If it is there: another process has written it.
+        """
+        self._system.invalidate_cache()
+        if self._system.exists(self._at(name)):
+            raise FeatureError(f"Another process is writing to {self}: wait for it.")
+        self._system.pipe_file(self._at(name), b"".join(pieces))
 
     @guarded("{} cannot be read")
     def read(self, name: str, most: int | None = None) -> bytes | None:
@@ -145,7 +158,7 @@ class Remote(Folder):
             data = self._system.cat_file(self._at(name))
         except FileNotFoundError:
             data = None
-        self._seen[name] = data
+        self._seen[name] = None if data is None else checksum([data])
         return data
 
     def stamp(self, name: str) -> Any:

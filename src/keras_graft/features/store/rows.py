@@ -14,9 +14,11 @@ except ImportError:  # Windows
     resource = None
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.store.column import KINDS, Column
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.manifest import KINDS, NAME, Column, Manifest, ShardEntry
+from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import words_of
 
@@ -69,11 +71,11 @@ class Rows:
     ) -> None:  # fmt: skip
         self._folder, self._stamp = folder, stamp
         self._shards, self._columns = manifest.shards, manifest.columns
-        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
+        self._starts = np.concatenate([[0], np.cumsum(self._shards.array["rows"])])
         self._open, self._most_open = dict[int, Shard](), most_open
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         # Reading a row takes as long as a step of a small head.
-        whole = sum(shard.bytes for shard in manifest.shards) <= kept
+        whole = self._shards.bytes <= kept
         self._kept = {
             name for name, column in self._columns.items()
             if name.partition("/")[0] in KINDS

@@ -11,10 +11,12 @@ from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import batches
 from keras_graft.features.store.checksum import digests
+from keras_graft.features.store.column import KINDS
 from keras_graft.features.store.content import Samples
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.keep import check_sizes, way_out
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
+from keras_graft.features.store.manifest import NAME, Manifest, unpacked
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.rows import Rows
 from keras_graft.features.store.shards import dtype_of, starts
@@ -80,7 +82,7 @@ class FeatureStore(Tabular):
     @property
     def bytes(self) -> int:
         """The size of all shards."""
-        return sum(shard.bytes for shard in self.manifest.shards)
+        return self.manifest.shards.bytes
 
     def columns(self, *kinds: str) -> list[str]:
         """Return the names of the columns of these kinds, such as `"features"`; all by default."""
