@@ -97,6 +97,7 @@ class Writer:
     ) -> None:
         self._location, self._folder, self._manifest = location, location.folder, manifest
         self._journal: Journal | None = None
+        self._begun = location.is_new
         self._columns, self._skip = columns, skip
         self._building, self._written = Building(columns, manifest.columns), clock()
         self._thread, self._waiting = Beside(self._in_time, EVERY), deque[Future[None]]()
@@ -122,7 +123,7 @@ class Writer:
     @property
     def begun(self) -> bool:
         """Whether anything is written: then no old store is there any longer."""
-        return self._journal is not None
+        return self._begun
 
     def keep(self) -> None:
         """Write what is computed, though the shard is not full; the store stays incomplete."""
@@ -152,7 +153,7 @@ class Writer:
     def _begin(self) -> Journal:
         """Return what adds shards to the store; before the first, prepare the folder."""
         if self._journal is None:
-            self._journal = self._location.begin(self._manifest)
+            self._journal, self._begun = self._location.begin(self._manifest), True
         return self._journal
 
     def _add(self, *batch: Any) -> None:

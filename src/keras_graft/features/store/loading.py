@@ -62,6 +62,8 @@ _SCHEMA = record(
     )),
     complete=boolean, format=whole(ORDERED, FORMAT),
 )  # fmt: skip
+_PART = 1 << 20
+"""Bytes of a manifest that become texts at once."""
 _TRIES = 20
 """How often a store is looked at that another process changes at this very moment."""
 _ROW = 1 << 40
@@ -148,16 +150,19 @@ def _apart(data: bytes) -> tuple[bytes, Shards | None]:
     stop = data.find(end, start)
     if min(start, stop) < 0:
         return data, None
-    try:
-        block = data[start + len(begin) : stop].decode("ascii").split("\n")
-    except UnicodeDecodeError:
-        return data, None
-    last = len(block) - 1
-    if any(row[:2] != "  " or row.endswith(",") != (i < last) for i, row in enumerate(block)):
-        return data, None
-    found = extended(Shards(), [row[2:].removesuffix(",") for row in block])
-    if found is None:
-        return data, None
+    found, at = Shards(), start + len(begin)
+    while at <= stop:  # in parts: as texts they take several times as much memory
+        edge = data.find(b"\n", min(at + _PART, stop), stop)
+        edge = stop if edge < 0 else edge
+        rows = data[at:edge].decode("latin-1").split("\n")
+        if edge == stop:
+            rows[-1] += ","
+        if not all(row[:2] == "  " and row[-1:] == "," for row in rows):
+            return data, None
+        grown = extended(found, [row[2:-1] for row in rows])
+        if grown is None:
+            return data, None
+        found, at = grown, edge + 1
     return data[:start] + f"{BEGIN}]".encode() + data[stop + len(END) :], found
 
 

@@ -38,7 +38,7 @@ def encode(shards: Iterable[str]) -> bytes:
     """Return the bytes of a segment, from the lines of its shards.
 
     >>> encode(['{}'])
-    b'2cbebdddc7eaddba {}\\n'
+    b'1349cde127705c16 {}\\n'
     """
     return "".join(f"{checksum([own.encode()])} {own}\n" for own in shards).encode()
 
