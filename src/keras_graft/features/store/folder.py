@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import operator
 import os
 import stat
 import threading
@@ -26,9 +25,6 @@ except ImportError:  # Windows: two writers at once are not noticed there
 
 TEMPORARY = ".keras-graft.part"
 """The end of a file's name while it is written. A killed writer leaves such files behind."""
-
-
-_name = operator.attrgetter("name")
 
 
 class Parts:
@@ -183,8 +179,9 @@ class Folder:
         """Return the size of every file, by name."""
         if not self.path.is_dir():
             return {}
-        with os.scandir(self.path) as found:
-            return {p.name: p.stat().st_size for p in sorted(found, key=_name) if p.is_file()}
+        with os.scandir(self.path) as files:
+            found = {file.name: size for file in files if (size := _size(file)) is not None}
+        return {name: found[name] for name in sorted(found)}
 
     @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:
@@ -255,6 +252,14 @@ class Folder:
                 f"{self} holds a 'lock' that keras-graft did not write: its own is an empty file. "
                 "Give another folder, or move it away."
             )
+
+
+def _size(file: os.DirEntry[str]) -> int | None:
+    """Return the size of a file; None if it is none, or if it was deleted since it was listed."""
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

@@ -7,11 +7,7 @@ from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.lines import line, lines
 from keras_graft.features.store.manifest import HEAD, NAME, Manifest
-from keras_graft.features.store.segments import encode, name_of
-
-MERGED = (4096, 64)
-"""Segments of one shard are merged to some of 64, and these to some of 4,096: so a line is written
-three times, and a hundred thousand shards have at most 150 segments."""
+from keras_graft.features.store.segments import encode, merged, name_of
 
 
 class Journal:
@@ -61,12 +57,8 @@ class Journal:
         self.fold()
 
     def _merge(self, end: int) -> None:
-        """Write one segment in the place of many, then delete those.
-
-        They are deleted from the first on: so who lists files page by page while this happens, and
-        sees neither the new segment nor the old ones, misses the first when it reads that.
-        """
-        size = next((size for size in MERGED if (end - self._begin) % size == 0), 1)
+        """Write one segment in the place of many, then delete those."""
+        size = merged(end - self._begin)
         parts = [part for part in self._parts if part[0] >= end - size]
         if len(parts) > 1:
             own = self._manifest.shards[end - size : end]

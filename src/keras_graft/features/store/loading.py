@@ -154,7 +154,10 @@ def _apart(data: bytes) -> tuple[bytes, Shards | None]:
     while at <= stop:  # in parts: as texts they take several times as much memory
         edge = data.find(b"\n", min(at + _PART, stop), stop)
         edge = stop if edge < 0 else edge
-        rows = data[at:edge].decode("latin-1").split("\n")
+        part = data[at:edge]
+        if not part.isascii():
+            return data, None
+        rows = part.decode().split("\n")
         if edge == stop:
             rows[-1] += ","
         if not all(row[:2] == "  " and row[-1:] == "," for row in rows):

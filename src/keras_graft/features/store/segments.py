@@ -21,6 +21,14 @@ from keras_graft.printable import words_of
 
 SEGMENT = re.compile(r"journal-([0-9a-f]{16})-([0-9]{8,12})-([0-9]{8,12})\.jsonl")
 """The names of segments."""
+MERGED = (64, 4096)
+"""Segments of one shard are merged to some of 64, and these to some of 4,096: so a line is written
+three times, and a hundred thousand shards have at most 150 segments."""
+
+
+def merged(count: int) -> int:
+    """Return the size of the segment to write when so many shards were added; 1 for none."""
+    return max((size for size in MERGED if count % size == 0), default=1)
 
 
 def name_of(total: str, first: int, end: int) -> str:
@@ -94,17 +102,36 @@ def read(folder: Folder, total: str, shards: Shards) -> Shards | None:
         of, first, end = SEGMENT.fullmatch(name).groups()  # pyright: ignore[reportOptionalMemberAccess]
         if of == total:
             longest[int(first)] = max(int(end), longest.get(int(first), 0))
-    while (end := longest.get(len(shards), 0)) > len(shards):
-        name = name_of(total, len(shards), end)
-        data = folder.read(name, LONGEST)
+    begin = len(shards)
+    while True:
+        at = len(shards)
+        first, end = at, longest.get(at, 0)
+        if end <= at:
+            first, end = _missed(folder, total, begin, at)
+        if end <= at:
+            return shards
+        name = name_of(total, first, end)
+        data = folder.read(name, LONGEST) if first == at else None
         if data is None:
             return None
         try:
-            shards = decode(data, end - len(shards), shards)
+            shards = decode(data, end - at, shards)
         except ValueError as error:
             raise FeatureError(
                 f"{folder}/{name} cannot be read ({words_of(error)}): it was not written by keras-graft, or "
-                f"the disk is damaged. Delete it: the {len(shards):,} shards before it are kept, and "
+                f"the disk is damaged. Delete it: the {at:,} shards before it are kept, and "
                 "kg.features.compute with the same data computes the rest again."
             ) from error
-    return shards
+
+
+def _missed(folder: Folder, total: str, begin: int, at: int) -> tuple[int, int]:
+    """Return the first shard and the end of a segment that a shard is in, though none was listed.
+
+    Who lists a folder while segments are merged may see neither these nor what takes their place.
+    A segment is deleted only when a longer one is there, so to look for short ones first finds it.
+    """
+    for size in (1, *MERGED):
+        first = begin + (at - begin) // size * size
+        if folder.read(name_of(total, first, first + size), LONGEST) is not None:
+            return first, first + size
+    return at, at
