@@ -202,12 +202,13 @@ class Folder:
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
     @guarded("{} cannot be opened")
-    def open(self, name: str, known: str) -> Parts:
+    def open(self, name: str, known: str, size: int = 0) -> Parts:
         """Open a file to read parts of it. It is closed when nothing refers to it.
 
         Args:
             name: The file.
             known: Its checksum, which is compared if the file has to be fetched.
+            size: Its size, for which room is made if it has to be fetched.
         """
         return Parts(self.path / name)
 

@@ -24,7 +24,7 @@ from keras_graft.printable import words_of
 
 _SHORT_ALL = 16 << 20
 """The largest column of short rows that is kept in memory, in bytes."""
-_OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 """The most files that are open at once. Several stores may be used together."""
 
 
@@ -41,7 +41,7 @@ class Shard:
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column]) -> None:
-        self.parts = folder.open(entry.file, entry.checksum)
+        self.parts = folder.open(entry.file, entry.checksum, entry.bytes)
         self.starts = starts(
             entry.bytes, lambda start, length: self.bytes(start, length).tobytes(), columns, entry.rows
         )  # fmt: skip
@@ -67,7 +67,7 @@ class Rows:
 
     def __init__(
         self, folder: Folder, manifest: Manifest, stamp: Any, *,
-        kept: int = 64 << 20, short: int = 64, most_open: int = _OPEN,
+        kept: int = 64 << 20, short: int = 64, most_open: int = OPEN,
     ) -> None:  # fmt: skip
         self._folder, self._stamp = folder, stamp
         self._shards, self._columns = manifest.shards, manifest.columns
