@@ -15,7 +15,7 @@ from keras_graft.tables import Table, Tabular, counted, in_bytes
 
 _WINDOW = 1 << 30
 """The most bytes of a window. Two are in memory."""
-_BLOCK = 256 << 10, 4 << 20
+_BLOCK = 64 << 10, 4 << 20
 """The fewest and the most bytes of a block: 4 MiB take a disk much longer than to find them."""
 _MIXED = 64
 """Blocks in a window, where memory is short."""
