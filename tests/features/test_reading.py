@@ -284,3 +284,22 @@ def test_training_from_blocks_learns_as_from_rows(trunk, tmp_path, small):
         head.fit(dataset, epochs=4, shuffle=False, verbose=0)
         losses[kind] = head.evaluate(x, y, verbose=0)
     assert abs(losses["blocks"] / losses["rows"] - 1) < 0.01 < losses[False] / losses["rows"] - 1
+
+
+def test_blocks_give_the_views_that_rows_give(tmp_path, small):
+    x = keras.Input((6,))
+    noise = keras.Model(x, keras.layers.GaussianNoise(1.0)(x))
+    store = run(noise, (np.ones((50, 6), "float32"), np.arange(50)), tmp_path, views=3)
+    small(row_bytes(store))
+    for kind in ("rows", "blocks"):
+        dataset = FeatureDataset(store, 8, shuffle=kind)
+        epochs = []
+        for _ in range(3):
+            found = [dataset[i] for i in range(len(dataset))]
+            order = np.argsort(np.concatenate([y for _, y in found]))
+            epochs.append(np.concatenate([f for f, _ in found])[order])
+            dataset.on_epoch_end()
+        if kind == "rows":
+            expected = epochs
+    np.testing.assert_array_equal(epochs, expected)
+    assert not np.array_equal(epochs[0], epochs[1])
