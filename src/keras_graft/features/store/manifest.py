@@ -112,8 +112,8 @@ class Manifest:
                 "Make fewer shards, shard_bytes=1 << 30, and leave out fewer samples "
                 f"({len(self.skipped):,} so far)."
             )
-        total = checksum([said])
-        return total, f'{{\n "checksum": "{total}",'.encode() + said[1:]
+        own_checksum = checksum([said])
+        return own_checksum, f'{{\n "checksum": "{own_checksum}",'.encode() + said[1:]
 
     def save(self, folder: Folder) -> str:
         """Write it to a folder as a whole, in place of what is there; return its checksum.
