@@ -152,7 +152,10 @@ class Folder:
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
             raise IsADirectoryError(errno.EISDIR, "it is not a file")
         self._check_size(name, found.st_size, most)
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:  # a writer has just deleted it
+            return None
 
     def _check_size(self, name: str, size: int | None, most: int | None) -> None:
         if most is not None and size is not None and size > most:
