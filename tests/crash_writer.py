@@ -10,6 +10,7 @@ import numpy as np
 import keras_graft  # noqa: F401
 from keras_graft.features.engines import pipeline as _pipeline
 from keras_graft.features.store import folder as _folder
+from keras_graft.features.store import segments as _segments
 
 _compute = sys.modules["keras_graft.features._compute"]  # the function hides the module
 
@@ -42,8 +43,13 @@ def run(path, shard_bytes=1000):
     return _compute.compute(Trunk(), data(), path, progress=False, shard_bytes=shard_bytes)
 
 
-def dying_at(point):
-    """Die, as killed, at the n-th of the steps that writing consists of."""
+def dying_at(point, *more):
+    """Die, as killed, at the n-th of the steps that writing consists of.
+
+    Args:
+        point: The number of the step.
+        *more: Other functions of `os` that are steps too.
+    """
     steps = iter(range(10**9))
 
     def step(function):
@@ -79,8 +85,9 @@ def dying_at(point):
         return File(file) if mode == "xb" else file
 
     _folder.open = opened
-    for name in ("fsync", "replace"):
+    for name in ("fsync", "replace", *more):
         setattr(_folder.os, name, step(getattr(os, name)))
+    return steps
 
 
 if __name__ == "__main__":
@@ -92,6 +99,18 @@ if __name__ == "__main__":
             if child == 0:
                 dying_at(int(path.name))
                 run(path)
+                os._exit(0)
+            print(path.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    elif how == "merging":
+        # The same where segments of the journal are merged, and deletions count. The last tells how
+        # many steps there are.
+        _segments.MERGED = (2, 8)
+        for path in sorted(folder.iterdir()):
+            child = os.fork()
+            if child == 0:
+                steps = dying_at(int(path.name), "unlink")
+                run(path)
+                print("steps", next(steps), flush=True)
                 os._exit(0)
             print(path.name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     elif how in ("timed", "slow", "stuck"):

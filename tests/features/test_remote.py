@@ -163,7 +163,7 @@ def test_shards_are_fetched_once_and_never_stale(url, tmp_path, monkeypatch):
 def test_what_was_fetched_is_gone_with_the_store(url):
     store = crash_writer.run(url)
     store.take([0])
-    kept = Path(store._folder._kept.name)
+    kept = Path(store._folder.cache._kept.name)
     assert len(list(kept.iterdir())) == 1
     del store
     assert not kept.exists()

@@ -178,7 +178,7 @@ def test_the_format_of_shards_is_named_in_one_file():
 def test_shards_are_what_the_library_of_their_format_reads(tmp_path):
     from safetensors import deserialize, safe_open
 
-    from keras_graft.features.store.manifest import DTYPES
+    from keras_graft.features.store.column import DTYPES
     from keras_graft.features.store.shards import dtype_of, encode
 
     rng = np.random.default_rng(0)

@@ -161,6 +161,7 @@ def compute(
             _local(run, data, progress)
         else:
             ray_engine.over(run, data, options, progress)
+        there.sweep()
     return FeatureStore(store)
 
 

@@ -14,8 +14,9 @@ from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import Batch
 from keras_graft.features.fixed_trunk import check_places
 from keras_graft.features.store.checksum import Checksums, checksum
+from keras_graft.features.store.column import INPUTS, Column, is_label
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import INPUTS, Column, ShardEntry, Skipped, is_label
+from keras_graft.features.store.entries import ShardEntry, Skipped
 from keras_graft.features.store.shards import dtype_of, encode
 from keras_graft.tables import counted
 

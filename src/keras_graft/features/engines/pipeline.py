@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
@@ -15,8 +14,10 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch
 from keras_graft.features.engines.building import Building
 from keras_graft.features.store.columns import Columns
+from keras_graft.features.store.entries import Skipped
+from keras_graft.features.store.journal import Journal
 from keras_graft.features.store.location import Location
-from keras_graft.features.store.manifest import Manifest, Skipped
+from keras_graft.features.store.manifest import Manifest
 from keras_graft.features.store.shards import shard_name
 
 _WAITING = 3
@@ -95,13 +96,13 @@ class Writer:
         self, location: Location, manifest: Manifest, columns: Columns, skip: bool
     ) -> None:
         self._location, self._folder, self._manifest = location, location.folder, manifest
-        self._begun = False
+        self._journal: Journal | None = None
+        self._begun = location.is_new
         self._columns, self._skip = columns, skip
         self._building, self._written = Building(columns, manifest.columns), clock()
         self._thread, self._waiting = Beside(self._in_time, EVERY), deque[Future[None]]()
         if location.is_new:  # so that it is known what was begun
-            self._begun = True
-            self._thread.submit(location.begin, manifest)
+            self._thread.submit(self._begin)
 
     def put(self, *batch: Any) -> None:
         """Write a batch, given as `Building.add` takes it; raise the error of an earlier batch."""
@@ -117,7 +118,7 @@ class Writer:
     @property
     def manifest(self) -> Manifest:
         """The manifest of what is written."""
-        return self._manifest
+        return self._manifest if self._journal is None else self._journal.manifest
 
     @property
     def begun(self) -> bool:
@@ -126,7 +127,7 @@ class Writer:
 
     def keep(self) -> None:
         """Write what is computed, though the shard is not full; the store stays incomplete."""
-        self._thread.submit(self._flush).result()
+        self._thread.submit(self._fold).result()
 
     def finish(self) -> None:
         """Write the last shard, and mark the store as complete."""
@@ -142,8 +143,18 @@ class Writer:
 
     def _end(self) -> None:
         self._flush()
-        self._manifest = self._manifest.replace(complete=True)
-        self._manifest.save(self._folder)
+        self._begin().finish()
+
+    def _fold(self) -> None:
+        self._flush()
+        if self._journal is not None:
+            self._journal.fold()
+
+    def _begin(self) -> Journal:
+        """Return what adds shards to the store; before the first, prepare the folder."""
+        if self._journal is None:
+            self._journal, self._begun = self._location.begin(self._manifest), True
+        return self._journal
 
     def _add(self, *batch: Any) -> None:
         self._building.add(*batch)
@@ -163,22 +174,11 @@ class Writer:
         self._written = clock()
         if not self._building.samples:
             return
-        pieces, entry = self._building.finish(_new_name(self._manifest))
-        if not self._begun:
-            self._location.begin(self._manifest)
-            self._begun = True
+        pieces, entry = self._building.finish(shard_name(self.manifest.shards.next_number))
+        journal = self._begin()
         self._folder.write(entry.file, *pieces)
-        grown = self._manifest.replace(shards=(*self._manifest.shards, entry))
-        grown.save(self._folder)
-        self._manifest = grown
+        journal.add(entry)
         self._building = Building(self._columns, self._manifest.columns)
-
-
-def _new_name(manifest: Manifest) -> str:
-    """Return the name of the next shard, which no shard of the store has."""
-    taken = {shard.file for shard in manifest.shards}
-    numbers = itertools.count(len(manifest.shards))
-    return next(name for name in map(shard_name, numbers) if name not in taken)
 
 
 def failed(sample: Skipped) -> FeatureError:

@@ -23,8 +23,9 @@ from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fixed_trunk import inner_layers
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.location import leftovers
-from keras_graft.features.store.manifest import Manifest, ShardEntry
+from keras_graft.features.store.manifest import Manifest
 from keras_graft.model.fingerprint import fingerprint
 from keras_graft.printable import shown, words_of
 from keras_graft.tables import counted
@@ -139,8 +140,7 @@ def _local(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         ahead.close()
     run.check_ended(rest, None)
     run.check_keys(starts[-1])
-    run.location.begin(manifest)
-    number = len(manifest.shards)
+    number = manifest.shards.next_number
     rows: Any = [{"shard": i} for i in range(len(puts))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     work = Work(run.folder.address, replace(run.columns, keys=None), manifest, run.skip, _tried(first),
@@ -179,7 +179,6 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
         )
     run.columns.check(first[0])
     manifest = run.described(run.runner()(first[0])[0], first[0])
-    run.location.begin(manifest)
     # Whole batches, as in the shards of the local engine.
     batch = run.batch_size
     size = known[0].samples if known else -(-manifest.rows_per_shard // batch) * batch
@@ -213,6 +212,7 @@ def _collect(
     manifest = manifest.replace(versions={**manifest.versions, "backend": backend})
     bar = keras.utils.Progbar(total, unit_name="sample") if progress else None
     trunk, digests = _shipped(run.trunk)
+    journal = run.location.begin(manifest)
     mapped = dataset.map_batches(
         Worker, fn_constructor_args=(work, ray.put(trunk), digests), batch_size=rows,
         batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=_actors(how, work)),
@@ -244,19 +244,18 @@ def _collect(
                     'that all machines share, or a URL: store="s3://bucket/features".'
                 )
             first = False
-            manifest = manifest.replace(shards=(*manifest.shards, entry))
+            journal.add(entry)
             start += entry.samples
-            manifest.save(run.folder)
             if bar is not None:
-                bar.update(manifest.samples, finalize=False)
+                bar.update(start, finalize=False)
     if known:
         assert run.found is not None
         run.refuse([f"{counted(run.found.samples, 'sample')}, now {start:,}"])
-    manifest.replace(complete=True).save(run.folder)
-    for name in leftovers(run.folder, manifest):  # left by killed actors
+    journal.finish()
+    for name in leftovers(run.folder, journal.manifest):  # left by killed actors
         run.folder.delete(name)
     if bar is not None:
-        bar.update(manifest.samples, finalize=True)
+        bar.update(start, finalize=True)
 
 
 def _starts(shards: Sequence[ShardEntry]) -> list[int]:

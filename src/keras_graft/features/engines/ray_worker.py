@@ -19,7 +19,8 @@ from keras_graft.features.engines.building import Building, Runner, reason
 from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.manifest import Manifest, ShardEntry
+from keras_graft.features.store.entries import ShardEntry
+from keras_graft.features.store.manifest import Manifest
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.shards import shard_name
 from keras_graft.model.fingerprint import fingerprint

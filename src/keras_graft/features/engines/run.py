@@ -16,15 +16,10 @@ from keras_graft.features.engines.pipeline import failed
 from keras_graft.features.sources.check import check_inputs
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.location import Location, leftovers
-from keras_graft.features.store.manifest import (
-    FORMAT,
-    ORDERED,
-    Manifest,
-    ShardEntry,
-    differences,
-)
+from keras_graft.features.store.manifest import FORMAT, ORDERED, Manifest, differences
 from keras_graft.model.fingerprint import versions
 from keras_graft.tables import counted
 

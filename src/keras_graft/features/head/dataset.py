@@ -7,8 +7,9 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -16,7 +17,10 @@ import numpy as np
 from keras_graft.errors import FeatureError
 from keras_graft.features.head.classes import classes_of, divided
 from keras_graft.features.head.epoch import Epoch
+from keras_graft.features.head.order import BlockOrder, edges
+from keras_graft.features.head.reading import Reading, planned, share
 from keras_graft.features.head.several import check_together, open_store, side_by_side
+from keras_graft.features.head.windows import WindowEpoch
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.printable import shown
 
@@ -39,7 +43,10 @@ class FeatureDataset(keras.utils.PyDataset):
             the first store that has them. Inputs, targets and weights are compared where the
             shards of two stores are of the same samples.
         batch_size: Samples in a batch.
-        shuffle: Shuffle the samples in each epoch.
+        shuffle: Shuffle the samples in each epoch. `"rows"` mixes all of them; `"blocks"` reads blocks
+            in a random order, each in sequence, and mixes those that fit into memory together. True
+            takes blocks for a store of more than half of the memory of the machine, or of the
+            container. `dataset.reading` says which.
         seed: The seed for shuffling. The same seed gives the same order in each epoch.
         validation_split: The share of samples in the subset `"validation"`. They are drawn with
             `seed`; if the targets are classes, each class is divided in this proportion.
@@ -49,6 +56,11 @@ class FeatureDataset(keras.utils.PyDataset):
         views: Give one augmented view of each sample, where the store has any: in each epoch the
             next one, so that all are given equally often. The subset `"validation"` gives features
             without augmentation.
+        part: `(rank, world)`, where `world` processes train together: each gets other samples, and as
+            many, in each epoch. All must give the same `seed`. Batches of all processes are together
+            a batch of one process with `world` times the batch size (but for `"blocks"`).
+        remainder: Where the samples cannot be divided by `world`: `"drop"` leaves some out, other
+            ones in each epoch; `"repeat"` gives some twice. `dataset.reading` counts them.
 
     Raises:
         FeatureError: If a store is not complete, or if stores do not hold the same samples.
@@ -69,13 +81,15 @@ class FeatureDataset(keras.utils.PyDataset):
         self,
         store: FeatureStore | str | os.PathLike[str] | Sequence[Any],
         batch_size: int,
-        shuffle: bool = True,
+        shuffle: bool | Literal["rows", "blocks"] = True,
         seed: int = 0,
         validation_split: float = 0.0,
         subset: str | None = None,
         indices: Any = None,
         names: Sequence[str] | None = None,
         views: bool = True,
+        part: tuple[int, int] | None = None,
+        remainder: Literal["drop", "repeat"] = "drop",
     ) -> None:
         # Keras's own threads would give batches of one epoch to the next.
         super().__init__(workers=1)
@@ -90,25 +104,58 @@ class FeatureDataset(keras.utils.PyDataset):
             )
         if not isinstance(seed, Integral) or seed < 0:
             raise FeatureError(f"seed must be a whole number, 0 or more, got {shown(seed)}.")
-        chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
-        self.indices = _part(opened[0], chosen, validation_split, subset, seed)
+        # All samples need no list of them, which would take 8 bytes for each.
+        self._chosen: np.ndarray | None = None
+        if indices is not None or _divides(validation_split, subset):
+            chosen = opened[0].numbers(np.arange(len(opened[0])) if indices is None else indices)
+            self._chosen = _part(opened[0], chosen, validation_split, subset, seed)
+        samples = len(opened[0]) if self._chosen is None else len(self._chosen)
         self._view_order: np.ndarray | None = None
         self._views = views and subset != "validation"
-        self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
+        self._batch_size, self._seed = int(batch_size), seed
         self._row_bytes = sum(c.bytes for s in opened for c in s.manifest.columns.values())
+        self._reading = planned(
+            opened, shuffle, share(samples, part, remainder), self._batch_size, self._row_bytes
+        )  # fmt: skip
         self._lock = threading.Lock()
         self._number = 0
         self._epoch = self._started()
 
-    def _started(self) -> Epoch:
+    @property
+    def indices(self) -> np.ndarray:
+        """The numbers of the samples that it gives, of all parts."""
+        return np.arange(len(self._stores[0])) if self._chosen is None else self._chosen
+
+    @property
+    def reading(self) -> Reading:
+        """How the stores are read: by rows or in blocks, and which part; prints as a table."""
+        return self._reading
+
+    def _started(self) -> Epoch | WindowEpoch:
         """Return the epoch of the current number."""
-        order = self.indices
-        if self._shuffle:
-            order = np.random.default_rng([self._seed, self._number]).permutation(order)
         rows = functools.partial(self._rows, views_of=self._number) if self._views else self._rows
+        plan, draws = self._reading, [self._seed, self._number]
+        if plan.shuffle == "blocks":
+            order = BlockOrder(self._blocks(), plan.share, plan.window, draws)
+            return WindowEpoch(rows, order, self._batch_size, self._sorted)
+        order = self.indices
+        if plan.shuffle == "rows":
+            order = np.random.default_rng(draws).permutation(order)
+        order = plan.share.of(order, self._batch_size)
         return Epoch(rows, order, self._batch_size, self._row_bytes)
 
-    def _over(self) -> Epoch:
+    def _blocks(self) -> np.ndarray:
+        """Return where blocks begin: in the store, or among the chosen samples in its order."""
+        if self._chosen is not None:
+            most = min(self._reading.block, max(1, len(self._chosen)))
+            return edges(np.array([0, len(self._chosen)]), most)
+        shards = self._stores[0].manifest.shards.array["rows"]
+        return edges(np.concatenate([[0], np.cumsum(shards)]), self._reading.block)
+
+    def _sorted(self, rows: np.ndarray) -> np.ndarray:
+        return rows if self._chosen is None else np.sort(self._chosen)[rows]
+
+    def _over(self) -> Epoch | WindowEpoch:
         """Start the next epoch, and return the one before it."""
         with self._lock:
             before = self._epoch
@@ -123,7 +170,7 @@ class FeatureDataset(keras.utils.PyDataset):
     @property
     def num_batches(self) -> int:
         """Batches in an epoch; the last one may be smaller."""
-        return -(-len(self.indices) // self._batch_size)
+        return -(-self._reading.samples // self._batch_size)
 
     def __len__(self) -> int:
         return self.num_batches
@@ -170,7 +217,8 @@ class FeatureDataset(keras.utils.PyDataset):
     def plain(self) -> FeatureDataset:
         """Return the same samples in order, without augmented views."""
         found = copy.copy(self)
-        found._lock, found._shuffle, found._views = threading.Lock(), False, False
+        found._lock, found._views = threading.Lock(), False
+        found._reading = replace(self._reading, shuffle="none")
         found._epoch = found._started()
         return found
 
@@ -196,7 +244,7 @@ class FeatureDataset(keras.utils.PyDataset):
         )
         return self._handed(lambda: self._epoch), [ended]
 
-    def _handed(self, epoch: Callable[[], Epoch]) -> Any:
+    def _handed(self, epoch: Callable[[], Epoch | WindowEpoch]) -> Any:
         """Return a `tf.data.Dataset` whose passes are the epochs that a function returns."""
         import tensorflow as tf
 
@@ -209,7 +257,9 @@ class FeatureDataset(keras.utils.PyDataset):
         def batches() -> Any:  # a list would be taken for one tensor
             yield from map(keras.tree.lists_to_tuples, epoch().several(together))
 
-        one = keras.tree.lists_to_tuples(self._rows(self.indices[:1]))
+        one = keras.tree.lists_to_tuples(
+            self._rows(np.zeros(1, int) if self._chosen is None else self._chosen[:1])
+        )
         signature = keras.tree.map_structure(spec, one)
         made = tf.data.Dataset.from_generator(batches, output_signature=signature)
         made = made.rebatch(self._batch_size)
@@ -238,9 +288,8 @@ class FeatureDataset(keras.utils.PyDataset):
             yield epoch.batch(i)
 
 
-def _part(
-    store: FeatureStore, chosen: np.ndarray, split: float, subset: str | None, seed: int
-) -> np.ndarray:
+def _divides(split: float, subset: str | None) -> bool:
+    """Whether a part of the samples is asked for; refuse what does not belong together."""
     if not 0 <= split < 1 or subset not in (None, "training", "validation"):
         raise FeatureError(
             'validation_split must be between 0 and 1, and subset "training" or "validation".'
@@ -250,7 +299,13 @@ def _part(
             "validation_split and subset belong together: validation_split=0.2, "
             'subset="training" and the same with subset="validation".'
         )
-    if subset is None:
+    return subset is not None
+
+
+def _part(
+    store: FeatureStore, chosen: np.ndarray, split: float, subset: str | None, seed: int
+) -> np.ndarray:
+    if not _divides(split, subset):
         return chosen
     classes = classes_of(store)
     parts = divided(chosen, None if classes is None else classes[chosen], split, seed)

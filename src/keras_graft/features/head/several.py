@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_graft import advice
 from keras_graft.errors import FeatureError
-from keras_graft.features.store.manifest import is_label
+from keras_graft.features.store.column import is_label
 from keras_graft.features.store.store import FeatureStore
 from keras_graft.graph.names import listed
 from keras_graft.tables import counted

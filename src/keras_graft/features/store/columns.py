@@ -14,14 +14,8 @@ from ml_dtypes import finfo
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import Batch, no_numbers
 from keras_graft.features.store.checksum import digests
-from keras_graft.features.store.manifest import (
-    DTYPES,
-    INPUTS,
-    LABELS,
-    Column,
-    is_feature,
-    packed,
-)
+from keras_graft.features.store.column import DTYPES, INPUTS, LABELS, Column, is_feature
+from keras_graft.features.store.manifest import packed
 from keras_graft.features.store.schema import encodable
 from keras_graft.features.store.shards import dtype_of
 

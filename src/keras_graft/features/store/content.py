@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.store.column import INPUTS, LABELS
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.folder import Folder
-from keras_graft.features.store.manifest import INPUTS, LABELS, Manifest, ShardEntry
+from keras_graft.features.store.manifest import Manifest
 from keras_graft.features.store.shards import starts
 from keras_graft.printable import words_of
 

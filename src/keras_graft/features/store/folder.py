@@ -121,6 +121,10 @@ class Folder:
             raise
         self._sync()
 
+    def create(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write a file that nobody but this writer can have written: the folder is locked."""
+        self.write(name, *pieces)
+
     def _sync(self) -> None:
         """Make sure that a rename is on the disk."""
         if os.name == "posix":
@@ -148,7 +152,10 @@ class Folder:
         if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
             raise IsADirectoryError(errno.EISDIR, "it is not a file")
         self._check_size(name, found.st_size, most)
-        return path.read_bytes()
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:  # a writer has just deleted it
+            return None
 
     def _check_size(self, name: str, size: int | None, most: int | None) -> None:
         if most is not None and size is not None and size > most:
@@ -175,7 +182,9 @@ class Folder:
         """Return the size of every file, by name."""
         if not self.path.is_dir():
             return {}
-        return {p.name: p.stat().st_size for p in sorted(self.path.iterdir()) if p.is_file()}
+        with os.scandir(self.path) as files:
+            found = {file.name: size for file in files if (size := _size(file)) is not None}
+        return {name: found[name] for name in sorted(found)}
 
     @guarded("{} cannot be deleted")
     def delete(self, name: str) -> None:
@@ -196,12 +205,13 @@ class Folder:
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
     @guarded("{} cannot be opened")
-    def open(self, name: str, known: str) -> Parts:
+    def open(self, name: str, known: str, size: int = 0) -> Parts:
         """Open a file to read parts of it. It is closed when nothing refers to it.
 
         Args:
             name: The file.
             known: Its checksum, which is compared if the file has to be fetched.
+            size: Its size, for which room is made if it has to be fetched.
         """
         return Parts(self.path / name)
 
@@ -246,6 +256,14 @@ class Folder:
                 f"{self} holds a 'lock' that keras-graft did not write: its own is an empty file. "
                 "Give another folder, or move it away."
             )
+
+
+def _size(file: os.DirEntry[str]) -> int | None:
+    """Return the size of a file; None if it is none, or if it was deleted since it was listed."""
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except FileNotFoundError:
+        return None
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from numbers import Integral
 
@@ -19,13 +20,14 @@ from keras_graft.tables import counted
 def check_sizes(folder: Folder, manifest: Manifest) -> None:
     """Refuse a store with a shard that is missing or cut short."""
     sizes = folder.sizes()
-    for number, shard in enumerate(manifest.shards):
-        size = sizes.get(shard.file)
-        if size != shard.bytes:
+    pairs = zip(manifest.shards.files(), manifest.shards.array["bytes"].tolist(), strict=True)
+    for number, (name, known) in enumerate(pairs):
+        size = sizes.get(name)
+        if size != known:
             raise FeatureError(
-                f"{folder}: shard {shard.file!r} "
+                f"{folder}: shard {name!r} "
                 + ("does not exist" if size is None else f"has {counted(size, 'byte')}")
-                + f", {shard.bytes:,} were written. {way_out(folder, number)}"
+                + f", {known:,} were written. {way_out(folder, number)}"
             )
 
 
@@ -72,7 +74,7 @@ def keep(path: str | os.PathLike[str], shards: int) -> None:
         assert found is not None
         new = found.replace(shards=found.shards[:shards], complete=False)
         new.save(folder)
-        for shard in found.shards[len(new.shards) :]:
-            folder.delete(shard.file)
+        for name in itertools.islice(found.shards.files(), len(new.shards), None):
+            folder.delete(name)
         for name in leftovers(folder, new):
             folder.delete(name)

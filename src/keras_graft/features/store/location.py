@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.folder import TEMPORARY, Folder
+from keras_graft.features.store.journal import Journal
 from keras_graft.features.store.loading import load, written_here
-from keras_graft.features.store.manifest import NAME, Manifest
-from keras_graft.features.store.schema import LONGEST
+from keras_graft.features.store.manifest import LARGEST, NAME, Manifest
+from keras_graft.features.store.segments import SEGMENT, delete
 from keras_graft.features.store.shards import SHARD, header
 from keras_graft.graph.names import listed
 
@@ -35,16 +36,22 @@ class Location:
         """Whether there is no store yet, and nothing to delete for this one."""
         return self.found is None and not self.ours
 
-    def begin(self, manifest: Manifest) -> None:
-        """Prepare the folder for shards.
+    def begin(self, manifest: Manifest) -> Journal:
+        """Prepare the folder for shards, and return what adds them.
 
         The manifest is written before the first shard. So a shard in a folder without a manifest
         was not written by keras-graft.
         """
-        if self.found is None:
-            manifest.save(self.folder)
+        journal = Journal(self.folder, manifest)
         for name in self.ours:
-            self.folder.delete(name)
+            if SEGMENT.fullmatch(name) is None:  # those are deleted, and may be written again
+                self.folder.delete(name)
+        return journal
+
+    def sweep(self) -> None:
+        """Delete what a killed writer left of the journal of a complete store."""
+        if self.found is not None and self.found.complete:
+            delete(self.folder, filter(SEGMENT.fullmatch, self.ours))
 
 
 def location(folder: Folder, resume: bool) -> Location:
@@ -58,7 +65,7 @@ def location(folder: Folder, resume: bool) -> Location:
         FeatureError: If the manifest cannot be read and `resume` is set; or if the store would
             replace files that keras-graft did not write.
     """
-    data = folder.read(NAME, LONGEST)
+    data = folder.read(NAME, LARGEST)
     there = None
     try:
         there = load(folder)
@@ -68,7 +75,7 @@ def location(folder: Folder, resume: bool) -> Location:
         if not written_here(data or b""):
             raise _strange(folder, [NAME]) from None
     sizes = folder.sizes()
-    named = {shard.file for shard in there.shards} if there is not None else set()
+    named = set(there.shards.files()) if there is not None else set()
     ours, strange = _apart(folder, sizes, named, data is not None)
     if strange and not (resume and there is not None and there.complete):
         raise _strange(folder, strange)
@@ -79,7 +86,7 @@ def location(folder: Folder, resume: bool) -> Location:
 
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
     """Return the files that killed writers left in the folder of a store."""
-    named = {shard.file for shard in manifest.shards}
+    named = set(manifest.shards.files())
     return _apart(folder, folder.sizes(), named, True)[0]
 
 
@@ -91,6 +98,8 @@ def _apart(
     for name, size in sizes.items():
         if name.endswith(TEMPORARY):
             ours.append(name)
+        elif SEGMENT.fullmatch(name):
+            (ours if store else strange).append(name)
         elif name not in named and re.fullmatch(SHARD, name):
             (ours if store and _is_shard(folder, name, size) else strange).append(name)
     return ours, strange

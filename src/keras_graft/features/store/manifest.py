@@ -4,124 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.checksum import checksum
+from keras_graft.features.store.column import INPUTS, Column
+from keras_graft.features.store.entries import ShardEntry, Shards, Skipped
 from keras_graft.features.store.folder import Folder
-from keras_graft.features.store.schema import bounded, encodable
-from keras_graft.printable import shown, words_of
+from keras_graft.features.store.lines import lines
+from keras_graft.features.store.schema import encodable
+from keras_graft.features.store.segments import delete, segments
+from keras_graft.printable import shown
 
 NAME = "manifest.json"
 FORMAT = 3
 ORDERED = 2
 """The format of stores without digests: their samples are known by their order alone."""
-KINDS = ("features", "targets", "weights", "keys")
-"""The kinds of columns that users see."""
-INPUTS, LABELS = "digests/inputs", "digests/labels"
-"""Columns that a store knows its samples by: hashes of inputs, and of targets, weights and keys."""
-STORED = (*KINDS, "views", "digests")
-"""All kinds of columns. Views are features with augmentation on."""
-COLUMN = rf"({'|'.join(STORED)})/(?s:.*)"
-"""The names of columns, as a regular expression."""
-DTYPES = (
-    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16",
-    "bfloat16", "float32", "float64",
-)  # fmt: skip
-"""The dtypes that a store holds."""
-
-
-def is_feature(name: str) -> bool:
-    """Whether a column holds what the trunk gives."""
-    return name.startswith(("features/", "views/"))
-
-
-def is_label(name: str) -> bool:
-    """Whether a column holds what came with the inputs: targets, sample weights or keys."""
-    return name.startswith(("targets/", "weights/", "keys/"))
-
-
-def itemsize(dtype: str) -> int:
-    """Return the bytes that a number takes."""
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-
-
-@dataclass(frozen=True)
-class Column:
-    """One array of rows.
-
-    Attributes:
-        shape: The shape of one row.
-        dtype: The dtype in the shards.
-        text: Whether it is UTF-8 text, padded with zeros.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    text: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one row."""
-        return itemsize(self.dtype) * math.prod(self.shape)
-
-    def __str__(self) -> str:
-        return f"({', '.join(map(str, ('?', *self.shape)))}) {'text' if self.text else self.dtype}"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sample that was left out of the store.
-
-    Attributes:
-        index: Its number in the data, or where the data was shuffled, in the order of the store.
-        reason: Why it failed.
-        inputs: The digest of its inputs, in hexadecimal digits; empty in stores without digests.
-    """
-
-    index: int
-    reason: str
-    inputs: str = ""
-
-
-@dataclass(frozen=True)
-class ShardEntry:
-    """One shard.
-
-    Attributes:
-        file: The name of the file.
-        rows: How many samples it holds.
-        bytes: The size of the file.
-        checksum: The checksum of the file.
-        inputs: For each input of the trunk, the checksum of the data.
-        labels: The checksums of all other columns: targets, sample weights, keys.
-        skipped: The samples that were left out.
-    """
-
-    file: str
-    rows: int
-    bytes: int
-    checksum: str
-    inputs: tuple[str, ...]
-    labels: tuple[str, ...]
-    skipped: tuple[Skipped, ...] = ()
-
-    @property
-    def samples(self) -> int:
-        """How many samples it was made from, with those that were left out."""
-        return self.rows + len(self.skipped)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> ShardEntry:
-        """Return the entry that JSON describes."""
-        skipped = tuple(Skipped(**s) for s in raw["skipped"])
-        inputs, labels = tuple(raw["inputs"]), tuple(raw["labels"])
-        return cls(**{**raw, "inputs": inputs, "labels": labels, "skipped": skipped})
+LARGEST = 1 << 30
+"""The most bytes of a manifest: five million shards."""
+HEAD = 40
+"""Bytes of a manifest with its checksum in them."""
+BEGIN, END = '\n "shards": [', "\n ]"
+"""What stands around the lines of the shards in a manifest."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +52,17 @@ class Manifest:
     batch_size: int
     rows_per_shard: int
     versions: dict[str, str]
-    shards: tuple[ShardEntry, ...] = ()
+    shards: Shards = field(default_factory=Shards)
     complete: bool = False
     format: int = field(default=FORMAT)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shards", Shards.of(self.shards))
 
     @property
     def rows(self) -> int:
         """How many samples there are."""
-        return sum(shard.rows for shard in self.shards)
+        return self.shards.rows
 
     @property
     def views(self) -> int:
@@ -163,12 +72,12 @@ class Manifest:
     @property
     def samples(self) -> int:
         """How many samples of the data were read, with those that were left out."""
-        return sum(shard.samples for shard in self.shards)
+        return self.shards.samples
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The samples that were left out."""
-        return tuple(sample for shard in self.shards for sample in shard.skipped)
+        return tuple(sample for _, own in sorted(self.shards.skipped.items()) for sample in own)
 
     @property
     def by_content(self) -> bool:
@@ -179,26 +88,48 @@ class Manifest:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
-    def save(self, folder: Folder) -> None:
-        """Write it to a folder, in place of the one before.
+    def added(self, *entries: ShardEntry) -> Manifest:
+        """Return a copy with some more shards."""
+        return self.replace(shards=self.shards.added(*entries))
+
+    def text(self) -> tuple[str, bytes]:
+        """Return its checksum, and the bytes of its file.
 
         Raises:
             FeatureError: If it would be too long to be read.
         """
-        raw = dataclasses.asdict(self)
-        if not self.by_content:
-            for shard in raw["shards"]:
-                for sample in shard["skipped"]:
-                    del sample["inputs"]
-        said = json.dumps(raw, indent=1).encode()
-        try:
-            bounded(said)
-        except ValueError as error:
+        raw = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        raw["columns"] = {name: dataclasses.asdict(c) for name, c in self.columns.items()}
+        head, _, rest = json.dumps({**raw, "shards": []}, indent=1).partition(f"{BEGIN}]")
+        if self.shards:
+            own = ",\n  ".join(lines(self.shards))
+            said = f"{head}{BEGIN}\n  {own}{END}{rest}".encode()
+        else:
+            said = f"{head}{BEGIN}]{rest}".encode()
+        if len(said) > LARGEST - 40:
             raise FeatureError(
-                f"{folder}/{NAME} would be too long: {words_of(error)}. Make fewer shards, shard_bytes=1 << 30, "
-                f"and leave out fewer samples ({len(self.skipped):,} so far)."
-            ) from error
-        folder.write(NAME, f'{{\n "checksum": "{checksum([said])}",'.encode() + said[1:])
+                f"The manifest would be too long: {len(said):,} bytes, and at most {LARGEST:,} are read. "
+                "Make fewer shards, shard_bytes=1 << 30, and leave out fewer samples "
+                f"({len(self.skipped):,} so far)."
+            )
+        own_checksum = checksum([said])
+        return own_checksum, f'{{\n "checksum": "{own_checksum}",'.encode() + said[1:]
+
+    def save(self, folder: Folder) -> str:
+        """Write it to a folder as a whole, in place of what is there; return its checksum.
+
+        Shards that a journal has added to the manifest before it do not count any longer.
+
+        Raises:
+            FeatureError: If it would be too long to be read.
+        """
+        total, data = self.text()
+        there = segments(folder)
+        # This very manifest may have had a journal, which must not come to life again.
+        delete(folder, (name for name in there if total in name))
+        folder.write(NAME, data)
+        delete(folder, (name for name in there if total not in name))
+        return total
 
 
 def differences(old: Manifest, new: Manifest) -> list[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 import threading
-import uuid
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.store.cache import Cache
 from keras_graft.features.store.checksum import checksum
 from keras_graft.features.store.failures import guarded, said
 from keras_graft.features.store.folder import Folder, Parts
@@ -27,12 +26,17 @@ _MISSING = (
 )
 
 
-def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> Folder:
+def folder_at(
+    path: str | os.PathLike[str],
+    cache: str | os.PathLike[str] | None = None,
+    cache_bytes: int | None = None,
+) -> Folder:
     """Return the folder at a local path or at a URL.
 
     Args:
         path: `"features"`, `"file:///data/features"`, `"s3://bucket/features"`, `"memory://x"`.
         cache: For a URL: a local folder to keep fetched files in.
+        cache_bytes: The most bytes that are kept there; None: half of what is free on that disk.
 
     Raises:
         FeatureError: If it is neither, or if fsspec, or what it needs for this kind of URL, is not
@@ -56,7 +60,7 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
             f"{text} is a URL with its secrets masked, as it is shown: give the URL itself."
         )
     try:
-        return _opened(text, cache)
+        return _opened(text, cache, cache_bytes)
     except FeatureError:
         raise
     except Exception as error:  # whatever the file system raises
@@ -69,38 +73,39 @@ def folder_at(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None
     raise wrong from cause  # outside of `except`: no error with secrets in it is chained
 
 
-def _opened(url: str, cache: str | os.PathLike[str] | None) -> Remote:
+def _opened(url: str, cache: str | os.PathLike[str] | None, most: int | None) -> Remote:
     import fsspec
 
     system, root = fsspec.core.url_to_fs(url)
-    return Remote(system, root, url, cache)
+    return Remote(system, root, url, cache, most)
 
 
 class Remote(Folder):
     """A folder on a file system of fsspec. Files are written whole.
 
     An object store shows an object whole or not at all. It has no rename and no lock: a shard is
-    written, then the manifest that names it. A second writer is noticed when it changes the
-    manifest. On a file system that shows half a file (SFTP), a killed writer may leave half a
-    manifest.
+    written, then the segment of the journal that names it. A second writer is noticed when it
+    changes the manifest, or writes a segment of the same name. On a file system that shows half a
+    file (SFTP), a killed writer may leave half of one.
 
     Args:
         system: The file system.
         root: The path of the folder on it.
         url: The URL as the user gave it.
         cache: A local folder to keep shards in; by default a temporary one.
+        cache_bytes: The most bytes that are kept there.
     """
 
     failures = (Exception,)  # each kind of file system has its own errors
 
     def __init__(
-        self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None
-    ) -> None:
+        self, system: Any, root: str, url: str, cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(root)
         self._system, self._root, self._url = system, root.rstrip("/"), url
-        self._cache = None if cache is None else Folder(cache).path
-        self._kept: Any = None
-        self._seen: dict[str, bytes | None] = {}
+        self.cache = Cache(None if cache is None else Folder(cache).path, cache_bytes)
+        self._seen: dict[str, str | None] = {}  # checksums of what was read
         self._lock = threading.Lock()
         self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
@@ -129,11 +134,24 @@ class Remote(Folder):
         data = b"".join(pieces)
         if name in self._seen:
             before = self._seen[name]
-            if self.read(name) != before:
+            self.read(name)
+            if self._seen[name] != before:
                 raise FeatureError(f"Another process is writing to {self}: wait for it.")
-            self._seen[name] = data
+            self._seen[name] = checksum([data])
         self._system.makedirs(self._root, exist_ok=True)
         self._system.pipe_file(self._at(name), data)
+
+    @guarded("{} cannot be written")
+    def create(self, name: str, *pieces: bytes | memoryview) -> None:
+        """Write a file that is not there yet.
+
+        Raises:
+            FeatureError: If it is there: another process has written it.
+        """
+        self._system.invalidate_cache()
+        if self._system.exists(self._at(name)):
+            raise FeatureError(f"Another process is writing to {self}: wait for it.")
+        self._system.pipe_file(self._at(name), b"".join(pieces))
 
     @guarded("{} cannot be read")
     def read(self, name: str, most: int | None = None) -> bytes | None:
@@ -145,7 +163,7 @@ class Remote(Folder):
             data = self._system.cat_file(self._at(name))
         except FileNotFoundError:
             data = None
-        self._seen[name] = data
+        self._seen[name] = None if data is None else checksum([data])
         return data
 
     def stamp(self, name: str) -> Any:
@@ -182,34 +200,27 @@ class Remote(Folder):
             return checksum(iter(lambda: file.read(1 << 22), b""))
 
     @guarded("{} cannot be fetched")
-    def open(self, name: str, known: str) -> Parts:
+    def open(self, name: str, known: str, size: int = 0) -> Parts:
         """Fetch a file once, and open it. To fetch single rows would take a request for each.
 
         Raises:
             FeatureError: If its checksum is not the known one.
         """
+
+        def fetch(path: Path) -> None:
+            self._system.get_file(self._at(name), str(path))
+            if Folder(path.parent).checksum(path.name) != known:
+                raise FeatureError(
+                    f"{self}: the checksum of {name!r} does not match what was written. "
+                    f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."
+                )
+
         with self._lock:
-            if self._cache is None:
-                self._kept = tempfile.TemporaryDirectory(prefix="keras-graft-")
-                self._cache = Path(self._kept.name)
-            self._cache.mkdir(parents=True, exist_ok=True)
-            # With the checksum: a store that was replaced has shards of the same names.
-            path = self._cache / f"{known}-{name}"
-            if not path.exists():
-                beside = path.with_suffix(
-                    f".{uuid.uuid4().hex}.part"
-                )  # other processes may fetch it too
-                try:
-                    self._system.get_file(self._at(name), str(beside))
-                    if Folder(self._cache).checksum(beside.name) != known:
-                        raise FeatureError(
-                            f"{self}: the checksum of {name!r} does not match what was written. "
-                            f"kg.features.FeatureStore({str(self)!r}).verify() names all such shards."
-                        )
-                    os.replace(beside, path)
-                finally:
-                    beside.unlink(missing_ok=True)
-            return Parts(path)
+            while True:
+                # With the checksum: a store that was replaced has shards of the same names.
+                path = self.cache.file(f"{known}-{name}", size, fetch)
+                with contextlib.suppress(FileNotFoundError):  # another process needed the room
+                    return Parts(path)
 
     def lock(self) -> Any:
         """Return an empty context: object stores have no locks, see `write`."""

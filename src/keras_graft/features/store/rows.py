@@ -14,15 +14,17 @@ except ImportError:  # Windows
     resource = None
 
 from keras_graft.errors import FeatureError
+from keras_graft.features.store.column import KINDS, Column
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.manifest import KINDS, NAME, Column, Manifest, ShardEntry
+from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import words_of
 
 _SHORT_ALL = 16 << 20
 """The largest column of short rows that is kept in memory, in bytes."""
-_OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
+OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 """The most files that are open at once. Several stores may be used together."""
 
 
@@ -39,7 +41,7 @@ class Shard:
     """
 
     def __init__(self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column]) -> None:
-        self.parts = folder.open(entry.file, entry.checksum)
+        self.parts = folder.open(entry.file, entry.checksum, entry.bytes)
         self.starts = starts(
             entry.bytes, lambda start, length: self.bytes(start, length).tobytes(), columns, entry.rows
         )  # fmt: skip
@@ -65,15 +67,15 @@ class Rows:
 
     def __init__(
         self, folder: Folder, manifest: Manifest, stamp: Any, *,
-        kept: int = 64 << 20, short: int = 64, most_open: int = _OPEN,
+        kept: int = 64 << 20, short: int = 64, most_open: int = OPEN,
     ) -> None:  # fmt: skip
         self._folder, self._stamp = folder, stamp
         self._shards, self._columns = manifest.shards, manifest.columns
-        self._starts = np.cumsum([0, *(shard.rows for shard in self._shards)])
+        self._starts = np.concatenate([[0], np.cumsum(self._shards.array["rows"])])
         self._open, self._most_open = dict[int, Shard](), most_open
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         # Reading a row takes as long as a step of a small head.
-        whole = sum(shard.bytes for shard in manifest.shards) <= kept
+        whole = self._shards.bytes <= kept
         self._kept = {
             name for name, column in self._columns.items()
             if name.partition("/")[0] in KINDS

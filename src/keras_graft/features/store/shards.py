@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_graft.features.store.manifest import COLUMN, DTYPES, Column, itemsize
+from keras_graft.features.store.column import COLUMN, DTYPES, Column, itemsize
 from keras_graft.features.store.schema import LONGEST, many, one_of, parse, record, table, whole
 from keras_graft.printable import shown
 
@@ -36,6 +36,11 @@ _HEADER = table(
 def shard_name(number: int | str) -> str:
     """Return the name of a shard's file, from its number or from 32 hexadecimal digits."""
     return f"shard-{number:0>5}{_SUFFIX}"
+
+
+def stem(name: str) -> str:
+    """Return the digits in the name of a shard's file: the inverse of `shard_name`."""
+    return name[len("shard-") : -len(_SUFFIX)]
 
 
 def bfloat16() -> Any:

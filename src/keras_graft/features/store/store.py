@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from keras_graft import advice
 from keras_graft.errors import FeatureError
 from keras_graft.features.data import batches
 from keras_graft.features.store.checksum import digests
+from keras_graft.features.store.column import KINDS
 from keras_graft.features.store.content import Samples
+from keras_graft.features.store.entries import ShardEntry
 from keras_graft.features.store.keep import check_sizes, way_out
 from keras_graft.features.store.loading import load
-from keras_graft.features.store.manifest import KINDS, NAME, Manifest, ShardEntry, unpacked
-from keras_graft.features.store.remote import folder_at
-from keras_graft.features.store.rows import Rows
+from keras_graft.features.store.manifest import NAME, Manifest, unpacked
+from keras_graft.features.store.remote import Remote, folder_at
+from keras_graft.features.store.rows import OPEN, Rows
 from keras_graft.features.store.shards import dtype_of, starts
 from keras_graft.printable import shown, words_of
 from keras_graft.tables import Table, Tabular, counted, in_bytes
@@ -32,6 +35,8 @@ class FeatureStore(Tabular):
         path: The folder that `kg.features.compute` wrote, or its URL.
         cache: For a URL: a local folder to keep fetched shards in. By default they are kept as
             long as the store is used.
+        cache_bytes: For a URL: the most bytes that are kept. The shards that were not used for the
+            longest time make room. By default it is half of what is free on that disk.
 
     Raises:
         FeatureError: If there is no store, if it is damaged, or if a shard is missing or cut
@@ -39,9 +44,14 @@ class FeatureStore(Tabular):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None
-    ) -> None:
-        self._folder = folder_at(path, cache)
+        self, path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        if cache_bytes is not None and not (isinstance(cache_bytes, Integral) and cache_bytes > 0):
+            raise FeatureError(
+                f"cache_bytes must be a whole number, 1 or more, got {shown(cache_bytes)}."
+            )
+        self._folder = folder_at(path, cache, cache_bytes)
         stamp = self._folder.stamp(NAME)
         found = load(self._folder)
         if found is None and "lock" in self._folder.sizes():
@@ -56,7 +66,11 @@ class FeatureStore(Tabular):
             )
         self.manifest: Manifest = found
         check_sizes(self._folder, found)
-        self._rows = Rows(self._folder, self.manifest, stamp)
+        files = {}
+        if self.cache_bytes is not None:  # a file that is open takes room, deleted or not
+            largest = max(1, int(found.shards.array["bytes"].max(initial=1)))
+            files["most_open"] = max(1, min(OPEN, self.cache_bytes // largest))
+        self._rows = Rows(self._folder, self.manifest, stamp, **files)
         self._samples: Samples | None = None
 
     @property
@@ -80,7 +94,17 @@ class FeatureStore(Tabular):
     @property
     def bytes(self) -> int:
         """The size of all shards."""
-        return sum(shard.bytes for shard in self.manifest.shards)
+        return self.manifest.shards.bytes
+
+    @property
+    def fetched(self) -> bool:
+        """Whether shards are fetched as a whole before rows of them are read."""
+        return isinstance(self._folder, Remote)
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The most bytes of fetched shards that are kept, if that is known."""
+        return self._folder.cache.most if isinstance(self._folder, Remote) else None
 
     def columns(self, *kinds: str) -> list[str]:
         """Return the names of the columns of these kinds, such as `"features"`; all by default."""
