@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -125,6 +125,22 @@ def untracked(layer: Any, variables: Sequence[Any]) -> Iterator[None]:
     finally:
         for variable in variables:
             track(layer, variable)
+
+
+def built_for(layer: Any) -> dict[str, Any]:
+    """Return the arguments that a layer was built with, by name; none if it is not built.
+
+    Uses `Layer._build_shapes_dict` (3.12 - 3.15).
+    """
+    return dict(layer._build_shapes_dict or {})
+
+
+def set_built_for(layer: Any, shapes: Mapping[str, Any]) -> None:
+    """Say for which shapes a layer is built: they are saved with it.
+
+    Uses `Layer._build_shapes_dict` (3.12 - 3.15).
+    """
+    layer._build_shapes_dict = dict(shapes)
 
 
 def flag_of(layer: Any) -> bool:
