@@ -10,6 +10,7 @@ import keras
 from keras_graft import _keras
 from keras_graft.graph.record import forget, record_of
 from keras_graft.pruning.call import Path
+from keras_graft.pruning.initial import holds_arrays
 
 NAMES = """
     Activation Add AlphaDropout Average AveragePooling1D AveragePooling2D AveragePooling3D
@@ -34,6 +35,8 @@ def copied(
 ) -> Any:  # fmt: skip
     """Return a copy of a layer with other sizes; None if this layer must be made again.
 
+    A layer that knows nothing of its sizes, such as an activation, is returned itself.
+
     Args:
         old: The layer.
         config: The configuration that the copy must have.
@@ -43,7 +46,9 @@ def copied(
     """
     if type(old) not in COPIED or not old.built or built is None or not _is_plain(old):
         return None
-    if any(len(path) > 1 or not isinstance(getattr(old, path[0], None), int) for path in changes):
+    if not (changes or built or old.variables):
+        return old  # nothing in it depends on sizes
+    if holds_arrays(old) or not all(_is_attribute(old, path) for path in changes):
         return None
     try:
         new = _keras.Copier(variable).object(old)
@@ -57,6 +62,10 @@ def copied(
         return new if _keras.get_config(new) == config else None
     except (TypeError, ValueError):  # a function around another layer; arrays in the configuration
         return None
+
+
+def _is_attribute(layer: Any, path: Path) -> bool:
+    return len(path) == 1 and isinstance(getattr(layer, path[0], None), int)
 
 
 def _is_plain(layer: Any) -> bool:

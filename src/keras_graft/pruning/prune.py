@@ -20,6 +20,7 @@ from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.scores import check_by, scores
 from keras_graft.pruning.smaller import Smaller
+from keras_graft.pruning.unlike import unlike
 from keras_graft.shared.kept import edited, retied, tell_sources
 
 
@@ -90,16 +91,16 @@ def prune(
 
 def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
     """Return the graph without the positions of some classes."""
-    known: dict[Axis, np.ndarray] = {}
+    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     marked = np.zeros(int(gone.max(initial=-1)) + 2, bool)
     marked[gone] = True
 
     def kept(axis: Axis) -> np.ndarray:
-        if axis not in known:
-            of = network.closure.classes(axis)
+        of = network.closure.classes(axis)
+        if id(of) not in known:  # most axes have the same classes as others
             removed = marked[np.clip(of, -1, len(marked) - 1)] & (of >= 0) & (of < len(marked))
-            known[axis] = np.flatnonzero(~removed)
-        return known[axis]
+            known[id(of)] = of, np.flatnonzero(~removed)
+        return known[id(of)][1]
 
     smaller = Smaller(network, kept, verb)
     graph = _run(network.graph, smaller.graph(network.graph), verb)
@@ -119,6 +120,7 @@ def _run(old: Graph, new: Graph, verb: str) -> Graph:
         same = known is not None and node.operation is known.operation
         if not same or [v.spec for v in node.inputs] != list(specs):
             instead[node] = [node.replace(untried=specs)]
+    instead = {node: instead[node] for node in unlike(list(instead))}
     way_out = lambda graph, node, wanted: (  # noqa: E731
         f"{verb} has changed nothing. Leave this part out with keep={graph.label(node)!r}, or choose "
         "different layers. Please report it, with the layer's class."

@@ -55,9 +55,13 @@ class Smaller:
         self._verb = verb
         self._scaled = scaled
         self._axes: dict[Any, list[Axis]] = {}
+        changed: dict[int, tuple[Any, bool]] = {}
         for axis in network.closure.axes:
             stay = kept(axis)
-            if len(stay) != axis.size or not np.array_equal(stay, np.arange(axis.size)):
+            if id(stay) not in changed:
+                all_stay = len(stay) == axis.size and np.array_equal(stay, np.arange(axis.size))
+                changed[id(stay)] = stay, not all_stay
+            if changed[id(stay)][1]:
                 self._axes.setdefault(axis.holder, []).append(axis)
         self._calls: dict[int, list[Call]] = {}
         self._operations: dict[int, Any] = {}
