@@ -59,6 +59,7 @@ from keras_graft._keras.layers import trained_weights as trained_weights
 from keras_graft._keras.layers import untrack as untrack
 from keras_graft._keras.layers import untracked as untracked
 from keras_graft._keras.layers import use_instead as use_instead
+from keras_graft._keras.layers import values_of as values_of
 from keras_graft._keras.meantime import forget_readers as forget_readers
 from keras_graft._keras.meantime import named_since as named_since
 from keras_graft._keras.meantime import names_given as names_given

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft._keras import private
 
@@ -125,6 +126,18 @@ def untracked(layer: Any, variables: Sequence[Any]) -> Iterator[None]:
     finally:
         for variable in variables:
             track(layer, variable)
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """Return the values of a variable to read: where the backend allows it, not a copy.
+
+    `ops.convert_to_numpy` copies on JAX and PyTorch.
+    """
+    value = variable.value
+    try:
+        return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, RuntimeError):  # on PyTorch: a dtype that NumPy lacks, another device
+        return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
 def built_for(layer: Any) -> dict[str, Any]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_graft import advice
+from keras_graft import _keras, advice
 from keras_graft.errors import EditError
 from keras_graft.graph.names import is_one_of
 from keras_graft.printable import shown, words_of
@@ -80,7 +79,7 @@ def _summed(group: Group, members: list[Any], change: Callable[[np.ndarray], np.
     """Return the sum over all positions of a unit, in all weights."""
     total = np.zeros(group.count)
     for member in members:
-        array = change(np.asarray(keras.ops.convert_to_numpy(member.variable)))
+        array = change(_keras.values_of(member.variable))
         others = tuple(i for i in range(array.ndim) if i != member.axis)
         sums = array.sum(others, dtype="float64")
         known = member.units >= 0

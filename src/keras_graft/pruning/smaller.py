@@ -258,7 +258,7 @@ class Smaller:
         return array
 
     def _sliced(self, source: Any) -> np.ndarray:
-        given = np.asarray(keras.ops.convert_to_numpy(source))
+        given = _keras.values_of(source)
         array = self._taken(source, given)
         array = array.copy() if array is given else array  # NumPy may see the memory of the donor
         if self._scaled is not None:
