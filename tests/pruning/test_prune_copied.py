@@ -70,7 +70,10 @@ def test_a_copy_is_as_the_layer_made_again(cls, monkeypatch):
         ours, theirs = (vars(m.get_layer(name)) for m in (once, twice))
         assert {k for k in ours if k not in LEFT} == {k for k in theirs if k not in LEFT}
         for key in ours.keys() - LEFT:
-            assert told(ours[key]) == told(theirs[key]), (name, key)
+            one, other = told(ours[key]), told(theirs[key])
+            if key == "_tracked":  # the names of attributes that TensorFlow saves; some twice
+                one, other = set(one), set(other)
+            assert one == other, (name, key)
         assert once.get_layer(name).get_build_config() == twice.get_layer(name).get_build_config()
     same(once, twice, 1e-6)
     shared = once.get_layer("mid") is model.get_layer("mid")

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_graft import advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.policy import holds_layers
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown
 from keras_graft.pruning.choose import Part, much, parts, removed_by_number, wishes
@@ -145,7 +147,7 @@ def _chosen(
         group = found[0].group
         raise EditError(
             f"prune: nothing that is selected can be pruned. The first is {group.layer!r}: "
-            f"{next(iter(group.protected.values()), 'it has one unit')}."
+            f"{next(iter(group.protected.values()), 'it has one unit')}.{_closed(found[0])}"
         )
     rated = [(part, scores(part.group, by, draw)) for part in open_]
     together: dict[Any, list[tuple[Part, np.ndarray]]] = {}
@@ -157,6 +159,18 @@ def _chosen(
         for part, units in _lowest(rows, multiple):
             gone.append(part.classes[units])
     return np.concatenate(gone) if gone else np.zeros(0, "int64")
+
+
+def _closed(part: Part) -> str:
+    """Say how layers inside closed ones are selected too."""
+    graph = part.wishes[0][0].nodes[0].home
+    held = [n for n in graph.nodes if n.nested is None and holds_layers(n.operation)]
+    if not held:
+        return ""
+    return (
+        f" Of {held[0].label!r} nothing inside is selected, as it is closed: prune "
+        f"{advice.call('read', open='**')}, and build."
+    )
 
 
 def _same_wish(part: Part) -> bool:

@@ -23,6 +23,7 @@ from keras_graft.model.opening.inside import as_model_call, is_layer_inside
 from keras_graft.model.read import own_graph
 from keras_graft.model.recreate import again
 from keras_graft.model.swap import called_anew
+from keras_graft.pruning.alike import alike
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.configured import build_for, built_for, op_again, plainly, put, unbuilt
@@ -132,8 +133,8 @@ class Smaller:
         if known is None:
             own = nested if is_layer_inside(node) else self._own(node, nested)
             model = build(own, name=node.operation.name)
-            self._models[key] = known = model, node.nested
-        elif is_layer_inside(node) and known[1] is not node.nested:
+            self._models[key] = known = model, nested
+        elif is_layer_inside(node) and not alike(known[1], nested):
             path = self._network.nodes[node.key].path
             raise EditError(
                 f"{self._verb}: {path!r} is called several times, and its code does something else "
