@@ -23,7 +23,10 @@ import keras
 import numpy as np
 import page
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1] / "tests/pruning")]
+sys.path[:0] = [
+    str(Path(__file__).parents[1] / "tests"),
+    str(Path(__file__).parents[1] / "tests/pruning"),
+]
 
 from test_prune import bilstm, gpt, trunk, vit  # noqa: E402
 
@@ -136,7 +139,8 @@ def exported(model: Any, x: Any, folder: Path) -> str:
         import tensorflow as tf
 
         model.export(str(folder), verbose=False)
-        found, how = tf.saved_model.load(str(folder)).serve(x), "SavedModel"
+        loaded = tf.saved_model.load(str(folder))
+        found, how = loaded.serve(x), "SavedModel"
     for a, b in zip(want, flat(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
     return how
@@ -145,19 +149,24 @@ def exported(model: Any, x: Any, folder: Path) -> str:
 def row(name: str, folder: Path, files: dict[str, Any]) -> list[Any]:
     """Prune one model, use the result, and return its row."""
     model = MODELS[name]()
-    before = kg.costs(model, batch=1).total
     x = random_inputs(model, 4)
+    shape = {k: v.shape[1:] for k, v in x.items()} if isinstance(x, dict) else x.shape[1:]
+    before = kg.costs(model, input_shape=shape).total
     if "Backbone" not in name:
         small = kg.prune(model, {"**": 0.5})
     else:  # its blocks have code of their own: they are opened first
         small = kg.build(kg.prune(kg.read(model, open="**"), {"**": 0.5}))
-    after = kg.costs(small, batch=1).total
+    after = kg.costs(small, input_shape=shape).total
     part = seconds(small, x) / seconds(model, x)
     y = small(x, training=False)
     small.compile(keras.optimizers.SGD(1e-4), "mse")
     small.fit(x, keras.tree.map_structure(lambda t: np.zeros(t.shape, "float32"), y), verbose=0)
     files[name] = {k: str(folder / f"{len(files)}.{k}") for k in ("keras", "x.npz", "y.npz")}
-    files[name] = {"file": files[name]["keras"], "x": files[name]["x.npz"], "y": files[name]["y.npz"]}
+    files[name] = {
+        "file": files[name]["keras"],
+        "x": files[name]["x.npz"],
+        "y": files[name]["y.npz"],
+    }
     if "Backbone" in name:
         files[name]["hub"] = True
     small.save(files[name]["file"])
@@ -192,7 +201,9 @@ def main() -> None:
             try:
                 rows.append(row(name, folder, files))
             except Exception as error:
-                rows.append([name, *[""] * 8, f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"])
+                rows.append(
+                    [name, *[""] * 8, f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"]
+                )
             print(rows[-1], flush=True)
         files = {name: given for name, given in files.items() if Path(given["y"]).exists()}
         (folder / "files.json").write_text(json.dumps(files))

@@ -54,12 +54,19 @@ def told(value):
 
 
 LEFT = {  # what Keras sets at the first call, and what knows the rest
-    "_called", "_parent_path", "_inbound_nodes", "_outbound_nodes", "_tracker", "_keras_graft",
+    "_called",
+    "_parent_path",
+    "_inbound_nodes",
+    "_outbound_nodes",
+    "_tracker",
+    "_keras_graft",
     "_auto_config",
 }
 
 
-@pytest.mark.parametrize("cls", sorted(COPIED, key=lambda cls: cls.__name__), ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "cls", sorted(COPIED, key=lambda cls: cls.__name__), ids=lambda c: c.__name__
+)
 def test_a_copy_is_as_the_layer_made_again(cls, monkeypatch):
     model, source = network(cls)
     scrambled(model)
@@ -77,7 +84,9 @@ def test_a_copy_is_as_the_layer_made_again(cls, monkeypatch):
         assert once.get_layer(name).get_build_config() == twice.get_layer(name).get_build_config()
     same(once, twice, 1e-6)
     shared = once.get_layer("mid") is model.get_layer("mid")
-    assert not shared or not (model.get_layer("mid").variables or model.get_layer("mid")._build_shapes_dict)
+    assert not shared or not (
+        model.get_layer("mid").variables or model.get_layer("mid")._build_shapes_dict
+    )
 
 
 def test_a_copy_shares_no_memory():
