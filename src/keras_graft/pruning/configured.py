@@ -67,7 +67,7 @@ def built_for(layer: Any, template: Template, values: Sequence[Value]) -> dict[s
         return {}
     if len(known) > 1 or not _is_simple(template):
         return None
-    return dict.fromkeys(known, fill(template.args[0], lambda i: values[i].spec.shape))
+    return dict.fromkeys(known, fill(template.args[0], lambda i: _shape(values[i])))
 
 
 def build_for(layer: Any, call: Call, values: Sequence[Value], verb: str) -> None:
@@ -75,7 +75,7 @@ def build_for(layer: Any, call: Call, values: Sequence[Value], verb: str) -> Non
     template = call.node.template
     try:
         if _is_simple(template):
-            layer.build(fill(template.args[0], lambda i: values[i].spec.shape))
+            layer.build(fill(template.args[0], lambda i: _shape(values[i])))
             layer.built = True
         else:
             trace(caller(layer, template), values)
@@ -84,6 +84,10 @@ def build_for(layer: Any, call: Call, values: Sequence[Value], verb: str) -> Non
             f"{verb}: {call.node.path!r} cannot be built for "
             f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
         ) from error
+
+
+def _shape(value: Value) -> Any:
+    return None if value.spec is None else value.spec.shape
 
 
 def _is_simple(template: Template) -> bool:
