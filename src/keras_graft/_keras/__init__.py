@@ -43,12 +43,14 @@ from keras_graft._keras.functional import make_functional as make_functional
 from keras_graft._keras.functional import takes_functional_arguments as takes_functional_arguments
 from keras_graft._keras.functional import uses_functional_config as uses_functional_config
 from keras_graft._keras.inside import first_held as first_held
+from keras_graft._keras.layers import built_for as built_for
 from keras_graft._keras.layers import flag_of as flag_of
 from keras_graft._keras.layers import is_model as is_model
 from keras_graft._keras.layers import layers_inside as layers_inside
 from keras_graft._keras.layers import own_trained as own_trained
 from keras_graft._keras.layers import projections as projections
 from keras_graft._keras.layers import put_in_place_of as put_in_place_of
+from keras_graft._keras.layers import set_built_for as set_built_for
 from keras_graft._keras.layers import set_flag as set_flag
 from keras_graft._keras.layers import sublayers as sublayers
 from keras_graft._keras.layers import track as track
@@ -57,6 +59,7 @@ from keras_graft._keras.layers import trained_weights as trained_weights
 from keras_graft._keras.layers import untrack as untrack
 from keras_graft._keras.layers import untracked as untracked
 from keras_graft._keras.layers import use_instead as use_instead
+from keras_graft._keras.layers import values_of as values_of
 from keras_graft._keras.meantime import forget_readers as forget_readers
 from keras_graft._keras.meantime import named_since as named_since
 from keras_graft._keras.meantime import names_given as names_given

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_graft._keras import private
 
@@ -125,6 +126,34 @@ def untracked(layer: Any, variables: Sequence[Any]) -> Iterator[None]:
     finally:
         for variable in variables:
             track(layer, variable)
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """Return the values of a variable to read: where the backend allows it, not a copy.
+
+    `ops.convert_to_numpy` copies on JAX and PyTorch.
+    """
+    value = variable.value
+    try:
+        return np.asarray(value.detach() if hasattr(value, "detach") else value)
+    except (TypeError, RuntimeError):  # on PyTorch: a dtype that NumPy lacks, another device
+        return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
+def built_for(layer: Any) -> dict[str, Any]:
+    """Return the arguments that a layer was built with, by name; none if it is not built.
+
+    Uses `Layer._build_shapes_dict` (3.12 - 3.15).
+    """
+    return dict(layer._build_shapes_dict or {})
+
+
+def set_built_for(layer: Any, shapes: Mapping[str, Any]) -> None:
+    """Say for which shapes a layer is built: they are saved with it.
+
+    Uses `Layer._build_shapes_dict` (3.12 - 3.15).
+    """
+    layer._build_shapes_dict = dict(shapes)
 
 
 def flag_of(layer: Any) -> bool:

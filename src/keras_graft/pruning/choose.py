@@ -129,10 +129,14 @@ def _parts(network: Network, pairs: list[tuple[Wish, Axis]], fixed: list[Axis]) 
             above[number] = first
         of[classes] = first
     axes: dict[int, list[Axis]] = {}
+    within: dict[int, tuple[Any, set[int]]] = {}
     for axis in closure.axes:
         classes = closure.classes(axis)
-        numbers = of[classes[(classes >= 0) & (classes < size)]]
-        for number in {_top(above, n) for n in np.unique(numbers[numbers >= 0]).tolist()}:
+        if id(classes) not in within:  # most axes have the same classes as others
+            numbers = of[classes[(classes >= 0) & (classes < size)]]
+            own = np.unique(numbers[numbers >= 0]).tolist()
+            within[id(classes)] = classes, {_top(above, n) for n in own}
+        for number in within[id(classes)][1]:
             axes.setdefault(number, []).append(axis)
     held: dict[int, list[tuple[Wish, Axis]]] = {}
     for wish, axis in pairs:

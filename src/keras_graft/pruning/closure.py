@@ -52,6 +52,8 @@ class Closure:
         self._links = links
         self._asked: dict[Axis, list[Link]] = {}
         self._labels: dict[Axis, np.ndarray] = {}
+        self._classes: dict[Axis, np.ndarray] = {}  # until more is reached
+        self._same: dict[bytes, np.ndarray] = {}
         self._parent = np.zeros(0, "int64")
 
     def reach(self, axis: Axis) -> np.ndarray:
@@ -59,6 +61,8 @@ class Closure:
         labels = self._of(axis)
         new = np.flatnonzero(labels < 0)
         if len(new):
+            self._classes.clear()
+            self._same.clear()
             first = len(self._parent)
             self._parent = np.concatenate([self._parent, first + np.arange(len(new))])
             labels[new] = first + np.arange(len(new))
@@ -66,12 +70,17 @@ class Closure:
         return self.classes(axis)
 
     def classes(self, axis: Axis) -> np.ndarray:
-        """Return the class of each position of an axis; -1 for what nothing reached."""
-        labels = self._labels.get(axis)
-        if labels is None:
-            return np.full(axis.size, -1, "int64")
-        known = labels >= 0
-        return np.where(known, self._roots(np.where(known, labels, 0)), -1)
+        """Return the class of each position of an axis; -1 for what nothing reached.
+
+        Axes of the same classes have the same array, which must not be changed.
+        """
+        if axis not in self._classes:
+            labels = self._labels.get(axis, np.full(axis.size, -1, "int64"))
+            known = labels >= 0
+            found = np.where(known, self._roots(np.where(known, labels, 0)), -1).astype("int64")
+            found.flags.writeable = False
+            self._classes[axis] = self._same.setdefault(found.tobytes(), found)
+        return self._classes[axis]
 
     @property
     def axes(self) -> tuple[Axis, ...]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_graft import _keras
-from keras_graft.graph.node import Slot
+from keras_graft.errors import EditError
+from keras_graft.graph.node import Slot, Template, Value
 from keras_graft.layers.dynamic_op import DynamicOp
-from keras_graft.pruning.call import Path
+from keras_graft.model.calls import caller, fill
+from keras_graft.model.read import trace
+from keras_graft.printable import words_of
+from keras_graft.pruning.call import Call, Path
 
 
 def unbuilt(config: Any) -> Any:
@@ -53,6 +58,40 @@ def op_again(op: Any, changes: dict[Path, Any]) -> Any:
 def plainly(variables: list[Any]) -> list[str]:
     """Return names without the numbers that Keras adds to those that nobody gave."""
     return [re.sub(r"_[0-9]+$", "", v.name) for v in variables]
+
+
+def built_for(layer: Any, template: Template, values: Sequence[Value]) -> dict[str, Any] | None:
+    """Return the shapes with which a layer would be built; None if it does not take one argument."""
+    known = _keras.built_for(layer)
+    if not known:
+        return {}
+    if len(known) > 1 or not _is_simple(template):
+        return None
+    return dict.fromkeys(known, fill(template.args[0], lambda i: _shape(values[i])))
+
+
+def build_for(layer: Any, call: Call, values: Sequence[Value], verb: str) -> None:
+    """Build a layer for the values that it reads in a call."""
+    template = call.node.template
+    try:
+        if _is_simple(template):
+            layer.build(fill(template.args[0], lambda i: _shape(values[i])))
+            layer.built = True
+        else:
+            trace(caller(layer, template), values)
+    except Exception as error:
+        raise EditError(
+            f"{verb}: {call.node.path!r} cannot be built for "
+            f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
+        ) from error
+
+
+def _shape(value: Value) -> Any:
+    return None if value.spec is None else value.spec.shape
+
+
+def _is_simple(template: Template) -> bool:
+    return len(template.args) == 1 and not has_slots(list(template.kwargs.values()))
 
 
 def has_slots(structure: Any) -> bool:

@@ -196,10 +196,14 @@ def group_of(
     number = np.empty(len(known), "int64")
     number[np.argsort(first)] = np.arange(len(known))
 
+    seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
     def units(axis: Axis) -> np.ndarray:
         of = closure.classes(axis)
-        place = np.clip(np.searchsorted(known, of), 0, len(known) - 1)
-        return np.where(known[place] == of, number[place], -1)
+        if id(of) not in seen:  # most axes have the same classes as others
+            place = np.clip(np.searchsorted(known, of), 0, len(known) - 1)
+            seen[id(of)] = of, np.where(known[place] == of, number[place], -1)
+        return seen[id(of)][1]
 
     protected: dict[int, str] = {}
     changes: dict[str, None] = {}
@@ -208,10 +212,11 @@ def group_of(
     found = {axis: of for axis, of in found.items() if (of >= 0).any()}
     giving = _giving(network, found)
     alone: dict[bytes, np.ndarray] = {}
-    for axis, of in found.items():
+    for of in {id(of): of for of in found.values()}.values():
         if (of >= 0).all():
             own = np.unique(of)
             alone.setdefault(own.tobytes(), own)
+    for axis, of in found.items():
         if axis in network.stops:
             for unit in np.unique(of[of >= 0]).tolist():
                 protected.setdefault(unit, network.stops[axis])

@@ -37,6 +37,12 @@ def with_smaller_arrays(config: Any, variables: Sequence[Any], take: Take) -> An
     return found
 
 
+def holds_arrays(layer: Any) -> bool:
+    """Whether an initializer of a layer holds an array."""
+    given = [v for name, v in vars(layer).items() if name.endswith("initializer")]
+    return any(_is_array(v) for known in given for v in getattr(known, "__dict__", {}).values())
+
+
 def _smaller(name: str, given: Any, variables: Sequence[Any], take: Take) -> Any:
     try:
         known: Any = keras.initializers.get(given)

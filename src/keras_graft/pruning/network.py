@@ -10,6 +10,7 @@ import numpy as np
 from keras_graft import _keras, advice
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.node import Node, Value
+from keras_graft.graph.record import is_wrapper
 from keras_graft.model.opening.policy import holds_layers
 from keras_graft.pruning import rules as rules  # registers them
 from keras_graft.pruning.call import Call, all_unwrapped, variable_behind_views
@@ -215,6 +216,8 @@ class Network:
             self.unopened[node.key] = node
         if known:
             why = f"no rule says what becomes of axis {axis.at} of {self.name(axis)}"
+        elif is_wrapper(node.operation):
+            why = "what it freezes is closed: prune first, then freeze"
         else:
             why = node.closed or "there is no rule for this class"
         self.stops.setdefault(axis, f"{node.kind} {node.path!r}: {why}")

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_graft import advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
 from keras_graft.model.infer import infer
+from keras_graft.model.opening.policy import holds_layers
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown
 from keras_graft.pruning.choose import Part, much, parts, removed_by_number, wishes
@@ -20,6 +22,7 @@ from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.scores import check_by, scores
 from keras_graft.pruning.smaller import Kept, Smaller
+from keras_graft.pruning.unlike import unlike
 from keras_graft.shared.kept import edited, retied, tell_sources
 from keras_graft.weights.taken import note_taken
 
@@ -91,16 +94,16 @@ def prune(
 
 def without(network: Network, old: Graph, gone: np.ndarray, verb: str) -> Graph:
     """Return the graph without the positions of some classes."""
-    known: dict[Axis, np.ndarray] = {}
+    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     marked = np.zeros(int(gone.max(initial=-1)) + 2, bool)
     marked[gone] = True
 
     def kept(axis: Axis) -> np.ndarray:
-        if axis not in known:
-            of = network.closure.classes(axis)
+        of = network.closure.classes(axis)
+        if id(of) not in known:  # most axes have the same classes as others
             removed = marked[np.clip(of, -1, len(marked) - 1)] & (of >= 0) & (of < len(marked))
-            known[axis] = np.flatnonzero(~removed)
-        return known[axis]
+            known[id(of)] = of, np.flatnonzero(~removed)
+        return known[id(of)][1]
 
     return made_of(network, old, kept, verb)
 
@@ -137,6 +140,7 @@ def _run(old: Graph, new: Graph, verb: str) -> Graph:
         same = known is not None and node.operation is known.operation
         if not same or [v.spec for v in node.inputs] != list(specs):
             instead[node] = [node.replace(untried=specs)]
+    instead = {node: instead[node] for node in unlike(list(instead))}
     way_out = lambda graph, node, wanted: (  # noqa: E731
         f"{verb} has changed nothing. Leave this part out with keep={graph.label(node)!r}, or choose "
         "different layers. Please report it, with the layer's class."
@@ -161,7 +165,7 @@ def _chosen(
         group = found[0].group
         raise EditError(
             f"prune: nothing that is selected can be pruned. The first is {group.layer!r}: "
-            f"{next(iter(group.protected.values()), 'it has one unit')}."
+            f"{next(iter(group.protected.values()), 'it has one unit')}.{_closed(found[0])}"
         )
     rated = [(part, scores(part.group, by, draw)) for part in open_]
     together: dict[Any, list[tuple[Part, np.ndarray]]] = {}
@@ -173,6 +177,18 @@ def _chosen(
         for part, units in _lowest(rows, multiple):
             gone.append(part.classes[units])
     return np.concatenate(gone) if gone else np.zeros(0, "int64")
+
+
+def _closed(part: Part) -> str:
+    """Say how layers inside closed ones are selected too."""
+    graph = part.wishes[0][0].nodes[0].home
+    held = [n for n in graph.nodes if n.nested is None and holds_layers(n.operation)]
+    if not held:
+        return ""
+    return (
+        f" Of {held[0].label!r} nothing inside is selected, as it is closed: prune "
+        f"{advice.call('read', open='**')}, and build."
+    )
 
 
 def _same_wish(part: Part) -> bool:

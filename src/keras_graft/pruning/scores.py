@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_graft import advice
+from keras_graft import _keras, advice
 from keras_graft.errors import EditError
 from keras_graft.graph.names import is_one_of
 from keras_graft.printable import shown, words_of
@@ -61,7 +60,7 @@ def _of_weights(group: Group, by: str) -> np.ndarray:
     kernels = [m for m in group.members if m.gives and len(m.shape) > 1]
     used = kernels or [m for m in group.members if m.gives]
     if by == "l2":
-        return np.sqrt(_summed(group, used, np.square))
+        return np.sqrt(_summed(group, used, lambda array: np.square(array, dtype="float64")))
     return _summed(group, used, np.abs)
 
 
@@ -80,9 +79,9 @@ def _summed(group: Group, members: list[Any], change: Callable[[np.ndarray], np.
     """Return the sum over all positions of a unit, in all weights."""
     total = np.zeros(group.count)
     for member in members:
-        array = change(np.array(keras.ops.convert_to_numpy(member.variable), "float64"))
+        array = change(_keras.values_of(member.variable))
         others = tuple(i for i in range(array.ndim) if i != member.axis)
-        sums = array.sum(others)
+        sums = array.sum(others, dtype="float64")
         known = member.units >= 0
         np.add.at(total, member.units[known], sums[known])
     return total

@@ -18,16 +18,16 @@ from keras_graft.graph.node import Node, Value
 from keras_graft.graph.record import is_wrapper, unwrapped
 from keras_graft.layers.weight import Weight
 from keras_graft.model.build import build
-from keras_graft.model.calls import caller, fill
 from keras_graft.model.infer import infer
 from keras_graft.model.opening.inside import as_model_call, is_layer_inside
-from keras_graft.model.read import own_graph, trace
+from keras_graft.model.read import own_graph
 from keras_graft.model.recreate import again
 from keras_graft.model.swap import called_anew
-from keras_graft.printable import words_of
+from keras_graft.pruning.alike import alike
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
-from keras_graft.pruning.configured import has_slots, op_again, plainly, put, unbuilt
+from keras_graft.pruning.configured import build_for, built_for, op_again, plainly, put, unbuilt
+from keras_graft.pruning.copied import copied
 from keras_graft.pruning.initial import with_smaller_arrays
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.refused import check_changeable
@@ -56,9 +56,13 @@ class Smaller:
         self._verb = verb
         self._scaled = scaled
         self._axes: dict[Any, list[Axis]] = {}
+        changed: dict[int, tuple[Any, bool]] = {}
         for axis in network.closure.axes:
             stay = kept(axis)
-            if len(stay) != axis.size or not np.array_equal(stay, np.arange(axis.size)):
+            if id(stay) not in changed:
+                all_stay = len(stay) == axis.size and np.array_equal(stay, np.arange(axis.size))
+                changed[id(stay)] = stay, not all_stay
+            if changed[id(stay)][1]:
                 self._axes.setdefault(axis.holder, []).append(axis)
         self._calls: dict[int, list[Call]] = {}
         self._operations: dict[int, Any] = {}
@@ -129,8 +133,8 @@ class Smaller:
         if known is None:
             own = nested if is_layer_inside(node) else self._own(node, nested)
             model = build(own, name=node.operation.name)
-            self._models[key] = known = model, node.nested
-        elif is_layer_inside(node) and known[1] is not node.nested:
+            self._models[key] = known = model, nested
+        elif is_layer_inside(node) and not alike(known[1], nested):
             path = self._network.nodes[node.key].path
             raise EditError(
                 f"{self._verb}: {path!r} is called several times, and its code does something else "
@@ -211,14 +215,21 @@ class Smaller:
         return layer
 
     def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> Any:
+        known = len(self.variables)
         name, (_, config) = old.name, _ties.plain_config(old)
         config = unbuilt(copy.deepcopy(config))
         for path, value in changes.items():
             put(config, path, value)
+        values = tuple(map(self._resized, call.inputs))
+        shapes = built_for(old, call.node.template, values)
+        new = copied(old, config, changes, shapes, self._variable)
+        if new is not None:
+            return new
+        del self.variables[known:]
         config = with_smaller_arrays(config, old.variables, self._taken)
         new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
         if not new.built:
-            self._build(new, call)
+            build_for(new, call, values, self._verb)
         tied = {id(tie.source) for tie in _ties.ties_of(old)}
         before = [v for v in old.variables if id(v) not in tied]
         named = _ties.named_weights(new)
@@ -239,26 +250,10 @@ class Smaller:
             self._assign(target, source)
         return new
 
-    def _build(self, new: Any, call: Call) -> None:
-        template, values = call.node.template, tuple(map(self._resized, call.inputs))
-        shape = lambda i: values[i].spec.shape  # type: ignore[union-attr] # noqa: E731
-        simple = len(template.args) == 1 and not has_slots(list(template.kwargs.values()))
-        try:
-            if simple:
-                new.build(fill(template.args[0], shape))
-                new.built = True
-            else:
-                trace(caller(new, template), values)
-        except Exception as error:
-            raise EditError(
-                f"{self._verb}: {call.node.path!r} cannot be built for "
-                f"{' and '.join(str(v.spec) for v in values)}: {words_of(error)}"
-            ) from error
-
     def _taken(self, source: Any, array: np.ndarray) -> np.ndarray:
         """Return what stays of an array whose last axes are those of a variable."""
         missing = len(source.shape) - array.ndim
-        for axis in self._axes.get(("weight", id(source)), ()):
+        for axis in sorted(self._axes.get(("weight", id(source)), ()), key=lambda axis: axis.at):
             if axis.at >= missing:
                 array = np.take(array, self._kept(axis), axis.at - missing)
         return array
@@ -269,10 +264,18 @@ class Smaller:
         return [(axis.at, self._kept(axis)) for axis in axes]
 
     def _sliced(self, source: Any) -> np.ndarray:
-        array = self._taken(source, np.array(keras.ops.convert_to_numpy(source)))
+        given = _keras.values_of(source)
+        array = self._taken(source, given)
+        array = array.copy() if array is given else array  # NumPy may see the memory of the donor
         if self._scaled is not None:
             array = self._scaled(source, array)
         return array
+
+    def _variable(self, source: Any) -> Any:
+        """Return the variable of a copied layer for one of the layer."""
+        new = _keras.variable_like(source, self._sliced(source))
+        self.variables.append((new, source))
+        return new
 
     def _assign(self, target: Any, source: Any) -> None:
         array = self._sliced(source)
