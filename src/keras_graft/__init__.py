@@ -65,6 +65,7 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.pruning.group import Group, Member, group
 from keras_graft.pruning.prune import prune
+from keras_graft.quantizing.quantize import quantize
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -101,6 +102,8 @@ __all__ = [
     "replace_backbone", "rewrite", "matches", "plain",
     # fewer channels
     "group", "prune", "Group", "Member",
+    # fewer bits
+    "quantize",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights

@@ -103,6 +103,16 @@ from keras_graft._keras.optimizers import slots as slots
 from keras_graft._keras.optimizers import steps_alone as steps_alone
 from keras_graft._keras.optimizers import trained_by as trained_by
 from keras_graft._keras.optimizers import works as works
+from keras_graft._keras.quantization import inputs_seen as inputs_seen
+from keras_graft._keras.quantization import policy_of as policy_of
+from keras_graft._keras.quantization import quantized_weights as quantized_weights
+from keras_graft._keras.quantization import quantizer_class as quantizer_class
+from keras_graft._keras.quantization import rename_policies as rename_policies
+from keras_graft._keras.quantization import save_all_weights as save_all_weights
+from keras_graft._keras.quantization import set_policies_inside as set_policies_inside
+from keras_graft._keras.quantization import tokens as tokens
+from keras_graft._keras.quantization import use_own_policy as use_own_policy
+from keras_graft._keras.quantization import weights_read_outside as weights_read_outside
 from keras_graft._keras.rated import Pace as Pace
 from keras_graft._keras.rated import Rated as Rated
 from keras_graft._keras.remembering import FORMAT as FORMAT
