@@ -66,6 +66,7 @@ from keras_graft.parts.split import split
 from keras_graft.pruning.group import Group, Member, group
 from keras_graft.pruning.prune import prune
 from keras_graft.quantizing.quantize import quantize
+from keras_graft.quantizing.report import Quantized, list_quantized
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -103,7 +104,7 @@ __all__ = [
     # fewer channels
     "group", "prune", "Group", "Member",
     # fewer bits
-    "quantize",
+    "quantize", "list_quantized",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
@@ -124,7 +125,7 @@ __all__ = [
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
-    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters", "Quantized",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

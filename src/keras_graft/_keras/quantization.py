@@ -18,7 +18,9 @@ def policy_of(layer: Any) -> Any:
     Uses `Layer._dtype_policy` (3.12 - 3.15).
     """
     policy = layer._dtype_policy
-    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy
+    return policy[layer.path] if layer.path else policy.default_policy
 
 
 def use_own_policy(layer: Any) -> None:

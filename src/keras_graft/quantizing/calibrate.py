@@ -59,9 +59,12 @@ def samples(graph: Graph, mode: str, config: Any, data: Any, batch_size: Any) ->
     """Return the data to calibrate with, as the model takes it; None in modes that need none."""
     if mode not in CALIBRATED:
         if data is not None:
+            compare = advice.call(
+                "list_quantized", ("donor", advice.As("model")), data=advice.As("x"), model="result"
+            )
             raise EditError(
                 f'quantize: data= is for mode="gptq" and mode="awq"; {mode!r} looks at the weights '
-                f"alone. For the errors on data: {advice.call('list_quantized', model='result', donor=advice.As('model'), data=advice.As('x'))}."
+                f"alone. For the errors on data: {compare}."
             )
         return None
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:

@@ -23,7 +23,7 @@ from keras_graft.graph.record import record_of, unwrapped
 from keras_graft.graph.select import everything, leaves
 from keras_graft.graph.select_nodes import select_nodes
 from keras_graft.model.calls import mapped
-from keras_graft.printable import quoted, shown
+from keras_graft.printable import shown
 from keras_graft.weights.address import Group, groups
 
 CALIBRATED = ("gptq", "awq")
@@ -267,5 +267,5 @@ def _nothing(graph: Graph, known: list[Candidate], meant: list[Candidate], selec
         reasons = "; ".join(f"{one.address!r}: {one.why_not}" for one in known[:3])
         return f"{text} {reasons or 'It has no layer with a matrix'}."
     near = nearest(selector, able) if isinstance(selector, str) else []
-    guess = f" Did you mean {listed(map(quoted, near), 3)}?" if near else ""
+    guess = f" Did you mean {listed(near, 3)}?" if near else ""
     return f"{text}{guess} These can: {listed(able, 8)}."

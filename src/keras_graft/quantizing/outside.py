@@ -17,7 +17,8 @@ def read_outside(
 ) -> list[tuple[Any, Node]]:
     """Return layers whose matrix is read by the code around them, and the calls of that code.
 
-    The code of layers that hold these layers runs once on abstract tensors. Keras's own is known.
+    The code of layers that hold these layers runs once on abstract tensors. Keras's own is run too:
+    `TimeDistributed` uses `layer.call`, which knows of no integers.
 
     Args:
         nodes: Calls of layers.
@@ -29,7 +30,7 @@ def read_outside(
     for node in nodes:
         layer = copy(node.operation)
         held = [x for x in _keras.layers_inside(layer) if id(x) in originals and x is not layer]
-        if not held or node.nested is not None or type(layer).__module__.startswith("keras."):
+        if not held or node.nested is not None:
             continue
         read: dict[int, Any] = {}
         with _keras.weights_read_outside(held, lambda x, read=read: read.setdefault(id(x), x)):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from keras_graft import _keras
 from keras_graft.adapters.state import path_of
+from keras_graft.edit.inline import inline
 from keras_graft.errors import EditError, GraftError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
@@ -95,21 +96,36 @@ def quantize(
     data = samples(graph, mode, given, data, batch_size)
     if blocks is not None and mode not in CALIBRATED:
         raise EditError(f'quantize: blocks= is for mode="gptq" and mode="awq", not for {mode!r}.')
+    old = graph
+    meant = chosen(old, candidates(old, mode), target, "quantize")
     refused: dict[str, str] = {}
     while True:
-        found = chosen(graph, candidates(graph, mode, refused), target, "quantize")
-        work = _Work(graph, found, mode)
+        work = _Work(graph, meant, mode)
         why = work.read_outside()
-        if not why:
-            lost = work.run(config, data, blocks, batch_size)
-            if not lost:
-                return edited(graph, work.graph, "quantize")
-            opened = opened_for(graph, [one.address for one in lost])
-            if opened is not graph:
-                graph = opened  # each layer inside has a configuration of its own there
-                continue
-            why = {one.address: _LOST.format(shown(path_of(one.node))) for one in lost}
+        lost = [] if why else work.run(config, data, groups(old, meant, blocks), batch_size)
+        if not why and not lost:
+            return edited(old, work.graph, "quantize")
+        opened = _opened(graph, lost) if lost else graph
+        if opened is not None:
+            graph = opened  # there, each layer that was inside has a configuration of its own
+        else:
+            around = shown(path_of(lost[0].node))
+            why = {one.address: _LOST.format(around) for one in lost}
         refused.update(why)
+        if why:
+            meant = chosen(old, candidates(old, mode, refused), target, "quantize")
+
+
+def _opened(graph: Graph, lost: list[Candidate]) -> Graph | None:
+    """Return the graph with what is inside the layers around some layers; None if one is closed."""
+    around = {id(one.node.operation) for one in lost}
+    if not around & {id(node.operation) for node in everything(graph)}:
+        return None
+    opened = opened_for(graph, [one.address for one in lost])
+    nodes = [node for node in everything(opened) if id(node.operation) in around]
+    if any(node.nested is None for node in nodes):
+        return None
+    return inline(opened, nodes)
 
 
 _LOST = (
@@ -132,7 +148,7 @@ class _Work:
     """Copies of the layers of a graph that change, and their quantization."""
 
     def __init__(self, graph: Graph, found: list[Candidate], mode: str) -> None:
-        self._old, self._found, self._mode = graph, found, mode
+        self._found, self._mode = found, mode
         wanted = {id(one.layer) for one in found}
         work = _Sharing()
         self._changed: dict[int, Node] = {}
@@ -158,13 +174,15 @@ class _Work:
             for layer, node in found
         }
 
-    def run(self, config: Any, data: Any, blocks: Any, batch_size: int) -> list[Candidate]:
+    def run(
+        self, config: Any, data: Any, blocks: list[list[Candidate]], batch_size: int
+    ) -> list[Candidate]:
         """Quantize the copies; return the layers that a file of the result would lose."""
         for one in self._found:
             _keras.use_own_policy(self._copy(one.layer))
         if self._mode in CALIBRATED:
             model = build(self.graph)
-            for together in groups(self._old, self._found, blocks):
+            for together in blocks:
                 layers = [self._copy(one.layer) for one in together]
                 names = [one.address for one in together]
                 with _naming(names):
