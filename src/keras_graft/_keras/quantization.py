@@ -1,66 +1,28 @@
-"""Keras's private state of quantized layers: dtype policies, what is saved, and GPTQ and AWQ."""
+"""Keras's private state of quantized layers: what is saved, and GPTQ and AWQ."""
 
 from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import keras
 
 from keras_graft._keras import private
 
 
-def policy_of(layer: Any) -> Any:
-    """Return the dtype policy of a layer itself, also where a `DTypePolicyMap` says it.
+def quantize_layer(layer: Any, mode: str, config: Any) -> None:
+    """Let Keras quantize a layer.
 
-    Uses `Layer._dtype_policy` (3.12 - 3.15).
+    Keras lets a layer that is built get new weights only by a wrapper around the method, which a
+    layer of a changed class lacks. Uses `Layer._tracker` (3.12 - 3.15).
     """
-    policy = layer._dtype_policy
-    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        return policy
-    return policy[layer.path] if layer.path else policy.default_policy
-
-
-def use_own_policy(layer: Any) -> None:
-    """Give a layer its dtype policy as its own: a map of policies may be that of other layers too.
-
-    Keras writes into the map when it quantizes. Uses `Layer._dtype_policy` (3.12 - 3.15).
-    """
-    layer.__dict__["_dtype_policy"] = policy_of(layer)
-
-
-def set_policies_inside(layer: Any, policies: Mapping[str, Any]) -> None:
-    """Let the configuration of a layer say the dtype policies of layers inside it.
-
-    A layer that hands its `dtype` on makes them so again. Uses `Layer._dtype_policy` (3.12 - 3.15).
-
-    Args:
-        layer: The layer.
-        policies: The policies by the paths of the layers inside.
-    """
-    layer.__dict__["_dtype_policy"] = keras.dtype_policies.DTypePolicyMap(
-        policy_of(layer), dict(policies)
-    )
-
-
-def rename_policies(layer: Any, old: str, new: str) -> None:
-    """Let a map of dtype policies name the paths below a layer that has another name now.
-
-    Uses `Layer._dtype_policy` and `DTypePolicyMap._policy_map` (3.12 - 3.15).
-    """
-    policy = getattr(layer, "_dtype_policy", None)
-    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        return
-    before = f"{old}/"
-    paths = {
-        f"{new}/{path[len(before) :]}" if path.startswith(before) else path: own
-        for path, own in policy._policy_map.items()
-    }
-    layer.__dict__["_dtype_policy"] = keras.dtype_policies.DTypePolicyMap(
-        policy._default_policy_arg, paths
-    )
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    try:
+        layer.quantize(mode, config=config)
+    finally:
+        if locked:
+            layer._tracker.lock()
 
 
 def quantized_weights(layer: Any, mode: str) -> list[str] | None:
@@ -78,6 +40,8 @@ def save_all_weights(layer: Any) -> None:
     Keras leaves out the zero points of GPTQ and AWQ (3.14, 3.15.0 and 3.15.1), and cannot load
     what it saved.
     """
+    if layer.quantization_mode not in ("gptq", "awq"):
+        return
     store: dict[str, Any] = {}
     layer.save_own_variables(store)
     if len(store) < len(layer._trainable_variables) + len(layer._non_trainable_variables):

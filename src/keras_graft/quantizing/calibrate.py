@@ -42,7 +42,9 @@ def configured(mode: str, config: Any) -> Any:
             + ("." if mode in CALIBRATED else f', or leave out config= for the defaults of "{mode}".')
         )
     if config is None:
-        return cls(dataset=None, tokenizer=None) if mode in CALIBRATED else None
+        # Before 3.14, Keras can only divide matrices whose rows are a multiple of the group size.
+        whole = {"group_size": -1} if _keras.VERSION < (3, 14) else {}
+        return cls(dataset=None, tokenizer=None, **whole) if mode in CALIBRATED else None
     if not isinstance(config, cls):
         raise EditError(
             f"quantize: config must be a keras.quantizers.{_CONFIGS[mode]} for mode={mode!r}, got "
@@ -148,7 +150,7 @@ def calibrate(
         one = work[id(layer)]
         if not one.num_samples:
             raise EditError(f"quantize: {name!r} was not called when {model.name!r} ran on the data.")
-        layer.quantize(mode, config=config)
+        _keras.quantize_layer(layer, mode, config)
         one.quantize_and_correct_layer() if mode == "gptq" else one.quantize_layer()
         one.free()
         _keras.save_all_weights(layer)

@@ -84,13 +84,13 @@ class _Readers:
     """What else reads the weights of a layer: ties, other layers, and ops."""
 
     def __init__(self, graph: Graph) -> None:
-        layers: dict[int, Any] = {}
+        layers: dict[int, keras.Layer] = {}
         self._ops: dict[int, str] = {}
         self._ties: dict[int, str] = {}
         for node in everything(graph):
             if node.nested is None or not isinstance(node.operation, keras.Model):
                 inside = _keras.layers_inside(unwrapped(node.operation))
-                layers.update((id(layer), layer) for layer in inside)
+                layers.update((id(x), x) for x in inside if isinstance(x, keras.Layer))
                 for tie in _ties.ties_of(node.operation):
                     self._ties[id(tie.source)] = f"{path_of(node)}/{tie.weight}"
 

@@ -190,7 +190,7 @@ class _Work:
         else:
             for one in self._found:
                 with _naming([one.address]):
-                    self._copy(one.layer).quantize(self._mode, config=config)
+                    _keras.quantize_layer(self._copy(one.layer), self._mode, config)
         return self._written()
 
     def _written(self) -> list[Candidate]:

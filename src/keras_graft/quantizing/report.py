@@ -159,7 +159,8 @@ def _row(one: Candidate, old: Candidate | None) -> QuantizedRow:
     if mode is not None and before is not None and type(before) is type(layer):
         error = weight_error(before, layer)
     own = _keras.own_weights(layer)
-    matrix = next((v.name for v in own if len(v.shape) > 1), own[0].name if own else "")
+    names = [v.name for v in own if len(v.shape) > 1] + [v.name for v in own]
+    matrix = next((name for name in names if name in ("kernel", "embeddings")), names[0])
     return QuantizedRow(
         f"{one.address}/{matrix}", type(layer).__name__, mode,
         None if before is None else sum(map(_bytes, _keras.own_weights(before))),
