@@ -107,6 +107,7 @@ from keras_graft._keras.policies import policy_of as policy_of
 from keras_graft._keras.policies import rename_policies as rename_policies
 from keras_graft._keras.policies import set_policies_inside as set_policies_inside
 from keras_graft._keras.policies import use_own_policy as use_own_policy
+from keras_graft._keras.private import VERSION as VERSION
 from keras_graft._keras.quantization import inputs_seen as inputs_seen
 from keras_graft._keras.quantization import quantize_layer as quantize_layer
 from keras_graft._keras.quantization import quantized_weights as quantized_weights

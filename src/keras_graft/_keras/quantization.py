@@ -125,8 +125,14 @@ def weights_read_outside(layers: Sequence[Any], read: Callable[[Any], None]) -> 
 
             return property(get)
 
-        own = {n: prop(n) for n in ("kernel", "embeddings") if isinstance(getattr(cls, n, None), property)}
-        return type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__, **own})
+        own = {
+            n: prop(n)
+            for n in ("kernel", "embeddings")
+            if isinstance(getattr(cls, n, None), property)
+        }
+        return type(
+            cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__, **own}
+        )
 
     try:
         for layer, cls in zip(layers, classes, strict=True):

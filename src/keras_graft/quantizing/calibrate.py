@@ -39,7 +39,11 @@ def configured(mode: str, config: Any) -> Any:
         raise KerasVersionError(
             f"quantize: Keras {keras.__version__} has no keras.quantizers.{_CONFIGS[mode]}. Install a "
             "newer one"
-            + ("." if mode in CALIBRATED else f', or leave out config= for the defaults of "{mode}".')
+            + (
+                "."
+                if mode in CALIBRATED
+                else f', or leave out config= for the defaults of "{mode}".'
+            )
         )
     if config is None:
         # Before 3.14, Keras can only divide matrices whose rows are a multiple of the group size.
@@ -69,8 +73,14 @@ def samples(graph: Graph, mode: str, config: Any, data: Any, batch_size: Any) ->
                 f"alone. For the errors on data: {compare}."
             )
         return None
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise EditError(f"quantize: batch_size must be a positive integer, got {shown(batch_size)}.")
+    if (
+        isinstance(batch_size, bool)
+        or not isinstance(batch_size, int | np.integer)
+        or batch_size < 1
+    ):
+        raise EditError(
+            f"quantize: batch_size must be a positive integer, got {shown(batch_size)}."
+        )
     if data is None:
         if getattr(config, "dataset", None) is None or config.tokenizer is None:
             raise EditError(
@@ -141,7 +151,9 @@ def calibrate(
     def see(layer: Any, given: Any) -> None:
         one = work[id(layer)]
         rows = keras.ops.reshape(given, (-1, int(one.rows)))
-        one.update_hessian_with_batch(rows) if mode == "gptq" else one.update_activation_magnitudes(rows)
+        one.update_hessian_with_batch(rows) if mode == "gptq" else one.update_activation_magnitudes(
+            rows
+        )
 
     with _keras.inputs_seen(layers, see):
         for batch in _batches(data, batch_size):
@@ -149,7 +161,9 @@ def calibrate(
     for layer, name in zip(layers, names, strict=True):
         one = work[id(layer)]
         if not one.num_samples:
-            raise EditError(f"quantize: {name!r} was not called when {model.name!r} ran on the data.")
+            raise EditError(
+                f"quantize: {name!r} was not called when {model.name!r} ran on the data."
+            )
         _keras.quantize_layer(layer, mode, config)
         one.quantize_and_correct_layer() if mode == "gptq" else one.quantize_layer()
         one.free()

@@ -6,7 +6,7 @@ import fnmatch
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +138,9 @@ def _why_not(node: Node, layer: Any, path: str, mode: str, readers: _Readers) ->
             f"ties. Untie it first: {advice.call('untie', ('target', f'{path}/{tied[0].weight}'))}"
         )
     state = state_of(node.operation)
-    if record_of(layer).sums or (state is not None and state.adapters and layer is not node.operation):
+    if record_of(layer).sums or (
+        state is not None and state.adapters and layer is not node.operation
+    ):
         return (
             f"it has adapters. Merge them first: {advice.call('merge_adapters')}; or add them to the "
             "quantized model"
@@ -189,8 +191,18 @@ def _why_no_matrix(layer: Any) -> str | None:
     return None
 
 
-def chosen(graph: Graph, known: list[Candidate], selector: Any, verb: str) -> list[Candidate]:
+def chosen(
+    graph: Graph, known: list[Candidate], selector: Any, verb: str, tried: Container[str] = ()
+) -> list[Candidate]:
     """Return the layers that a selector means and that can be quantized, in the order of calls.
+
+    Args:
+        graph: The graph.
+        known: Its candidates.
+        selector: The selector, or a list of selectors.
+        verb: For messages.
+        tried: The addresses of layers that were refused after a trial. In an opened graph the
+            reason may be a better one.
 
     Raises:
         EditError: If the address of a layer that cannot be quantized is given.
@@ -201,11 +213,11 @@ def chosen(graph: Graph, known: list[Candidate], selector: Any, verb: str) -> li
     for part in parts:
         meant = _meant(graph, known, part)
         able = [one for one in meant if one.why_not is None]
+        for one in meant:
+            if one.why_not is not None and one.address == part and part not in tried:
+                raise EditError(f"{verb}: {one.address!r}: {one.why_not}.")
         if not able:
             raise NothingSelectedError(f"{verb}: {_nothing(graph, known, meant, part)}")
-        for one in meant:
-            if one.why_not is not None and one.address == part:
-                raise EditError(f"{verb}: {one.address!r}: {one.why_not}.")
         wanted |= {id(one) for one in able}
     return [one for one in known if id(one) in wanted]
 

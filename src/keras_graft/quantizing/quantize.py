@@ -113,7 +113,7 @@ def quantize(
             why = {one.address: _LOST.format(around) for one in lost}
         refused.update(why)
         if why:
-            meant = chosen(old, candidates(old, mode, refused), target, "quantize")
+            meant = chosen(old, candidates(old, mode, refused), target, "quantize", refused)
 
 
 def _opened(graph: Graph, lost: list[Candidate]) -> Graph | None:
