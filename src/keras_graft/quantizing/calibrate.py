@@ -18,7 +18,7 @@ from keras_graft.inside.running import run_once
 from keras_graft.look.blocks import blocks as named_blocks
 from keras_graft.look.wiring import Wiring
 from keras_graft.model.build import build
-from keras_graft.printable import printable, shown, words_of
+from keras_graft.printable import printable, shown
 from keras_graft.quantizing.candidates import CALIBRATED, Candidate
 
 tree = keras.tree
