@@ -46,7 +46,7 @@ def rename_policies(layer: Any, old: str, new: str) -> None:
 
     Uses `Layer._dtype_policy` and `DTypePolicyMap._policy_map` (3.12 - 3.15).
     """
-    policy = getattr(layer, "_dtype_policy", None)
+    policy: Any = getattr(layer, "_dtype_policy", None)
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         return
     before = f"{old}/"

@@ -34,7 +34,7 @@ _CONFIGS = {
 
 def configured(mode: str, config: Any) -> Any:
     """Return the configuration to quantize with, without its data; refuse one of another mode."""
-    cls = getattr(keras.quantizers, _CONFIGS[mode], None)
+    cls: Any = getattr(keras.quantizers, _CONFIGS[mode], None)
     if cls is None and (config is not None or mode in CALIBRATED):
         raise KerasVersionError(
             f"quantize: Keras {keras.__version__} has no keras.quantizers.{_CONFIGS[mode]}. Install a "

@@ -214,7 +214,7 @@ def chosen(
         meant = _meant(graph, known, part)
         able = [one for one in meant if one.why_not is None]
         for one in meant:
-            if one.why_not is not None and one.address == part and part not in tried:
+            if one.why_not is not None and one.address == part and one.address not in tried:
                 raise EditError(f"{verb}: {one.address!r}: {one.why_not}.")
         if not able:
             raise NothingSelectedError(f"{verb}: {_nothing(graph, known, meant, part)}")

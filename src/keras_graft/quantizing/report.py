@@ -132,7 +132,7 @@ def list_quantized(graph: Graph, donor: Any = None, data: Any = None) -> Quantiz
     >>> print(kg.list_quantized(keras.Model(x, y, name="tiny")))
     tiny: 0 of 1 layer quantized, 16 bytes
     weight    class   mode  bytes  not
-    c/kernel  Conv1D  -     16     Keras has no quantized Conv1D
+    c/kernel  Conv1D  -        16  Keras has no quantized Conv1D
     """
     before = None if donor is None else read(donor)
     if data is not None and before is None:
