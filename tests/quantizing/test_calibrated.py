@@ -94,7 +94,7 @@ def test_blocks_nested_models_and_attention(mode, tmp_path):
     two = kg.quantize(model, "**", mode, config=config(mode), data=given, blocks="block_*_mlp")
     for small in (one, two):
         rows = kg.list_quantized(small, model).rows
-        assert len(rows) == 10 and all(row.error.largest < row.error.scale / 2 for row in rows)
+        assert len(rows) == 10 and all(row.error.mean < row.error.scale / 5 for row in rows)
         small.save(tmp_path / "m.keras")
         equal(small(given), keras.models.load_model(tmp_path / "m.keras")(given))
     apart = [np.abs(arrays(m(given))[0] - arrays(model(given))[0]).max() for m in (one, two)]
