@@ -210,6 +210,7 @@ VERBS: dict[str, Callable] = {
     "rewire": lambda m, rng: kg.rewire(m, {_values(m, rng): _values(m, rng)}),
     "prune": lambda m, rng: kg.prune(m, {"**": rng.choice([1, 0.5])}),
     "widen": lambda m, rng: kg.widen(m, {"**": rng.choice([1.5, 2.0])}),
+    "quantize": lambda m, rng: kg.quantize(m, "**", rng.choice(["int8", "int4"])),
     "repeat": lambda m, rng: kg.repeat(m, *_ends(m, rng), 2, weights=rng.choice(["share", "copy"])),
     "reinput width": _resized,
     "patch": lambda m, rng: kg.patch(m, {_values(m, rng): rng.choice([0, 0.5, lambda t: t])}),

@@ -36,6 +36,7 @@ ORDER = [
     "training",
     "tasks",
     "adapters",
+    "quantizing",
     "features",
     "recipes",
     "display",

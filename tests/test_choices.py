@@ -45,6 +45,7 @@ CALLS = {
     "set_adapters": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [value]),
     "set_adapters train": lambda m, value: kg.set_adapters(kg.lora(m, "a"), [], train=value),
     "remove_adapters": lambda m, value: kg.remove_adapters(kg.lora(m, "a"), [value]),
+    "quantize mode": lambda m, value: kg.quantize(m, "**", value),
     "prune by": lambda m, value: kg.prune(m, {"a": 0.5}, by=value),
     "prune scope": lambda m, value: kg.prune(m, {"a": 0.5}, scope=value),
     "recorder compile": lambda m, value: kg.recorder(m, "a", compile=value),

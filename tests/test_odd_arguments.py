@@ -127,6 +127,19 @@ VERBS = {
     "remove keep": lambda m, o: kg.remove(m, "b", keep=o),
     "group": lambda m, o: kg.group(m, o),
     "group model": lambda m, o: kg.group(o, "a#0"),
+    "quantize": lambda m, o: kg.quantize(m, o),
+    "quantize mode": lambda m, o: kg.quantize(m, "**", o),
+    "quantize config": lambda m, o: kg.quantize(m, "**", config=o),
+    "quantize data": lambda m, o: kg.quantize(m, "**", "gptq", data=o),
+    "quantize blocks": lambda m, o: kg.quantize(
+        m, "**", "gptq", data=np.ones((2, 4), "float32"), blocks=o
+    ),
+    "quantize batch_size": lambda m, o: kg.quantize(
+        m, "**", "gptq", data=np.ones((2, 4), "float32"), batch_size=o
+    ),
+    "list_quantized": lambda m, o: kg.list_quantized(o),
+    "list_quantized donor": lambda m, o: kg.list_quantized(m, o),
+    "list_quantized data": lambda m, o: kg.list_quantized(m, m, o),
     "prune": lambda m, o: kg.prune(m, o),
     "prune selector": lambda m, o: kg.prune(m, {_hashed(o): 0.5}),
     "prune how much": lambda m, o: kg.prune(m, {"**": o}),

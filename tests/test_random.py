@@ -452,6 +452,26 @@ def test_a_wider_network_gives_the_same(plan, data):
 
 @bounded
 @given(plans())
+def test_quantized_layers_give_nearly_the_same_and_the_donor_stays(plan):
+    model = interpret(plan)
+    config = model.get_config()
+    x = random_inputs(model, 2)
+    before = numpy(model(x))
+    try:
+        small = kg.quantize(model, "**")
+    except (kg.NothingSelectedError, kg.EditError) as error:
+        assert "that Keras can quantize" in str(error)
+        return
+    for a, b in zip(before, numpy(small(x)), strict=True):
+        assert a.shape == b.shape and np.isfinite(b).all() == np.isfinite(a).all()
+    assert model.get_config() == config
+    for a, b in zip(before, numpy(model(x)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(row.mode == "int8" for row in kg.list_quantized(small, model).rows)
+
+
+@bounded
+@given(plans())
 def test_half_of_all_channels_can_go(plan):
     model = interpret(plan)
     config = model.get_config()

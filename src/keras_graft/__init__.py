@@ -67,6 +67,8 @@ from keras_graft.parts.split import split
 from keras_graft.pruning.group import Group, Member, group
 from keras_graft.pruning.prune import prune
 from keras_graft.pruning.widen import widen
+from keras_graft.quantizing.quantize import quantize
+from keras_graft.quantizing.report import Quantized, list_quantized
 from keras_graft.replaying.replay import replay
 from keras_graft.replaying.steps import Steps, steps
 from keras_graft.rewrite.match import Match, Matches
@@ -103,6 +105,8 @@ __all__ = [
     "replace_backbone", "rewrite", "matches", "plain",
     # fewer channels
     "group", "prune", "widen", "importance", "Group", "Member", "Importance",
+    # fewer bits
+    "quantize", "list_quantized",
     # look inside a run
     "record", "recorder", "patch", "gradients",
     # weights
@@ -123,7 +127,7 @@ __all__ = [
     # results
     "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
-    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
+    "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters", "Quantized",
     # errors and warnings
     "GraftError", "ReadError", "GraphError", "SelectionError", "NothingSelectedError",
     "AmbiguousError", "CutError", "JoinError", "EditError", "BuildError", "WeightsError",

@@ -319,6 +319,10 @@ def test_widen():
     """)
 
 
+def test_quantize_changes_no_call():
+    assert as_text(kg.quantize(tiny(), "a")) == as_text(tiny())
+
+
 def test_nest_and_inline():
     model = tiny()
     nested = kg.nest(model, "a", "add", name="block")

@@ -20,7 +20,9 @@ import keras
 from keras_graft._keras import private
 from keras_graft._keras.inside import NOT_TAKEN, SHARED, WRAPPED, around, is_torch_module, parts
 from keras_graft._keras.layers import sublayers
+from keras_graft._keras.policies import use_own_policy
 from keras_graft._keras.private import guarded
+from keras_graft._keras.quantization import save_all_weights
 
 
 @functools.cache
@@ -205,6 +207,9 @@ class Copier:
                 new.__dict__[name] = _rebound(value, getattr(new, name), new)
         if isinstance(old, keras.Operation):
             new.__dict__.update(_inbound_nodes=[], _outbound_nodes=[])
+        if layer and getattr(old, "quantization_mode", None) is not None:
+            use_own_policy(new)  # Keras 3.15 saves no quantized layer whose policy is in a map
+            save_all_weights(new)
         if isinstance(old, keras.Model):
             keras.Model.__bases__[0].__init__(new)  # reset the Trainer of the backend
         if layer and old.built:

@@ -89,6 +89,9 @@ NAMES: dict[str, tuple[str, Callable[[], Any] | None]] = {
     "get_keras_mask": ("keras.src.backend.common.masking.get_keras_mask", None),
     "set_keras_mask": ("keras.src.backend.common.masking.set_keras_mask", None),
     "to_snake_case": ("keras.src.utils.naming.to_snake_case", None),
+    "GPTQ": ("keras.src.quantizers.gptq.GPTQ", None),
+    "AWQ": ("keras.src.quantizers.awq.AWQ", None),
+    "get_dataloader": ("keras.src.quantizers.gptq_core.get_dataloader", None),
     # Without it, Keras imports TensorFlow to write a configuration: slow, but correct.
     "tensorflow": ("keras.src.utils.module_utils.tensorflow", lambda: None),
 }

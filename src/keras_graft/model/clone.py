@@ -202,6 +202,7 @@ class Clone:
         old = f"{node.operation.name}/"
         self._path = lambda of: f"{name}/{of[len(old) :] if of.startswith(old) else of}"
         new = self.operation(node)
+        _keras.rename_policies(new, node.operation.name, name)
         new.name = name
         return new
 

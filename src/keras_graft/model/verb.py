@@ -31,6 +31,7 @@ OF_WEIGHTS = (
     "unmerge_adapters",
     "remove_adapters",
     "train_only",
+    "quantize",
 )
 """Verbs that find weights by their addresses, inside closed layers too."""
 

@@ -32,6 +32,7 @@ from keras_graft.parts.join import join
 from keras_graft.parts.split import split
 from keras_graft.pruning.prune import prune
 from keras_graft.pruning.widen import widen
+from keras_graft.quantizing.quantize import quantize
 from keras_graft.rewrite.rewrite import rewrite
 from keras_graft.shared.share import share
 from keras_graft.shared.tie import tie
@@ -44,7 +45,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rewrite": rewrite, "plain": plain,
     "inline": inline, "nest": nest, "reinput": reinput, "patch": patch,
     "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
-    "prune": prune, "widen": widen,
+    "prune": prune, "widen": widen, "quantize": quantize,
     "freeze": freeze, "unfreeze": unfreeze, "train_only": train_only,
     "lora": lora, "set_adapters": set_adapters, "merge_adapters": merge_adapters,
     "unmerge_adapters": unmerge_adapters, "remove_adapters": remove_adapters,

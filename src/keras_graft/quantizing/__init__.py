@@ -1,0 +1,1 @@
+"""Weights in fewer bits: which layers, how, and what it changes."""
