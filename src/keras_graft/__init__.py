@@ -48,6 +48,8 @@ from keras_graft.inside.given import Given
 from keras_graft.inside.gradients import Gradients, gradients
 from keras_graft.inside.patch import patch
 from keras_graft.inside.record import Recorder, record, recorder
+from keras_graft.look.balance import balance
+from keras_graft.look.balance_report import Balance, Balanced
 from keras_graft.look.costs import costs
 from keras_graft.look.costs_report import Cost, Costs
 from keras_graft.look.cuts import Cut, cuts
@@ -93,7 +95,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "costs", "stages", "sharing", "diff", "explain",
+    "read", "build", "select", "cuts", "costs", "stages", "balance", "sharing", "diff", "explain",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
@@ -119,7 +121,7 @@ __all__ = [
     "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
     "remove_adapters", "save_adapters", "load_adapters",
     # results
-    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Sharing", "Diff",
+    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Balance", "Balanced", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
     "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters",
     # errors and warnings
