@@ -18,6 +18,7 @@ from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
 from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
+from keras_graft.edit.remat import remat
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
@@ -100,7 +101,7 @@ __all__ = [
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
-    "replace_backbone", "rewrite", "matches", "plain",
+    "replace_backbone", "rewrite", "matches", "plain", "remat",
     # fewer channels
     "group", "prune", "Group", "Member",
     # look inside a run

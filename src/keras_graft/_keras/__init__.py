@@ -105,6 +105,7 @@ from keras_graft._keras.optimizers import trained_by as trained_by
 from keras_graft._keras.optimizers import works as works
 from keras_graft._keras.rated import Pace as Pace
 from keras_graft._keras.rated import Rated as Rated
+from keras_graft._keras.rematerialized import rematerialized as rematerialized
 from keras_graft._keras.remembering import FORMAT as FORMAT
 from keras_graft._keras.remembering import InFile as InFile
 from keras_graft._keras.remembering import Remembering as Remembering

@@ -81,8 +81,7 @@ def balance(
     """
     if not is_one_of(by, *WHAT):
         raise SelectionError(
-            'balance: what is balanced is one of "flops", "bytes", "parameters"; got '
-            f"{shown(by)}."
+            f'balance: what is balanced is one of "flops", "bytes", "parameters"; got {shown(by)}.'
         )
     whole = isinstance(parts, Integral) and not isinstance(parts, bool)
     if not whole or int(parts) < 2:
