@@ -84,6 +84,7 @@ VERBS = {
     "submodel to": lambda m, o: kg.submodel(m, outputs=o),
     "split": lambda m, o: kg.split(m, o),
     "split tuple": lambda m, o: kg.split(m, (o, "b")),
+    "remat": lambda m, o: kg.remat(m, o),
     "split by": lambda m, o: kg.split(m, by=o),
     "split parts": lambda m, o: kg.split(m, parts=o),
     "split balance": lambda m, o: kg.split(m, parts=2, balance=o),

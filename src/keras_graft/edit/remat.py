@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from keras_graft import _keras, advice
+from keras_graft import _keras
 from keras_graft.edit.nest import fold
 from keras_graft.edit.places import nodes_named
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import Names, listed, safe
-from keras_graft.graph.node import Node, Slot, Value, flat_slots
+from keras_graft.graph.node import Node, Slot, flat_slots
 from keras_graft.graph.walk import after, needed
 from keras_graft.layers.remat import Remat
 from keras_graft.look.blocks import blocks
