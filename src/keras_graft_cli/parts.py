@@ -77,7 +77,6 @@ def submodel(
 def split(
     run: Run,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the stages.")],
     at: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,6 +84,8 @@ def split(
             autocompletion=boundaries,
         ),
     ] = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the stages.")],
     complete: Complete = False,
     parts: Annotated[
         int | None, typer.Option(help="In place of --at: so many stages that cost about the same.")
