@@ -227,7 +227,6 @@ VERBS: dict[str, Callable] = {
     "unmerge adapters": lambda m, rng: kg.unmerge_adapters(m),
     "remove adapters": lambda m, rng: kg.remove_adapters(m),
     "plain": lambda m, rng: kg.plain(m, ties="untie"),
-    "remat": lambda m, rng: kg.remat(m, [_node(m, rng)]),
     "tie": _tied,
     "untie": _untied,
     "share": _shared,
