@@ -34,7 +34,7 @@ def masked():
     h = layers.Embedding(9, 8, mask_zero=True, name="layer_0_embed")(ids)
     h = layers.Dropout(0.2, seed=9, name="layer_0_drop")(h)
     for i in (1, 2):
-        a = layers.LSTM(8, dropout=0.2, seed=i, return_sequences=True, name=f"layer_{i}_lstm")(h)
+        a = layers.LSTM(8, return_sequences=True, name=f"layer_{i}_lstm")(h)
         h = layers.LayerNormalization(name=f"layer_{i}_norm")(
             layers.Add(name=f"layer_{i}_add")([h, a])
         )
@@ -218,6 +218,10 @@ def test_what_cannot_be_right_is_refused():
         kg.EditError, match="'attention' .MultiHeadAttention. takes off a mask that enters"
     ):
         kg.remat(model, "attention")
+    steps_in = keras.Input((5, 4), name="steps")
+    drops = keras.Model(steps_in, layers.LSTM(3, dropout=0.2, name="lstm")(steps_in))
+    with pytest.raises(kg.EditError, match="has dropout inside its cell"):
+        kg.remat(drops, "lstm")
     with pytest.raises(kg.EditError, match="it is an input"):
         kg.remat(model, "ids")
     x = keras.Input((4,), name="x")

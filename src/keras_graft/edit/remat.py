@@ -154,6 +154,15 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
                 "dense tensors can be handed to a block. Take a block that does not end there."
             )
     for node in region:
+        for layer in _keras.layers_inside(node.operation):
+            cell = getattr(layer, "cell", None)
+            if getattr(cell, "dropout", 0) or getattr(cell, "recurrent_dropout", 0):
+                raise EditError(
+                    f"remat: {graph.label(node)!r} ({node.kind}) has dropout inside its cell, which "
+                    "keeps the values it drew in an attribute: a second run is not known to draw the "
+                    "same. Select other blocks, or use a Dropout layer in front of it."
+                )
+    for node in region:
         if node.unmasks and any(mask not in made for _, mask in node.hidden):
             raise EditError(
                 f"remat: {graph.label(node)!r} ({node.kind}) takes off a mask that enters the block of "
