@@ -18,6 +18,7 @@ from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
 from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
+from keras_graft.edit.remat import remat
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
@@ -49,6 +50,8 @@ from keras_graft.inside.gradients import Gradients, gradients
 from keras_graft.inside.importance import Importance, importance
 from keras_graft.inside.patch import patch
 from keras_graft.inside.record import Recorder, record, recorder
+from keras_graft.look.balance import balance
+from keras_graft.look.balance_report import Balance, Balanced
 from keras_graft.look.costs import costs
 from keras_graft.look.costs_report import Cost, Costs
 from keras_graft.look.cuts import Cut, cuts
@@ -97,12 +100,12 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     # look
-    "read", "build", "select", "cuts", "costs", "stages", "sharing", "diff", "explain",
+    "read", "build", "select", "cuts", "costs", "stages", "balance", "sharing", "diff", "explain",
     # take apart, join
     "extract", "submodel", "split", "join",
     # edit
     "replace", "insert", "remove", "rewire", "repeat", "inline", "nest", "reinput",
-    "replace_backbone", "rewrite", "matches", "plain",
+    "replace_backbone", "rewrite", "matches", "plain", "remat",
     # fewer channels
     "group", "prune", "widen", "importance", "Group", "Member", "Importance",
     # fewer bits
@@ -125,7 +128,7 @@ __all__ = [
     "lora", "list_adapters", "set_adapters", "merge_adapters", "unmerge_adapters",
     "remove_adapters", "save_adapters", "load_adapters",
     # results
-    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Sharing", "Diff",
+    "Graph", "Node", "Value", "Spec", "Selection", "Cut", "Cost", "Costs", "Stages", "Balance", "Balanced", "Sharing", "Diff",
     "Explanation", "Given", "Recorder", "Gradients",
     "Match", "Matches", "Merged", "Transplanted", "Carried", "TorchNames", "LearningRates", "Rates", "Adapters", "Quantized",
     # errors and warnings

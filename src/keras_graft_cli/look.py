@@ -127,6 +127,36 @@ def costs(
 
 
 @command(panel=LOOK, loads=True)
+def balance(
+    run: Run,
+    model: Model,
+    parts: Annotated[int, typer.Argument(help="How many stages.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What is balanced: flops, bytes or parameters.",
+            autocompletion=choices("flops", "bytes", "parameters"),
+        ),
+    ] = "flops",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Cut also where several values cross.")
+    ] = False,
+    shape: Annotated[
+        str | None, typer.Option(help="One sample of the input, where it is open: 224,224,3.")
+    ] = None,
+) -> Told:
+    """Say where to cut a model into stages that cost about the same.
+
+    Example: keras-graft balance m.keras 4 --by parameters
+    """
+    import keras_graft as kg
+
+    given = sizes(shape, "--shape")
+    found = kg.balance(structure(run, model), parts, by, complete=complete, input_shape=given)
+    return Told(found.to_dict(), found)
+
+
+@command(panel=LOOK, loads=True)
 def advise(
     run: Run,
     model: Model,

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_graft_cli.completion import models, names
+from keras_graft_cli.completion import boundaries, choices, models, names
 from keras_graft_cli.errors import UsageError
 from keras_graft_cli.files import check_free, load, make, written
 from keras_graft_cli.group import PARTS
-from keras_graft_cli.options import At, Complete, Model, Out
+from keras_graft_cli.options import Complete, Model, Out
 from keras_graft_cli.running import Run, Told, command
 
 Taps = Annotated[
@@ -77,24 +77,48 @@ def submodel(
 def split(
     run: Run,
     model: Model,
-    at: At,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A boundary; several values of one are joined by commas.",
+            autocompletion=boundaries,
+        ),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for the stages.")],
     complete: Complete = False,
+    parts: Annotated[
+        int | None, typer.Option(help="In place of --at: so many stages that cost about the same.")
+    ] = None,
+    balance: Annotated[
+        str,
+        typer.Option(
+            help="What --parts balances: flops, bytes or parameters.",
+            autocompletion=choices("flops", "bytes", "parameters"),
+        ),
+    ] = "flops",
 ) -> Told:
     """Write the stages of a model.
 
     Example: keras-graft split m.keras --at add_3 -o parts
 
     One boundary gives trunk.keras and head.keras, more give stage0.keras, stage1.keras, ...
+    With --parts 4 the dearest of four stages is as cheap as possible.
     """
     import keras_graft as kg
     from keras_graft_cli.selectors import boundary
 
-    count = len(at) + 1
-    called = ["trunk", "head"] if count == 2 else [f"stage{i}" for i in range(count)]
+    if (parts is None) == (not at):
+        raise UsageError("Say where, once: --at a boundary, or --parts and a number.")
+    count = max(len(at or ()) + 1 if parts is None else parts, 1)
+    called = ["trunk", "head"] if count == 2 else [f"stage{i}" for i in range(min(count, 10**5))]
     paths = {name: out / f"{name}.keras" for name in called}
     check_free(run, *paths.values())
-    stages = kg.split(load(run, model), [boundary(part) for part in at], complete)
+    found = load(run, model)
+    if parts is None:
+        stages = kg.split(found, [boundary(part) for part in at or ()], complete)
+    else:
+        stages = kg.split(found, complete=complete, parts=parts, balance=balance)
     return written(run, dict(zip(called, stages, strict=True)), paths)
 
 

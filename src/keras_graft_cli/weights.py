@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,57 @@ def clone(
 
     how: Any = {"weights": weights, "seed": seed}
     return make(run, out, lambda: kg.clone(load(run, model), **how))
+
+
+@command(panel=WEIGHTS, loads=True, writes=True)
+def merge(
+    run: Run,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files of one architecture: .keras, .weights.h5 or .safetensors.",
+            autocompletion=weights_files,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, of the same kind.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="mean, slerp, task_arithmetic, ties or dare.",
+            autocompletion=choices("mean", "slerp", "task_arithmetic", "ties", "dare"),
+        ),
+    ] = "mean",
+    share: Annotated[
+        list[float] | None, typer.Option(help="The weight of a source, once for each.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What they were trained from, for the last three methods.",
+            autocompletion=weights_files,
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these weights; the others are those of the first file."),
+    ] = None,
+    density: Annotated[
+        float | None, typer.Option(help="The share that ties and dare keep.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="What the change is multiplied by.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The seed of dare.")] = 0,
+) -> Told:
+    """Merge checkpoints of one architecture, weight by weight.
+
+    Example: keras-graft merge a.keras b.keras --method slerp -o merged.keras
+    """
+    import keras_graft as kg
+
+    check_free(run, out)
+    run.progress.say("Merging")
+    how: Any = {"density": density, "scale": scale, "seed": seed, "only": only, "base": base}
+    found = kg.merge_checkpoints(sources, method, share, out=out, **how)
+    return Told(found.to_dict(), found)
 
 
 @command(panel=WEIGHTS, loads=True, writes=True)

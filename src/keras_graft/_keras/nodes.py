@@ -35,14 +35,17 @@ def functional(model: Any) -> Any:
     """
     if isinstance(model, keras.Sequential):
         model = model._functional if type(model).call is keras.Sequential.call else None
-    if isinstance(model, private.Functional) and type(model).call is private.Functional.call:
+    if isinstance(model, private.Functional) and not is_functional_subclass(model):
         return model
     return None
 
 
 def is_functional_subclass(model: Any) -> bool:
-    """Whether `model` is a Functional with its own `call`."""
-    return isinstance(model, private.Functional) and type(model).call is not private.Functional.call
+    """Whether `model` is a Functional with its own `call`, which does not say that it runs the graph."""
+    cls = type(model)
+    if not isinstance(model, private.Functional) or cls.call is private.Functional.call:
+        return False
+    return not getattr(cls, "keras_graft_runs_its_graph", False)
 
 
 def nodes(model: Any) -> list[Any]:

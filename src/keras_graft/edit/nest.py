@@ -94,11 +94,39 @@ def _folded(
     ]
     if taken:
         raise EditError(f"{verb}: {taken[0]!r} has this name already. Choose another.")
+    return fold(graph, (ins, in_template), (outs, out_template), name, verb)
+
+
+def fold(
+    graph: Graph,
+    starts: tuple[Sequence[Value], Any],
+    stops: tuple[Sequence[Value], Any],
+    name: str,
+    verb: str,
+    cls: type | None = None,
+) -> Graph:
+    """Return the graph with the block between values as one nested model.
+
+    Args:
+        graph: The graph.
+        starts: The values that enter, and the structure of the model's inputs.
+        stops: The values that leave, and the structure of its outputs.
+        name: The name of the model.
+        verb: For messages.
+        cls: The class of the model, a subclass of Functional; None for that itself.
+
+    Raises:
+        CutError: If the block reads other values too.
+        EditError: If something outside reads a value from within, or a layer is called outside too.
+    """
+    (ins, in_template), (outs, out_template) = starts, stops
     found = _block.block(graph, ins, outs, verb)
     taking, given = _flat(in_template, found.inputs, len(ins))
     giving, gives = _flat(out_template, found.outputs, len(outs))
     inside = renewed(part(graph, taking, given, giving, gives, found.nodes, name))
     folded = build(inside)
+    if cls is not None:
+        folded = _keras.with_body_of(folded, cls)
     if any(value.mask is not None for value in taking):
         folded.supports_masking = True  # else Keras warns about masks, though it hands them on
     node = Node(

@@ -18,6 +18,7 @@ from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node
 from keras_graft.graph.record import record_of
 from keras_graft.graph.select import everything
+from keras_graft.layers.remat import Remat
 from keras_graft.model.clone import clone
 from keras_graft.model.nested import Place, at_depth
 from keras_graft.model.read import opened_fully
@@ -33,7 +34,7 @@ def plain(graph: Graph, ties: Literal["refuse", "untie"] = "refuse") -> Graph:
 
     The result has weights of its own, with the values that they have now. The layers of this
     package become calls of Keras's layers and ops: a `Frozen` becomes its layer, not trained; a
-    `Weight` an `Embedding` of one row; an `Operator` an op, which may round the last bit in another
+    `Weight` an `Embedding` of one row; a `Remat` the layers in it, which training keeps; an `Operator` an op, which may round the last bit in another
     way. Layers whose code can be read as a graph are replaced by what is inside, and models of a
     class of their own become plain ones. Weights that nothing reads are left out. What cannot be
     expressed is refused by name.
@@ -91,12 +92,15 @@ def _inlined(graph: Graph) -> Graph:
 
 
 def _foreign(graph: Graph) -> list[Node]:
-    """Return the calls of operations that are neither Keras's nor this package's."""
+    """Return the calls of operations that are neither Keras's nor this package's, and of `Remat`."""
     return [
         node
         for node in everything(graph)
         if not _is_kerass(node.operation)
-        and type(node.operation).__module__.partition(".")[0] != "keras_graft"
+        and (
+            type(node.operation).__module__.partition(".")[0] != "keras_graft"
+            or isinstance(node.operation, Remat)
+        )
         and not _ties.ties_of(node.operation)
     ]
 

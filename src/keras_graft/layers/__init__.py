@@ -8,6 +8,7 @@ from keras_graft.layers.frozen import Frozen
 from keras_graft.layers.operator import Operator
 from keras_graft.layers.patched import Patched
 from keras_graft.layers.random import Random
+from keras_graft.layers.remat import Remat
 from keras_graft.layers.renamed import Renamed
 from keras_graft.layers.then import Then
 from keras_graft.layers.tied_dense import TiedDense
@@ -15,5 +16,5 @@ from keras_graft.layers.weight import KeepWeights, Weight
 
 __all__ = [
     "AddLoss", "Constant", "DynamicOp", "FixedTraining", "Frozen", "KeepWeights", "Operator", "Patched",
-    "Random", "Renamed", "Then", "TiedDense", "Weight", "WithMask",
+    "Random", "Remat", "Renamed", "Then", "TiedDense", "Weight", "WithMask",
 ]  # fmt: skip

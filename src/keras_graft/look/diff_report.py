@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keras_graft.graph.node import Spec
 from keras_graft.look.changes import Changes
+from keras_graft.look.diff_costs import CostChanges, cost_changes
 from keras_graft.tables import Table, Tabular
 
 
@@ -138,6 +140,12 @@ class Diff(Tabular):
         assert self._changes is not None
         return self._changes
 
+    @functools.cached_property
+    def costs(self) -> CostChanges:
+        """What both graphs cost, and each call whose costs changed; counted when first asked for."""
+        found = self.changes()
+        return cost_changes(found.old, found.new, found.pairs)
+
     def tables(self) -> list[Table]:
         """Return the summary, and what is new, dropped and changed, with its place."""
         summary = [
@@ -176,6 +184,8 @@ class Diff(Tabular):
         if self.training:
             told = "later calls also run so, unless the model is called with training=..."
             result.append(("", ("training=True", ""), [(name, told) for name in self.training]))
+        if self._changes is not None:
+            result += self.costs.tables()
         result.append((self.order, ("output", ""), self._outputs()))
         return result
 
@@ -220,4 +230,5 @@ class Diff(Tabular):
             "classes": {"old": self.classes[0], "new": self.classes[1]},
             "renamed": [{"old": old, "new": new} for old, new in self.renamed],
             "unclear": list(self.unclear),
+            "costs": None if self._changes is None else self.costs.to_dict(),
         }

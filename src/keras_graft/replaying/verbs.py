@@ -20,6 +20,7 @@ from keras_graft.edit.insert import insert
 from keras_graft.edit.nest import nest
 from keras_graft.edit.plain import plain
 from keras_graft.edit.reinput import reinput
+from keras_graft.edit.remat import remat
 from keras_graft.edit.remove import remove
 from keras_graft.edit.repeat import repeat
 from keras_graft.edit.replace import replace
@@ -42,7 +43,7 @@ from keras_graft.shared.untie import untie
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "extract": extract, "submodel": submodel, "split": split, "join": join,
     "replace": replace, "insert": insert, "remove": remove, "rewire": rewire, "repeat": repeat,
-    "rewrite": rewrite, "plain": plain,
+    "rewrite": rewrite, "plain": plain, "remat": remat,
     "inline": inline, "nest": nest, "reinput": reinput, "patch": patch,
     "clone": clone, "share": share, "unshare": unshare, "tie": tie, "untie": untie,
     "prune": prune, "widen": widen, "quantize": quantize,

@@ -1,0 +1,123 @@
+"""Run a part of a network so that the backward pass computes its inner values again.
+
+`keras.remat` runs a function twice. State must not notice: each run must see the seeds and the
+moving statistics that the first one saw, and only the first one may change them. So a run works in
+a scope of its own, which keeps what it assigns; what the first run assigned is assigned afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_graft._keras import private
+
+
+class _Scope(keras.StatelessScope):
+    """Keeps what is assigned inside. Reads what was kept, else what is outside.
+
+    Uses `StatelessScope.original_scope` (3.12 - 3.16): the scope around this one.
+    """
+
+    def __init__(self, before: dict[int, Any]) -> None:
+        super().__init__(collect_losses=True, initialize_variables=False)
+        self.state_mapping = dict(before)
+        self.updates: dict[int, Any] = {}
+
+    def add_update(self, update: Any) -> None:
+        super().add_update(update)
+        self.updates[id(update[0])] = update[0]
+
+    def get_current_value(self, variable: Any) -> Any:
+        found = super().get_current_value(variable)
+        if found is None and self.original_scope is not None:
+            found = self.original_scope.get_current_value(variable)
+        return found
+
+
+class _First:
+    """What the first run gave."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.structure: Any = None
+        self.variables: list[Any] = []
+        self.sizes: tuple[int, int] = (0, 0)
+        self.beside: dict[int, Any] = {}
+        self.count = 0
+
+
+def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any) -> Any:
+    """Return what `run` gives for inputs and masks; the backward pass runs it again.
+
+    Args:
+        layer: The layer that runs. Losses that are added inside are added to it.
+        run: Gets inputs and masks, and calls layers.
+        inputs: Tensors, in any structure.
+        masks: Masks, in any structure.
+    """
+    given = keras.tree.flatten((inputs, masks))
+    if any(isinstance(x, keras.KerasTensor) for x in given) or _abstract(given):
+        return run(inputs, masks)
+    carried = [i for i, x in enumerate(given) if _has_gradient(x)]
+    before: dict[int, Any] = {}
+    first = _First()
+    beside = keras.backend.backend() == "tensorflow"  # its gradients take floating values only
+
+    def compute(*tensors: Any) -> Any:
+        leaves = list(given)
+        for i, tensor in zip(carried, tensors, strict=False):
+            leaves[i] = tensor
+        own_inputs, own_masks = keras.tree.pack_sequence_as((inputs, masks), leaves)
+        with _Scope(before) as scope:
+            outputs = run(own_inputs, own_masks)
+        flat = keras.tree.flatten(outputs)
+        found = [private.get_keras_mask(x) for x in flat]
+        changed = [scope.state_mapping[key] for key in scope.updates]
+        values = [*flat, *scope.losses, *found, *changed]
+        counted = len(flat) + len(scope.losses)
+        apart = {
+            i: x for i, x in enumerate(values)
+            if x is None or (beside and (i >= counted or not _has_gradient(x)))
+        }  # fmt: skip
+        if not first.done:
+            first.done, first.structure = True, outputs
+            first.variables = list(scope.updates.values())
+            first.sizes, first.count = (len(flat), len(scope.losses)), len(values)
+            first.beside = apart
+        return tuple(x for i, x in enumerate(values) if i not in apart)
+
+    tensors = [given[i] for i in carried] or [keras.ops.zeros(())]
+    handed = iter(keras.remat(compute)(*tensors))
+    values = [first.beside[i] if i in first.beside else next(handed) for i in range(first.count)]
+    outputs, losses = first.sizes
+    flat = values[:outputs]
+    for loss in values[outputs : outputs + losses]:
+        keras.Layer.add_loss(layer, loss)  # a model refuses to add one
+    for tensor, mask in zip(flat, values[outputs + losses :], strict=False):
+        if mask is not None:
+            private.set_keras_mask(tensor, mask)
+    for variable, value in zip(first.variables, values[2 * outputs + losses :], strict=True):
+        before[id(variable)] = _kept(variable)
+        variable.assign(value)
+    return keras.tree.pack_sequence_as(first.structure, flat)
+
+
+def _kept(variable: Any) -> Any:
+    """Return the value that a variable has, which no later assignment changes."""
+    with private.AutocastScope(None):
+        return keras.ops.copy(keras.ops.stop_gradient(variable.value))
+
+
+def _has_gradient(x: Any) -> bool:
+    return x is not None and keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype))
+
+
+def _abstract(tensors: Any) -> bool:
+    """Whether PyTorch runs without values, to find shapes."""
+    return keras.backend.backend() == "torch" and any(
+        x is not None and getattr(x, "device", None) is not None and x.device.type == "meta"
+        for x in tensors
+    )
