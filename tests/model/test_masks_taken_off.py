@@ -106,6 +106,21 @@ def test_of_two_calls_of_one_attention_the_one_that_runs_first_finds_the_mask():
         assert_same_outputs(model, new, IDS)
 
 
+def test_a_nested_block_gives_the_mask_of_what_it_gives():
+    ids = keras.Input((7,), dtype="int32", name="ids")
+    h = layers.Embedding(9, 8, mask_zero=True, name="embed")(ids)
+    h = layers.Dropout(0.2, name="drop")(h)
+    a = layers.MultiHeadAttention(2, 4, name="att")(h, h)
+    h = layers.LayerNormalization(name="norm")(layers.Add(name="sum")([h, a]))
+    model = keras.Model(ids, layers.LSTM(5, name="lstm")(h), name="m")
+    nested = kg.nest(model, "drop", "norm", name="block")
+    # The mask is another output of the same call: it was read as two calls.
+    assert [n.label for n in kg.read(nested).nodes if n.nested] == ["block"]
+    x = np.array([[1, 2, 3, 0, 0, 0, 0], [1, 2, 3, 4, 5, 0, 0]])
+    for new in (nested, kg.inline(nested)):
+        assert_same_outputs(model, new, x)
+
+
 def test_a_call_that_would_run_first_reads_a_copy_without_the_mask():
     model = translator()
     # Alone, the second attention runs first: nothing takes the mask off before.

@@ -166,6 +166,7 @@ class Level:
         done: set[int] = set()
         for root in steps:
             stack = [] if id(root) in done else [(root, self._before(root, earlier))]
+            done.add(id(root))  # an output of a call may be the mask of another one of it
             while stack:
                 step, before = stack[-1]
                 for item in before:
@@ -190,7 +191,6 @@ class Level:
                     break
                 else:
                     stack.pop()
-                    done.add(id(step))
                     yield step
 
     @staticmethod

@@ -35,14 +35,15 @@ _CONFIGS = {
 def configured(mode: str, config: Any) -> Any:
     """Return the configuration to quantize with, without its data; refuse one of another mode."""
     cls: Any = getattr(keras.quantizers, _CONFIGS[mode], None)
-    if cls is None and (config is not None or mode in CALIBRATED):
+    absent = cls is None
+    if absent and (config is not None or mode in CALIBRATED):
         raise KerasVersionError(
             f"quantize: Keras {keras.__version__} has no keras.quantizers.{_CONFIGS[mode]}. Install a "
             "newer one"
             + (
                 "."
                 if mode in CALIBRATED
-                else f', or leave out config= for the defaults of "{mode}".'
+                else f", or leave out config= for the defaults of {mode!r}."
             )
         )
     if config is None:

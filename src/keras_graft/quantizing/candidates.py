@@ -174,7 +174,8 @@ def _why_no_matrix(layer: Any) -> str | None:
     """
     if not isinstance(layer, keras.layers.EinsumDense):
         return None
-    shape = tuple(layer.kernel.shape)
+    kept: Any = layer.kernel
+    shape: tuple[int, ...] = tuple(kept.shape)
     if len(shape) not in (2, 3):
         return f"its kernel has {len(shape)} axes, and Keras takes 2 or 3"
     inputs, _, rest = layer.equation.replace("...", "").partition(",")

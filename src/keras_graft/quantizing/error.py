@@ -72,7 +72,7 @@ def weight_error(before: Any, after: Any) -> Difference | None:
 
 
 def as_floats(tensor: Any) -> np.ndarray:
-    return keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32"))
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def _bare(layer: Any) -> Any:
@@ -89,7 +89,8 @@ def _rows(layer: Any) -> tuple[int, Any] | None:
     if isinstance(layer, keras.layers.Embedding):
         return layer.input_dim, lambda start, stop: np.arange(start, stop, dtype="int32")
     if isinstance(layer, keras.layers.Dense):
-        size = int(layer.kernel.shape[0])
+        kernel: Any = layer.kernel
+        size = int(kernel.shape[0])
         return size, lambda start, stop: np.eye(stop - start, size, start, dtype="float32")
     if not isinstance(layer, keras.layers.EinsumDense):
         return None
