@@ -41,7 +41,7 @@ class WindowEpoch:
         self._lock = threading.Lock()
 
     def batch(self, index: int) -> Any:
-        """Return a batch. Whoever gets it may write into it."""
+        """Return a batch. The one who gets it may write into it."""
         with self._lock:
             return self._part(index, 1)
 
