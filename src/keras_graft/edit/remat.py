@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import keras
+
 from keras_graft import _keras
 from keras_graft.edit.nest import fold
 from keras_graft.edit.places import nodes_named
@@ -155,12 +157,10 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
             )
     for node in region:
         for layer in _keras.layers_inside(node.operation):
-            cell = getattr(layer, "cell", None)
-            if getattr(cell, "dropout", 0) or getattr(cell, "recurrent_dropout", 0):
+            if isinstance(layer, keras.layers.SpectralNormalization):
                 raise EditError(
-                    f"remat: {graph.label(node)!r} ({node.kind}) has dropout inside its cell, which "
-                    "keeps the values it drew in an attribute: a second run is not known to draw the "
-                    "same. Select other blocks, or use a Dropout layer in front of it."
+                    f"remat: {graph.label(node)!r} ({node.kind}) assigns the weight that is trained "
+                    "each time it runs, and a block runs twice. Select other blocks."
                 )
     for node in region:
         if node.unmasks and any(mask not in made for _, mask in node.hidden):
