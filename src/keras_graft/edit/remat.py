@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft.edit.nest import fold
 from keras_graft.edit.places import nodes_named
 from keras_graft.errors import EditError
@@ -168,6 +168,14 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
                 f"remat: {graph.label(node)!r} ({node.kind}) takes off a mask that enters the block of "
                 f"{label}, and inside the block Keras would not hand that mask on. Select other "
                 "blocks, or give the mask as an argument: attention_mask=."
+            )
+    for node in region:
+        outside = [c for c in graph.calls(node.operation) if c not in inner]
+        if node.nested is not None and outside:
+            raise EditError(
+                f"remat: {graph.label(node)!r} is one of several calls of a model: "
+                f"{listed(map(graph.label, outside))} too. Let what is inside it be a block: "
+                f"{advice.call('remat', ('target', f'**/{node.name}/*'))}."
             )
     slots = Slot(0) if len(ins) == 1 else flat_slots(len(ins))
     given = Slot(0) if len(outs) == 1 else flat_slots(len(outs))
