@@ -119,7 +119,8 @@ def balance(
 
 def _refuse(graph: Graph, parts: int, allowed: int, most: int, complete: bool) -> None:
     few = allowed + 1
-    ways = [advice.call("split", parts=few)] if few > 1 else []
+    again: dict[str, Any] = {"complete": True} if complete else {}
+    ways = [advice.call("split", parts=few, **again)] if few > 1 else []
     if not complete and most >= parts - 1:
         ways.append(advice.call("split", parts=parts, complete=True))
     what = "calls to cut between" if complete else "places where a single value crosses"
