@@ -354,7 +354,15 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         model = result
 
 
-PARTS = ("split and join", "split by and join", "split parts and join", "extract", "submodel", "from the middle", "plain")
+PARTS = (
+    "split and join",
+    "split by and join",
+    "split parts and join",
+    "extract",
+    "submodel",
+    "from the middle",
+    "plain",
+)
 """Verbs whose result is a part, or of Keras's classes only: not the donor's kind of model."""
 
 
