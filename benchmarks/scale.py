@@ -133,9 +133,10 @@ Per sample, and with the requests left out, a store is dearer than the trunk whe
 
 - **Cut behind the pooling** where you can. The store is then so small that a disk holds it, and the second epoch pays.
 - **A map of many positions costs more than the trunk** that makes it, on a fast GPU and an object store: it pays after
-  tens or hundreds of epochs in a month, or never. Pool or project it first (`kg.insert` puts a pooling layer behind
+  tens of epochs in a month, or more. Pool or project it first (`kg.insert` puts a pooling layer behind
   the cut), keep it on disks that are paid for anyway, or run the trunk in each epoch.
-- The deeper half of a network is no middle way: bytes for a sample fall with depth, and what the store saves grows.
+- A cut in the middle is no middle way: with depth, bytes for a sample fall (ResNet) or stay (ViT), and what the store
+  saves grows.
 - `kg.features.advise(model, 100_000_000, dtype="float16")` says bytes and shares for each cut of any model.
 
 ```python

@@ -18,14 +18,19 @@ pytest.importorskip("moto.server")
 pytestmark = pytest.mark.once
 KEY, SECRET = "AKIAPUBLICPART", "kept/secret+part"
 SLOW = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+UNKNOWN = (
+    b"<Error><Code>NotImplemented</Code><Message>A header is not implemented.</Message></Error>"
+)
+XML = [("Content-Type", "application/xml")]
 
 
 class Server:
     """The S3 of moto behind a line that can be broken; it notes every request.
 
     Attributes:
-        breaks: Says for each request, given its number, method and path, what becomes of it: None,
-            "slow" (refused for now), "cut" (the line breaks before it is done), "lost" (after).
+        breaks: Says for each request, given its number, method, path and headers, what becomes of it: None,
+            "slow" (refused for now), "cut" (the line breaks before it is done), "lost" (after),
+            "unknown" (refused for ever).
     """
 
     def __init__(self):
@@ -39,16 +44,16 @@ class Server:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def clear(self):
-        self.requests, self.breaks = [], lambda number, method, path: None
+        self.requests, self.breaks = [], lambda number, method, path, _: None
 
     def __call__(self, environ, start):
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.requests.append((method, path, environ["QUERY_STRING"]))
-        how = self.breaks(len(self.requests) - 1, method, path)
+        how = self.breaks(len(self.requests) - 1, method, path, environ)
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        if how == "slow":
-            start("503 Slow Down", [("Content-Type", "application/xml")])
-            return [SLOW]
+        if how in ("slow", "unknown"):
+            start("503 Slow Down" if how == "slow" else "501 Not Implemented", XML)
+            return [SLOW if how == "slow" else UNKNOWN]
         if how != "cut":
             import io
 
@@ -125,7 +130,7 @@ def test_the_store_is_the_local_one_for_few_requests(url, server, local):
 @pytest.mark.parametrize("how", ["slow", "cut", "lost"])
 def test_a_line_that_breaks_now_and_then_is_not_noticed(url, server, local, monkeypatch, how):
     monkeypatch.setattr(retries, "WAITS", (0, 0))
-    server.breaks = lambda number, method, path: how if number % 3 == 1 else None
+    server.breaks = lambda number, method, path, _: how if number % 3 == 1 else None
     crash_writer.run(url)
     server.clear()
     assert_same(url, local)
@@ -136,7 +141,7 @@ def test_a_line_that_breaks_now_and_then_is_not_noticed(url, server, local, monk
 def test_a_line_that_stays_broken_is_said_and_nothing_is_lost(url, server, local, how, put):
     done = []
 
-    def breaks(number, method, path):
+    def breaks(number, method, path, _):
         done.extend([path] * (method == "PUT"))
         return how if len(done) > put else None
 
@@ -161,6 +166,17 @@ def test_a_second_writer_is_refused_by_the_store_itself(url, server):
     assert [m for m, _, _ in server.requests].count("PUT") == 3  # no question before it
 
 
+def test_a_store_that_knows_no_conditions_is_asked_first(url, server, local):
+    server.breaks = lambda number, method, path, given: (
+        "unknown" if "HTTP_IF_NONE_MATCH" in given else None
+    )
+    crash_writer.run(url)
+    assert_same(url, local)
+    place = remote.folder_at(url)
+    with pytest.raises(kg.FeatureError, match="Another process is writing to s3://bucket"):
+        place.create("shard-00000.safetensors", b"theirs")
+
+
 def test_large_objects_are_written_in_parts_or_not_at_all(url, server, monkeypatch):
     real = s3fs.S3FileSystem._pipe_file
 
@@ -171,7 +187,7 @@ def test_large_objects_are_written_in_parts_or_not_at_all(url, server, monkeypat
     data, name = np.random.default_rng(0).bytes(11 << 20), "shard-00000.safetensors"
     place = remote.folder_at(url)
     parts = lambda: [q for m, _, q in server.requests if m == "PUT" and "partNumber" in q]  # noqa: E731
-    server.breaks = lambda number, method, path: "cut" if len(parts()) == 2 else None
+    server.breaks = lambda number, method, path, _: "cut" if len(parts()) == 2 else None
     with pytest.raises(kg.FeatureError, match="cannot be written"):
         place.create(name, data)
     server.clear()

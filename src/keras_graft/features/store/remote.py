@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import os
 import re
@@ -110,6 +111,8 @@ class Remote(Folder):
         self.cache = Cache(None if cache is None else Folder(cache).path, cache_bytes)
         self._seen: dict[str, str | None] = {}  # checksums of what was read
         self._lock, self._made = threading.Lock(), False
+        writes = getattr(system, "_pipe_file", system.pipe_file)
+        self._refuses = "mode" in inspect.signature(writes).parameters
         self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
     def __str__(self) -> str:
@@ -163,10 +166,17 @@ class Remote(Folder):
 
     def _create(self, path: str, data: bytes) -> None:
         self._system.invalidate_cache()
-        writes = getattr(self._system, "_pipe_file", self._system.pipe_file)
-        if "mode" in inspect.signature(writes).parameters:
-            self._system.pipe_file(path, data, mode="create")
-            return
+        if self._refuses:
+            try:
+                self._system.pipe_file(path, data, mode="create")
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                # What S3 calls a failed condition, and what stores that know of none answer.
+                if not self._system.exists(path) and error.errno == errno.EINVAL:
+                    raise
+                self._refuses = error.errno == errno.EINVAL
         if self._system.exists(path):
             raise FileExistsError(path)
         self._system.pipe_file(path, data)

@@ -14,9 +14,9 @@ WAITS = (0.2, 1.0, 4.0)
 the same time do not come back at the same time."""
 _NUMBERS = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
-    errno.EIO, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT,
+    errno.EIO, errno.ENETUNREACH, errno.EPIPE, errno.ETIMEDOUT, getattr(errno, "EREMOTEIO", errno.EIO),
 }  # fmt: skip
-"""What s3fs raises for "slow down" is EBUSY, and for an error inside the store EIO."""
+"""What s3fs raises for "slow down" is EBUSY, and for an error inside the store EREMOTEIO."""
 _CODES = {408, 429, 500, 502, 503, 504}
 """What HTTP answers where a later try may succeed."""
 _KINDS = re.compile("Timeout|Connect|Endpoint|Throttl|SlowDown|IncompleteRead|Payload|Disconnected")
