@@ -133,7 +133,7 @@ Per sample, and with the requests left out, a store is dearer than the trunk whe
 
 - **Cut behind the pooling** where you can. The store is then so small that a disk holds it, and the second epoch pays.
 - **A map of many positions costs more than the trunk** that makes it, on a fast GPU and an object store: it pays after
-  tens of epochs in a month, or more. Pool or project it first (`kg.insert` puts a pooling layer behind
+  tens to thousands of epochs in a month. Pool or project it first (`kg.insert` puts a pooling layer behind
   the cut), keep it on disks that are paid for anyway, or run the trunk in each epoch.
 - A cut in the middle is no middle way: with depth, bytes for a sample fall (ResNet) or stay (ViT), and what the store
   saves grows.
