@@ -1,5 +1,6 @@
 """Computes a store, for test_crash.py to kill: a trunk that costs nothing, on NumPy alone."""
 
+import itertools
 import os
 import sys
 import time
@@ -138,7 +139,12 @@ if __name__ == "__main__":
             _folder.Folder.write = write
         run(folder / "store", 1 << 30)
     else:
-        (folder / "ready").touch()
-        _wait = Trunk.predict_on_batch
-        Trunk.predict_on_batch = lambda self, x: (time.sleep(0.002), _wait(self, x))[1]
+        # It waits before the last shards, so that it is never too late to kill it.
+        _calls, _wait = itertools.count(1), Trunk.predict_on_batch
+
+        def waiting(self, x):
+            time.sleep(600 if next(_calls) == 36 else 0.002)
+            return _wait(self, x)
+
+        Trunk.predict_on_batch = waiting
         run(folder / "store")

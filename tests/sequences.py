@@ -127,6 +127,17 @@ def _split_and_join(model, rng):
     return kg.join(trunk, head)
 
 
+def _staged(model, rng):
+    order = {node.path: i for i, node in enumerate(kg.read(model).nodes)}
+    parts = rng.choice([2, 3])
+    return kg.join(*kg.split(model, by=lambda node: order[node.path] * parts // len(order)))
+
+
+def _balanced(model, rng):
+    parts = rng.choice([2, 3])
+    return kg.join(*kg.split(model, parts=parts, balance="parameters", complete=True))
+
+
 def _saved(model, rng):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
@@ -191,6 +202,9 @@ VERBS: dict[str, Callable] = {
     "insert linear": _same,
     "replace by itself": lambda m, rng: kg.replace(m, [_node(m, rng)], lambda node: node.operation),
     "split and join": _split_and_join,
+    "split by and join": _staged,
+    "split parts and join": _balanced,
+    "remat": lambda m, rng: kg.remat(m, [_node(m, rng)]),
     "inline": lambda m, rng: kg.inline(m),
     "nest": lambda m, rng: kg.nest(m, *_ends(m, rng), name=f"block{rng.randrange(10**6)}"),
     "clone": lambda m, rng: kg.clone(m),
@@ -235,7 +249,8 @@ VERBS: dict[str, Callable] = {
     "fresh": lambda m, rng: kg.clone(m, weights="fresh", seed=1),
 }  # fmt: skip
 
-EXACT = ("read and build", "insert linear", "replace by itself", "rewrite to itself", "split and join", "inline", "nest",
+EXACT = ("read and build", "insert linear", "replace by itself", "rewrite to itself", "split and join",
+         "split by and join", "split parts and join", "remat", "inline", "nest",
          "clone", "transplant", "save and load", "reinput batch", "unshare", "untie", "freeze",
          "unfreeze", "lora", "train only", "set adapters", "merge adapters", "unmerge adapters",
          "remove adapters")  # fmt: skip
@@ -339,7 +354,15 @@ def run(plan: dict, steps: list[tuple[str, int]], counts: collections.Counter) -
         model = result
 
 
-PARTS = ("split and join", "extract", "submodel", "from the middle", "plain")
+PARTS = (
+    "split and join",
+    "split by and join",
+    "split parts and join",
+    "extract",
+    "submodel",
+    "from the middle",
+    "plain",
+)
 """Verbs whose result is a part, or of Keras's classes only: not the donor's kind of model."""
 
 

@@ -8,6 +8,7 @@ import typer
 
 from keras_graft_cli.arrays import arrays
 from keras_graft_cli.completion import choices, names
+from keras_graft_cli.errors import UsageError
 from keras_graft_cli.files import load
 from keras_graft_cli.group import features
 from keras_graft_cli.options import Data, Model
@@ -36,21 +37,35 @@ def compute(
             autocompletion=choices("float16", "bfloat16", "float32"),
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local, or ray: on a Ray cluster.", autocompletion=choices("local", "ray")
+        ),
+    ] = "local",
+    actors: Annotated[
+        int | None, typer.Option(min=1, help="With ray: how many actors hold the trunk.")
+    ] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs of each actor.")] = None,
 ) -> Told:  # fmt: skip
     """Write or continue a store.
 
     Example: keras-graft features compute m.keras x.npz --at pool -o store
 
-    The model is frozen first: in inference mode, as a trunk is.
+    The model is frozen first: in inference mode, as a trunk is. With --engine ray the folder is one that
+    all machines share, or a URL, and the cluster is the one that RAY_ADDRESS names, or a local one.
     """
     import keras_graft as kg
     from keras_graft_cli.selectors import several
 
+    ray = {k: v for k, v in (("actors", actors), ("gpus", gpus)) if v is not None}
+    if ray and engine != "ray":
+        raise UsageError(f"--{next(iter(ray))} is of actors: add --engine ray.")
     given = arrays(data)
     source = load(run, model)
     trunk = kg.freeze(kg.extract(source, several(at)) if at else source)
     run.progress.stop()
-    how: Any = {"dtype": dtype}
+    how: Any = {"dtype": dtype, "engine": engine, "ray": ray}
     made = kg.features.compute(
         trunk, given, store, batch_size=batch_size, resume=not run.force, progress=not run.as_json, **how
     )  # fmt: skip

@@ -110,6 +110,8 @@ def split(
 
     if (parts is None) == (not at):
         raise UsageError("Say where, once: --at a boundary, or --parts and a number.")
+    if parts is None and balance != "flops":
+        raise UsageError("--balance says what --parts balances: give --parts and a number.")
     count = max(len(at or ()) + 1 if parts is None else parts, 1)
     called = ["trunk", "head"] if count == 2 else [f"stage{i}" for i in range(min(count, 10**5))]
     paths = {name: out / f"{name}.keras" for name in called}

@@ -64,7 +64,10 @@ def prune(
         if not equals or not target:
             raise UsageError(f"Say what to remove as NODES=HOW, 'conv*=50%': {text}")
         chosen = selector(target)
-        given[tuple(chosen) if isinstance(chosen, list) else chosen] = _channels(how, text)
+        key = tuple(chosen) if isinstance(chosen, list) else chosen
+        if key in given:
+            raise UsageError(f"Say once what to remove from {target!r}: {text}")
+        given[key] = _channels(how, text)
     options: Any = {
         "by": by, "scope": scope, "round_to": round_to, "seed": seed,
         "keep": None if keep is None else selector(keep),

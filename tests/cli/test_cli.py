@@ -178,6 +178,24 @@ def test_files_that_cannot_be_loaded(name, words, tmp_path, monkeypatch):
     assert len(result.stderr.splitlines()) == 1 and result.stdout == ""
 
 
+def test_features_on_a_ray_cluster(saved, tmp_path, monkeypatch):
+    given = {}
+
+    def compute(trunk, data, store, **options):
+        given.update(options)
+        raise kg.FeatureError("as far as Ray")
+
+    monkeypatch.setattr(kg.features, "compute", compute)
+    np.save(tmp_path / "x.npy", np.ones((3, 8, 8, 3), "float32"))
+    args = ("features", "compute", saved[1], tmp_path / "x.npy", "-o", tmp_path / "store")
+    how = ("--engine", "ray", "--actors", "3", "--gpus", "0.5")
+    assert "as far as Ray" in run(*args, *how, code=1).stderr
+    assert (given["engine"], given["ray"]) == ("ray", {"actors": 3, "gpus": 0.5})
+    run(*args, code=1)
+    assert (given["engine"], given["ray"]) == ("local", {})
+    assert "add --engine ray" in run(*args, "--actors", "3", code=2).stderr
+
+
 def test_features(saved, tmp_path):
     model, path = saved
     x = random_inputs(model, 20)

@@ -59,6 +59,8 @@ def test_prune(saved):
     )
     for wrong in ("block_0_conv=half", "block_0_conv=1,x"):
         assert "is no share" in run("prune", "m.keras", wrong, "-o", "c.keras", code=2).stderr
+    twice = run("prune", "m.keras", "block_0_conv=1", "block_0_conv=50%", "-o", "c.keras", code=2)
+    assert "Say once what to remove from 'block_0_conv'" in twice.stderr
     assert "NODES=HOW" in run("prune", "m.keras", "block_0_conv", "-o", "c.keras", code=2).stderr
     run("prune", "m.keras", "block_0_conv=0.5", "--by", "size", "-o", "c.keras", code=1)
 
@@ -113,5 +115,7 @@ def test_balance_and_split(saved):
     )
     assert "--at" in run("split", "m.keras", "-o", "p", code=2).stderr
     run("split", "m.keras", "--at", "pool", "--parts", 2, "-o", "p", code=2)
+    said = run("split", "m.keras", "--at", "pool", "--balance", "bytes", "-o", "p", code=2).stderr
+    assert "--balance says what --parts balances" in said
     said = run("split", "m.keras", "--parts", 99, "-o", "p", code=1).stderr
     assert "--parts 11" in said

@@ -49,6 +49,16 @@ def check(old, new):
     return drawn
 
 
+def test_how_costs_changed_is_in_the_totals():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.Dense(2, name="out")(layers.Dense(8, name="h")(x)), name="net")
+    drawn = check(model, kg.prune(model, {"h": 0.5}))
+    assert drawn["totals"]["change"]["multiply_adds"] == -0.5
+    assert "-50.0% multiply-adds" in text(drawn) and "bytes of values" in text(drawn)
+    assert "multiply-adds" not in text(check(model, model))
+    assert "change" not in scene(model)["totals"]
+
+
 def labels(drawn, change):
     return [
         i["label"] for i in drawn["items"].values() if i["change"] == change and i["type"] == "node"

@@ -384,7 +384,7 @@ def test_a_second_writer_at_a_url_is_noticed():
     with pytest.raises(
         kg.FeatureError, match="Another process is writing to memory://test_journal"
     ):
-        theirs.add(entry(0))
+        theirs.add(entry(1))
     folder_at(url).write("manifest.json", manifest(complete=True).text()[1])
     with pytest.raises(
         kg.FeatureError, match="Another process is writing to memory://test_journal"

@@ -1,6 +1,9 @@
 """A store behind a URL: the same rows, in whole objects, fetched once."""
 
+import errno
+import functools
 import sys
+from collections import Counter
 from pathlib import Path
 
 import crash_writer
@@ -11,7 +14,7 @@ import pytest
 
 import keras_graft as kg
 from keras_graft.features import FeatureDataset, FeatureStore
-from keras_graft.features.store import remote
+from keras_graft.features.store import remote, retries
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="nothing of a backend")
 compute = sys.modules["keras_graft.features._compute"]  # the function hides the module
@@ -95,6 +98,68 @@ def test_broken_off_at_any_put_it_is_finished_to_the_byte(url, local, monkeypatc
         assert len(done.manifest.shards) == (put + after - 1) // 2
         done.verify()
     assert_same(crash_writer.run(url), local)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_what_may_pass_is_tried_again(url, local, monkeypatch, after):
+    """Also where a write has succeeded and its answer is lost."""
+    system = type(fsspec.core.url_to_fs(url)[0])
+    monkeypatch.setattr(retries, "WAITS", (0, 0))
+    failed = Counter()
+
+    def breaking(name):
+        real = getattr(system, name)
+
+        @functools.wraps(real)
+        def breaks(self, *args, **kwargs):
+            failed[name] += 1
+            now = failed[name] % 3  # twice each
+            if not now:
+                return real(self, *args, **kwargs)
+            if after and now == 1:
+                real(self, *args, **kwargs)
+            raise (ConnectionResetError("broken"), OSError(errno.EBUSY, "slow down"))[now - 1]
+
+        return breaks
+
+    for name in ("pipe_file", "cat_file", "get_file", "ls"):
+        monkeypatch.setattr(system, name, breaking(name))
+    store = crash_writer.run(url)
+    assert store.complete and store.manifest == local.manifest
+    np.testing.assert_array_equal(store.to_numpy()["targets"], local.to_numpy()["targets"])
+    assert min(failed.values()) >= 3 and len(failed) == 4
+
+
+def test_what_cannot_pass_is_tried_once(url, monkeypatch):
+    system = type(fsspec.core.url_to_fs(url)[0])
+    calls = []
+
+    def refuses(self, *args, **kwargs):
+        calls.append(1)
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(retries, "WAITS", (0, 0))
+    monkeypatch.setattr(system, "ls", refuses)
+    with pytest.raises(kg.FeatureError, match="not yours. .* get permission to use this one"):
+        crash_writer.run(url)
+    assert len(calls) == 1
+
+
+def test_a_shard_of_a_second_writer_is_not_replaced(url):
+    """Both begin at the same time, and their features differ in the last bit."""
+    system, root = fsspec.core.url_to_fs(url)
+    path = f"{root}/shard-00002.safetensors"
+
+    def data():
+        for i, batch in enumerate(crash_writer.data()):
+            if i == 5:
+                system.pipe_file(path, b"of the other")
+            yield batch
+
+    crash_writer.without_keras_models()
+    with pytest.raises(kg.FeatureError, match="Another process is writing to .*some/features"):
+        compute.compute(crash_writer.Trunk(), data(), url, progress=False, shard_bytes=1000)
+    assert system.cat_file(path) == b"of the other"
 
 
 def test_a_second_writer_is_noticed(url):

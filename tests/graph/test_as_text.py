@@ -195,6 +195,40 @@ def test_split_and_join():
     """)
 
 
+def test_split_by_a_function_and_into_equal_parts():
+    graph = residual()
+    stages = kg.split(graph, by=lambda node: {"stem": "first", "head": "last"}.get(node.name))
+    assert "\n\n".join(map(as_text, stages)) == lines("""
+        stem(Conv): image -> (?, 4) float32
+        conv(Conv): stem -> (?, 4) float32
+        add(Add): stem, conv -> (?, 4) float32
+        outputs: add
+
+        head(Dense): add -> (?, 2) float32
+        outputs: head
+    """)
+    stages = kg.split(kg.read(tiny()), parts=2, balance="bytes", complete=True)
+    assert "\n\n".join(map(as_text, stages)) == lines("""
+        a(Dense): x -> (?, 4) float32
+        outputs: a
+
+        b(ReLU): a -> (?, 4) float32
+        add(Add): a, b -> (?, 4) float32
+        outputs: add
+    """)
+
+
+def test_remat():
+    assert as_text(kg.remat(tiny(), ["a", "b"])) == lines("""
+        b_remat(Remat): x -> (?, 4) float32; (?, 4) float32
+            a(Dense): x -> (?, 4) float32
+            b(ReLU): a -> (?, 4) float32
+            outputs: a, b
+        add(Add): b_remat:0, b_remat:1 -> (?, 4) float32
+        outputs: add
+    """)
+
+
 def drop():
     return layers.Dropout(0.5, name="drop")
 

@@ -348,7 +348,9 @@ def test_too_few_places_name_a_way_out():
     assert "kg.split(model, parts=3, complete=True)" in str(error.value)
     assert len(kg.split(model, parts=3, complete=True)) == 3
     with pytest.raises(
-        kg.CutError, match="has 5 calls to cut between, and 9 stages need 8. This works: "
+        kg.CutError,
+        match="has 5 calls to cut between, and 9 stages need 8. "
+        r"This works: kg.split\(model, parts=6, complete=True\)\.",
     ):
         kg.split(model, parts=9, complete=True)
     assert len(kg.split(model, parts=6, complete=True)) == 6
@@ -357,6 +359,8 @@ def test_too_few_places_name_a_way_out():
             kg.split(model, parts=parts)
     with pytest.raises(kg.SelectionError, match='is one of "flops", "bytes", "parameters"'):
         kg.split(model, parts=2, balance="time")
+    with pytest.raises(kg.SelectionError, match="there is no parts="):
+        kg.split(model, at="mid", complete=True, balance="bytes")
 
 
 def test_open_lengths_are_said_with_input_shape():

@@ -121,6 +121,7 @@ from keras_graft._keras.quantization import tokens as tokens
 from keras_graft._keras.quantization import weights_read_outside as weights_read_outside
 from keras_graft._keras.rated import Pace as Pace
 from keras_graft._keras.rated import Rated as Rated
+from keras_graft._keras.rematerialized import blocks_once as blocks_once
 from keras_graft._keras.rematerialized import rematerialized as rematerialized
 from keras_graft._keras.remembering import FORMAT as FORMAT
 from keras_graft._keras.remembering import InFile as InFile

@@ -7,12 +7,28 @@ a scope of its own, which keeps what it assigns; what the first run assigned is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 
 from keras_graft._keras import private
+from keras_graft.errors import EditError
+from keras_graft.printable import shown
+
+_ONCE = ContextVar("once", default=False)
+
+
+@contextlib.contextmanager
+def blocks_once() -> Iterator[None]:
+    """Let each block run once: for what takes tensors out of a block, which the second run replaces."""
+    token = _ONCE.set(True)
+    try:
+        yield
+    finally:
+        _ONCE.reset(token)
 
 
 class _Scope(keras.StatelessScope):
@@ -57,7 +73,12 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
         run: Gets inputs and masks, and calls layers.
         inputs: Tensors, in any structure.
         masks: Masks, in any structure.
+
+    Raises:
+        EditError: If a layer inside assigns a weight that is trained: its gradient would be another.
     """
+    if _ONCE.get():
+        return run(inputs, masks)
     given = keras.tree.flatten((inputs, masks))
     if any(isinstance(x, keras.KerasTensor) for x in given) or _abstract(given):
         return run(inputs, masks)
@@ -73,6 +94,7 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
         own_inputs, own_masks = keras.tree.pack_sequence_as((inputs, masks), leaves)
         with _Scope(before) as scope:
             outputs = run(own_inputs, own_masks)
+        _check_state(layer, scope.updates.values())
         flat = keras.tree.flatten(outputs)
         found = [private.get_keras_mask(x) for x in flat]
         changed = [scope.state_mapping[key] for key in scope.updates]
@@ -90,7 +112,8 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
         return tuple(x for i, x in enumerate(values) if i not in apart)
 
     tensors = [given[i] for i in carried] or [keras.ops.zeros(())]
-    handed = iter(keras.remat(compute)(*tensors))
+    with _to_the_end():
+        handed = iter(keras.remat(compute)(*tensors))
     values = [first.beside[i] if i in first.beside else next(handed) for i in range(first.count)]
     outputs, losses = first.sizes
     flat = values[:outputs]
@@ -103,6 +126,33 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
         before[id(variable)] = _kept(variable)
         variable.assign(value)
     return keras.tree.pack_sequence_as(first.structure, flat)
+
+
+def _check_state(layer: Any, changed: Any) -> None:
+    """Refuse to run a second time what assigns a weight that is trained."""
+    for variable in changed:
+        if variable.trainable:
+            raise EditError(
+                f"remat: in the block {shown(layer.name)}, a layer assigns {shown(variable.path)}, which is "
+                "trained, when it is called: a second run would start from another value. Open the "
+                "blocks: kg.inline(model, kg.layers.Remat)."
+            )
+
+
+@contextlib.contextmanager
+def _to_the_end() -> Iterator[None]:
+    """Let PyTorch run all of a block again.
+
+    Otherwise it stops in the middle of a layer: a recurrent cell then keeps the dropout masks of
+    this run for the next batch.
+    """
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    with set_checkpoint_early_stop(False):
+        yield
 
 
 def _kept(variable: Any) -> Any:

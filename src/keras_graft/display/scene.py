@@ -46,7 +46,9 @@ def scene(x: Any) -> dict[str, Any]:
     """
     if isinstance(x, Diff):
         changes = x.changes()
-        return drawn(changes.new, fold(compared(changes)), "diff")
+        found = drawn(changes.new, fold(compared(changes)), "diff")
+        found["totals"]["change"] = x.costs.to_dict()["change"]
+        return found
     graph = read(x)
     return drawn(graph, fold(parts_of(graph)), "graph")
 

@@ -99,6 +99,10 @@ def summary(scene: Mapping[str, Any]) -> str:
     parts = [counted(totals["nodes"], "node"), counted(totals["parameters"], "parameter")]
     if totals["frozen"]:
         parts.append(f"{totals['frozen']:,} of them not trained")
+    for name, told in (("multiply_adds", "multiply-adds"), ("activation_bytes", "bytes of values")):
+        change = totals.get("change", {}).get(name)
+        if change:
+            parts.append(f"{change:+.1%} {told}")
     return ", ".join(parts)
 
 

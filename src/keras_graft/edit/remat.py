@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from keras_graft import _keras
+import keras
+
+from keras_graft import _keras, advice
 from keras_graft.edit.nest import fold
 from keras_graft.edit.places import nodes_named
 from keras_graft.errors import EditError
@@ -155,12 +157,10 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
             )
     for node in region:
         for layer in _keras.layers_inside(node.operation):
-            cell = getattr(layer, "cell", None)
-            if getattr(cell, "dropout", 0) or getattr(cell, "recurrent_dropout", 0):
+            if isinstance(layer, keras.layers.SpectralNormalization):
                 raise EditError(
-                    f"remat: {graph.label(node)!r} ({node.kind}) has dropout inside its cell, which "
-                    "keeps the values it drew in an attribute: a second run is not known to draw the "
-                    "same. Select other blocks, or use a Dropout layer in front of it."
+                    f"remat: {graph.label(node)!r} ({node.kind}) assigns the weight that is trained "
+                    "each time it runs, and a block runs twice. Select other blocks."
                 )
     for node in region:
         if node.unmasks and any(mask not in made for _, mask in node.hidden):
@@ -168,6 +168,14 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
                 f"remat: {graph.label(node)!r} ({node.kind}) takes off a mask that enters the block of "
                 f"{label}, and inside the block Keras would not hand that mask on. Select other "
                 "blocks, or give the mask as an argument: attention_mask=."
+            )
+    for node in region:
+        outside = [c for c in graph.calls(node.operation) if c not in inner]
+        if node.nested is not None and outside:
+            raise EditError(
+                f"remat: {graph.label(node)!r} is one of several calls of a model: "
+                f"{listed(map(graph.label, outside))} too. Let what is inside it be a block: "
+                f"{advice.call('remat', ('target', f'**/{node.name}/*'))}."
             )
     slots = Slot(0) if len(ins) == 1 else flat_slots(len(ins))
     given = Slot(0) if len(outs) == 1 else flat_slots(len(outs))

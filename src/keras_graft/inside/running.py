@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_graft import _keras
 from keras_graft.errors import RunError
 from keras_graft.printable import words_of
 
@@ -80,7 +81,8 @@ def derivatives(run: Run, watches: Sequence[Watch]) -> tuple[list[Any], list[Any
             "tensorflow or torch."
         )
     try:
-        return found(run, watches)
+        with _keras.blocks_once():  # else the tensors that are watched are those of a second run
+            return found(run, watches)
     except RunError:
         raise
     except Exception as error:  # of the backend, or of a function of the user

@@ -119,10 +119,12 @@ def balance(
 
 def _refuse(graph: Graph, parts: int, allowed: int, most: int, complete: bool) -> None:
     few = allowed + 1
-    ways = [advice.call("split", parts=few)] if few > 1 else []
+    again: dict[str, Any] = {"complete": True} if complete else {}
+    ways = [advice.call("split", parts=few, **again)] if few > 1 else []
     if not complete and most >= parts - 1:
         ways.append(advice.call("split", parts=parts, complete=True))
-    what = "calls to cut between" if complete else "places where a single value crosses"
+    many = "" if allowed == 1 else "s"
+    what = f"call{many} to cut between" if complete else f"place{many} where a single value crosses"
     way = f" This works: {', or '.join(ways)}." if ways else ""
     raise CutError(
         f"{graph.name!r} has {allowed or 'no'} {what}, and {parts} stages need {parts - 1}.{way}"

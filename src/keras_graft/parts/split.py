@@ -8,7 +8,7 @@ from typing import Any
 from keras_graft import advice
 from keras_graft.errors import CutError, SelectionError, warn
 from keras_graft.graph.graph import Graph
-from keras_graft.graph.names import listed
+from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node, Slot, Value, flat_slots
 from keras_graft.graph.opened import Opened, closed_maker
 from keras_graft.graph.recording import chose
@@ -101,6 +101,10 @@ def _boundaries(
         raise SelectionError(
             f"split takes one of at=, by= and parts=; got {' and '.join(given) or 'none'}. "
             f"For example {advice.call('split', parts=2)}."
+        )
+    if parts is None and not is_one_of(balance, "flops"):
+        raise SelectionError(
+            f"split: balance= says what parts= balances, and there is no parts=; got {shown(balance)}."
         )
     if by is not None:
         if not callable(by):

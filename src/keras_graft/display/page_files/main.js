@@ -42,6 +42,7 @@
     words.push(`${Dom.short(totals.parameters)} parameters`);
     if (totals.frozen && totals.trainable) words.push(`${Dom.short(totals.trainable)} trainable`);
     else if (totals.parameters) words.push(totals.trainable ? "all trainable" : "all frozen");
+    words.push(...costs(totals.change || {}));
     Dom.at("totals").textContent = words.join(" · ");
     const folding = network.groups.length > 0;
     for (const act of ["open", "close"]) document.querySelector(`[data-act=${act}]`).hidden = !folding;
@@ -51,6 +52,13 @@
     const nodes = [...network.items.values()].filter((item) => item.type === "node");
     const count = (change) => nodes.filter((item) => item.change === change).length;
     return ["new", "dropped", "changed"].map((change) => `${Dom.number(count(change))} ${change}`).join(", ");
+  }
+
+  /** In a diff: by which share the costs of one sample changed. */
+  function costs(change) {
+    const names = { multiply_adds: "multiply-adds", activation_bytes: "bytes of values" };
+    const share = (part) => `${part > 0 ? "+" : "−"}${(100 * Math.abs(part)).toFixed(1)}%`;
+    return Object.entries(names).filter(([name]) => change[name]).map(([name, told]) => `${share(change[name])} ${told}`);
   }
 
   /** In a diff, show at once what changed. */

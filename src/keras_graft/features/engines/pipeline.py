@@ -176,7 +176,7 @@ class Writer:
             return
         pieces, entry = self._building.finish(shard_name(self.manifest.shards.next_number))
         journal = self._begin()
-        self._folder.write(entry.file, *pieces)
+        self._folder.create(entry.file, *pieces)
         journal.add(entry)
         self._building = Building(self._columns, self._manifest.columns)
 

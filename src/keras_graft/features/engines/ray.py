@@ -7,7 +7,8 @@ import json
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,7 +24,7 @@ from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.engines.ray_worker import Work, Worker, loaded, moved
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fixed_trunk import inner_layers
-from keras_graft.features.store.entries import ShardEntry
+from keras_graft.features.store.entries import ShardEntry, Shards
 from keras_graft.features.store.location import leftovers
 from keras_graft.features.store.manifest import Manifest
 from keras_graft.model.fingerprint import fingerprint
@@ -168,10 +169,11 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     if found is not None and found.complete:
         run.rest(iter(first))
         return
-    known = found.shards if found is not None else ()
+    known = found.shards if found is not None else Shards()
     if found is not None:
         run.check_found(None)
-    if len({shard.samples for shard in known[:-1]}) > 1:
+    lengths = known.array["rows"] + known.array["left"]
+    if len(set(lengths[:-1].tolist())) > 1:
         raise FeatureError(
             f"{run.folder}: its shards differ in length, because batches did, but Ray gives "
             "blocks of one length. Finish it with the data that it was started with, or compute it again: "
@@ -185,7 +187,7 @@ def _dataset(run: Run, data: Any, how: RayOptions, progress: bool) -> None:
     dataset = data.repartition(target_num_rows_per_block=size, strict=True)
     work = Work(
         run.folder.address, run.columns, manifest, run.skip, _tried(first[0]), rows=rows,
-        known=tuple(moved(s, -at) for s, at in zip(known, _starts(known), strict=True)),
+        known=known,
     )  # fmt: skip
     _collect(run, dataset, work, how, progress, manifest, None, size)
 
@@ -220,7 +222,7 @@ def _collect(
         runtime_env={"env_vars": {"KERAS_BACKEND": backend}},
     )  # fmt: skip
     # Blocks that are in the store already are only compared.
-    known = list(manifest.shards) if work.rows is not None else []
+    known = deque(manifest.shards if work.rows is not None else ())
     start, first = 0 if known else manifest.samples, True
     with _ordered(mapped):
         for row in mapped.iter_rows():
@@ -230,7 +232,7 @@ def _collect(
                 raise FeatureError(told["wrong"] + where)
             entry = ShardEntry.of(told)
             if known:
-                there = known.pop(0)
+                there = known.popleft()
                 run.check_same(there, start, entry.inputs, entry.labels)
                 start += there.samples
                 continue
@@ -256,10 +258,6 @@ def _collect(
         run.folder.delete(name)
     if bar is not None:
         bar.update(start, finalize=True)
-
-
-def _starts(shards: Sequence[ShardEntry]) -> list[int]:
-    return [sum(shard.samples for shard in shards[:i]) for i in range(len(shards))]
 
 
 @contextlib.contextmanager

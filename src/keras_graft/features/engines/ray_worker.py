@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from keras_graft.features.engines.building import Building, Runner, reason
 from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
-from keras_graft.features.store.entries import ShardEntry
+from keras_graft.features.store.entries import ShardEntry, Shards
 from keras_graft.features.store.manifest import Manifest
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.shards import shard_name
@@ -39,7 +38,40 @@ class Work:
     puts: Any = ()
     starts: Any = ()
     rows: Rows | None = None
-    known: tuple[ShardEntry, ...] = ()
+    known: Shards = field(default_factory=Shards)
+
+
+class Known:
+    """The shards that a store has, found by the checksums of their samples.
+
+    To look through all of them for each block would take longer and longer as the store grows.
+
+    Args:
+        shards: The shards.
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        own = shards.array
+        self._shards = shards
+        self._ends = np.cumsum(own["rows"] + own["left"])
+        sums = zip(own["inputs"].tolist(), own["labels"].tolist(), strict=True)
+        self._numbers: dict[Any, int] = {}
+        for number, (inputs, labels) in enumerate(sums):
+            self._numbers.setdefault((*inputs, None, *labels), number)
+
+    def find(self, inputs: tuple[str, ...], labels: tuple[str, ...]) -> ShardEntry | None:
+        """Return the first shard of these samples, its own samples counted from 0; None without any.
+
+        Args:
+            inputs: The checksums of its inputs.
+            labels: The checksums of targets, sample weights and keys.
+        """
+        sums = [int(s, 16) for s in inputs], [int(s, 16) for s in labels]
+        number = self._numbers.get((*sums[0], None, *sums[1]))
+        if number is None:
+            return None
+        entry = self._shards[number]
+        return moved(entry, entry.samples - int(self._ends[number]))
 
 
 class Worker:
@@ -57,7 +89,7 @@ class Worker:
             FeatureError
         ) as error:  # returned with the first shard: if it were raised here, Ray would try forever
             self._wrong = str(error)
-        self._run = Runner(model, True)
+        self._run, self._known = Runner(model, True), Known(work.known)
 
     def _model(self, trunk: Any, digests: dict[str, str]) -> Any:
         """Return the trunk; refuse one that differs from the caller's."""
@@ -100,7 +132,8 @@ class Worker:
         else:
             found = list(work.rows.batches(block))
             name, start = shard_name(uuid.uuid4().hex), 0
-            for entry in self._done(found):
+            entry = self._done(found)
+            if entry is not None:
                 return entry
         building = Building(work.columns, work.manifest.columns)
         for batch, bad in found:
@@ -114,17 +147,15 @@ class Worker:
             self._folder.write(name, *pieces)
         return entry
 
-    def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> Iterator[ShardEntry]:
-        """Yield the entries of known shards of these very samples."""
+    def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> ShardEntry | None:
+        """Return the entry of the known shard of these very samples."""
         if not self._work.known:
-            return
+            return None
         inputs, labels = Checksums(), Checksums()
         for batch, _ in found:
             inputs.add(batch.x)
             labels.add(list(self._work.columns.labels(batch)[1].values()))
-        for entry in self._work.known:
-            if (entry.inputs, entry.labels) == (inputs.values, labels.values):
-                yield entry
+        return self._known.find(inputs.values, labels.values)
 
 
 def loaded(file: bytes, custom: dict[str, Any]) -> Any:

@@ -64,6 +64,12 @@ class Parts:
                 f"{self._file.name} cannot be read: {said(error)}. {way_out(error)}"
             ) from error
 
+    def ahead(self, start: int, length: int) -> None:
+        """Let the system read some bytes before they are asked for, if it has a call for that."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._number, start, length, os.POSIX_FADV_WILLNEED)
+
     def _some(self, start: int, buffer: memoryview) -> int:
         if self._preadv is not None:
             return self._preadv(self._number, (buffer,), start)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import inspect
 import os
 import re
 import threading
@@ -16,6 +18,7 @@ from keras_graft.features.store.checksum import checksum
 from keras_graft.features.store.failures import guarded, said
 from keras_graft.features.store.folder import Folder, Parts
 from keras_graft.features.store.masked import MASK, masked, secrets, without
+from keras_graft.features.store.retries import again
 from keras_graft.features.store.schema import encodable
 from keras_graft.printable import shown
 
@@ -85,8 +88,9 @@ class Remote(Folder):
 
     An object store shows an object whole or not at all. It has no rename and no lock: a shard is
     written, then the segment of the journal that names it. A second writer is noticed when it
-    changes the manifest, or writes a segment of the same name. On a file system that shows half a
-    file (SFTP), a killed writer may leave half of one.
+    changes the manifest, or when it makes a shard or a segment of the same name: the store itself
+    refuses that where it can. On a file system that shows half a file (SFTP), a killed writer may
+    leave half of one. Calls that fail for a reason that may pass are made again (`retries.py`).
 
     Args:
         system: The file system.
@@ -106,7 +110,9 @@ class Remote(Folder):
         self._system, self._root, self._url = system, root.rstrip("/"), url
         self.cache = Cache(None if cache is None else Folder(cache).path, cache_bytes)
         self._seen: dict[str, str | None] = {}  # checksums of what was read
-        self._lock = threading.Lock()
+        self._lock, self._made = threading.Lock(), False
+        writes = getattr(system, "_pipe_file", system.pipe_file)
+        self._refuses = "mode" in inspect.signature(writes).parameters
         self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
     def __str__(self) -> str:
@@ -138,20 +144,42 @@ class Remote(Folder):
             if self._seen[name] != before:
                 raise FeatureError(f"Another process is writing to {self}: wait for it.")
             self._seen[name] = checksum([data])
-        self._system.makedirs(self._root, exist_ok=True)
-        self._system.pipe_file(self._at(name), data)
+        if not self._made:  # on S3 it asks whether there is a bucket
+            again(self._system.makedirs, self._root, exist_ok=True)
+            self._made = True
+        again(self._system.pipe_file, self._at(name), data)
 
     @guarded("{} cannot be written")
     def create(self, name: str, *pieces: bytes | memoryview) -> None:
         """Write a file that is not there yet.
 
         Raises:
-            FeatureError: If it is there: another process has written it.
+            FeatureError: If it is there with other bytes: another process has written it.
         """
+        data = b"".join(pieces)
+        try:
+            again(self._create, self._at(name), data)
+        except FileExistsError:
+            # A write may succeed though its answer is lost, and be refused when it is made again.
+            if again(self._system.cat_file, self._at(name)) != data:
+                raise FeatureError(f"Another process is writing to {self}: wait for it.") from None
+
+    def _create(self, path: str, data: bytes) -> None:
         self._system.invalidate_cache()
-        if self._system.exists(self._at(name)):
-            raise FeatureError(f"Another process is writing to {self}: wait for it.")
-        self._system.pipe_file(self._at(name), b"".join(pieces))
+        if self._refuses:
+            try:
+                self._system.pipe_file(path, data, mode="create")
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                # What S3 calls a failed condition, and what stores that know of none answer.
+                if not self._system.exists(path) and error.errno == errno.EINVAL:
+                    raise
+                self._refuses = error.errno == errno.EINVAL
+        if self._system.exists(path):
+            raise FileExistsError(path)
+        self._system.pipe_file(path, data)
 
     @guarded("{} cannot be read")
     def read(self, name: str, most: int | None = None) -> bytes | None:
@@ -159,8 +187,8 @@ class Remote(Folder):
         self._system.invalidate_cache()
         try:
             if most is not None:
-                self._check_size(name, self._system.size(self._at(name)), most)
-            data = self._system.cat_file(self._at(name))
+                self._check_size(name, again(self._system.size, self._at(name)), most)
+            data = again(self._system.cat_file, self._at(name))
         except FileNotFoundError:
             data = None
         self._seen[name] = None if data is None else checksum([data])
@@ -175,7 +203,7 @@ class Remote(Folder):
         """Return the size of every file, by name, from one listing."""
         self._system.invalidate_cache()
         try:
-            found = self._system.ls(self._root, detail=True)
+            found = again(self._system.ls, self._root, detail=True)
         except FileNotFoundError:
             return {}
         return {f["name"].rsplit("/", 1)[-1]: f["size"] for f in found if f["type"] == "file"}
@@ -184,20 +212,24 @@ class Remote(Folder):
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
         with contextlib.suppress(FileNotFoundError):
-            self._system.rm_file(self._at(name))
+            again(self._system.rm_file, self._at(name))
         if name in self._seen:  # if it is there again, another process wrote it
             self._seen[name] = None
 
     @guarded("{} cannot be read")
     def piece(self, name: str, start: int, length: int) -> bytes:
         """Return some bytes of a file, fetched again."""
-        return self._system.cat_file(self._at(name), start=start, end=start + length)
+        return again(self._system.cat_file, self._at(name), start=start, end=start + length)
 
     @guarded("{} cannot be read")
     def checksum(self, name: str) -> str:
         """Return the checksum of a file, fetched again in pieces."""
-        with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
-            return checksum(iter(lambda: file.read(1 << 22), b""))
+
+        def found() -> str:
+            with self._system.open(self._at(name), "rb", block_size=1 << 22) as file:
+                return checksum(iter(lambda: file.read(1 << 22), b""))
+
+        return again(found)
 
     @guarded("{} cannot be fetched")
     def open(self, name: str, known: str, size: int = 0) -> Parts:
@@ -208,7 +240,7 @@ class Remote(Folder):
         """
 
         def fetch(path: Path) -> None:
-            self._system.get_file(self._at(name), str(path))
+            again(self._system.get_file, self._at(name), str(path))
             if Folder(path.parent).checksum(path.name) != known:
                 raise FeatureError(
                     f"{self}: the checksum of {name!r} does not match what was written. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ except ImportError:  # Windows
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.column import KINDS, Column
 from keras_graft.features.store.entries import ShardEntry
-from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.folder import Folder, Parts
 from keras_graft.features.store.loading import load
 from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.shards import dtype_of, starts
@@ -26,6 +27,9 @@ _SHORT_ALL = 16 << 20
 """The largest column of short rows that is kept in memory, in bytes."""
 OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 """The most files that are open at once. Several stores may be used together."""
+_AHEAD = 16
+"""How many blocks the system is told of before they are read: a disk that gets one request at a time
+waits for most of the time."""
 
 
 class Shard:
@@ -38,11 +42,15 @@ class Shard:
         folder: The folder of the shard.
         entry: Its entry in the manifest.
         columns: Its columns, from the manifest.
+        known: The first byte of each column, if it was open before.
     """
 
-    def __init__(self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column]) -> None:
+    def __init__(
+        self, folder: Folder, entry: ShardEntry, columns: Mapping[str, Column],
+        known: dict[str, int] | None = None,
+    ) -> None:  # fmt: skip
         self.parts = folder.open(entry.file, entry.checksum, entry.bytes)
-        self.starts = starts(
+        self.starts = known or starts(
             entry.bytes, lambda start, length: self.bytes(start, length).tobytes(), columns, entry.rows
         )  # fmt: skip
 
@@ -73,6 +81,9 @@ class Rows:
         self._shards, self._columns = manifest.shards, manifest.columns
         self._starts = np.concatenate([[0], np.cumsum(self._shards.array["rows"])])
         self._open, self._most_open = dict[int, Shard](), most_open
+        # To read the begin of a file again takes a disk as long as to read a block. Most are equal.
+        self._places: dict[int, dict[str, int]] = {}
+        self._equal: dict[frozenset[tuple[str, int]], dict[str, int]] = {}
         self._whole: dict[str, tuple[np.ndarray, set[int]]] = {}
         # Reading a row takes as long as a step of a small head.
         whole = self._shards.bytes <= kept
@@ -95,7 +106,7 @@ class Rows:
         """Open a shard; refuse it if the store was replaced meanwhile."""
         entry = self._shards[number]
         try:
-            shard = Shard(self._folder, entry, self._columns)
+            shard = Shard(self._folder, entry, self._columns, self._places.get(number))
         except (OSError, ValueError) as error:
             self._check_same()
             raise FeatureError(
@@ -103,6 +114,8 @@ class Rows:
                 f"kg.features.FeatureStore({str(self._folder)!r}).verify() says what to do."
             ) from error
         self._check_same()
+        own = shard.starts
+        self._places[number] = self._equal.setdefault(frozenset(own.items()), own)
         return shard
 
     def _check_same(self) -> None:
@@ -170,6 +183,8 @@ class Rows:
         first = np.flatnonzero(np.concatenate([[True], apart]))
         counts = np.diff(first, append=len(homes))
         current, shard, start = -1, None, 0
+        waiting: deque[tuple[Parts, int, memoryview]] = deque()
+        most = min(_AHEAD, self._most_open // 4)  # files of these stay open
         for number, row, place, count in zip(
             homes[first].tolist(), local[first].tolist(), (places[first] * width).tolist(),
             (counts * width).tolist(), strict=True,
@@ -177,7 +192,17 @@ class Rows:
             if number != current or shard is None:
                 current, shard = number, self._shard(number)
                 start = shard.starts[name]
-            shard.parts.read_into(start + row * width, lines[place : place + count])
+            at, part = start + row * width, lines[place : place + count]
+            if count == width or not most:
+                shard.parts.read_into(at, part)
+                continue
+            shard.parts.ahead(at, count)
+            waiting.append((shard.parts, at, part))
+            if len(waiting) > most:
+                parts, at, part = waiting.popleft()
+                parts.read_into(at, part)
+        for parts, at, part in waiting:
+            parts.read_into(at, part)
         return into
 
 
