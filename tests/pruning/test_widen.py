@@ -55,7 +55,8 @@ def test_the_weights_by_hand(tmp_path):
     y = L.ReLU(name="r")(L.BatchNormalization(name="bn")(y))
     model = scrambled(keras.Model(x, L.Conv2D(2, 2, name="b")(y)))
     with unchanged(model, tmp_path):
-        wide = kg.widen(model, {"a": 6})
+        kg.widen(model, {"a": 6})
+    wide = kg.widen(model, {"a": 6})
     alike(model, wide)
     order = [0, 0, 1, 1, 2, 3]
     old, new = ({w.path: array(w) for w in m.weights} for m in (model, wide))

@@ -223,6 +223,18 @@ def test_the_words_of_refusals():
         kg.quantize(model, "head", "gptq", data=IDS, blocks="blok")
 
 
+def test_int8_is_refused_where_a_layer_computes_in_float16():
+    x = keras.Input((4,))
+    y = keras.layers.Dense(3, name="half", dtype="mixed_float16")(x)
+    model = keras.Model(x, keras.layers.Dense(3, name="full")(y))
+    with pytest.raises(kg.EditError, match="'half'.*computes in float16. Take int4"):
+        kg.quantize(model, "half")
+    small = kg.quantize(model, "**")
+    kinds = {layer.name: layer.quantization_mode for layer in small.layers[1:]}
+    assert kinds == {"half": None, "full": "int8"}
+    assert kg.quantize(model, "half", "int4").get_layer("half").quantization_mode == "int4"
+
+
 def test_mixed_precision_and_an_own_configuration(tmp_path):
     x = keras.Input((8,), name="x")
     policy = keras.DTypePolicy("mixed_bfloat16")

@@ -160,6 +160,8 @@ def _why_not(node: Node, layer: Any, path: str, mode: str, readers: _Readers) ->
     saved = _keras.quantized_weights(layer, mode)
     if saved is None:
         return f"Keras has no {kind} in {mode}"
+    if mode == "int8" and layer.compute_dtype == "float16":
+        return "Keras refuses int8 where a layer computes in float16. Take int4, or mixed_bfloat16"
     if mode in CALIBRATED:
         why = _why_no_matrix(layer)
         if why is not None:
