@@ -28,3 +28,18 @@ def test_what_must_hold_after_every_verb(first):
 def test_the_sequences_reach_every_verb():
     steps = [verb for seed in range(START, START + COUNT) for verb, _ in sequence(seed)[1]]
     assert set(steps) == set(VERBS)
+
+
+@pytest.mark.once
+def test_an_edit_behind_a_mask_that_enters_a_nested_model():
+    calls = [("add", 0, 5), ("nested_steps", 1, 7), ("clash", 6, 6), ("nested_steps", 2, 0),
+             ("add", 6, 1), ("clash", 5, 6)]  # fmt: skip
+    plan = {
+        "inputs": "steps", "structure": "list", "calls": calls, "outputs": [20, 18],
+        "out_structure": "flat", "kind": "subclass",
+    }  # fmt: skip
+    steps = [("from the middle", 66083), ("patch an input", 71943)]
+    counts: collections.Counter = collections.Counter()
+    keras.utils.set_random_seed(37)
+    run(plan, [("replace", 529737), *steps], counts)
+    assert counts["patch an input"] == 1

@@ -16,7 +16,7 @@ from keras_graft_cli.running import COMMANDS, Run, Told, command
 _WRITES = (
     "extract", "submodel", "split", "join", "replace", "insert", "remove", "rewire", "repeat",
     "inline", "nest", "reinput", "freeze", "clone", "tie", "untie", "replay",
-    "prune", "plain", "remat", "recipe",
+    "prune", "quantize", "plain", "remat", "recipe",
 )  # fmt: skip
 """The commands that write models and say nothing else."""
 

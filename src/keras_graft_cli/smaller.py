@@ -90,6 +90,35 @@ def _channels(how: str, text: str) -> Any:
 
 
 @command(panel=EDIT, loads=True, writes=True)
+def quantize(
+    run: Run,
+    model: Model,
+    target: Nodes,
+    out: Out,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="int8 or int4, or float8 for training.",
+            autocompletion=choices("int8", "int4", "float8"),
+        ),
+    ] = "int8",
+) -> Told:
+    """Keep the weights of some layers in fewer bits.
+
+    Example: keras-graft quantize m.keras '**/query' --mode int4 -o small.keras
+    """
+    import keras_graft as kg
+    from keras_graft_cli.selectors import selector
+
+    if mode in ("gptq", "awq"):
+        raise UsageError(
+            f"{mode} looks at data. In Python: kg.quantize(model, {target!r}, {mode!r}, data=x)."
+        )
+    how: Any = {"mode": mode}
+    return make(run, out, lambda: kg.quantize(load(run, model), selector(target), **how))
+
+
+@command(panel=EDIT, loads=True, writes=True)
 def plain(
     run: Run,
     model: Model,

@@ -1,4 +1,4 @@
-"""The commands prune, plain, remat, recipe, merge, balance and split --parts."""
+"""The commands prune, quantize, plain, remat, recipe, merge, balance and split --parts."""
 
 import keras
 import numpy as np
@@ -63,6 +63,21 @@ def test_prune(saved):
     assert "Say once what to remove from 'block_0_conv'" in twice.stderr
     assert "NODES=HOW" in run("prune", "m.keras", "block_0_conv", "-o", "c.keras", code=2).stderr
     run("prune", "m.keras", "block_0_conv=0.5", "--by", "size", "-o", "c.keras", code=1)
+
+
+def test_quantize(saved):
+    run("quantize", "m.keras", "class:Dense", "-o", "out.keras")
+    run("quantize", "m.keras", "out", "--mode", "int4", "-o", "four.keras")
+    x = random_inputs(saved, 2)
+    for path, mode in (("out.keras", "int8"), ("four.keras", "int4")):
+        assert loaded(path).get_layer("out").quantization_mode == mode
+        assert_same_outputs(kg.quantize(saved, "out", mode), loaded(path), x)
+    told = run("quantize", "m.keras", "block_0_conv", "-o", "b.keras", code=1).stderr
+    assert "Keras has no quantized Conv2D" in " ".join(told.split())
+    assert (
+        "In Python"
+        in run("quantize", "m.keras", "out", "--mode", "awq", "-o", "b.keras", code=2).stderr
+    )
 
 
 def test_remat_and_plain(saved):

@@ -154,6 +154,65 @@ def test_what_is_trained_and_what_is_not():
     assert not still.trainable_variables and still.count_params() == 4
 
 
+def attends():
+    x = keras.Input((5, 4), name="x")
+    h = layers.MultiHeadAttention(2, 3, name="a")(x, x)
+    return keras.Model(x, layers.Dense(2, name="d")(h))
+
+
+def bias_not_trained():
+    model = attends()
+    model.get_layer("d").bias.trainable = False
+    return model
+
+
+def trains_query_only():
+    model = attends()
+    for one in ("key", "value", "output"):
+        getattr(model.get_layer("a"), f"_{one}_dense").trainable = False
+    return model
+
+
+def recurrent(layer):
+    x = keras.Input((5, 4), name="x")
+    return kg.freeze(keras.Model(x, layers.Dense(2, name="d")(layer(x))), layer.name)
+
+
+@pytest.mark.parametrize(
+    ("make", "trained"),
+    [
+        (lambda: kg.freeze(attends(), "a"), 2),
+        (trains_query_only, 4),
+        (lambda: kg.train_only(kg.train_only(attends(), "d"), "**"), 10),
+        (lambda: recurrent(layers.Bidirectional(layers.LSTM(3), name="b")), 2),
+        (lambda: recurrent(layers.RNN(layers.StackedRNNCells([layers.GRUCell(3)]), name="b")), 2),
+        (lambda: recurrent(layers.TimeDistributed(layers.Dense(3), name="b")), 2),
+    ],
+)
+def test_a_file_trains_what_the_model_trains(make, trained, tmp_path):
+    model = make()
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    plain = kg.plain(model)
+    plain.save(tmp_path / "plain.keras")
+    loaded = keras.saving.load_model(tmp_path / "plain.keras")
+    assert [len(m.trainable_variables) for m in (model, plain, loaded)] == [trained] * 3
+    equal(plain(x), loaded(x))
+    np.testing.assert_allclose(*(ops.convert_to_numpy(m(x)) for m in (model, plain)), atol=1e-6)
+
+
+@pytest.mark.once
+def test_a_model_hands_its_flag_on_to_what_is_inside():
+    model = attends()
+    model.trainable = False
+    assert [layer.name for layer in kg.plain(model).layers] == ["x", "a", "d"]
+
+
+@pytest.mark.once
+def test_an_unfrozen_dropout_inside_another_layer_is_still_seen():
+    with pytest.raises(kg.EditError, match="b: in training, a layer of Keras"):
+        kg.plain(recurrent(layers.Bidirectional(layers.LSTM(3, dropout=0.5), name="b")))
+
+
 @keras.saving.register_keras_serializable("plain")
 def twice(x):
     return ops.tanh(x) * 2
@@ -171,7 +230,14 @@ class Closed(layers.Layer):
 REFUSED = {
     "tied": (tied, "plain: 'head/kernel' is tied, and Keras has no ties. To give each a variable of its "
              'own: kg.plain(model, ties="untie").'),
-    "adapters": (lambda: kg.lora(made(), "d"), "d: it has adapters; kg.merge_adapters(model) first"),
+    "adapters": (lambda: kg.lora(made(), "d"),
+                 "d: it has adapters. Merge them first: kg.merge_adapters(model)"),
+    "adapters inside": (lambda: kg.lora(attends(), "**/query"),
+                        "a: it has adapters. Merge them first: kg.merge_adapters(model)"),
+    "train_only": (lambda: kg.train_only(attends(), "d"),
+                   "a: kg.train_only says which layers inside it train, and no file of Keras does. Let "
+                   'all train: kg.train_only(model, "**"); then use kg.freeze'),
+    "one weight": (bias_not_trained, "d: its 'bias' is not trained, and a file keeps one flag for a layer"),
     "dropout": (lambda: kg.freeze(one(layers.Dropout(0.5, name="drop"))),
                 "drop: in training, a layer of Keras that is not trained still drops and draws"),
     "function": (lambda: one(layers.Dense(2, activation=twice, name="q")),

@@ -327,8 +327,9 @@ def test_quantized_and_adapted_layers_are_refused():
     assert kg.prune(kg.merge_adapters(adapted), {"s0": 2}).get_layer("s0").units == 3
     again = kg.clone(model)
     again.get_layer("s1").quantize("int8")
-    with pytest.raises(kg.EditError, match="'s1' is quantized"):
+    with pytest.raises(kg.EditError, match="'s1' is quantized") as caught:
         kg.prune(again, {"s0": 2})
+    assert "kg.quantize(kg.prune(model, ...), 's1', 'int8')" in str(caught.value)
 
 
 def test_a_shared_layer_shrinks_in_all_its_calls():

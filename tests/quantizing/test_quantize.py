@@ -292,3 +292,19 @@ def test_other_verbs_work_on_a_quantized_model(tmp_path):
     assert "2.9 kB" not in str(kg.costs(model)).splitlines()[1]
     again = kg.replay(model, kg.steps(small))
     equal(small(IDS), again(IDS))
+
+
+def test_a_quantized_attention_is_opened(tmp_path):
+    x = keras.Input((5, 8), name="x")
+    h = layers.MultiHeadAttention(2, 4, name="a")(x, x)
+    model = kg.quantize(keras.Model(x, h), "**/query")
+    graph = kg.inline(kg.read(model, open="a"), "a")
+    assert "a" not in [node.name for node in graph.nodes]
+    given = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    opened = kg.build(graph)
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(given)) for m in (model, opened)))
+    plain = kg.plain(kg.freeze(model, "a"))
+    plain.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert [len(m.trainable_variables) for m in (plain, loaded)] == [0, 0]
+    np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(m(given)) for m in (model, loaded)))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 
-from keras_graft import _keras
+from keras_graft import _keras, advice
 from keras_graft import ties as _ties
 from keras_graft.edit.inline import inline
 from keras_graft.edit.plain_layers import Expressed, NotPlainError
@@ -16,12 +16,13 @@ from keras_graft.errors import EditError, GraftError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of, listed
 from keras_graft.graph.node import Node
-from keras_graft.graph.record import record_of
+from keras_graft.graph.record import record_of, unwrapped
 from keras_graft.graph.select import everything
 from keras_graft.layers.remat import Remat
 from keras_graft.model.clone import clone
 from keras_graft.model.nested import Place, at_depth
-from keras_graft.model.read import opened_fully
+from keras_graft.model.read import opened_for, opened_fully
+from keras_graft.model.recreate import as_in_a_file
 from keras_graft.model.verb import verb
 from keras_graft.printable import shown, words_of
 from keras_graft.shared.kept import path_of, tied_nodes
@@ -34,8 +35,9 @@ def plain(graph: Graph, ties: Literal["refuse", "untie"] = "refuse") -> Graph:
 
     The result has weights of its own, with the values that they have now. The layers of this
     package become calls of Keras's layers and ops: a `Frozen` becomes its layer, not trained; a
-    `Weight` an `Embedding` of one row; a `Remat` the layers in it, which training keeps; an `Operator` an op, which may round the last bit in another
-    way. Layers whose code can be read as a graph are replaced by what is inside, and models of a
+    `Weight` an `Embedding` of one row; a `Remat` the layers in it, which training keeps; an
+    `Operator` an op, which may round the last bit in another way. A `MultiHeadAttention` that does
+    not train becomes what is inside it, as a file would let it train. Layers whose code can be read as a graph are replaced by what is inside, and models of a
     class of their own become plain ones. Weights that nothing reads are left out. What cannot be
     expressed is refused by name.
 
@@ -69,8 +71,13 @@ def plain(graph: Graph, ties: Literal["refuse", "untie"] = "refuse") -> Graph:
     graph = clone(_inlined(graph))
     for target in tied:
         graph = untie(graph, target)
-    _check(graph)
-    graph = _expressed(graph)
+    while True:
+        _check(graph)
+        graph = _expressed(graph)
+        forgetting = _forgetting(graph)
+        if not forgetting:
+            break
+        graph = _opened(graph, forgetting)
     _check_config(graph)
     return _named(graph).replace(past=None, origin=None)
 
@@ -121,8 +128,9 @@ def _check(graph: Graph) -> None:
         reason = f": {node.closed}" if node.closed else ""
         why.setdefault(path_of(node), f"{node.kind}, which is not Keras's{reason}")
     for node in everything(graph):
-        if record_of(node.operation).sums:
-            why.setdefault(path_of(node), "it has adapters; kg.merge_adapters(model) first")
+        reason = _adapted(node.operation)
+        if reason is not None:
+            why.setdefault(path_of(node), reason)
     work = Expressed()
     for node in everything(graph):
         if type(node.operation).__module__.startswith("keras_graft"):
@@ -143,6 +151,68 @@ def _refuse(why: dict[str, str]) -> None:
             "Replace these first, such as kg.replace(model, selector, layer), or save the model as it is "
             "and import keras_graft, and your own classes, before it is loaded."
         )
+
+
+def _adapted(operation: Any) -> str | None:
+    """Return why a layer cannot be expressed that has adapters, or layers inside that do not train."""
+    if not isinstance(operation, keras.Layer):
+        return None
+    layer = unwrapped(operation)
+    state = record_of(layer).adapted
+    if any(record_of(one).sums for one in _keras.layers_inside(layer)) or (
+        state is not None and state.adapters
+    ):
+        return f"it has adapters. Merge them first: {advice.call('merge_adapters')}"
+    if state is not None and not _is_kerass(layer):
+        return (
+            "kg.train_only says which layers inside it train, and no file of Keras does. Let all "
+            f"train: {advice.call('train_only', ('selector', '**'))}; then use kg.freeze"
+        )
+    return None
+
+
+def _forgetting(graph: Graph) -> list[Node]:
+    """Return calls of layers that a file makes again with layers inside that train, and do not here.
+
+    Keras writes one flag for a layer, and a `MultiHeadAttention` does not hand it on.
+    """
+    why: dict[str, str] = {}
+    found = []
+    for node in everything(graph):
+        layer = node.operation
+        if node.nested is not None or not isinstance(layer, keras.Layer) or not layer.variables:
+            continue
+        if not (graph.trainable and all(n.nested.trainable for n in node.scope if n.nested)):
+            continue  # a model hands its flag on
+        twin = as_in_a_file(layer)
+        if twin is None or len(twin.variables) != len(layer.variables):
+            continue
+        pairs = zip(layer.variables, twin.variables, strict=True)
+        lost = [a for a, b in pairs if a.trainable != b.trainable]
+        own = [v for v in _keras.own_weights(layer) if any(v is one for one in lost)]
+        if own:
+            word = "is" if own[0].trainable else "is not"
+            why[path_of(node)] = (
+                f"its {own[0].name!r} {word} trained, and a file keeps one flag for a layer. Set "
+                "layer.trainable of this layer, or the flag of the weight once the file is loaded"
+            )
+        elif lost:
+            found.append(node)
+    _refuse(why)
+    return found
+
+
+def _opened(graph: Graph, nodes: list[Node]) -> Graph:
+    """Return the graph with what is inside layers, each of which then has a flag of its own."""
+    operations = {id(node.operation) for node in nodes}
+    opened = opened_for(graph, [f"{path_of(node)}/*" for node in nodes])
+    inside = [node for node in everything(opened) if id(node.operation) in operations]
+    _refuse({
+        path_of(node): "layers inside it are not trained, and once its file is loaded they are: "
+        f"{node.closed or 'it cannot be opened'}"
+        for node in inside if node.nested is None
+    })  # fmt: skip
+    return inline(opened, inside)
 
 
 def _expressed(graph: Graph) -> Graph:

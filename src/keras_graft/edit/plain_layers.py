@@ -144,6 +144,8 @@ class Expressed:
 
 def _acts_in_training(layer: Any) -> bool:
     """Whether a layer that is not trained still does something else in training."""
+    if type(layer) in _AROUND:
+        return any(map(_acts_in_training, _keras.layers_inside(layer)[1:]))
     norm = type(layer) is keras.layers.BatchNormalization  # in inference mode then
     if norm or not _keras.takes_training(layer) or _keras.ignores_training(layer):
         return False
@@ -151,6 +153,12 @@ def _acts_in_training(layer: Any) -> bool:
     rates = [config[name] for name in ("dropout", "recurrent_dropout") if name in config]
     return any(rates) or not rates
 
+
+_AROUND = (
+    keras.layers.Bidirectional, keras.layers.RNN, keras.layers.StackedRNNCells,
+    keras.layers.TimeDistributed,
+)  # fmt: skip
+"""Layers that do in training what the layers inside them do."""
 
 _RULES: dict[type, Callable[..., Any]] = {
     own.Frozen: Expressed._frozen,

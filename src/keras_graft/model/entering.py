@@ -38,7 +38,7 @@ def entering_spec(node: Node, entry: Entry) -> Spec | None:
     """Return the spec of a tensor that enters a nested model, after casts and changes of rank."""
     if entry.source is None:
         return None
-    return entry.adapt[-1].outputs[0].spec if entry.adapt else node.inputs[entry.source].spec
+    return entry.adapt[-1].outputs[0].spec if entry.adapt else node.reads[entry.source].spec
 
 
 def entries(template: Template, inputs: Sequence[Value], nested: Graph) -> tuple[Entry, ...]:

@@ -259,7 +259,7 @@ class Level:
         found = entries(node.template, node.inputs, nested)
         places = mask_places(node.template, nested)
         for place, entry in enumerate(found):
-            mask = None if entry.source is None else node.inputs[entry.source].mask
+            mask = None if entry.source is None else node.reads[entry.source].mask
             if mask is not None and place not in places:
                 places[place] = node.reads.index(mask)
         if places:

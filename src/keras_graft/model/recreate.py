@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_graft import _keras
 from keras_graft import ties as _ties
 from keras_graft.errors import EditError
 from keras_graft.printable import words_of
@@ -28,6 +29,20 @@ def again(operation: Any, name: str, **changes: Any) -> Any:
             f"{type(operation).__name__} {operation.name!r} cannot be made again from its "
             f"configuration, as a copy of it needs: {words_of(error)}"
         ) from error
+
+
+def as_in_a_file(layer: Any) -> Any:
+    """Return the layer that the configuration of a layer makes, as a file does; None if it makes none."""
+    names = _keras.names_given()
+    try:
+        twin = again(layer, layer.name)
+        if not twin.built:
+            twin.build_from_config(layer.get_build_config() or {})
+        return twin
+    except Exception:
+        return None
+    finally:
+        _keras.take_names_back(names)
 
 
 def assign(target: Any, source: Any) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import keras
 
 from keras_graft import _keras
-from keras_graft.errors import GraftError
-from keras_graft.model.recreate import again
+from keras_graft.model.recreate import as_in_a_file
 
 Modes = list[str | None]
 
@@ -29,7 +28,7 @@ def written(layer: Any) -> list[Any]:
     modes = [_mode(one) for one in inside]
     if not any(modes[1:]):
         return []
-    twin = _made_again(layer)
+    twin = _twin(layer)
     if twin is not None and list(map(_mode, twin)) == modes:
         return []
     before = vars(layer)["_dtype_policy"]
@@ -42,7 +41,7 @@ def written(layer: Any) -> list[Any]:
         _keras.set_policies_inside(
             layer, {path: _keras.policy_of(one) for path, one, mode in pairs if mode is not None}
         )
-        twin = _made_again(layer)
+        twin = _twin(layer)
         if twin is not None and list(map(_mode, twin)) == modes:
             return []
     vars(layer)["_dtype_policy"] = before
@@ -55,15 +54,6 @@ def _mode(layer: Any) -> str | None:
     return getattr(_keras.policy_of(layer), "quantization_mode", None)
 
 
-def _made_again(layer: Any) -> list[Any] | None:
-    """Return the layers that the configuration makes, as a file does; None if it makes none."""
-    names = _keras.names_given()
-    try:
-        twin = again(layer, layer.name)
-        if not twin.built:
-            twin.build_from_config(layer.get_build_config() or {})
-        return _keras.layers_inside(twin)
-    except (GraftError, Exception):
-        return None
-    finally:
-        _keras.take_names_back(names)
+def _twin(layer: Any) -> list[Any] | None:
+    twin = as_in_a_file(layer)
+    return None if twin is None else _keras.layers_inside(twin)

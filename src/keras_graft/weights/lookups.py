@@ -52,7 +52,7 @@ def _walk(graph: Graph, ids: dict[Any, tuple[Any, ...]], found: Found) -> None:
             given = (layer,)
         elif node.nested is not None:
             inside = {
-                value.key: ids.get(node.inputs[entry.source].key, ())
+                value.key: ids.get(node.reads[entry.source].key, ())
                 for value, entry in zip(node.nested.inputs, node.entries, strict=False)
                 if entry.source is not None
             }

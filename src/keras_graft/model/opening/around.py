@@ -70,12 +70,30 @@ def specs_of(layer: Any, args: Any, kwargs: Any, world: int) -> Any:
     args, kwargs = in_world((args, kwargs), world)
     if not _keras.is_kerass(layer):
         with contextlib.suppress(Exception):  # what a user's layer announces may be wrong
-            return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+            return _as_run(layer, args, kwargs)
     try:
         found = layer.compute_output_spec(*args, **kwargs)
     except TypeError:  # that of a base class, which does not know all its arguments
-        return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        return _as_run(layer, args, kwargs)
     if any(None in leaf.shape for leaf in tensors_of(found)):
         # Some layers announce the shape that they were built for: `EinsumDense`.
-        return keras.Operation.compute_output_spec(layer, *args, **kwargs)
+        return _as_run(layer, args, kwargs)
     return found
+
+
+def _as_run(layer: Any, args: Any, kwargs: Any) -> Any:
+    """Return what the code of a layer gives; Keras itself would run `call` of a quantized layer."""
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    ran = _Quantized(layer) if quantized else layer
+    return keras.Operation.compute_output_spec(ran, *args, **kwargs)
+
+
+class _Quantized(keras.Operation):
+    """What a quantized layer does when it is called."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__(name=layer.name)
+        self._layer = layer
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self._layer.quantized_call(*args, **kwargs)

@@ -161,7 +161,7 @@ def _flat(graph: Graph, given: dict[Any, Any], found: dict[int, tuple[int, ...]]
         gives = None
         if node.nested is not None:
             inside = {
-                value.key: given.get(node.inputs[entry.source].key)
+                value.key: given.get(node.reads[entry.source].key)
                 for value, entry in zip(node.nested.inputs, node.entries, strict=False)
                 if entry.source is not None
             }
