@@ -76,6 +76,16 @@ def test_a_weight_that_is_trained_and_assigned_is_refused():
     kg.inline(made, kg.layers.Remat)  # the way out
 
 
+@pytest.mark.once
+def test_a_layer_that_keeps_its_state_is_refused():
+    x = keras.Input(batch_shape=(4, 5, 3), name="x")
+    h = layers.Bidirectional(layers.GRU(3, stateful=True, return_sequences=True), name="b_both")(x)
+    model = keras.Model(x, layers.Dense(2, name="b_out")(h), name="net")
+    with pytest.raises(kg.EditError, match="'b_both' .Bidirectional. is stateful"):
+        kg.remat(model, "b_*")
+    assert is_remat(kg.remat(model, "b_out"))  # the way out
+
+
 def shared():
     i = keras.Input((3,), name="i")
     h = layers.Dropout(0.3, seed=2, name="drop")(layers.Dense(8, name="up")(i))

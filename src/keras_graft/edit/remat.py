@@ -162,6 +162,11 @@ def _folded(graph: Graph, region: Sequence[Node], names: Names) -> Graph:
                     f"remat: {graph.label(node)!r} ({node.kind}) assigns the weight that is trained "
                     "each time it runs, and a block runs twice. Select other blocks."
                 )
+            if isinstance(layer, keras.layers.RNN) and layer.stateful:
+                raise EditError(
+                    f"remat: {graph.label(node)!r} ({node.kind}) is stateful: its gradients were not "
+                    "those of the donor when it ran twice. Select other blocks."
+                )
     for node in region:
         if node.unmasks and any(mask not in made for _, mask in node.hidden):
             raise EditError(
