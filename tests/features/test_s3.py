@@ -57,7 +57,8 @@ class Server:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if how in ("slow", "unknown"):
             start("503 Slow Down" if how == "slow" else "501 Not Implemented", XML)
-            return [SLOW if how == "slow" else UNKNOWN]
+            answer = SLOW if how == "slow" else UNKNOWN
+            return [b"" if method == "HEAD" else answer]
         if how != "cut":
             found = self._app({**environ, "wsgi.input": io.BytesIO(body)}, start)
             if how is None:
