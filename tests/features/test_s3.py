@@ -188,6 +188,7 @@ def test_large_objects_are_written_in_parts_or_not_at_all(url, server, monkeypat
         return await real(self, path, data, chunksize=5 << 20, mode=mode, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", in_parts)
+    s3fs.S3FileSystem.clear_instance_cache()  # each copies its methods when it is made
     data, name = np.random.default_rng(0).bytes(11 << 20), "shard-00000.safetensors"
     place = remote.folder_at(url)
     parts = lambda: [q for m, _, q in server.requests if m == "PUT" and "partNumber" in q]  # noqa: E731
@@ -232,5 +233,5 @@ def test_no_error_shows_the_secret(url, server):
         FeatureStore("s3://no-such-bucket/features")
     shown += traceback.format_exception(caught.value)
     said = "".join(shown)
-    assert "SlowDown" in said or "reduce your request rate" in said
+    assert said.count("call again: what was written before is kept") >= 3
     assert SECRET not in said and KEY not in said
