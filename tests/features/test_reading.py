@@ -11,6 +11,11 @@ from keras_graft.features.head import reading
 from keras_graft.features.head.memory import memory
 from keras_graft.features.head.order import BlockOrder, Share, edges, mixing
 from keras_graft.features.store import folder as folders
+from keras_graft.features.store.column import Column
+from keras_graft.features.store.entries import ShardEntry, Shards
+from keras_graft.features.store.manifest import Manifest
+from keras_graft.features.store.rows import Rows
+from keras_graft.features.store.shards import encode, shard_name
 
 pytestmark = pytest.mark.once
 
@@ -120,6 +125,42 @@ def test_a_window_is_read_with_few_large_requests(trunk, tmp_path, monkeypatch, 
     headers = 2 * shards * 8 + 100_000
     assert counted["blocks"][0] * 5 < counted["rows"][0], counted
     assert counted["blocks"][1] <= counted["rows"][1] + headers
+
+
+@pytest.mark.parametrize("most_open, order", [(8, "aaararrr"), (1, "rrrr")])
+def test_blocks_are_asked_for_before_they_are_read(tmp_path, monkeypatch, most_open, order):
+    """So a disk has several to do at once; the begin of a file is read once, however often it is opened."""
+    columns = {"features/": Column((2,), "float32"), "targets/": Column((), "int64")}
+    x, place, entries = np.arange(80, dtype="float32").reshape(40, 2), folders.Folder(tmp_path), []
+    for i in range(4):
+        own = slice(10 * i, 10 * i + 10)
+        pieces = encode({"features/": [x[own]], "targets/": [np.arange(40)[own]]})
+        place.write(shard_name(i), *pieces)
+        sums = "0" * 16, ("0" * 16,), ("0" * 16,)
+        entries.append(ShardEntry(shard_name(i), 10, sum(map(len, pieces)), *sums))
+    manifest = Manifest(
+        columns, {"features": "one", "targets": "one"}, {}, 1, 10, {}, Shards(entries)
+    )
+    found, calls, sizes = Rows(place, manifest, None, kept=0, short=0, most_open=most_open), [], []
+    real = folders.Parts.read_into
+
+    def read_into(self, start, buffer):
+        sizes.append(len(buffer))
+        calls.extend("r" * (len(buffer) == 40))  # five rows
+        real(self, start, buffer)
+
+    monkeypatch.setattr(folders.Parts, "read_into", read_into)
+    monkeypatch.setattr(folders.Parts, "ahead", lambda self, start, length: calls.append("a"))
+    blocks = np.r_[0:5, 12:17, 23:28, 31:36]
+    for _ in range(2):
+        calls.clear()
+        taken = found.take(blocks, ["features/"])
+        np.testing.assert_array_equal(taken["features/"], x[blocks])
+        assert "".join(calls) == order
+    calls.clear()
+    rows = np.array([33, 3, 17, 29, 8])
+    np.testing.assert_array_equal(found.take(rows, ["features/"])["features/"], x[rows])
+    assert not calls and sizes.count(8) == 4 + 5  # lengths of headers, and single rows
 
 
 def test_how_a_store_is_read_is_chosen_and_said(trunk, tmp_path, monkeypatch, small):

@@ -10,7 +10,6 @@ import pytest
 
 import keras_graft as kg
 from keras_graft.features import FeatureStore
-from keras_graft.features.store import folder as folders
 from keras_graft.features.store import remote, retries
 
 s3fs = pytest.importorskip("s3fs")
@@ -57,7 +56,8 @@ class Server:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         if how in ("slow", "unknown"):
             start("503 Slow Down" if how == "slow" else "501 Not Implemented", XML)
-            return [SLOW if how == "slow" else UNKNOWN]
+            answer = SLOW if how == "slow" else UNKNOWN
+            return [b"" if method == "HEAD" else answer]
         if how != "cut":
             found = self._app({**environ, "wsgi.input": io.BytesIO(body)}, start)
             if how is None:
@@ -178,36 +178,6 @@ def test_a_store_that_knows_no_conditions_is_asked_first(url, server, local):
         place.create("shard-00000.safetensors", b"theirs")
 
 
-def test_large_objects_are_written_in_parts_or_not_at_all(url, server, monkeypatch):
-    from moto.s3.models import s3_backends
-
-    real = s3fs.S3FileSystem._pipe_file
-
-    async def in_parts(self, path, data, mode="overwrite", **kwargs):
-        return await real(self, path, data, chunksize=5 << 20, mode=mode, **kwargs)
-
-    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", in_parts)
-    data, name = np.random.default_rng(0).bytes(11 << 20), "shard-00000.safetensors"
-    place = remote.folder_at(url)
-    parts = lambda: [q for m, _, q in server.requests if m == "PUT" and "partNumber" in q]  # noqa: E731
-    server.breaks = lambda number, method, path, _: (
-        "cut" if method == "PUT" and len(parts()) == 2 else None
-    )
-    with pytest.raises(kg.FeatureError, match="cannot be written"):
-        place.create(name, data)
-    server.clear()
-    (account,) = s3_backends
-    assert place.sizes() == {}
-    assert not s3_backends[account]["aws"].buckets[url.split("/")[2]].multiparts
-    place.create(name, data)
-    assert len(parts()) == 3
-    assert place.sizes() == {name: len(data)}
-    assert place.checksum(name) == folders.checksum([data])
-    with pytest.raises(kg.FeatureError, match="Another process is writing"):
-        place.create(name, data[:-1])
-    assert place.piece(name, len(data) - 5, 5) == data[-5:]
-
-
 def test_more_objects_than_one_listing_has_are_all_seen(url):
     from moto.s3.models import s3_backends
 
@@ -231,5 +201,5 @@ def test_no_error_shows_the_secret(url, server):
         FeatureStore("s3://no-such-bucket/features")
     shown += traceback.format_exception(caught.value)
     said = "".join(shown)
-    assert "SlowDown" in said or "reduce your request rate" in said
+    assert said.count("call again: what was written before is kept") >= 3
     assert SECRET not in said and KEY not in said

@@ -19,7 +19,9 @@ _NUMBERS = {
 """What s3fs raises for "slow down" is EBUSY, and for an error inside the store EREMOTEIO."""
 _CODES = {408, 429, 500, 502, 503, 504}
 """What HTTP answers where a later try may succeed."""
-_KINDS = re.compile("Timeout|Connect|Endpoint|Throttl|SlowDown|IncompleteRead|Payload|Disconnected")
+_KINDS = re.compile(
+    "Timeout|Connect|Endpoint|HTTPClientError|Throttl|SlowDown|IncompleteRead|Payload|Disconnect"
+)
 
 
 def passing(error: BaseException) -> bool:
