@@ -121,6 +121,16 @@ def test_a_nested_block_gives_the_mask_of_what_it_gives():
         assert_same_outputs(model, new, x)
 
 
+@pytest.mark.parametrize("kind", ["attention", "sum"])
+def test_a_nested_model_that_finds_no_mask(kind):
+    model = translator(kind)
+    expected = ops.convert_to_numpy(model(DATA))
+    for block in ("att2", ["norm1", "att2"]):
+        nested = kg.remat(model, block)
+        for new in (nested, kg.inline(nested), kg.build(kg.read(nested))):
+            np.testing.assert_array_equal(ops.convert_to_numpy(new(DATA)), expected)
+
+
 def test_a_call_that_would_run_first_reads_a_copy_without_the_mask():
     model = translator()
     # Alone, the second attention runs first: nothing takes the mask off before.

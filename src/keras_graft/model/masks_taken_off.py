@@ -26,13 +26,16 @@ _SAME = ("Dropout", "Noise", "Identity", "Regularization")
 """Class names of layers (their ends) that may return the same tensor that they read."""
 
 
-def find_maskless(nodes: list[Node], order: Iterable[int], trace: Trace) -> None:
+def find_maskless(
+    nodes: list[Node], order: Iterable[int], trace: Trace, reopened: Callable[[Node], Node]
+) -> None:
     """Find which calls do not find the masks of what they read.
 
     Args:
         nodes: The calls of a model; those that are concerned are replaced.
         order: Their places, in the order in which Keras runs them.
         trace: Runs a function on symbolic tensors.
+        reopened: Reads a nested model again, for a call that does not find some masks.
     """
     if all(value.mask is None for node in nodes for value in node.inputs):
         return
@@ -44,7 +47,8 @@ def find_maskless(nodes: list[Node], order: Iterable[int], trace: Trace) -> None
             found = tuple(v for v in dict.fromkeys(node.inputs) if v.mask is not None and v in off)
             if found:
                 hidden = tuple(pair for pair in node.hidden if pair[0] not in off)
-                node = nodes[place] = node.replace(maskless=found, hidden=hidden)
+                node = node.replace(maskless=found, hidden=hidden)
+                node = nodes[place] = node if node.nested is None else reopened(node)
         off.by(node)
         off.without(given_without_mask(node, trace))
 
