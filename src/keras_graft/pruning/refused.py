@@ -17,8 +17,7 @@ def check_changeable(call: Call, verb: str) -> None:
         if getattr(layer, "quantization_mode", None) is not None:
             raise EditError(
                 f"{verb}: {path!r} is quantized ({layer.quantization_mode}). Prune the model in "
-                f"floats, then quantize the result: {verb}(model, ...).quantize("
-                f"{layer.quantization_mode!r})."
+                f"floats, then quantize the result: {advice.call('quantize', ('target', path))}."
             )
         state = record_of(layer).adapted
         if getattr(layer, "lora_enabled", False) or (state is not None and state.adapters):
