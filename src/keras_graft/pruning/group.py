@@ -265,7 +265,8 @@ def _is_in_outputs(call: Call, axis: Axis) -> bool:
     """Whether positions of a weight are those of an output, and nothing sums over them."""
     outputs = {v.key for v in call.outputs}
     return axis not in call.summed and any(
-        axis in (link.one, link.other) and not outputs.isdisjoint((link.one.holder, link.other.holder))
+        axis in (link.one, link.other)
+        and not outputs.isdisjoint((link.one.holder, link.other.holder))
         for link in call.links
     )
 

@@ -18,7 +18,6 @@ from keras_graft.pruning.call import variable_behind_views
 from keras_graft.pruning.choose import Part, parts, wishes
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.equal import check_equal
-from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.prune import made_of
 
