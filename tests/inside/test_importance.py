@@ -141,3 +141,38 @@ def test_refusals():
     with pytest.raises(kg.GraftError, match="no weight that computes the group of 'a' is trained"):
         kg.prune(model, {"a": 2}, by=by)
     kg.prune(model, {"a": 2}, by="magnitude")  # the way out
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("loss", ["mse", keras.losses.MeanSquaredError()])
+def test_weights_of_samples_count(loss, batched):
+    model = trained()
+    weights = np.zeros(10, "float32")
+    weights[:4] = 10 / 4
+    data = [(X, Y, weights)] if batched else (X, Y, weights)
+    found = kg.importance(model, data, loss)(kg.group(model, "a"))
+    assert np.allclose(found, by_hand(model, X[:4], Y[:4]), rtol=1e-4)
+
+
+def test_weights_of_losses_count():
+    model = trained()
+    two = keras.Model(model.input, {"out": model.output, "other": layers.Dense(1)(model.output)})
+    two.compile("sgd", {"out": "mse", "other": "mse"}, loss_weights={"out": 2.0, "other": 0.0})
+    labels = {"out": Y, "other": np.ones((10, 1))}
+    found = kg.importance(two, (X, labels))(kg.group(two, "a"))
+    assert np.allclose(found, 2 * by_hand(model, X, Y), rtol=1e-4)
+
+
+@pytest.mark.once
+def test_a_loss_of_the_models_own_is_not_ignored():
+    class Own(keras.Model):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return ops.mean(y_pred)
+
+    model = trained()
+    own = Own(model.input, model.output)
+    own.compile("sgd", "mse")
+    with pytest.raises(kg.RunError, match="Own has a compute_loss"):
+        kg.importance(own, (X, Y))
+    found = kg.importance(own, (X, Y), own.loss)(kg.group(own, "a"))
+    assert np.allclose(found, by_hand(model, X, Y), rtol=1e-4)

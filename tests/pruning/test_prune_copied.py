@@ -98,3 +98,57 @@ def test_a_copy_shares_no_memory():
     small.fit(np.ones((2, 6, 6, 3)), np.zeros((2, 2)), verbose=0)
     for old, weight in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(weight))
+
+
+def dense(layer):
+    x = keras.Input((5,), name="x")
+    h = layer(L.Dense(6, name="first")(x))
+    return scrambled(keras.Model(x, L.Dense(2, name="end")(h), name="m"))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("sizes", [(None, 6), (None, 1)])
+def test_the_noise_shape_of_a_dropout_shrinks_too(sizes):
+    """Only a step of training would show that it does not fit."""
+    model = dense(L.Dropout(0.5, noise_shape=sizes, name="mid"))
+    for made, width in ((kg.prune(model, {"first": 2}), 4), (kg.widen(model, {"first": 9}), 9)):
+        assert np.shape(made(np.ones((3, 5)), training=True)) == (3, 2)
+        want = width if sizes[1] == 6 else 1
+        assert tuple(made.get_layer("mid").noise_shape) == (None, want)
+
+
+@pytest.mark.once
+def test_a_call_that_was_set_on_one_layer_is_not_taken_for_its_class():
+    layer = L.Dense(6, name="mid")
+    model = dense(layer)
+    plain = layer.call
+    layer.call = lambda inputs, training=None: 2 * plain(inputs)
+    for change in (kg.prune, kg.widen):
+        with pytest.raises(kg.EditError, match="its call was set on this one layer"):
+            change(model, {"first": 8 if change is kg.widen else [1]})
+
+
+@pytest.mark.once
+def test_what_a_user_puts_on_a_layer():
+    """Notes stay; a model that the layer knows is not copied with it."""
+    layer = L.Dense(6, name="mid")
+    model = dense(layer)
+    layer.note = "ours"
+    small = kg.prune(model, {"mid": [1]})
+    assert small.get_layer("mid").note == "ours"
+    layer.__dict__["owner"] = model
+    small = kg.prune(model, {"mid": [1]})
+    assert getattr(small.get_layer("mid"), "owner", model) is model
+    assert np.array_equal(
+        keras.ops.convert_to_numpy(small.get_layer("mid").kernel),
+        np.delete(keras.ops.convert_to_numpy(layer.kernel), 1, 1),
+    )
+
+
+@pytest.mark.once
+def test_a_copied_dropout_draws_numbers_of_its_own():
+    model = dense(L.Dropout(0.5, seed=3, name="mid"))
+    before = keras.ops.convert_to_numpy(model.get_layer("mid").seed_generator.state)
+    kg.prune(model, {"first": [1]})(np.ones((3, 5)), training=True)
+    after = keras.ops.convert_to_numpy(model.get_layer("mid").seed_generator.state)
+    np.testing.assert_array_equal(before, after)

@@ -204,3 +204,26 @@ def _added():
     x = keras.Input((4, 3), name="x")
     y = L.Add(name="add")([L.Dense(N, name="src")(x), L.Dense(N, name="next")(x)])
     return keras.Model(x, L.Dense(2, name="end")(y))
+
+
+@pytest.mark.once
+def test_the_channels_that_an_attention_gives():
+    """Its source are the heads; its output projection computes channels, and sums over heads."""
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    h = L.Embedding(9, 8, name="e")(ids)
+    h = L.Add(name="s")([h, L.MultiHeadAttention(2, 4, name="a")(h, h)])
+    model = scrambled(keras.Model(ids, L.Dense(2, name="end")(L.LayerNormalization(name="n")(h))))
+    gives = {(m.weight, m.axis) for m in kg.group(model, "e").members if m.gives}
+    assert {("a/attention_output/kernel", 2), ("a/attention_output/bias", 0)} <= gives
+    assert not any(w.startswith(("a/query", "a/key", "a/value")) for w, _ in gives)
+    alike(model, kg.widen(model, {"e": 2.0}))
+    alike(model, kg.widen(model, {"a": 4}))
+    alike(model, kg.widen(model, {"e": 2.0}, noise=1e-7))  # nothing checks it
+
+
+@pytest.mark.once
+def test_what_is_refused_at_a_factor_is_not_proposed():
+    model = scrambled(steps(lambda: L.Softmax(name="soft"))(N))
+    with pytest.raises(kg.EditError, match="softmax over the channels changes") as caught:
+        kg.widen(model, {"src": 2.0})
+    assert "repeat every unit" not in str(caught.value)

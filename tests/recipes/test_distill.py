@@ -249,3 +249,39 @@ def test_refusals():
     five = kg.recipes.new_head(student, 5, at="small_flat")
     refused("kg.recipes.new_head(student, ...)", student=five)
     distill(teacher, kg.recipes.new_head(five, 4, at="small_flat"))  # the way out
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("between", [True, False])
+def test_a_projection_where_channels_come_first(between):
+    def part(name, width, steps):
+        x = keras.Input((3, steps, 8), name="x")
+        h = layers.Conv2D(width, 3, data_format="channels_first", name=f"{name}_conv")(x)
+        h = layers.ReLU(name=f"{name}_relu")(h)
+        y = layers.Flatten(name=f"{name}_flat")(h)
+        return keras.Model(x, layers.Dense(4, name=f"{name}_out")(y), name=name)
+
+    teacher, student = part("large", 7, 8), part("small", 5, 8)
+    tap = "relu" if between else "conv"
+    pairs = {f"small_{tap}": f"large_{tap}"}
+    model = distill(teacher, student, pairs, temperature=None, alpha=1.0)
+    model.compile("sgd", None)
+    x = RNG.normal(size=(6, 3, 8, 8)).astype("float32")
+    loss = model.evaluate(x, batch_size=6, verbose=0)
+    inside, its = (
+        array(kg.extract(m, f"{m.name}_{tap}")(x, training=False)) for m in (student, teacher)
+    )
+    layer = model.get_layer("projection_0")
+    inside = np.einsum("nchw,cd->ndhw", inside, array(layer.kernel))
+    by = ((inside + array(layer.bias)[:, None, None] - its) ** 2).mean()
+    by += ((array(student(x)) - array(teacher(x))) ** 2).mean()
+    assert np.isclose(loss, by, rtol=1e-4)
+    last = keras.Model(
+        teacher.input, layers.Permute((2, 3, 1), name="p")(teacher.get_layer("large_conv").output)
+    )
+    with pytest.raises(kg.EditError, match="only the axis of the channels may differ"):
+        distill(
+            keras.Model(last.input, [*last.outputs, *teacher.outputs]),
+            keras.Model(student.input, [*last.outputs, *student.outputs]),
+            {"small_conv": "p"},
+        )

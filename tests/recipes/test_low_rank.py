@@ -252,3 +252,27 @@ def test_arguments():
     refused(model, {"a": 2}, 'by= is "cost" or "energy"', by="rank")
     refused(model, {"a": 2, "[ab]": 2}, "'a' is selected twice, also by '[ab]'")
     refused(model, {"nothing": 2}, "nothing")
+
+
+@pytest.mark.once
+def test_a_projection_that_knows_a_length_of_its_own():
+    """The result of an attention inside another layer has open lengths; its projection has not."""
+    x = keras.Input((4, 8), name="x")
+    y = keras.layers.MultiHeadAttention(2, 4, name="a")(x, x)
+    model = keras.Model(x, keras.layers.Dense(2, name="end")(y))
+    names = ("a/query", "a/attention_output")
+    report = kg.recipes.low_rank(model, dict.fromkeys(names, 8), only_smaller=False)
+    assert [layer.layer for layer in report.layers] == list(names)
+    given = np.random.default_rng(0).normal(size=(3, 4, 8)).astype("float32")
+    one, other = (keras.ops.convert_to_numpy(m(given)) for m in (model, report.model))
+    np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.once
+def test_a_layer_with_a_call_set_on_it_stays():
+    x = keras.Input((4,), name="x")
+    layer = keras.layers.Dense(4, name="a")
+    model = keras.Model(x, layer(x))
+    layer.call = lambda inputs, training=None: inputs
+    with pytest.raises(kg.EditError, match="its call was set on this one layer"):
+        kg.recipes.low_rank(model, {"a": 2}, only_smaller=False)

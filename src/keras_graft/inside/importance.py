@@ -67,13 +67,15 @@ def importance(
     over a few batches: what the loss would change, to first order, if they were zero (Molchanov et
     al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", 2017,
     arXiv:1611.06440; "Importance Estimation for Neural Network Pruning", 2019, arXiv:1906.10771).
-    The model runs in inference mode, on JAX, TensorFlow and PyTorch, and is not changed.
+    The model runs in inference mode, on JAX, TensorFlow and PyTorch, and is not changed. Penalties
+    on weights and inner values (`model.losses`) do not count.
 
     Args:
         model: A Keras model.
-        data: A tuple `(x, y)` of arrays, or anything that gives batches `(x, y)`.
+        data: A tuple `(x, y)` of arrays, or anything that gives batches `(x, y)`. A third element
+            weights the samples, as in `fit`.
         loss: The name of a loss of Keras, a loss, or a function of labels and outputs; a structure
-            of these, as the outputs are. None: that of `compile()`.
+            of these, as the outputs are. None: that of `compile()`, with its `loss_weights`.
         batches: How many batches are used, at most.
         batch_size: For arrays.
 
@@ -81,7 +83,8 @@ def importance(
         A function of a `Group`, which gives one number for each unit.
 
     Raises:
-        RunError: If there is no loss, no batch, or the model does not run on one.
+        RunError: If there is no loss, no batch, or the model does not run on one; if the model has
+            a `compute_loss` of its own, and `loss` is None.
 
     >>> import keras, numpy as np, keras_graft as kg
     >>> x = keras.Input((4,), name="x")
@@ -101,18 +104,28 @@ def importance(
             raise RunError(
                 f"importance: {name} must be a whole number above 0, got {shown(number)}."
             )
-    loss = getattr(model, "loss", None) if loss is None else loss
+    shares = None
+    if loss is None:
+        if type(model).compute_loss is not keras.Model.compute_loss:
+            raise RunError(
+                f"importance: {type(model).__name__} has a compute_loss() of its own, which may need more "
+                "than labels and outputs. Give loss=, or the model inside that has no such method."
+            )
+        loss = getattr(model, "loss", None)
+        shares = (model.get_compile_config() or {}).get("loss_weights") if loss else None
     if loss is None:
         raise RunError(
             f'importance: {model.name!r} is not compiled with a loss. Give one, such as loss="mse".'
         )
-    measure = _Measure(loss)
+    measure = _Measure(loss, shares)
     products: dict[int, np.ndarray] = {}
     variables: list[Any] = []
     count = 0
-    for x, y in _tensors(data, batch_size, min(batches, sys.maxsize)):
+    for x, y, weights in _tensors(data, batch_size, min(batches, sys.maxsize)):
         try:
-            variables, found = weight_gradients(model, x, lambda outputs, y=y: measure(y, outputs))
+            variables, found = weight_gradients(
+                model, x, lambda outputs, y=y, w=weights: measure(y, outputs, w)
+            )
         except RunError:
             raise
         except Exception as error:  # of the backend, of a layer, or of a function of the user
@@ -136,7 +149,7 @@ def importance(
 class _Measure:
     """The loss of a batch as one number."""
 
-    def __init__(self, loss: Any) -> None:
+    def __init__(self, loss: Any, shares: Any) -> None:
         get = lambda item: item if callable(item) else keras.losses.get(item)  # noqa: E731
         try:
             self._loss = tree.map_structure(get, loss)
@@ -145,12 +158,21 @@ class _Measure:
                 f"importance: {shown(loss)} is no loss. Give the name of one in keras.losses, such as "
                 '"mse", or a function of labels and outputs.'
             ) from error
+        self._shares = shares
 
-    def __call__(self, y: Any, outputs: Any) -> Any:
+    def __call__(self, y: Any, outputs: Any, weights: Any = None) -> Any:
         given, known = tree.flatten(outputs), tree.flatten(y)
-        losses = tree.flatten(self._loss)
+        losses, shares, samples = (
+            [None] if part is None else tree.flatten(part)
+            for part in (self._loss, self._shares, weights)
+        )
         if isinstance(self._loss, dict) and isinstance(outputs, dict):
-            given, known = ([part[name] for name in self._loss] for part in (outputs, y))
+            given, known, shares, samples = (
+                [part[name] for name in self._loss] if isinstance(part, dict) else flat
+                for part, flat in (
+                    (outputs, given), (y, known), (self._shares, shares), (weights, samples)
+                )
+            )  # fmt: skip
             losses = list(self._loss.values())
         if len(losses) == 1:
             losses = losses * len(given)
@@ -159,16 +181,32 @@ class _Measure:
                 f"importance: {len(given)} outputs, {len(known)} labels and {len(losses)} losses do "
                 "not fit."
             )
+        shares, samples = (
+            part * len(given) if len(part) == 1 else part for part in (shares, samples)
+        )
+        rows = zip(losses, known, given, shares, samples, strict=True)
         parts: list[Any] = [
-            keras.ops.mean(loss(label, output))
-            for loss, label, output in zip(losses, known, given, strict=True)
+            _mean(loss, label, output, weight) * (1.0 if share is None else share)
+            for loss, label, output, share, weight in rows
             if loss is not None
         ]
         return sum(parts[1:], parts[0])
 
 
-def _tensors(data: Any, size: int, most: int) -> Iterator[tuple[Any, Any]]:
-    """Yield inputs and labels as tensors.
+def _mean(loss: Any, label: Any, output: Any, weight: Any) -> Any:
+    """Return the mean of a loss, with weights for the samples as Keras counts them."""
+    if weight is None:
+        return keras.ops.mean(loss(label, output))
+    if isinstance(loss, keras.losses.Loss):
+        return keras.ops.mean(loss(label, output, sample_weight=weight))
+    losses: Any = loss(label, output)
+    weight = keras.ops.cast(weight, losses.dtype)
+    missing = len(losses.shape) - len(weight.shape)
+    return keras.ops.mean(losses * keras.ops.reshape(weight, (*weight.shape, *[1] * missing)))
+
+
+def _tensors(data: Any, size: int, most: int) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield inputs, labels, and weights of samples (or None) as tensors.
 
     Raises:
         RunError: If it is no data.
@@ -176,7 +214,10 @@ def _tensors(data: Any, size: int, most: int) -> Iterator[tuple[Any, Any]]:
     batches = iter(_batches(data, size))
     for _ in range(most):
         try:
-            x, y = (tree.map_structure(keras.ops.convert_to_tensor, part) for part in next(batches))
+            x, y, weights = (
+                None if part is None else tree.map_structure(keras.ops.convert_to_tensor, part)
+                for part in next(batches)
+            )
         except StopIteration:
             return
         except Exception as error:  # of the data
@@ -184,19 +225,23 @@ def _tensors(data: Any, size: int, most: int) -> Iterator[tuple[Any, Any]]:
                 f"importance: data={shown(data)} is neither a tuple (x, y) of arrays nor gives batches "
                 f"(x, y): {type(error).__name__}."
             ) from error
-        yield x, y
+        yield x, y, weights
 
 
-def _batches(data: Any, size: int) -> Iterator[tuple[Any, Any]]:
-    """Yield batches of inputs and labels."""
+def _batches(data: Any, size: int) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield batches of inputs, labels, and weights of samples, or None."""
     if isinstance(data, tuple):
-        x, y = (tree.map_structure(np.asarray, part) for part in data[:2])
+        x, y, weights = (
+            None if part is None else tree.map_structure(np.asarray, part)
+            for part in (*data, None)[:3]
+        )
         count = len(tree.flatten(x)[0])
         for start in range(0, count, size):
             cut = lambda leaf, start=start: leaf[start : start + size]  # noqa: E731
-            yield tree.map_structure(cut, x), tree.map_structure(cut, y)
+            rest = None if weights is None else tree.map_structure(cut, weights)
+            yield tree.map_structure(cut, x), tree.map_structure(cut, y), rest
         return
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(len(data)))  # type: ignore[arg-type]
     for batch in data:
-        yield batch[0], batch[1]
+        yield batch[0], batch[1], batch[2] if len(batch) > 2 else None

@@ -50,8 +50,15 @@ def copied(
         return old  # nothing in it depends on sizes
     if holds_arrays(old) or not all(_is_attribute(old, path) for path in changes):
         return None
+    own = {id(v) for v in old.variables}
+
+    def made(source: Any) -> Any:
+        if id(source) not in own:
+            raise TypeError("a user made the layer hold another one, which is not copied with it")
+        return variable(source)
+
     try:
-        new = _keras.Copier(variable).object(old)
+        new = _keras.Copier(made).object(old)
         forget(new.__dict__)
         for path, value in changes.items():
             setattr(new, path[0], value)

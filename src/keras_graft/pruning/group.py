@@ -247,12 +247,28 @@ def _variable(network: Network, call: Call, axis: Axis) -> tuple[Any, str]:
 
 
 def _giving(network: Network, axes: Iterable[Axis]) -> set[Axis]:
-    """Return the axes of weights that compute units: coupled with the source of their own call."""
+    """Return the axes of weights that compute units.
+
+    They are coupled with the source of their own call, or with its outputs: the source of an
+    attention are its heads, and it computes the channels of its output too.
+    """
     found: set[Axis] = set()
-    for source in axes:
-        for call in network.started_at(source):
-            found |= _given_by(call, source)
+    for axis in axes:
+        for call in network.started_at(axis):
+            found |= _given_by(call, axis)
+        if isinstance(axis.holder, tuple) and axis.holder[0] == "weight":
+            found |= {axis for call in network.calls_of(axis) if _is_in_outputs(call, axis)}
     return found
+
+
+def _is_in_outputs(call: Call, axis: Axis) -> bool:
+    """Whether positions of a weight are those of an output, and nothing sums over them."""
+    outputs = {v.key for v in call.outputs}
+    return axis not in call.summed and any(
+        axis in (link.one, link.other)
+        and not outputs.isdisjoint((link.one.holder, link.other.holder))
+        for link in call.links
+    )
 
 
 def _given_by(call: Call, source: Axis) -> set[Axis]:

@@ -34,6 +34,10 @@ BY_CHANNEL = tuple(
 def elementwise(c: Call) -> None:
     c.through(c.x, c.y)
     activated(c)
+    for index, size in enumerate(getattr(c.layer, "noise_shape", None) or ()):  # of a Dropout
+        axis = c.axis(c.y, index)
+        if index and axis is not None and axis.size == size:
+            c.counts(("noise_shape", index), axis)
 
 
 @layers(*_all(*BY_CHANNEL))

@@ -15,7 +15,7 @@ from keras_graft.model.opening.policy import holds_layers
 from keras_graft.pruning import rules as rules  # registers them
 from keras_graft.pruning.call import Call, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis, Closure, Link
-from keras_graft.pruning.registry import rule_for
+from keras_graft.pruning.registry import has_own_call, rule_for
 from keras_graft.pruning.zeros import Ask, is_zero, known_zero
 from keras_graft.ties.layer import named_weights
 
@@ -218,6 +218,8 @@ class Network:
             why = f"no rule says what becomes of axis {axis.at} of {self.name(axis)}"
         elif is_wrapper(node.operation):
             why = "what it freezes is closed: prune first, then freeze"
+        elif has_own_call(all_unwrapped(node.operation)):
+            why = "its call was set on this one layer, and may compute anything"
         else:
             why = node.closed or "there is no rule for this class"
         self.stops.setdefault(axis, f"{node.kind} {node.path!r}: {why}")

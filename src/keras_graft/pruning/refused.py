@@ -17,7 +17,7 @@ def check_changeable(call: Call, verb: str) -> None:
         if getattr(layer, "quantization_mode", None) is not None:
             raise EditError(
                 f"{verb}: {path!r} is quantized ({layer.quantization_mode}). Prune the model in "
-                f"floats, then quantize the result: "
+                "floats, then quantize the result: "
                 f"kg.quantize(kg.{verb}(model, ...), {path!r}, {layer.quantization_mode!r})."
             )
         state = record_of(layer).adapted

@@ -54,6 +54,11 @@ def layer_class(name: str) -> Any:
     return getattr(keras.layers, name, None)
 
 
+def has_own_call(operation: Any) -> bool:
+    """Whether a user gave one layer a `call` of its own: it may compute anything."""
+    return isinstance(operation, keras.Layer) and "call" in vars(operation)
+
+
 def rule_for(operation: Any) -> Rule | None:
     """Return the rule for an operation: for a class itself, as a subclass may compute anything."""
     layer = all_unwrapped(operation)
@@ -62,6 +67,8 @@ def rule_for(operation: Any) -> Rule | None:
         own = type(layer).__module__.startswith("keras_graft.")
         name = type(layer).__name__ if own and name is None else name
         return None if name is None else OPS.get(name.rpartition(".")[2])
+    if has_own_call(layer):
+        return None
     cls = plain_class(type(layer))
     cls = cls.__dict__.get("graft_adapted", cls)
     return LAYERS.get(cls) or NAMED.get((cls.__module__.partition(".")[0], cls.__name__))

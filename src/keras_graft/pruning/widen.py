@@ -18,7 +18,6 @@ from keras_graft.pruning.call import variable_behind_views
 from keras_graft.pruning.choose import Part, parts, wishes
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.equal import check_equal
-from keras_graft.pruning.group import Group
 from keras_graft.pruning.network import Network
 from keras_graft.pruning.prune import made_of
 
@@ -77,7 +76,7 @@ def widen(
     repeats = _Repeats(network, wider, float(noise), generator)
     new = made_of(network, graph, repeats.positions, "widen", repeats.scaled)
     if check and not noise:
-        check_equal(graph, new, [_said(part.group) for part, _ in wider if part.group.changes])
+        check_equal(graph, new, [_said(*one) for one in wider if one[0].group.changes])
     return new
 
 
@@ -138,9 +137,13 @@ def _counts(network: Network, part: Part, order: Any) -> np.ndarray | None:
     return found
 
 
-def _said(group: Group) -> str:
+def _said(part: Part, counts: np.ndarray) -> str:
+    group = part.group
+    changes = "; ".join(group.changes)
+    if len(set(counts[part.classes].tolist())) == 1:
+        return changes
     twice = advice.option("widths", {group.layer: 2.0})
-    return f"{'; '.join(group.changes)}: repeat every unit of {group.layer!r} as often, {twice}"
+    return f"{changes}: repeat every unit of {group.layer!r} as often, {twice}"
 
 
 @dataclass

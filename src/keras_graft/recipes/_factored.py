@@ -47,6 +47,8 @@ def why_not(node: kg.Node, shared: dict[int, str]) -> str:
     if type(layer) not in _KINDS:
         names = ", ".join(kind.__name__ for kind in _KINDS)
         return f"it is a {node.kind}, and not one of {names}"
+    if "call" in vars(layer):
+        return "its call was set on this one layer, and may compute anything"
     if getattr(layer, "groups", 1) > 1:
         return f"it has {layer.groups} groups"
     if layer.kernel_constraint is not None:
@@ -139,6 +141,9 @@ class Factored:
             if one.startswith("."):
                 sizes = sizes[3 - len(one) :]
             known = dict(zip(one.strip("."), sizes, strict=False)) | {middle: rank}
+            if not one.startswith("."):  # a layer may know a length that its input does not say
+                own = dict(zip(result[1:], config["output_shape"], strict=False))
+                known |= {a: own.get(a) for a, size in known.items() if size is None}
             shape = [known[a] for a in between if a != "."]
             first |= {
                 "equation": f"{one},{summed}{middle}->{between}",
