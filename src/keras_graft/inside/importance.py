@@ -112,7 +112,8 @@ def importance(
                 "than labels and outputs. Give loss=, or the model inside that has no such method."
             )
         loss = getattr(model, "loss", None)
-        shares = (model.get_compile_config() or {}).get("loss_weights") if loss else None
+        told: Any = model.get_compile_config() or {}
+        shares = told.get("loss_weights") if loss else None
     if loss is None:
         raise RunError(
             f'importance: {model.name!r} is not compiled with a loss. Give one, such as loss="mse".'

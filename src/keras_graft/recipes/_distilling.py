@@ -7,6 +7,9 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+import keras_graft as kg
+from keras_graft.printable import shown
+
 REGISTERED = keras.saving.register_keras_serializable("keras_graft")
 
 
@@ -102,3 +105,58 @@ class Distillation(keras.Model):
         # The other losses are in the total; they are not weighted again.
         others: list[Any] = [ops.sum(loss) for loss in self.losses]
         return (1 - alpha) * total + alpha * sum(others)
+
+
+def channels_of(graph: kg.Graph, selector: Any) -> int:
+    """Return which axis of a value has its channels: what the nearest layer that says so has."""
+    value = kg.select(graph, selector).values[0]
+    rank = None if value.spec is None else len(value.spec.shape)
+    while value.spec is not None and len(value.spec.shape) == rank:
+        node = value.producer
+        layout = None if node is None else getattr(node.operation, "data_format", None)
+        if layout is not None or node is None or not node.inputs or node.kind in _MOVES:
+            return 1 if layout == "channels_first" else -1
+        value = node.inputs[0]
+    return -1
+
+
+_MOVES = ("Permute", "Transpose", "Moveaxis", "Swapaxes", "Reshape", "Dense", "EinsumDense")
+"""Classes after which channels are last, or no layer says where they are."""
+
+
+def projected(tap: Any, target: Any, axes: list[int], number: int, mine: Any, its: Any) -> Any:
+    """Return a value of the student in the width of the teacher's.
+
+    Args:
+        tap: The value of the student.
+        target: That of the teacher.
+        axes: Which axis has the channels, of the teacher's and of the student's.
+        number: Which pair it is.
+        mine: The selector of the student's value.
+        its: That of the teacher's.
+    """
+    one, other = list(tap.shape), list(target.shape)
+    last = len(other) - 1
+    axes = [axis % max(last + 1, 1) for axis in axes]
+    axis = axes[0]
+    fits = len(one) == len(other) > 1 and axes[0] == axes[1]
+    widths = (one.pop(axis), other.pop(axis)) if fits else (None, None)
+    fits = fits and all(a == b or None in (a, b) for a, b in zip(one, other, strict=True))
+    if not fits or None in widths:
+        where = "the last axis" if set(axes) == {last} else "the axis of the channels"
+        raise kg.EditError(
+            f"distill: {shown(mine)} of the student is {tuple(tap.shape)}, and {shown(its)} of the "
+            f"teacher is {tuple(target.shape)}: only {where} may differ. kg.stages(model) lists the "
+            "values of each resolution."
+        )
+    if widths[0] == widths[1]:
+        return tap
+    name = f"projection_{number}"
+    if axis == last:
+        return keras.layers.Dense(widths[1], dtype=tap.dtype, name=name)(tap)
+    places = "defghijk"[: last - 1]
+    shape = (widths[1], *other[1:])
+    layer = keras.layers.EinsumDense(
+        f"ab{places},bc->ac{places}", shape, bias_axes="c", dtype=tap.dtype, name=name
+    )
+    return layer(tap)
