@@ -116,7 +116,7 @@ def channels_of(graph: kg.Graph, selector: Any) -> int:
         layout = None if node is None else getattr(node.operation, "data_format", None)
         if layout is not None or node is None or not node.inputs or node.kind in _MOVES:
             return 1 if layout == "channels_first" else -1
-        value = node.inputs[0]
+        value = node.inputs[0].within(node.home, node.scope)
     return -1
 
 
