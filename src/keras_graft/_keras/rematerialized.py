@@ -87,10 +87,17 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
     first = _First()
     beside = keras.backend.backend() == "tensorflow"  # its gradients take floating values only
 
+    # TensorFlow may run what the second run reads after the optimizer's update: a variable is read
+    # once, and handed to both runs.
+    weights = list(layer.trainable_variables) if beside else []
+    if beside:
+        before.update((id(v), _kept(v)) for v in layer.non_trainable_variables)
+
     def compute(*tensors: Any) -> Any:
         leaves = list(given)
-        for i, tensor in zip(carried, tensors, strict=False):
+        for i, tensor in zip(carried, tensors[len(weights) :], strict=False):
             leaves[i] = tensor
+        before.update(zip(map(id, weights), tensors, strict=False))
         own_inputs, own_masks = keras.tree.pack_sequence_as((inputs, masks), leaves)
         with _Scope(before) as scope:
             outputs = run(own_inputs, own_masks)
@@ -111,7 +118,7 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
             first.beside = apart
         return tuple(x for i, x in enumerate(values) if i not in apart)
 
-    tensors = [given[i] for i in carried] or [keras.ops.zeros(())]
+    tensors = [*map(_read, weights), *(given[i] for i in carried)] or [keras.ops.zeros(())]
     with _to_the_end():
         handed = iter(keras.remat(compute)(*tensors))
     values = [first.beside[i] if i in first.beside else next(handed) for i in range(first.count)]
@@ -123,7 +130,8 @@ def rematerialized(layer: Any, run: Callable[..., Any], inputs: Any, masks: Any)
         if mask is not None:
             private.set_keras_mask(tensor, mask)
     for variable, value in zip(first.variables, values[2 * outputs + losses :], strict=True):
-        before[id(variable)] = _kept(variable)
+        if id(variable) not in before:
+            before[id(variable)] = _kept(variable)
         variable.assign(value)
     return keras.tree.pack_sequence_as(first.structure, flat)
 
@@ -153,6 +161,11 @@ def _to_the_end() -> Iterator[None]:
 
     with set_checkpoint_early_stop(False):
         yield
+
+
+def _read(variable: Any) -> Any:
+    with private.AutocastScope(None):
+        return keras.ops.convert_to_tensor(variable.value)
 
 
 def _kept(variable: Any) -> Any:
