@@ -111,7 +111,7 @@ class Remote(Folder):
         self.cache = Cache(None if cache is None else Folder(cache).path, cache_bytes)
         self._seen: dict[str, str | None] = {}  # checksums of what was read
         self._lock, self._made = threading.Lock(), False
-        writes = getattr(system, "_pipe_file", system.pipe_file)
+        writes = getattr(type(system), "_pipe_file", type(system).pipe_file)
         self._refuses = "mode" in inspect.signature(writes).parameters
         self.secrets = tuple(secrets(url, getattr(system, "storage_options", None)))
 
