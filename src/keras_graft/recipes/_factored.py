@@ -141,9 +141,9 @@ class Factored:
             if one.startswith("."):
                 sizes = sizes[3 - len(one) :]
             known = dict(zip(one.strip("."), sizes, strict=False)) | {middle: rank}
-            if not one.startswith("."):  # a layer may know a length that its input does not say
+            if not one.startswith("."):  # as the layer knows it: open where it is open there
                 own = dict(zip(result[1:], config["output_shape"], strict=False))
-                known |= {a: own.get(a) for a, size in known.items() if size is None}
+                known |= {a: own[a] for a in known if a in own and a != middle}
             shape = [known[a] for a in between if a != "."]
             first |= {
                 "equation": f"{one},{summed}{middle}->{between}",
