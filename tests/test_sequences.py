@@ -6,7 +6,7 @@ import keras
 import pytest
 from sequences import VERBS, run, sequence
 
-START, COUNT = {"torch": (0, 200), "jax": (200, 60), "tensorflow": (300, 60)}[
+START, COUNT = {"torch": (0, 200), "jax": (200, 60), "tensorflow": (260, 70)}[
     keras.backend.backend()
 ]
 TOGETHER = 10

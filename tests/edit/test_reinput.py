@@ -651,6 +651,27 @@ def test_what_keras_lets_pass_is_refused(old, new, make):
     layer(keras.KerasTensor((None, *new)))  # Keras says nothing
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.LayerNormalization(),
+        lambda: layers.RMSNormalization(),
+        lambda: layers.LSTM(4),
+        lambda: layers.Bidirectional(layers.GRU(4)),
+        lambda: layers.MultiHeadAttention(1, 2),
+        lambda: layers.EinsumDense("abc,cd->abd", (None, 4)),
+    ],
+    ids=range(6),
+)
+def test_behind_a_mask_too(make):
+    layer = make()
+    layer.name = "culprit"
+    call = (lambda x: layer(x, x)) if isinstance(layer, layers.MultiHeadAttention) else layer
+    model = from_inputs((5, 3), through=lambda x: call(layers.Masking()(x)))
+    with pytest.raises(kg.EditError, match="'culprit' .*cannot run on its inputs"):
+        kg.reinput(model, (5, 2))
+
+
 # -- any model ---------------------------------------------------------------------------------
 
 

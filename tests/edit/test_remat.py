@@ -231,7 +231,6 @@ def test_what_cannot_be_right_is_refused():
     assert [layer.name for layer in model.layers] == before
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="Keras adds no losses of two dtypes there")
 def test_mixed_precision_and_a_frozen_layer():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -239,6 +238,11 @@ def test_mixed_precision_and_a_frozen_layer():
     finally:
         keras.config.set_dtype_policy("float32")
     model.get_layer("block_1_up").trainable = False
+    if BACKEND == "tensorflow":  # Keras cannot add losses of two dtypes there, in any model
+        for layer in model.layers:
+            if hasattr(layer, "kernel"):
+                layer.activity_regularizer = layer.kernel_regularizer = None
+                layer.kernel.regularizer = None
     x = random_inputs(model, 4)
     y = keras.tree.map_structure(lambda t: np.ones(t.shape, "float32"), model(x))
     made = kg.remat(model, "block_*")

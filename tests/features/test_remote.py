@@ -153,6 +153,7 @@ def test_a_shard_of_a_second_writer_is_not_replaced(url):
     def data():
         for i, batch in enumerate(crash_writer.data()):
             if i == 5:
+                system.makedirs(root, exist_ok=True)  # batches are read before the first shard
                 system.pipe_file(path, b"of the other")
             yield batch
 

@@ -122,6 +122,35 @@ def test_a_nested_block_gives_the_mask_of_what_it_gives():
 
 
 @pytest.mark.parametrize("kind", ["attention", "sum"])
+def test_what_comes_in_finds_the_masks_that_the_call_there_finds(kind):
+    model = translator(kind)
+    expected = ops.convert_to_numpy(model(DATA))
+    for name in [n.label for n in kg.read(model).nodes if isinstance(n.operation, keras.Layer)]:
+        new = kg.replace(model, name, lambda node: node.operation)
+        np.testing.assert_array_equal(ops.convert_to_numpy(new(DATA)), expected, name)
+        if name != "embed":
+            new = kg.insert(
+                model,
+                layers.Identity(name="same"),
+                before=name if "norm" in name or name in ("gru", "out") else f"{name}:0",
+            )
+            np.testing.assert_array_equal(ops.convert_to_numpy(new(DATA)), expected, name)
+
+
+def test_a_nested_model_in_place_of_a_call_that_finds_no_mask():
+    model = translator()
+    expected = ops.convert_to_numpy(model(DATA))
+    block = keras.Model(
+        inner := [keras.Input((None, 4)), keras.Input((None, 4))],
+        model.get_layer("att2")(*inner),
+        name="block",
+    )
+    new = kg.replace(model, "att2", lambda q, v: block([q, v]))
+    for result in (new, kg.inline(new)):
+        np.testing.assert_array_equal(ops.convert_to_numpy(result(DATA)), expected)
+
+
+@pytest.mark.parametrize("kind", ["attention", "sum"])
 def test_a_nested_model_that_finds_no_mask(kind):
     model = translator(kind)
     expected = ops.convert_to_numpy(model(DATA))

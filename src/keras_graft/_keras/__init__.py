@@ -131,8 +131,6 @@ from keras_graft._keras.remembering import remembering as remembering
 from keras_graft._keras.remembering import with_steps_in_file as with_steps_in_file
 from keras_graft._keras.runtime import autocast_of as autocast_of
 from keras_graft._keras.runtime import losses_kept as losses_kept
-from keras_graft._keras.runtime import runtime_mask as runtime_mask
-from keras_graft._keras.runtime import set_runtime_mask as set_runtime_mask
 from keras_graft._keras.runtime import take_losses as take_losses
 from keras_graft._keras.saving import TooLargeError as TooLargeError
 from keras_graft._keras.saving import automatic_name as automatic_name

@@ -167,8 +167,11 @@ def call_index(node: Any) -> int:
 
 
 def mask_of(tensor: Any) -> Any:
-    """Return the mask that Keras attached to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
-    return getattr(tensor, "_keras_mask", None)
+    """Return the mask that Keras attached to a tensor (`get_keras_mask`, 3.12 - 3.15).
+
+    Tensors that cannot have attributes, such as those that JAX traces, are found too.
+    """
+    return private.get_keras_mask(tensor)
 
 
 def reads_masks(operation: Any) -> bool:
@@ -360,8 +363,8 @@ def _nothing() -> None:
 
 
 def set_mask(tensor: Any, mask: Any) -> None:
-    """Attach a symbolic mask to a symbolic tensor (`_keras_mask`, 3.12 - 3.15)."""
-    tensor._keras_mask = mask
+    """Attach a mask to a tensor, symbolic or with data (`set_keras_mask`, 3.12 - 3.15)."""
+    private.set_keras_mask(tensor, mask)
 
 
 def set_model_state(model: Any, trainable: bool, dtype_policy: Any) -> None:

@@ -1,4 +1,4 @@
-"""Private state while a layer runs on data: masks on tensors, losses, the autocast scope."""
+"""Private state while a layer runs on data: losses, the autocast scope."""
 
 from __future__ import annotations
 
@@ -7,16 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keras_graft._keras import private
-
-
-def runtime_mask(tensor: Any) -> Any:
-    """Return the mask that Keras attached to a tensor with data (`get_keras_mask`, 3.12 - 3.15)."""
-    return private.get_keras_mask(tensor)
-
-
-def set_runtime_mask(tensor: Any, mask: Any) -> None:
-    """Attach a mask to a tensor with data (`set_keras_mask`, 3.12 - 3.15)."""
-    private.set_keras_mask(tensor, mask)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from keras_graft.model.calls import caller
 from keras_graft.model.check_runs import needs_trial
 from keras_graft.model.from_keras import Traced
 from keras_graft.model.infer import with_masks_of
+from keras_graft.model.masks_taken_off import finding_no_mask, without_filled_masks
 from keras_graft.model.read import trace
 from keras_graft.printable import shown, words_of
 
@@ -89,12 +90,18 @@ def traced(new: Any, place: At, before: Mapping[str, int]) -> Traced:
             raise EditError(f"{place.edit}: {_hint(new, error)}") from error
         raise EditError(_does_not_take(new, place, error)) from error
     _keras.forget_readers(taken, before)
+    # What comes in place of a call, or before it, finds the masks that this one finds.
+    lost = () if place.node is None or place.verb == "insert after" else place.node.maskless
     nodes = tuple(
         step.replace(untried=()) if needs_trial(step) and not _runs(graph, step) else step
-        for step in did.steps
+        for step in (_as_there(step, lost) for step in did.steps)
     )
     outputs = tuple(v if v in place.inputs else v.replace(origin=None) for v in did.outputs)
     return dataclasses.replace(did, steps=nodes, outputs=outputs)
+
+
+def _as_there(step: Node, lost: Collection[Value]) -> Node:
+    return finding_no_mask(step, lost, without_filled_masks(step), trace) if lost else step
 
 
 def _known(graph: Graph, mask: Value) -> Value | None:

@@ -248,8 +248,8 @@ class _Run(keras.Operation):
                 made = self._announced(node)
                 found = [(v, keras.ops.zeros(t.shape, t.dtype)) for v, t in made.items()]
             else:
-                _attach_masks(node, values)
                 try:
+                    _attach_masks(node, values)
                     found = self._outputs(node, [values[value] for value in node.inputs])
                 except Exception as error:
                     self._error = error

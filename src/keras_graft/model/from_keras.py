@@ -122,7 +122,7 @@ class Level:
             self._step(step)
         if in_run_order:
             places = [self._places[id(step)] for step in steps if id(step) in self._places]
-            find_maskless(self._nodes, places, reader.trace, self._reopened)
+            find_maskless(self._nodes, places, reader.trace)
         # Only now are all masks of inputs known: in a stage, a mask is another input.
         self._inputs = tuple(self._values[id(tensor)] for tensor in inputs)
 
@@ -270,15 +270,6 @@ class Level:
             )  # fmt: skip
             found += tuple(Entry(source) for source in places.values())
         return self._masking(node.replace(nested=nested, entries=found), nested)
-
-    def _reopened(self, node: Node) -> Node:
-        """Return the call of a nested model with the graph that runs inside without some masks."""
-        plain = self._reader.inside(node.operation)
-        assert plain is not None
-        bare = tuple(v.replace(mask=None) if v in node.maskless else v for v in node.inputs)
-        new = self._opened(node.replace(inputs=bare, nested=None, entries=(), unseen=()), plain)
-        # What stands for masks made inside is known to other calls.
-        return new.replace(inputs=node.inputs, outputs=node.outputs, unseen=node.unseen)
 
     def _inside(self, node: Node, opened: Inside) -> Node:
         """Return the call of a layer with the graph that its code makes."""

@@ -14,6 +14,7 @@ from keras_graft.graph.node import Node, Slot, Spec, Template, Value
 from keras_graft.model.abstract import Failure, alike, reason_of
 from keras_graft.model.calls import caller, mapped
 from keras_graft.model.check_runs import told, trial
+from keras_graft.model.masks_taken_off import finding_no_mask
 from keras_graft.model.read import trace
 
 WayOut = Callable[[Graph, Node, str], str]
@@ -171,12 +172,11 @@ def _called(
             # It may now read a mask that it did not read before, or the reverse.
             before = dict(zip(inputs, untried, strict=True))
             untried = tuple(before.get(v, v.spec) for v in step.inputs)
-        hidden = tuple(pair for pair in step.hidden if pair[0] not in node.maskless)
-        inside = _inside(node, step)
+        step = finding_no_mask(step, node.maskless, template, trace)
         result.append(
             step.replace(
-                key=node.key, outputs=outputs, nested=inside, untried=untried,
-                hidden=hidden, maskless=node.maskless,
+                key=node.key, outputs=outputs, nested=_inside(node, step), untried=untried,
+                maskless=node.maskless,
             )
         )  # fmt: skip
     return result

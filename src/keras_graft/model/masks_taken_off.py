@@ -8,7 +8,7 @@ tensors where its order would let a call find another mask than the graph says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -26,16 +26,13 @@ _SAME = ("Dropout", "Noise", "Identity", "Regularization")
 """Class names of layers (their ends) that may return the same tensor that they read."""
 
 
-def find_maskless(
-    nodes: list[Node], order: Iterable[int], trace: Trace, reopened: Callable[[Node], Node]
-) -> None:
+def find_maskless(nodes: list[Node], order: Iterable[int], trace: Trace) -> None:
     """Find which calls do not find the masks of what they read.
 
     Args:
         nodes: The calls of a model; those that are concerned are replaced.
         order: Their places, in the order in which Keras runs them.
         trace: Runs a function on symbolic tensors.
-        reopened: Reads a nested model again, for a call that does not find some masks.
     """
     if all(value.mask is None for node in nodes for value in node.inputs):
         return
@@ -43,14 +40,53 @@ def find_maskless(
     for place in order:
         node = nodes[place]
         # With a mask as argument, Keras does not look for one on the tensor.
-        if _keras.reads_masks(node.operation) and node.template.kwargs.get("mask") is None:
-            found = tuple(v for v in dict.fromkeys(node.inputs) if v.mask is not None and v in off)
-            if found:
-                hidden = tuple(pair for pair in node.hidden if pair[0] not in off)
-                node = node.replace(maskless=found, hidden=hidden)
-                node = nodes[place] = node if node.nested is None else reopened(node)
+        if node.template.kwargs.get("mask") is None:
+            node = nodes[place] = finding_no_mask(node, off, node.template, trace)
         off.by(node)
         off.without(given_without_mask(node, trace))
+
+
+def finding_no_mask(node: Node, values: Container[Value], template: Template, trace: Trace) -> Node:
+    """Return a call that does not find the masks of some values, if it reads them.
+
+    Args:
+        node: The call, as it is recorded where it finds them.
+        values: The values.
+        template: Its arguments, without masks that Keras filled in.
+        trace: Runs a function on symbolic tensors.
+    """
+    found = tuple(v for v in dict.fromkeys(node.inputs) if v.mask is not None and v in values)
+    if not found or not _keras.reads_masks(node.operation):
+        return node
+    if node.nested is None and template is node.template:
+        hidden = tuple(pair for pair in node.hidden if pair[0] not in found)
+        return node.replace(maskless=found, hidden=hidden)
+    now = _traced_without(node, found, template, trace)
+    known = {v: v for v in node.inputs}
+    # Its outputs keep the masks that Keras recorded: arguments of other calls refer to them.
+    return node.replace(
+        maskless=found, template=now.template, inputs=tuple(known[v] for v in now.inputs),
+        hidden=now.hidden, nested=now.nested, entries=now.entries,
+    )  # fmt: skip
+
+
+def without_filled_masks(node: Node) -> Template:
+    """Return the arguments of a call without the masks of its inputs, which Keras filled in."""
+    own = {v.mask for v in node.inputs}
+    given = [
+        leaf for leaf in keras.tree.flatten(node.template.kwargs.get("mask")) if leaf is not None
+    ]
+    if not given or not all(isinstance(x, Slot) and node.inputs[x.index] in own for x in given):
+        return node.template
+    kwargs = {name: value for name, value in node.template.kwargs.items() if name != "mask"}
+    return Template(node.template.args, kwargs)
+
+
+def _traced_without(node: Node, values: Container[Value], template: Template, trace: Trace) -> Node:
+    """Return a call as it is recorded where some of its inputs have no mask."""
+    inputs = [v.replace(mask=None) if v in values else v for v in node.inputs]
+    steps = trace(caller(node.operation, template), inputs).steps
+    return next(step for step in steps if step.operation is node.operation)
 
 
 class MasksTakenOff:
@@ -113,9 +149,7 @@ def given_without_mask(node: Node, trace: Trace) -> list[Value]:
         return []
     if node.nested is not None:
         return masked
-    inputs = [v.replace(mask=None) if v in node.maskless else v for v in node.inputs]
-    steps = trace(caller(node.operation, node.template), inputs).steps
-    now = next(step for step in steps if step.operation is node.operation)
+    now = _traced_without(node, node.maskless, node.template, trace)
     pairs = zip(node.outputs, now.outputs, strict=True)
     return [old for old, new in pairs if old.mask is not None and new.mask is None]
 

@@ -28,8 +28,7 @@ _SHORT_ALL = 16 << 20
 OPEN = 200 if resource is None else min(200, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 5)
 """The most files that are open at once. Several stores may be used together."""
 _AHEAD = 16
-"""How many blocks the system is told of before they are read: a disk that gets one request at a time
-waits for most of the time."""
+"""How many blocks are announced to the system before they are read, so that it can fetch them."""
 
 
 class Shard:

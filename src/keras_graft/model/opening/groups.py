@@ -116,7 +116,7 @@ class _Run:
             for tensor, backend in zip(self._tensors, given, strict=True):
                 mask = _keras.mask_of(tensor)
                 if mask is not None:
-                    _keras.set_runtime_mask(backend, given[places[id(mask)]])
+                    _keras.set_mask(backend, given[places[id(mask)]])
             filled: Any = tree.map_structure(
                 lambda leaf: given[places[id(leaf)]] if id(leaf) in places else leaf, self._given
             )

@@ -72,7 +72,7 @@ def _at(frame: Frame, graph: Graph, shapes: Sequence[Sequence[int]]) -> Reason |
     for number, (a, b) in enumerate(zip(flat, given, strict=True)):
         if not same_bits(a, b):
             return f"{NUMBERS} (output {number})"
-        if not same_bits(_keras.runtime_mask(a), _keras.runtime_mask(b)):
+        if not same_bits(_keras.mask_of(a), _keras.mask_of(b)):
             return f"its graph attaches another mask than its code does (output {number})"
     return None
 
@@ -134,7 +134,7 @@ def data_for(inputs: Sequence[Value], shapes: Sequence[Sequence[int]]) -> list[A
     by_value = dict(zip((v.within(None) for v in inputs), tensors, strict=True))
     for value, tensor in zip(inputs, tensors, strict=True):
         if value.mask is not None:
-            _keras.set_runtime_mask(tensor, by_value[value.mask])
+            _keras.set_mask(tensor, by_value[value.mask])
     return tensors
 
 
