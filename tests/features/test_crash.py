@@ -17,6 +17,7 @@ import pytest
 
 import keras_graft as kg
 from keras_graft.features import FeatureStore, compute
+from keras_graft.features.store import segments
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.loading import load
 
@@ -112,14 +113,22 @@ def test_kill_9(tmp_path, expected, shards):
     assert_whole(crash_writer.run(path), expected)
 
 
-def test_a_full_disk_is_said_and_loses_nothing_that_was_written(tmp_path, expected):
+@pytest.mark.parametrize(
+    ("limit", "stored"),
+    [(2200, 360), (3000, 400)],
+    ids=["the segment of 12 shards", "the last manifest"],
+)
+def test_a_full_disk_is_said_and_loses_nothing_that_was_written(
+    tmp_path, expected, limit, stored, monkeypatch
+):
     """No file may grow beyond a limit: what the system says then is what a full disk says."""
+    monkeypatch.setattr(segments, "MERGED", (2, 12))
     path = tmp_path / "store"
     crash_writer.without_keras_models()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the last manifest
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         with pytest.raises(
             kg.FeatureError, match="cannot be written: OSError: File too large. Make room"
         ):
@@ -129,7 +138,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_written(tmp_path, expect
         signal.signal(signal.SIGXFSZ, ignored)
     store = FeatureStore(path)
     store.verify()
-    assert 0 < len(store) <= 400 and not store.complete
+    assert len(store) == stored and not store.complete
     assert not [p for p in path.iterdir() if ".part" in p.name]
     assert_whole(crash_writer.run(path), expected)
 
