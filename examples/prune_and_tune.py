@@ -11,7 +11,6 @@ from sklearn.datasets import load_digits
 
 import keras_graft as kg
 
-keras.utils.set_random_seed(1)
 rng = np.random.default_rng(1)
 
 
@@ -36,7 +35,7 @@ def tiles():
             x.append(photographs[number][row : row + 16, column : column + 16])
         return np.stack(x).astype("float32") / 255, which
 
-    return cut(1000, 0), cut(400, 1)
+    return cut(1000, 0), cut(2000, 1)
 
 
 def network(shape, classes):
@@ -71,14 +70,16 @@ def row(name, model, test):
     return accuracy, cost.multiply_adds
 
 
-print(f"{'':26}{'accuracy':>9}{'multiply-adds':>15}{'parameters':>12}{'weights':>12}{'time':>12}")
-for name, (train, test), epochs in (("digit scans", scans(), 10), ("photographs", tiles(), 10)):
+def halved(name, task, seed):
+    """Train a network, prune it to half; return how the accuracy changed, and the steps."""
+    keras.utils.set_random_seed(seed)
+    train, test = task
     model = network(train[0].shape[1:], int(train[1].max()) + 1)
     model.compile(
         keras.optimizers.Adam(2e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    model.fit(*train, epochs=epochs, verbose=0)
-    before = row(name, model, test)
+    model.fit(*train, epochs=10, verbose=0)
+    before = row(f"{name}, seed {seed}", model, test)
     longer = kg.clone(model, compile=True)
     kg.carry_optimizer(model, longer, match="name")
     longer.fit(*train, epochs=6, verbose=0)
@@ -86,11 +87,17 @@ for name, (train, test), epochs in (("digit scans", scans(), 10), ("photographs"
     report = kg.recipes.prune_and_tune(model, train, target=0.5, steps=2, epochs=3)
     after = row("  half, tuned 2 x 3 epochs", report.model, test)
     assert after[1] <= before[1] / 2
-    # A run of the photographs tells little: over eight (JAX and PyTorch) the accuracy changed by
-    # -6 to +13 points. The bound finds a broken network, and says nothing about a few points.
-    assert after[0] > before[0] - (0.05 if name == "digit scans" else 0.15)
+    return after[0] - before[0], report
+
+
+print(f"{'':26}{'accuracy':>9}{'multiply-adds':>15}{'parameters':>12}{'weights':>12}{'time':>12}")
+# The photographs are noisy: one run says little.
+for name, task, seeds in (("digit scans", scans(), (11,)), ("photographs", tiles(), (11, 12, 13))):
+    changes, reports = zip(*(halved(name, task, seed) for seed in seeds), strict=True)
+    print(f"  the half network, on average: {np.mean(changes) * 100:+.1f} points")
+    assert np.mean(changes) > -0.05
     if name == "digit scans":
-        steps = report
+        steps = reports[0]
 
 print("the steps of the digit scans:")
 print(steps)
