@@ -117,10 +117,12 @@ class Closure:
         """Unite labels with those at some positions; return the positions that had none."""
         fresh = labels[its] < 0
         labels[its[fresh]] = mine[fresh]
-        ones, others = self._roots(mine), self._roots(labels[its])
-        unlike = ones != others
-        for one, other in set(zip(ones[unlike].tolist(), others[unlike].tolist(), strict=True)):
-            self._unite(one, other)
+        now = labels[its]
+        unlike = now != mine
+        if unlike.any():
+            ones, others = self._roots(mine[unlike]), self._roots(now[unlike])
+            for one, other in set(zip(ones.tolist(), others.tolist(), strict=True)):
+                self._unite(one, other)
         new = its[fresh]
         return new if (new[1:] > new[:-1]).all() else np.unique(new)
 

@@ -12,6 +12,7 @@ from keras_graft import advice
 from keras_graft.errors import EditError
 from keras_graft.graph.graph import Graph
 from keras_graft.graph.names import is_one_of
+from keras_graft.graph.node import Node, Spec
 from keras_graft.model.infer import infer
 from keras_graft.model.opening.policy import holds_layers
 from keras_graft.model.verb import verb
@@ -133,19 +134,28 @@ def made_of(
 def _run(old: Graph, new: Graph, verb: str) -> Graph:
     """Run what changed on abstract tensors: a rule that is wrong for a call must not pass."""
     before = {node.key: node for node in old.steps}
-    instead = {}
+    changed: dict[Node, Node | None] = {}
     for node in new.steps:
         known = before.get(node.key)
-        specs = () if known is None else tuple(v.spec for v in known.inputs)
-        same = known is not None and node.operation is known.operation
-        if not same or [v.spec for v in node.inputs] != list(specs):
-            instead[node] = [node.replace(untried=specs)]
-    instead = {node: instead[node] for node in unlike(list(instead))}
+        if known is None or node.operation is not known.operation or _specs(node) != _specs(known):
+            changed[node] = known
+    instead = {}
+    for node in unlike(changed):
+        known = changed[node]
+        # A new layer never ran: that it fails on what the old one read says nothing.
+        if known is None or node.operation is not known.operation:
+            instead[node] = [node.replace(untried=())]
+        else:
+            instead[node] = [node.replace(untried=_specs(known))]
     way_out = lambda graph, node, wanted: (  # noqa: E731
         f"{verb} has changed nothing. Leave this part out with keep={graph.label(node)!r}, or choose "
         "different layers. Please report it, with the layer's class."
     )
     return infer(new.spliced(instead, {}).settled(), way_out=way_out)
+
+
+def _specs(node: Node) -> tuple[Spec | None, ...]:
+    return tuple(v.spec for v in node.inputs)
 
 
 def _chosen(
