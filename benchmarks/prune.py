@@ -26,13 +26,14 @@ from typing import Any
 BACKENDS = ("jax", "tensorflow", "torch")
 HEAD = """# What pruning costs
 
-Written by `benchmarks/prune.py` on two shared cores: medians over {rounds} rounds in turns, in seconds.
-Machines are noisy, so read ratios. ResNet50 (`weights=None`, images of 224 pixels), half of the channels
+Written by `benchmarks/prune.py` on two shared cores: medians over {rounds} rounds in turns, in seconds
+of the processor, with one thread. Machines are noisy, so read ratios. ResNet50 (`weights=None`, images of 224 pixels), half of the channels
 of each convolution, by magnitude: 175 calls change.
 
 `kg.clone` copies the whole model, and `kg.prune` gives a new model too. `prune` takes longer than
 `clone` as it also finds the groups, compares the weights, and runs each kind of call that it
 changed once on abstract tensors: a rule that is wrong for a layer must not give a model that fails later.
+Convolutions of one configuration are one kind, whatever their channels.
 
 """
 PEERS = """
@@ -54,10 +55,10 @@ def timed(candidates: dict[str, Callable[[Any], Any]], rounds: int, before: dict
         for name, run in candidates.items():
             given = before[name]() if name in before else None
             gc.collect()
-            start = time.perf_counter()
+            start = time.process_time()  # other programs use the cores too
             run(given)
             if turn:  # the first one warms up
-                found[name].append(time.perf_counter() - start)
+                found[name].append(time.process_time() - start)
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -137,8 +138,8 @@ def main() -> None:
         words = [sys.executable, __file__, "--one", "--rounds", str(given.rounds)]
         words += ["--peers", given.peers] if given.peers and backend == "torch" else []
         said = subprocess.run(
-            words, env={**os.environ, "KERAS_BACKEND": backend}, check=True, capture_output=True,
-            text=True,
+            words, env={**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"}, check=True,
+            capture_output=True, text=True,
         )  # fmt: skip
         all_found.append(json.loads(said.stdout.splitlines()[-1]))
         print(all_found[-1], flush=True)

@@ -257,7 +257,7 @@ def main() -> None:
          f"{r['after bytes']:,.0f}", f"{r['open s']:.2f}", f"{r['memory']:.0f} B", f"{r['peak']:.0f} B")
         for r in rows
     ]  # fmt: skip
-    title, *read = epochs(16 if quick else 256)
+    title, *read = epochs(16 if quick else 1024)
     text = f"""{HEAD}
 ```
 {table(head, cells)}
