@@ -176,7 +176,8 @@ class Call:
         """Couple all positions of axes of one size."""
         for other in others:
             if one is not None and other is not None and one.size == other.size:
-                self.link(one, np.arange(one.size), other, np.arange(one.size))
+                self.links.append(Link.same(one, other))
+                self.settled |= {one, other}
 
     def counts(self, path: Any, axis: Axis | None) -> None:
         """Say that a number in the configuration is the size of an axis."""

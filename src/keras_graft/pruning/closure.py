@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -33,8 +34,21 @@ class Link:
     mine: np.ndarray
     its: np.ndarray
 
+    @classmethod
+    def same(cls, one: Axis, other: Axis) -> Link:
+        """Return the pairs of equal positions of two axes of one size."""
+        positions = _positions(one.size)
+        return cls(one, other, positions, positions)
+
     def turned(self) -> Link:
         return Link(self.other, self.one, self.its, self.mine)
+
+
+@functools.lru_cache(256)
+def _positions(size: int) -> np.ndarray:
+    found = np.arange(size)
+    found.flags.writeable = False
+    return found
 
 
 class Closure:
@@ -106,8 +120,11 @@ class Closure:
             reached = np.zeros(axis.size, bool)
             reached[new] = True
             for link in self._asked[axis]:
-                used = reached[link.mine]
-                mine, its = link.mine[used], link.its[used]
+                if link.mine is link.its:  # equal positions, as mostly
+                    mine = its = new
+                else:
+                    used = reached[link.mine]
+                    mine, its = link.mine[used], link.its[used]
                 if len(mine):
                     fresh = self._join(self._of(axis)[mine], self._of(link.other), its)
                     if len(fresh):
@@ -115,7 +132,11 @@ class Closure:
 
     def _join(self, mine: np.ndarray, labels: np.ndarray, its: np.ndarray) -> np.ndarray:
         """Unite labels with those at some positions; return the positions that had none."""
-        fresh = labels[its] < 0
+        now = labels[its]
+        unlike = now != mine
+        if not unlike.any():
+            return its[:0]
+        fresh = now < 0
         labels[its[fresh]] = mine[fresh]
         now = labels[its]
         unlike = now != mine

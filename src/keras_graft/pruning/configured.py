@@ -91,7 +91,9 @@ def _shape(value: Value) -> Any:
 
 
 def _is_simple(template: Template) -> bool:
-    return len(template.args) == 1 and not has_slots(list(template.kwargs.values()))
+    return len(template.args) == 1 and not (
+        template.kwargs and has_slots(list(template.kwargs.values()))
+    )
 
 
 def has_slots(structure: Any) -> bool:

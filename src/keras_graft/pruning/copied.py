@@ -31,7 +31,7 @@ COPIED = {cls for name in NAMES.split() if (cls := getattr(keras.layers, name, N
 
 def copied(
     old: Any, config: Mapping[str, Any], changes: Mapping[Path, Any], built: Mapping[str, Any] | None,
-    variable: Callable[[Any], Any],
+    variable: Callable[[Any], Any], checked: set[Any],
 ) -> Any:  # fmt: skip
     """Return a copy of a layer with other sizes; None if this layer must be made again.
 
@@ -43,6 +43,7 @@ def copied(
         changes: What differs in it.
         built: The arguments with which the copy would be built: shapes by name.
         variable: Returns the variable of the copy for one of the layer.
+        checked: The classes, and what changed in them, of copies whose configurations were compared.
     """
     if type(old) not in COPIED or not old.built or built is None or not _is_plain(old):
         return None
@@ -66,7 +67,11 @@ def copied(
             new.input_spec = _fitting(old.input_spec, next(iter(built.values())))
         if built:
             _keras.set_built_for(new, built)
-        return new if _keras.get_config(new) == config else None
+        kind = (type(old), frozenset(changes))
+        if kind not in checked and _keras.get_config(new) != config:
+            return None
+        checked.add(kind)
+        return new
     except (TypeError, ValueError):  # a function around another layer; arrays in the configuration
         return None
 

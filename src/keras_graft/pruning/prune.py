@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ def made_of(
         scaled: Returns the value of a weight, after its positions are taken.
     """
     smaller = Smaller(network, kept, verb, scaled)
-    graph = _run(network.graph, smaller.graph(network.graph), verb)
+    graph = _run(network.graph, smaller.graph(network.graph), smaller.configs, verb)
     for new, source in smaller.variables:
         note_taken(new, source, smaller.parts(source))
     tied = smaller.tie()
@@ -131,7 +131,7 @@ def made_of(
     return edited(old, retied(graph, smaller.variables), verb)
 
 
-def _run(old: Graph, new: Graph, verb: str) -> Graph:
+def _run(old: Graph, new: Graph, configs: Mapping[int, Any], verb: str) -> Graph:
     """Run what changed on abstract tensors: a rule that is wrong for a call must not pass."""
     before = {node.key: node for node in old.steps}
     changed: dict[Node, Node | None] = {}
@@ -140,7 +140,7 @@ def _run(old: Graph, new: Graph, verb: str) -> Graph:
         if known is None or node.operation is not known.operation or _specs(node) != _specs(known):
             changed[node] = known
     instead = {}
-    for node in unlike(changed):
+    for node in unlike(changed, configs):
         known = changed[node]
         # A new layer never ran: that it fails on what the old one read says nothing.
         if known is None or node.operation is not known.operation:
@@ -267,7 +267,12 @@ def _removable(group: Group, score: np.ndarray) -> np.ndarray:
     """Return the units that can be removed, the least important first: no axis loses all."""
     free = np.array(group.free, "int64")
     order = free[np.argsort(score[free], kind="stable")]
+    goes = np.zeros(group.count, bool)
+    goes[order] = True
     for own in group.alone:
-        if np.isin(own, order).all():  # all could go: the most important one stays
-            order = order[order != order[np.isin(order, own)][-1]]
+        if goes[own].all():  # all could go: the most important one stays
+            among = np.zeros(group.count, bool)
+            among[own] = True
+            goes[order[among[order]][-1]] = False
+            order = order[goes[order]]
     return order

@@ -46,6 +46,7 @@ class Smaller:
 
     Attributes:
         variables: Pairs of variables: (new, old).
+        configs: The configurations of the layers that were made, by their ids.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Smaller:
         self._models: dict[int, tuple[Any, Any]] = {}
         self._graphs: dict[int, Graph] = {}
         self.variables: list[tuple[Any, Any]] = []
+        self.configs: dict[int, dict[str, Any]] = {}
+        self._checked: set[Any] = set()
         self._gather()
 
     def _gather(self) -> None:
@@ -222,8 +225,9 @@ class Smaller:
             put(config, path, value)
         values = tuple(map(self._resized, call.inputs))
         shapes = built_for(old, call.node.template, values)
-        new = copied(old, config, changes, shapes, self._variable)
+        new = copied(old, config, changes, shapes, self._variable, self._checked)
         if new is not None:
+            self.configs[id(new)] = config
             return new
         del self.variables[known:]
         config = with_smaller_arrays(config, old.variables, self._taken)

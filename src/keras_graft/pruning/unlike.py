@@ -32,7 +32,9 @@ _MERGES = ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract")
 """Layers that change each number alone where their inputs have one shape."""
 
 
-def unlike(nodes: Mapping[Node, Node | None]) -> list[Node]:
+def unlike(
+    nodes: Mapping[Node, Node | None], configs: Mapping[int, Mapping[str, Any]]
+) -> list[Node]:
     """Return the calls that must run to know that all of them run.
 
     Of calls of Keras's own layers with one configuration, weights of the same shapes and inputs of
@@ -42,11 +44,12 @@ def unlike(nodes: Mapping[Node, Node | None]) -> list[Node]:
 
     Args:
         nodes: The calls, each with the call that it takes the place of; None if it is new.
+        configs: The configurations that are known, by the ids of their layers.
     """
     found: dict[Any, Node] = {}
     for node, before in nodes.items():
         if not (_is_elementwise(node) or _is_the_same(node, before)):
-            found.setdefault(_what(node, before) or node.key, node)
+            found.setdefault(_what(node, before, configs) or node.key, node)
     return list(found.values())
 
 
@@ -78,7 +81,7 @@ def _has_kerass_activation(layer: Any) -> bool:
     return getattr(getattr(layer, "activation", None), "__module__", "keras.").startswith("keras.")
 
 
-def _what(node: Node, before: Node | None) -> Any:
+def _what(node: Node, before: Node | None, configs: Mapping[int, Mapping[str, Any]]) -> Any:
     """Return what a call computes; None if that is not sure."""
     layer = node.operation
     if not isinstance(layer, keras.Layer) or not _keras.is_kerass(layer):
@@ -87,7 +90,8 @@ def _what(node: Node, before: Node | None) -> Any:
         return None
     if node.hidden or any(v.mask is not None for v in node.inputs):
         return None
-    config = {k: v for k, v in _keras.get_config(layer).items() if k != "name"}
+    config = configs.get(id(layer)) or _keras.get_config(layer)
+    config = {k: v for k, v in config.items() if k != "name"}
     if not _is_text((node.template.args, node.template.kwargs, config)):
         return None
     specs: Any = tuple(v.spec for v in (*node.inputs, *node.outputs))
