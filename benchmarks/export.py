@@ -115,7 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as place:
         rows = measured(Path(place), count)
     first = rows[0][1]
-    print("| What | samples a second of one core | time, of reading the store | bytes on the disk |")
+    print(
+        "| What | samples a second of one core | time, of reading the store | bytes on the disk |"
+    )
     print("| --- | --- | --- | --- |")
     for name, seconds, size in rows:
         print(f"| {name} | {count / seconds:,.0f} | {seconds / first:.1f} | {size / 1e6:.0f} MB |")

@@ -6,7 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from commands import run
+from commands import data, run
 from keras import layers
 from models import masked, residual, sequential
 from typer.testing import CliRunner

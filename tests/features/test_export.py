@@ -146,9 +146,10 @@ def test_views_and_skipped_samples(tmp_path):
     for view, name in enumerate(("x", "view1", "view2")):
         rows = store.take(np.arange(10), "features", views=view)["features"]
         np.testing.assert_array_equal(np.stack([s[name] for s in found.values()]), rows)
-    x[3] = np.nan
+    x[3] = 1e20  # more than float16 holds
     plain = kg.freeze(kg.split(model, at="pool")[0])
-    store = compute(plain, (x, y), tmp_path / "fewer", on_error="skip", progress=False)
+    how = {"dtype": "float16", "on_error": "skip", "progress": False}
+    store = compute(plain, (x, y), tmp_path / "fewer", **how)
     assert [s.index for s in store.manifest.skipped] == [3]
     export(store, tmp_path / "without")
     found = samples(tmp_path / "without")

@@ -107,7 +107,9 @@ def test_reading_over_a_line_that_stays_broken_is_said(url, server, local):
     for how in ("slow", "cut", "half"):
         store = FeatureStore(url)
         server.breaks = lambda number, method, path, _, how=how: how
-        with pytest.raises(kg.FeatureError, match="cannot be fetched: .*can be reached, call again"):
+        with pytest.raises(
+            kg.FeatureError, match="cannot be fetched: .*can be reached, call again"
+        ):
             store.to_numpy()
         server.clear()
         np.testing.assert_array_equal(store.take([399, 0])["targets"], [399, 0])
@@ -167,7 +169,9 @@ def test_parts_that_stay_broken_leave_no_half_a_shard(url, server, local, parts,
         return "slow" if len(begun) > 3 and broken in given["QUERY_STRING"] else None
 
     server.breaks = breaks
-    with pytest.raises(kg.FeatureError, match="'shard-00002.safetensors' cannot be written: .* call"):
+    with pytest.raises(
+        kg.FeatureError, match="'shard-00002.safetensors' cannot be written: .* call"
+    ):
         crash_writer.run(url)
     server.clear()
     assert len(FeatureStore(url).manifest.shards) == 2
@@ -264,7 +268,9 @@ def test_nothing_shows_the_secret(url, server, caplog, capfd):
     shown.append(repr(FeatureStore(url)._folder))
     for how in ("slow", "told"):
         # The answer to a HEAD has no words.
-        server.breaks = lambda _, method, *more, how=how: how if (how, method) != ("told", "HEAD") else None
+        server.breaks = lambda _, method, *more, how=how: (
+            how if (how, method) != ("told", "HEAD") else None
+        )
         for use in (FeatureStore, crash_writer.run, lambda u: kg.features.keep(u, 1)):
             with pytest.raises(kg.FeatureError) as caught:
                 use(url)

@@ -130,7 +130,10 @@ def export(
         made = Exported(
             str(target), format, samples, tuple(sizes), sum(sizes.values()), tuple(fields)
         )
-        about = made.to_dict() | {"trunk": opened.manifest.trunk, "versions": opened.manifest.versions}
+        about = made.to_dict() | {
+            "trunk": opened.manifest.trunk,
+            "versions": opened.manifest.versions,
+        }
         del about["path"]
         (beside / _ABOUT).write_text(json.dumps(about, indent=1))
     return made

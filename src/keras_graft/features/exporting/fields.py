@@ -83,12 +83,15 @@ def blocks(store: FeatureStore, fields: list[Field], start: int, stop: int) -> I
     step = max(1, _AT_ONCE // max(1, sum(field.bytes for field in fields)))
     for first in range(start, stop, step):
         columns = _columns(store, np.arange(first, min(first + step, stop)))
-        yield first, {
-            f.name: columns[f.column]
-            if f.text
-            else np.ascontiguousarray(columns[f.column], dtype_of(f.dtype))
-            for f in fields
-        }
+        yield (
+            first,
+            {
+                f.name: columns[f.column]
+                if f.text
+                else np.ascontiguousarray(columns[f.column], dtype_of(f.dtype))
+                for f in fields
+            },
+        )
 
 
 def _columns(store: FeatureStore, samples: np.ndarray) -> dict[str, Any]:
