@@ -210,7 +210,7 @@ def test_a_store_for_other_libraries(saved, tmp_path, form):
     assert made["fields"]["x"] == {"column": "features/", "shape": [4], "dtype": "float32"}
     assert "give another path" in run(*args, code=1).stderr
     shown = run(*args[:3], "-o", tmp_path / "again", "--format", form).stdout
-    assert f"20 samples in 1 file, {made['bytes'] / 1000:.1f} kB, {form}" in shown
+    assert "20 samples in 1 file, " in shown and shown.splitlines()[0].endswith(form)
     assert "must be" in run(*args[:5], "--format", "tar", code=1).stderr
 
 
