@@ -58,7 +58,7 @@ def write(path: Path, fields: list[Field], samples: int, blocks: Iterable[Block]
         with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
             for first, rows in blocks:
                 _add(tar, fields, heads, first, digits, rows)
-                tar.members.clear()  # it would keep a record of each
+                tar.members.clear()  # type: ignore[attr-defined] # it would keep a record of each
         file.flush()
         os.fsync(file.fileno())
 
