@@ -98,6 +98,32 @@ def verify(run: Run, store: Store) -> Told:
     return Told({"path": opened.path, "bytes": read, "ok": True}, said)
 
 
+@command(group=features)
+def export(
+    run: Run,
+    store: Store,
+    out: Annotated[str, typer.Option("--out", "-o", help="A new folder.")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="webdataset: tar files. parquet: tables.",
+            autocompletion=choices("webdataset", "parquet"),
+        ),
+    ] = "webdataset",
+) -> Told:
+    """Write a store as files that other libraries read.
+
+    Example: keras-graft features export store -o tars
+
+    With --format parquet it needs pyarrow, and is read by Lance, Ray, Spark and pandas.
+    """
+    import keras_graft as kg
+
+    run.progress.say("Writing")
+    made = kg.features.export(store, out, format)
+    return Told(made.to_dict(), made)
+
+
 def _told(store: Any) -> Told:
     known = {name: store.manifest.columns[name] for name in store.columns()}
     columns = {k.rstrip("/"): [list(c.shape), c.dtype] for k, c in known.items()}

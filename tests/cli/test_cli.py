@@ -6,7 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from commands import run
+from commands import data, run
 from keras import layers
 from models import masked, residual, sequential
 from typer.testing import CliRunner
@@ -194,6 +194,24 @@ def test_features_on_a_ray_cluster(saved, tmp_path, monkeypatch):
     run(*args, code=1)
     assert (given["engine"], given["ray"]) == ("local", {})
     assert "add --engine ray" in run(*args, "--actors", "3", code=2).stderr
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_a_store_for_other_libraries(saved, tmp_path, form):
+    pytest.importorskip("pyarrow")
+    model, path = saved
+    np.save(tmp_path / "x.npy", keras.ops.convert_to_numpy(random_inputs(model, 20)))
+    store, out = tmp_path / "store", tmp_path / "out"
+    run("features", "compute", path, tmp_path / "x.npy", "--at", "pool", "-o", store)
+    args = ("features", "export", store, "-o", out, "--format", form)
+    made = data(*args)
+    suffix = "tar" if form == "webdataset" else form
+    assert made["samples"] == 20 and made["files"] == [f"features-00000.{suffix}"]
+    assert made["fields"]["x"] == {"column": "features/", "shape": [4], "dtype": "float32"}
+    assert "give another path" in run(*args, code=1).stderr
+    shown = run(*args[:3], "-o", tmp_path / "again", "--format", form).stdout
+    assert "20 samples in 1 file, " in shown and shown.splitlines()[0].endswith(form)
+    assert "must be" in run(*args[:5], "--format", "tar", code=1).stderr
 
 
 def test_features(saved, tmp_path):

@@ -2,6 +2,7 @@
 
 from keras_graft.features._advise import Advice, advise
 from keras_graft.features._compute import compute
+from keras_graft.features._export import Exported, export
 from keras_graft.features.engines.ray import RayOptions
 from keras_graft.features.head.dataset import FeatureDataset
 from keras_graft.features.head.fit_head import Fitted, fit_head
@@ -10,6 +11,6 @@ from keras_graft.features.store.keep import keep
 from keras_graft.features.store.store import FeatureStore
 
 __all__ = [
-    "Advice", "FeatureDataset", "FeatureStore", "Fitted", "ImageFolder", "RayOptions", "advise",
-    "compute", "fit_head", "keep",
+    "Advice", "Exported", "FeatureDataset", "FeatureStore", "Fitted", "ImageFolder", "RayOptions",
+    "advise", "compute", "export", "fit_head", "keep",
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Stores as the files of other libraries: one module for each format."""
