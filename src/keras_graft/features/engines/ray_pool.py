@@ -61,13 +61,20 @@ def in_order(
             return
         if free and more and given - taken < AHEAD * len(actors):
             continue
-        number, actor, ended = done.get()
-        if number < 0:
-            ended.result()  # raises what kept the actor from starting
-            free.appendleft(actor)  # before the second calls of those that are busy
-            free.extend([actor] * (EACH - 1))
-        else:
+        for number, actor, ended in _waited(done):
+            if number < 0:
+                ended.result()  # raises what kept the actor from starting
+                free.appendleft(actor)  # before the second calls of those that are busy
+                free.extend([actor] * (EACH - 1))
+                continue
             free.append(actor)
             results[number] = ended
             if ended.exception() is None:
                 arrived(ended.result())
+
+
+def _waited(done: SimpleQueue[Any]) -> Iterator[Any]:
+    """Wait for something that is done, and yield all that is."""
+    yield done.get()
+    while not done.empty():
+        yield done.get()
