@@ -71,7 +71,9 @@ class Calls:
         self.actors = [self._actor(i) for i in range(count if ready is None else ready)]
         self.late = [(self._actor(i), Future()) for i in range(len(self.actors), count)]
         for actor, started in self.late:
-            actor.ready = SimpleNamespace(remote=lambda f=started: SimpleNamespace(future=lambda: f))
+            actor.ready = SimpleNamespace(
+                remote=lambda f=started: SimpleNamespace(future=lambda: f)
+            )
 
     def _actor(self, number):
         done = Future()
@@ -247,7 +249,9 @@ def data():
 def run(path, actors=3, given=None, engine="ray", **kwargs):
     how = {"ray": {"actors": actors}} if engine == "ray" else {}
     kwargs = {"shard_bytes": 1000, "progress": False, **kwargs}
-    return module.compute(crash_writer.Trunk(), given or data(), path, engine=engine, **how, **kwargs)
+    return module.compute(
+        crash_writer.Trunk(), given or data(), path, engine=engine, **how, **kwargs
+    )
 
 
 def assert_same(store, local):
@@ -349,7 +353,9 @@ def test_nothing_is_lost_and_nothing_twice_when_an_actor_dies(cluster, tmp_path,
             raise Dies
 
     def before(folder, file):
-        if file.startswith({"before the shard": "shard-00005", "before the name": "journal"}.get(when, "?")):
+        if file.startswith(
+            {"before the shard": "shard-00005", "before the name": "journal"}.get(when, "?")
+        ):
             die()
 
     monkeypatch.setattr(ray_worker.Worker, "_computed", counted)
@@ -424,7 +430,11 @@ def test_shards_behind_a_gap_are_computed_again_and_leave_nothing(cluster, tmp_p
     for name in ("twice", "first"):
         assert taken["features"][name].tobytes() == whole["features"][name].tobytes()
     np.testing.assert_array_equal(taken["targets"], whole["targets"])
-    assert {p.name for p in path.iterdir()} == {"lock", "manifest.json", *store.manifest.shards.files()}
+    assert {p.name for p in path.iterdir()} == {
+        "lock",
+        "manifest.json",
+        *store.manifest.shards.files(),
+    }
 
 
 def test_what_an_actor_of_a_killed_caller_still_writes_belongs_to_no_store(
@@ -461,7 +471,9 @@ def test_what_an_actor_of_a_killed_caller_still_writes_belongs_to_no_store(
     assert sorted(store.to_numpy()["targets"]) == sorted(local.to_numpy()["targets"])
 
 
-def test_a_run_that_was_killed_at_its_end_is_finished_without_actors(cluster, tmp_path, monkeypatch):
+def test_a_run_that_was_killed_at_its_end_is_finished_without_actors(
+    cluster, tmp_path, monkeypatch
+):
     path, local = tmp_path / "store", run(tmp_path / "local", engine="local")
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "finish", lambda self: (_ for _ in ()).throw(Killed))
@@ -507,7 +519,9 @@ def test_a_folder_that_actors_do_not_share_is_said(cluster, tmp_path, monkeypatc
     says = "The caller wrote 'manifest.json', and for an actor it is not in .*of the actor: give a folder"
     with pytest.raises(kg.FeatureError, match=says):
         run(tmp_path / "store")
-    assert not (tmp_path / "of the actor").exists() or not list((tmp_path / "of the actor").iterdir())
+    assert not (tmp_path / "of the actor").exists() or not list(
+        (tmp_path / "of the actor").iterdir()
+    )
 
 
 def test_data_that_breaks_off_keeps_what_was_computed(cluster, tmp_path):
@@ -532,7 +546,9 @@ def test_a_damaged_name_is_written_again(cluster, tmp_path):
     folder, found = Folder(tmp_path), run(tmp_path / "local", engine="local").manifest
     made = Journal(folder, found.replace(shards=(), complete=False), "mark")
     made.numbered.add(folder, 0, found.shards[0])
-    assert made.numbered.find(folder, 0) == found.shards[0] and made.numbered.find(folder, 1) is None
+    assert (
+        made.numbered.find(folder, 0) == found.shards[0] and made.numbered.find(folder, 1) is None
+    )
     (own,) = tmp_path.glob("journal-*")
     own.write_bytes(own.read_bytes()[:-9])
     assert made.numbered.find(folder, 0) is None
