@@ -159,7 +159,7 @@ for place in kg.features.advise(model, 100_000_000, dtype="float16").rows:
 | A manifest is one file of at most 1 GiB, 218 bytes for a shard | 4.9 million shards: 165 TB of 32 MiB | a larger `shard_bytes` |
 | To resume or to use a store again, samples are compared by their hashes: 25 bytes of memory for each | a billion: 25 GB | several stores, one for each part of the data |
 | `indices=`, `validation_split=`, `views=` and `shuffle="rows"` take 8 bytes for each sample | a billion: 8 GB | `shuffle="blocks"` of a whole store, and a store of its own for validation |
-| One writer, or one caller of Ray, adds shards one after the other | an object store that answers in 50 ms: some 7 shards, 200 MB, a second | several stores |
+| One writer, or one caller of Ray for a Ray dataset, adds shards one after the other (of local data each actor of Ray adds its own) | an object store that answers in 50 ms: some 7 shards, 200 MB, a second | several stores |
 | A shard is fetched whole | a few rows of a large remote store | a table with an index: Lance |
 | Samples of one shape | texts and sounds of any length | WebDataset, or Grain with ArrayRecord |
 | Only features, of one trunk | a pipeline of decoding, augmentation and packing | Grain, WebDataset |

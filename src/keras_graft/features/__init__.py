@@ -3,7 +3,7 @@
 from keras_graft.features._advise import Advice, advise
 from keras_graft.features._compute import compute
 from keras_graft.features._export import Exported, export
-from keras_graft.features.engines.ray import RayOptions
+from keras_graft.features.engines.ray_options import RayOptions
 from keras_graft.features.head.dataset import FeatureDataset
 from keras_graft.features.head.fit_head import Fitted, fit_head
 from keras_graft.features.sources.image_folder import ImageFolder

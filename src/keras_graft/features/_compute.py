@@ -13,8 +13,9 @@ from keras_graft.errors import FeatureError
 from keras_graft.features.augment import AugmentedTrunk
 from keras_graft.features.data import count
 from keras_graft.features.engines import ray as ray_engine
+from keras_graft.features.engines import ray_options
 from keras_graft.features.engines.pipeline import Beside, Writer, read_ahead
-from keras_graft.features.engines.ray import RayOptions
+from keras_graft.features.engines.ray_options import RayOptions
 from keras_graft.features.engines.run import Run
 from keras_graft.features.fixed_trunk import check_fixed
 from keras_graft.features.sources.given import opened
@@ -137,7 +138,7 @@ def compute(
     if keys is None and isinstance(data, ImageFolder):
         keys = data.keys
     columns = Columns(dtype, targets, coded(keys), int(views))
-    options = ray_engine.options(ray) if engine == "ray" else None
+    options = ray_options.options(ray) if engine == "ray" else None
     if engine == "local" and type(data).__module__ == "ray.data.dataset":
         raise FeatureError('A Ray dataset needs engine="ray".')
     augmented = AugmentedTrunk(trunk, int(views), seed) if views else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from keras_graft.features.engines.ray_rows import Rows
 from keras_graft.features.store.checksum import Checksums
 from keras_graft.features.store.columns import Columns
 from keras_graft.features.store.entries import ShardEntry, Shards
-from keras_graft.features.store.manifest import Manifest
+from keras_graft.features.store.folder import Folder
+from keras_graft.features.store.journal import Numbered
+from keras_graft.features.store.manifest import NAME, Manifest
 from keras_graft.features.store.remote import folder_at
 from keras_graft.features.store.shards import shard_name
 from keras_graft.model.fingerprint import fingerprint
@@ -27,7 +30,19 @@ from keras_graft.model.fingerprint import fingerprint
 
 @dataclass
 class Work:
-    """What an actor needs to know besides the trunk."""
+    """What an actor needs to know besides the trunk.
+
+    Attributes:
+        store: The path or URL of the store.
+        columns: How batches become columns.
+        manifest: A manifest with the columns of the store.
+        skip: Whether samples that fail are left out.
+        sample: A sample for actors to try.
+        number: The number in the name of the first shard.
+        journal: What adds shards of known numbers to the journal.
+        rows: For a Ray dataset: which columns are which.
+        known: For a Ray dataset: the shards that are in the store already.
+    """
 
     store: str = field(repr=False)  # with its secrets
     columns: Columns
@@ -35,8 +50,7 @@ class Work:
     skip: bool
     sample: Batch
     number: int = 0
-    puts: Any = ()
-    starts: Any = ()
+    journal: Numbered | None = None
     rows: Rows | None = None
     known: Shards = field(default_factory=Shards)
 
@@ -75,15 +89,18 @@ class Known:
 
 
 class Worker:
-    """An actor. It gets a block of samples, writes a shard and returns its entry in the manifest.
+    """An actor. It gets samples, writes a shard and returns its entry in the manifest.
 
-    If it is killed, Ray starts another one and gives it the unfinished blocks.
+    A shard of local data has a number: the actor adds it to the journal. Blocks of a Ray dataset do
+    not say which number they have (`ray.py`). If an actor is killed, Ray starts another one and
+    gives it the unfinished work.
     """
 
     def __init__(self, work: Work, trunk: Any, digests: dict[str, str]) -> None:
         self._work, self._folder = work, folder_at(work.store)
         self._wrong, model = "", None
         try:
+            self._check_folder()
             model = self._model(trunk, digests)
         except (
             FeatureError
@@ -91,12 +108,20 @@ class Worker:
             self._wrong = str(error)
         self._run, self._known = Runner(model, True), Known(work.known)
 
+    def _check_folder(self) -> None:
+        """Refuse a folder that is not the caller's."""
+        if self._work.journal is not None and NAME not in self._folder.sizes():
+            raise FeatureError(
+                f"The caller wrote {NAME!r}, and for an actor it is {not_in(self._folder)}"
+            )
+
     def _model(self, trunk: Any, digests: dict[str, str]) -> Any:
         """Return the trunk; refuse one that differs from the caller's."""
         import ray
 
         try:
-            model = loaded(*ray.get(trunk))
+            # Ray has fetched what it was given as an argument, but nothing inside of one.
+            model = loaded(*(trunk if isinstance(trunk, tuple) else ray.get(trunk)))
         except Exception as error:
             raise FeatureError(
                 f"The trunk cannot be loaded on the actors: {reason(error)} Where they lack the "
@@ -113,39 +138,71 @@ class Worker:
             ) from error
         return model
 
+    def ready(self) -> None:
+        """Return once the actor has started."""
+
+    def work(self, number: int, start: int, batches: list[Batch]) -> str:
+        """Return the entry of a shard in the manifest as JSON, or what is wrong.
+
+        Args:
+            number: Its number among the shards of this run.
+            start: The number of its first sample.
+            batches: Its samples.
+        """
+        return self._told(lambda: self._numbered(number, start, batches))
+
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        """Return the entry of a shard in the manifest, or what is wrong."""
+        """Do the same for a block of a Ray dataset."""
+        return {"told": np.array([self._told(lambda: self._block(block))], object)}
+
+    def _told(self, call: Callable[[], ShardEntry]) -> str:
         try:
-            told = {"wrong": self._wrong} if self._wrong else asdict(self._shard(block))
+            told = {"wrong": self._wrong} if self._wrong else asdict(call())
         except FeatureError as error:
             told = {"wrong": str(error)}
-        return {"told": np.array([json.dumps(told)], object)}
+        return json.dumps(told)
 
-    def _shard(self, block: dict[str, Any]) -> ShardEntry:
-        work = self._work
-        if work.rows is None:
-            import ray
+    def _numbered(self, number: int, start: int, batches: list[Batch]) -> ShardEntry:
+        work, folder = self._work, self._folder
+        assert work.journal is not None
+        # An actor that was killed may have added it, and did not come to say so. Another actor may
+        # get other bits: to write the shard again would not fit what the journal says of it.
+        entry = work.journal.find(folder, number)
+        if entry is not None:
+            return entry
+        name = shard_name(work.number + number)
+        pieces, entry = self._computed(name, [(batch, {}) for batch in batches], start)
+        if work.skip or not entry.skipped:
+            # An actor whose caller was killed may still run, beside those of the next caller.
+            work.journal.check(folder)
+            folder.write(name, *pieces)
+            work.journal.add(folder, number, entry)
+        return entry
 
-            number = int(block["shard"][0])
-            found = [(batch, {}) for batch in ray.get(work.puts[number])]
-            name, start = shard_name(work.number + number), work.starts[number]
-        else:
-            found = list(work.rows.batches(block))
-            name, start = shard_name(uuid.uuid4().hex), 0
-            entry = self._done(found)
-            if entry is not None:
-                return entry
-        building = Building(work.columns, work.manifest.columns)
+    def _block(self, block: dict[str, Any]) -> ShardEntry:
+        assert self._work.rows is not None
+        found = list(self._work.rows.batches(block))
+        entry = self._done(found)
+        if entry is not None:
+            return entry
+        name = shard_name(uuid.uuid4().hex)
+        pieces, entry = self._computed(name, found, 0)
+        if self._work.skip or not entry.skipped:
+            self._folder.write(name, *pieces)
+        return entry
+
+    def _computed(
+        self, name: str, found: list[tuple[Batch, dict[int, str]]], start: int
+    ) -> tuple[list[memoryview], ShardEntry]:
+        """Return the bytes of a shard, in pieces, and its entry."""
+        building = Building(self._work.columns, self._work.manifest.columns)
         for batch, bad in found:
             good = [i for i in range(len(batch)) if i not in bad]
             outputs, lost = self._run(batch.rows(good)) if good else (None, {})
             lost = {**bad, **{good[i]: why for i, why in lost.items()}}
             building.add(outputs, batch, start, lost)
             start += len(batch)
-        pieces, entry = building.finish(name)
-        if work.skip or not entry.skipped:
-            self._folder.write(name, *pieces)
-        return entry
+        return building.finish(name)
 
     def _done(self, found: list[tuple[Batch, dict[int, str]]]) -> ShardEntry | None:
         """Return the entry of the known shard of these very samples."""
@@ -156,6 +213,14 @@ class Worker:
             inputs.add(batch.x)
             labels.add(list(self._work.columns.labels(batch)[1].values()))
         return self._known.find(inputs.values, labels.values)
+
+
+def not_in(folder: Folder) -> str:
+    """Return what to say of a file that another machine wrote and that is not there."""
+    return (
+        f"not in {folder}: give a folder that all machines share, or a URL: "
+        'store="s3://bucket/features".'
+    )
 
 
 def loaded(file: bytes, custom: dict[str, Any]) -> Any:

@@ -272,7 +272,7 @@ class Run:
         """Mark the store as complete: there is no more data."""
         if self.found is None:
             raise FeatureError("The data is empty.")
-        self.found.replace(complete=True).save(self.folder)
+        self.found.finished().save(self.folder)
 
     def refuse(self, wrong: list[str]) -> NoReturn:
         """Raise the error that says how the store differs."""

@@ -36,13 +36,17 @@ class Location:
         """Whether there is no store yet, and nothing to delete for this one."""
         return self.found is None and not self.ours
 
-    def begin(self, manifest: Manifest) -> Journal:
+    def begin(self, manifest: Manifest, mark: str = "") -> Journal:
         """Prepare the folder for shards, and return what adds them.
+
+        Args:
+            manifest: The manifest to begin with.
+            mark: What marks this run, if other processes add to the journal.
 
         The manifest is written before the first shard. So a shard in a folder without a manifest
         was not written by keras-graft.
         """
-        journal = Journal(self.folder, manifest)
+        journal = Journal(self.folder, manifest, mark)
         for name in self.ours:
             if SEGMENT.fullmatch(name) is None:  # those are deleted, and may be written again
                 self.folder.delete(name)

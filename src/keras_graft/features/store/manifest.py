@@ -24,6 +24,8 @@ ORDERED = 2
 """The format of stores without digests: their samples are known by their order alone."""
 LARGEST = 1 << 30
 """The most bytes of a manifest: five million shards."""
+RUN = "run"
+"""What is called so among the versions of a manifest marks one run, until the store is complete."""
 HEAD = 40
 """Bytes of a manifest with its checksum in them."""
 BEGIN, END = '\n "shards": [', "\n ]"
@@ -91,6 +93,18 @@ class Manifest:
     def added(self, *entries: ShardEntry) -> Manifest:
         """Return a copy with some more shards."""
         return self.replace(shards=self.shards.added(*entries))
+
+    def marked(self, mark: str) -> Manifest:
+        """Return a copy with the mark of a run; without one if `mark` is empty.
+
+        Its checksum is that of no other run, so no other run can add to its journal.
+        """
+        versions = {name: said for name, said in self.versions.items() if name != RUN}
+        return self.replace(versions={**versions, RUN: mark} if mark else versions)
+
+    def finished(self) -> Manifest:
+        """Return a copy that is complete."""
+        return self.marked("").replace(complete=True)
 
     def text(self) -> tuple[str, bytes]:
         """Return its checksum, and the bytes of its file.

@@ -2,7 +2,8 @@
 
 A segment is named by the checksum of the manifest that it adds to, the number of its first shard,
 and the number after its last. It is written whole, and never changed. So it works in a folder and
-in an object store, where nothing can be appended, and several writers may each write their own.
+in an object store, where nothing can be appended, and several writers each write their own
+(`journal.py`); one of them merges what comes without a gap.
 A line is a checksum of the rest, a space, and the entry as JSON.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Iterable
 
 from keras_graft.errors import FeatureError
 from keras_graft.features.store.checksum import checksum
-from keras_graft.features.store.entries import Shards
+from keras_graft.features.store.entries import ShardEntry, Shards
 from keras_graft.features.store.folder import Folder
 from keras_graft.features.store.lines import extended
 from keras_graft.features.store.schema import LONGEST
@@ -68,6 +69,14 @@ def decode(data: bytes, count: int, shards: Shards) -> Shards:
     if found is None:
         raise ValueError("its lines are not entries of shards")
     return found
+
+
+def only(data: bytes) -> ShardEntry | None:
+    """Return the entry in a segment of one shard; None if it is damaged."""
+    try:
+        return decode(data, 1, Shards())[0]
+    except ValueError:
+        return None
 
 
 def segments(folder: Folder) -> list[str]:
