@@ -247,7 +247,8 @@ def _blocks(wrong=0.0):
     for i in range(4):
         h = L.Dense(12, activation="gelu", name=f"a{i}")(h)
         h = L.Add(name=f"add{i}")([h, L.MultiHeadAttention(2, 4, name=f"m{i}")(h, h)])
-        h = L.LSTM(9, return_sequences=True, name=f"l{i}")(h)
+        # PyTorch has no orthogonal matrices in 16 bits.
+        h = L.LSTM(9, recurrent_initializer="zeros", return_sequences=True, name=f"l{i}")(h)
     if wrong:
         h = h + ops.sum(h, axis=-1, keepdims=True) * wrong
     return keras.Model(x, L.Dense(3, name="end")(h))
@@ -277,7 +278,7 @@ def test_16_bits(policy, tmp_path):
 
 @pytest.mark.once
 def test_16_bits_that_stay():
-    """What an op, or the input of a nested model, rounds even in a model that computes in float32."""
+    """What an op, or the input of a nested model, rounds also if layers compute in float32."""
 
     def nested(wrong=0.0, cast=True):
         x = keras.Input((6,), name="x")
@@ -288,9 +289,9 @@ def test_16_bits_that_stay():
         return keras.Model(x, ops.cast(end, "bfloat16") if cast else end)
 
     for cast in (True, False):
-        kg.widen(scrambled(nested(cast=cast)), {"src": 10})
+        kg.widen(_in("mixed_bfloat16", lambda c=cast: nested(cast=c)), {"src": 10})
         with pytest.raises(kg.EditError, match="would differ by"):
-            kg.widen(scrambled(nested(0.1, cast)), {"src": 10})
+            kg.widen(_in("mixed_bfloat16", lambda c=cast: nested(0.1, c)), {"src": 10})
 
 
 @pytest.mark.once
