@@ -217,7 +217,9 @@ def _two_steps(task: Any) -> tuple[np.ndarray, np.ndarray]:
         with _other_sampler(task, probe):
             task.generate_step(_inputs(task, PROMPT), stop_token_ids=None)
         wanted = [
-            _array(task(_inputs(task, probe.index + step), training=False))[:, probe.index + step - 1]
+            _array(task(_inputs(task, probe.index + step), training=False))[
+                :, probe.index + step - 1
+            ]
             for step in range(2)
         ]
     return np.stack(probe.logits), np.stack(wanted)
