@@ -38,7 +38,7 @@ def check_equal(
     models = [build(graph.replace(past=None, edits=())) for graph in (old, new)]
     failed: Exception | None = None
     with _keras.in_float32(models) as scope:
-        _exact_values(scope, *models, value)
+        _exact_values(scope, models[0], models[1], value)
         for length in _LENGTHS:
             inputs = keras.tree.map_structure(lambda t, n=length: _drawn(t, n), models[0].input)
             try:
