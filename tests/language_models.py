@@ -21,10 +21,10 @@ def gpt2(layers=4):
     )  # fmt: skip
 
 
-def llama(layers=4):
+def llama(layers=4, dtype=None):
     return seeded(
         hub.LlamaBackbone, vocabulary_size=40, num_layers=layers, num_query_heads=4,
-        num_key_value_heads=2, hidden_dim=16, intermediate_dim=24, name="llama",
+        num_key_value_heads=2, hidden_dim=16, intermediate_dim=24, name="llama", dtype=dtype,
     )  # fmt: skip
 
 
@@ -48,9 +48,10 @@ LANGUAGE = {
 }  # fmt: skip
 
 
-def language(name="GPT2", **options):
+def language(name="GPT2", dtype=None, **options):
     cls, backbone = LANGUAGE[name]
-    task = cls(backbone=backbone(), preprocessor=None)
+    made = backbone() if dtype is None else backbone(dtype=dtype)
+    task = cls(backbone=made, preprocessor=None, **({} if dtype is None else {"dtype": dtype}))
     for number, variable in enumerate(task.weights):  # so large that tokens differ
         drawn = np.random.default_rng(number).normal(0, 0.5, variable.shape)
         variable.assign(variable + keras.ops.cast(drawn, variable.dtype))

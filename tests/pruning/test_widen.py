@@ -227,3 +227,77 @@ def test_what_is_refused_at_a_factor_is_not_proposed():
     with pytest.raises(kg.EditError, match="softmax over the channels changes") as caught:
         kg.widen(model, {"src": 2.0})
     assert "repeat every unit" not in str(caught.value)
+
+
+HALVES = ("mixed_bfloat16", "mixed_float16", "bfloat16", "float16")
+
+
+def _in(policy, make):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return scrambled(make())
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _blocks(wrong=0.0):
+    x = keras.Input((6, 8), name="x")
+    h = x
+    for i in range(4):
+        h = L.Dense(12, activation="gelu", name=f"a{i}")(h)
+        h = L.Add(name=f"add{i}")([h, L.MultiHeadAttention(2, 4, name=f"m{i}")(h, h)])
+        # PyTorch has no orthogonal matrices in 16 bits.
+        h = L.LSTM(9, recurrent_initializer="zeros", return_sequences=True, name=f"l{i}")(h)
+    if wrong:
+        h = h + ops.sum(h, axis=-1, keepdims=True) * wrong
+    return keras.Model(x, L.Dense(3, name="end")(h))
+
+
+@pytest.mark.parametrize("policy", HALVES)
+def test_16_bits(policy, tmp_path):
+    """Rounding refuses nothing that is right, and hides nothing that is wrong."""
+    model = _in(policy, _blocks)
+    widths = {"a0": 16, "a3": 2.0, "m1": 3, "l2": 13}
+    with unchanged(model, tmp_path):
+        kg.widen(model, widths)
+    wide = kg.widen(model, widths)
+    assert wide.dtype_policy.name == policy == wide.get_layer("l2").cell.dtype_policy.name
+    assert {v.dtype for v in wide.weights} == {v.dtype for v in model.weights}
+    x = random_inputs(model, 3, 1)
+    before, after = (array(ops.cast(m(x), "float32")) for m in (model, wide))
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+    model = _in(policy, lambda: _blocks(0.02))
+    for width in (10, 2.0):
+        with pytest.raises(kg.EditError) as caught:
+            kg.widen(model, {"l3": width})
+        assert "'end' would differ by " in str(caught.value)
+        assert "something sums over the repeated units without weights" in str(caught.value)
+    kg.widen(model, {"l3": 2.0}, check=False)
+
+
+@pytest.mark.once
+def test_16_bits_that_stay():
+    """What an op, or the input of a nested model, rounds also if layers compute in float32."""
+
+    def nested(wrong=0.0, cast=True):
+        x = keras.Input((6,), name="x")
+        h = L.Dense(7, name="src", activation="relu")(x)
+        inner = keras.Input((7,), dtype="bfloat16", name="inner")
+        model = keras.Model(inner, L.Dense(5, name="in")(inner), name="nested")
+        end = L.Dense(300, name="end")(model(h) + wrong * ops.sum(h, -1, keepdims=True))
+        return keras.Model(x, ops.cast(end, "bfloat16") if cast else end)
+
+    for cast in (True, False):
+        kg.widen(_in("mixed_bfloat16", lambda c=cast: nested(cast=c)), {"src": 10})
+        with pytest.raises(kg.EditError, match="would differ by"):
+            kg.widen(_in("mixed_bfloat16", lambda c=cast: nested(0.1, c)), {"src": 10})
+
+
+@pytest.mark.once
+def test_what_is_not_a_number_is_a_difference():
+    x = keras.Input((6,), name="x")
+    h = L.Dense(4, name="src", activation="sigmoid")(x)
+    model = keras.Model(x, ops.log(4.0 - ops.sum(h, -1)))
+    with pytest.raises(kg.EditError, match="would differ by inf"):
+        kg.widen(model, {"src": 4.0})

@@ -111,6 +111,20 @@ def test_an_inserted_function_is_refused(after):
 
 
 @pytest.mark.filterwarnings(LISTED)
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16"])
+def test_16_bits_hide_no_difference(dtype):
+    donor = language("Llama", dtype=dtype)
+    before = [x.dtype_policy.name for x in donor._flatten_layers()]
+    same = kg.replace_backbone(donor, halved(donor.backbone))
+    assert before == [x.dtype_policy.name for x in donor._flatten_layers()] and dtype in before
+    assert {x.dtype_policy.name for x in same._flatten_layers()} == set(before)
+    for scale in (1.5, 1.02):
+        new = kg.insert(donor.backbone, lambda x, s=scale: x * s, after=block_of(donor.backbone, 1))
+        with pytest.raises(kg.EditError, match="does not give what the network"):
+            kg.replace_backbone(donor, new)
+
+
+@pytest.mark.filterwarnings(LISTED)
 @pytest.mark.parametrize("name", LANGUAGE)
 def test_the_way_out_of_an_inserted_layer(name, tmp_path):
     donor = language(name)

@@ -107,6 +107,7 @@ from keras_graft._keras.optimizers import slots as slots
 from keras_graft._keras.optimizers import steps_alone as steps_alone
 from keras_graft._keras.optimizers import trained_by as trained_by
 from keras_graft._keras.optimizers import works as works
+from keras_graft._keras.policies import in_float32 as in_float32
 from keras_graft._keras.policies import policy_of as policy_of
 from keras_graft._keras.policies import rename_policies as rename_policies
 from keras_graft._keras.policies import set_policies_inside as set_policies_inside

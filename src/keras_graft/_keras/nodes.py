@@ -167,10 +167,12 @@ def call_index(node: Any) -> int:
 
 
 def mask_of(tensor: Any) -> Any:
-    """Return the mask that Keras attached to a tensor (`get_keras_mask`, 3.12 - 3.15).
+    """Return the mask that Keras attached to a tensor (`_keras_mask`, `get_keras_mask`, 3.12 - 3.15).
 
-    Tensors that cannot have attributes, such as those that JAX traces, are found too.
+    Tensors with data may be such as have no attributes, like those that JAX traces.
     """
+    if isinstance(tensor, keras.KerasTensor):
+        return getattr(tensor, "_keras_mask", None)
     return private.get_keras_mask(tensor)
 
 
@@ -363,8 +365,11 @@ def _nothing() -> None:
 
 
 def set_mask(tensor: Any, mask: Any) -> None:
-    """Attach a mask to a tensor, symbolic or with data (`set_keras_mask`, 3.12 - 3.15)."""
-    private.set_keras_mask(tensor, mask)
+    """Attach a mask to a tensor (`_keras_mask`, `set_keras_mask`, 3.12 - 3.15)."""
+    if isinstance(tensor, keras.KerasTensor):
+        tensor._keras_mask = mask
+    else:
+        private.set_keras_mask(tensor, mask)
 
 
 def set_model_state(model: Any, trainable: bool, dtype_policy: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
+
+from keras_graft._keras.layers import layers_inside
 
 
 def policy_of(layer: Any) -> Any:
@@ -57,3 +60,42 @@ def rename_policies(layer: Any, old: str, new: str) -> None:
     layer.__dict__["_dtype_policy"] = keras.dtype_policies.DTypePolicyMap(
         policy._default_policy_arg, paths
     )
+
+
+@contextlib.contextmanager
+def in_float32(models: Iterable[Any]) -> Iterator[keras.StatelessScope]:
+    """Let models compute in float32 where they compute in 16 bits; no state of theirs is written.
+
+    What a 16-bit variable holds is read as float32 as well. Other values for variables can be given
+    to the scope with `add_update`. Uses `Layer._dtype_policy` (3.12 - 3.15).
+    """
+    layers = {id(x): x for model in models for x in layers_inside(model)}
+    before = {key: vars(x)["_dtype_policy"] for key, x in layers.items() if _is_half(x)}
+    scope = keras.StatelessScope()
+    for layer in layers.values():
+        for variable in getattr(layer, "variables", ()):
+            if variable.dtype in HALF:
+                wide = keras.ops.cast(variable.value, "float32")
+                scope.add_update((variable, keras.ops.stop_gradient(wide)))
+    try:
+        for key in before:
+            vars(layers[key])["_dtype_policy"] = _wide(policy_of(layers[key]))
+        with scope:
+            yield scope
+    finally:
+        for key, policy in before.items():
+            vars(layers[key])["_dtype_policy"] = policy
+
+
+HALF = ("float16", "bfloat16")
+
+
+def _is_half(layer: Any) -> bool:
+    policy = policy_of(layer) if "_dtype_policy" in vars(layer) else None
+    return policy is not None and (policy.compute_dtype in HALF or policy.variable_dtype in HALF)
+
+
+def _wide(policy: Any) -> Any:
+    """Return the same policy around float32."""
+    quantized, _, _ = policy.name.rpartition("_from_")
+    return keras.dtype_policies.get(f"{quantized}_from_float32" if quantized else "float32")

@@ -24,6 +24,7 @@ from keras_graft.model.read import own_graph
 from keras_graft.model.recreate import again
 from keras_graft.model.swap import called_anew
 from keras_graft.pruning.alike import alike
+from keras_graft.pruning.attributes import carry_attributes
 from keras_graft.pruning.call import Call, Path, all_unwrapped, variable_behind_views
 from keras_graft.pruning.closure import Axis
 from keras_graft.pruning.configured import build_for, built_for, op_again, plainly, put, unbuilt
@@ -209,15 +210,26 @@ class Smaller:
                 changes.update(change(self._kept))
         if not isinstance(operation, keras.Layer):
             return op_again(operation, changes)
-        layer = self._layer(operation, changes, calls[0])
+        layer, is_copy = self._layer(operation, changes, calls[0])
+        sizes = self._sizes(calls)
         for new, old in zip(
             _keras.layers_inside(layer), _keras.layers_inside(operation), strict=False
         ):
-            if type(new) is type(old) and _keras.flag_of(new) != _keras.flag_of(old):
+            if type(new) is not type(old):
+                continue
+            carry_attributes(old, new, is_copy, sizes, calls[0].node.path, self._verb)
+            if _keras.flag_of(new) != _keras.flag_of(old):
                 _keras.set_flag(new, _keras.flag_of(old))
         return layer
 
-    def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> Any:
+    def _sizes(self, calls: list[Call]) -> set[int]:
+        """Return the sizes, before, of the axes that change in or around a layer."""
+        values = [v.key for c in calls for v in (*c.node.inputs, *c.node.outputs)]
+        weights = [("weight", id(variable_behind_views(w))) for w in calls[0].layer.weights]
+        return {a.size for key in (*values, *weights) for a in self._axes.get(key, ())}
+
+    def _layer(self, old: Any, changes: dict[Path, Any], call: Call) -> tuple[Any, bool]:
+        """Return a layer with other sizes, and whether it has all attributes of the old one."""
         known = len(self.variables)
         name, (_, config) = old.name, _ties.plain_config(old)
         config = unbuilt(copy.deepcopy(config))
@@ -228,7 +240,7 @@ class Smaller:
         new = copied(old, config, changes, shapes, self._variable, self._checked)
         if new is not None:
             self.configs[id(new)] = config
-            return new
+            return new, True
         del self.variables[known:]
         config = with_smaller_arrays(config, old.variables, self._taken)
         new = again(old, name, **{k: v for k, v in config.items() if k != "name"})
@@ -244,7 +256,7 @@ class Smaller:
         if isinstance(new, Weight) and before:  # its variable has the name that it had in its layer
             new.take(_keras.variable_like(before[0], self._sliced(before[0])))
             self.variables.append((new.value, before[0]))
-            return new
+            return new, False
         if plainly(before) != plainly(now):
             raise EditError(
                 f"{self._verb}: {call.node.path!r} made again has other weights: "
@@ -252,7 +264,7 @@ class Smaller:
             )
         for source, target in zip(before, now, strict=True):
             self._assign(target, source)
-        return new
+        return new, False
 
     def _taken(self, source: Any, array: np.ndarray) -> np.ndarray:
         """Return what stays of an array whose last axes are those of a variable."""

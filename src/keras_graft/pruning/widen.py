@@ -76,7 +76,8 @@ def widen(
     repeats = _Repeats(network, wider, float(noise), generator)
     new = made_of(network, graph, repeats.positions, "widen", repeats.scaled)
     if check and not noise:
-        check_equal(graph, new, [_said(*one) for one in wider if one[0].group.changes])
+        changes = [_said(*one) for one in wider if one[0].group.changes]
+        check_equal(graph, new, changes, repeats.scaled)
     return new
 
 
