@@ -367,7 +367,8 @@ def _nothing() -> None:
 def set_mask(tensor: Any, mask: Any) -> None:
     """Attach a mask to a tensor (`_keras_mask`, `set_keras_mask`, 3.12 - 3.15)."""
     if isinstance(tensor, keras.KerasTensor):
-        tensor._keras_mask = mask
+        symbolic: Any = tensor
+        symbolic._keras_mask = mask
     else:
         private.set_keras_mask(tensor, mask)
 
