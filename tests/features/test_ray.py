@@ -1,8 +1,10 @@
 """The Ray engine: the local engine's store, whoever is killed."""
 
+import contextlib
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -39,6 +41,10 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def trunk():
+    return made()
+
+
+def made():
     keras.utils.set_random_seed(3)
     x = inputs = keras.Input((6, 6, 3), name="image")
     x = layers.Conv2D(4, 3, name="conv")(x)
@@ -238,11 +244,9 @@ def test_local_data_gives_the_local_store(trunk, tmp_path):
         run(trunk, (x[::-1], *data[1:]), store.path, keys=keys, dtype="float16", engine="ray")
 
 
-def test_a_ray_dataset_gives_the_local_store_though_an_actor_is_killed(cluster, trunk, tmp_path):
-    x, y = images(400)
-    local = run(trunk, (x, y), tmp_path / "local")
-    data, store = dataset(cluster, x, y), tmp_path / "ray"
-    how = {"actors": 2, "cpus": 0.5, "inputs": "data", "targets": "label"}
+@contextlib.contextmanager
+def one_is_killed(cluster, store, kind):
+    """Kill an actor of some kind, in the middle of its work."""
     killed = []
 
     def kill():
@@ -251,14 +255,65 @@ def test_a_ray_dataset_gives_the_local_store_though_an_actor_is_killed(cluster, 
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and parent(process) == parent_of_workers(cluster):
                 name = (process / "cmdline").read_text()
-                if "MapBatches(Worker)" in name and not killed:
+                if kind in name and not killed:
                     os.kill(int(process.name), signal.SIGKILL)
                     killed.append(name)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    made = run(trunk, data, store, engine="ray", ray=how)
+    yield killed
     thread.join(5)
+
+
+def test_local_data_gives_the_local_store_though_an_actor_is_killed(cluster, trunk, tmp_path):
+    x, y = images(400)
+    local, store = run(trunk, (x, y), tmp_path / "local"), tmp_path / "ray"
+    with one_is_killed(cluster, store, "ray::Worker") as killed:
+        made = run(trunk, (x, y), store, engine="ray", ray=TWO)
+    assert len(killed) == 1
+    assert_same(made, local, names=True)
+
+
+CALLER = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import ray, test_ray
+ray.init("local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False)
+x, y = test_ray.images(400)
+test_ray.run(test_ray.made(), (x, y), sys.argv[1], engine="ray", ray=test_ray.TWO)
+"""
+
+
+def test_a_killed_caller_is_resumed_with_another_number_of_actors(trunk, tmp_path):
+    x, y = images(400)
+    local, store = run(trunk, (x, y), tmp_path / "local"), tmp_path / "ray"
+    here = Path(__file__).parent
+    caller = subprocess.Popen(
+        [sys.executable, "-c", CALLER, store, here, here.parent], stderr=subprocess.DEVNULL,
+        env={**os.environ, "KERAS_BACKEND": "jax"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while len(list(store.glob("journal-*"))) < 3:
+            assert caller.poll() is None
+            time.sleep(0.002)
+    finally:
+        os.killpg(caller.pid, signal.SIGKILL)
+        caller.wait()
+    there = FeatureStore(store)
+    assert 0 < len(there) < 400 and not there.complete
+    before = {e.file: (store / e.file).stat().st_mtime_ns for e in there.manifest.shards}
+    again = run(trunk, (x, y), store, engine="ray", ray=ONE)
+    assert_same(again, local, names=True)
+    assert before == {name: (store / name).stat().st_mtime_ns for name in before}
+
+
+def test_a_ray_dataset_gives_the_local_store_though_an_actor_is_killed(cluster, trunk, tmp_path):
+    x, y = images(400)
+    local = run(trunk, (x, y), tmp_path / "local")
+    data, store = dataset(cluster, x, y), tmp_path / "ray"
+    how = {"actors": 2, "cpus": 0.5, "inputs": "data", "targets": "label"}
+    with one_is_killed(cluster, store, "MapBatches(Worker)") as killed:
+        made = run(trunk, data, store, engine="ray", ray=how)
     assert len(killed) == 1
     assert_same(made, local)
     # The caller is killed: what is there is not computed again.
