@@ -106,7 +106,8 @@ def _pool(
         num_cpus=how.cpus, num_gpus=how.gpus, max_restarts=-1, max_task_retries=-1,
         runtime_env=environment(how),
     )  # fmt: skip
-    return [actor.remote(work, placed, digests) for _ in range(actors(how, work))], placed
+    # In a list, Ray leaves it to the actor to load the trunk, which can say what is wrong with it.
+    return [actor.remote(work, [placed], digests) for _ in range(actors(how, work))], placed
 
 
 def _stopped(pool: list[Any]) -> None:

@@ -120,8 +120,7 @@ class Worker:
         import ray
 
         try:
-            # Ray has fetched what it was given as an argument, but nothing inside of one.
-            model = loaded(*(trunk if isinstance(trunk, tuple) else ray.get(trunk)))
+            model = loaded(*ray.get(trunk[0]))
         except Exception as error:
             raise FeatureError(
                 f"The trunk cannot be loaded on the actors: {reason(error)} Where they lack the "

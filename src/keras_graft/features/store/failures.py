@@ -35,7 +35,7 @@ def way_out(error: BaseException) -> str:
 def said(error: BaseException, masked: Callable[[str], str] = str) -> str:
     """Return the kind of an error and what it says, in one short line, without secrets."""
     text = masked(str(getattr(error, "strerror", None) or error))
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
+    return f"{type(error).__name__}: {' '.join(text.split())[:300].rstrip('.')}"
 
 
 def guarded(cannot: str) -> Callable[[Any], Any]:
