@@ -31,6 +31,8 @@ def carry_attributes(
     for name, value in list(vars(old).items()):
         if name.startswith("_") or not (is_copy or name not in vars(new)):
             continue
+        if isinstance(value, keras.Variable):  # TensorFlow counts it as a tensor
+            continue
         if isinstance(value, np.ndarray) or keras.ops.is_tensor(value):
             shape = tuple(value.shape)
             if any(size in sizes for size in shape):

@@ -117,7 +117,7 @@ def _collect(
     trunk, digests = _shipped(run.trunk)
     journal = run.location.begin(manifest)
     mapped = dataset.map_batches(
-        Worker, fn_constructor_args=(work, [ray.put(trunk)], digests), batch_size=rows,
+        Worker, fn_constructor_args=(work, ray.put(trunk), digests), batch_size=rows,
         batch_format="numpy", compute=ray.data.ActorPoolStrategy(size=actors(how, work)),
         num_cpus=how.cpus, num_gpus=how.gpus, runtime_env=environment(how),
     )  # fmt: skip

@@ -120,7 +120,8 @@ class Worker:
         import ray
 
         try:
-            model = loaded(*ray.get(trunk[0]))
+            # In a list, a reference is not yet followed.
+            model = loaded(*ray.get(trunk[0] if isinstance(trunk, list) else trunk))
         except Exception as error:
             raise FeatureError(
                 f"The trunk cannot be loaded on the actors: {reason(error)} Where they lack the "
