@@ -144,7 +144,8 @@ def _new(path: Any) -> Path:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text or "://" in text:
         raise FeatureError(
-            f"An export is a new local folder, given as its path, got {shown(path)}. Copy it from there."
+            f"An export is a new local folder, given as its path, got {shown(path)}: give one, "
+            "and copy the folder from there."
         )
     target = Path(os.path.expanduser(text))
     if os.path.lexists(target):

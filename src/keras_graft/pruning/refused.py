@@ -16,7 +16,7 @@ def check_changeable(call: Call, verb: str) -> None:
         path = call.node.path
         if getattr(layer, "quantization_mode", None) is not None:
             raise EditError(
-                f"{verb}: {path!r} is quantized ({layer.quantization_mode}). Prune the model in "
+                f"{verb}: {path!r} is quantized ({layer.quantization_mode}). {verb.capitalize()} the model in "
                 "floats, then quantize the result: "
                 f"kg.quantize(kg.{verb}(model, ...), {path!r}, {layer.quantization_mode!r})."
             )
